@@ -1,0 +1,43 @@
+"""What decoding needs of a backend: three functions over arrays of its own kind."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnotations, Step
+
+
+class Backend(Protocol):
+    """Runs an encoder and a decoder. Arrays follow the array API standard."""
+
+    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...]) -> Annotations:
+        """Encode preprocessed pixels (N, 3, S, S) to annotations (N, L, D)."""
+        ...
+
+    def init_state(
+        self, annotations: Annotations, captions_per_item: int = 1
+    ) -> tuple[ProjectedAnnotations, DecoderState]:
+        """Project annotations once; return the first state of N·G captions, G per item."""
+        ...
+
+    def step(
+        self,
+        token: Array,
+        state: DecoderState,
+        projected: ProjectedAnnotations,
+        *,
+        context: str = "expected",
+        generator: Any = None,
+    ) -> Step:
+        """Read the words (B,) and say what may come next."""
+        ...
+
+    def asarray(self, x: np.ndarray) -> Array:
+        """Return a numpy array as one of this backend's, on its device."""
+        ...
+
+    def generator(self, seed: int) -> Any:
+        """Return a fresh generator for `step`."""
+        ...

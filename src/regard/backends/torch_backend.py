@@ -1,0 +1,83 @@
+"""The torch backend: the encoder and decoder modules behind the Backend interface."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.decoder import AttentionDecoder
+from regard.encoders import Encoder
+from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
+
+
+class TorchBackend:
+    """Runs an encoder and a decoder on one device, without gradients, in evaluation mode."""
+
+    def __init__(
+        self, encoder: Encoder | None, decoder: AttentionDecoder, device: str | torch.device = "cpu"
+    ) -> None:
+        """Wrap the modules; they are used as they are, not copied.
+
+        Args:
+            encoder: may be None where annotations come from a store.
+            decoder: the decoder.
+            device: where pixels and annotations are put.
+        """
+        self.encoder = encoder
+        self.decoder = decoder
+        self.device = torch.device(device)
+
+    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...]) -> Annotations:
+        """Encode preprocessed pixels (N, 3, S, S) to annotations (N, L, D)."""
+        if self.encoder is None:
+            raise ValueError("this backend was made without an encoder; pass annotations instead")
+        with torch.inference_mode(), _evaluating(self.encoder):
+            vectors = self.encoder(self.asarray(pixels))
+        mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=self.device)
+        return Annotations(vectors, mask, grids)
+
+    def init_state(
+        self, annotations: Annotations, captions_per_item: int = 1
+    ) -> tuple[ProjectedAnnotations, DecoderState]:
+        """Project annotations once and return the first state, N·G rows."""
+        with torch.inference_mode(), _evaluating(self.decoder):
+            projected = self.decoder.project(annotations.vectors.float(), annotations.mask)
+            return projected, self.decoder.init_state(projected, captions_per_item)
+
+    def step(
+        self,
+        token: Tensor,
+        state: DecoderState,
+        projected: ProjectedAnnotations,
+        *,
+        context: str = "expected",
+        generator: torch.Generator | None = None,
+    ) -> Step:
+        """Run `AttentionDecoder.step`."""
+        with torch.inference_mode(), _evaluating(self.decoder):
+            return self.decoder.step(token, state, projected, context=context, generator=generator)
+
+    def asarray(self, x: np.ndarray) -> Tensor:
+        """Return a numpy array as a tensor on this backend's device."""
+        return torch.as_tensor(x).to(self.device)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """Return a fresh generator for sampled locations."""
+        return torch.Generator(self.device).manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Hold evaluation mode and give the former mode back."""
+    if not module.training:
+        yield
+        return
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()

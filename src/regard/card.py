@@ -1,0 +1,70 @@
+"""The model card that every checkpoint carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NAMES = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+}
+
+
+def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> str:
+    """Return the card as Markdown, with the front matter that model hubs read.
+
+    Args:
+        config: what `config.json` holds.
+        metrics: `scores` and their `settings`, as evaluation writes them; may be empty.
+        words: size of the vocabulary.
+    """
+    recipe, encoder = config["recipe"], config["encoder"]
+    decoder = recipe["decoder"]
+    rows, cols = encoder["grid_shape"]
+    lines = [
+        "---",
+        "library_name: regard",
+        "pipeline_tag: image-to-text",
+        "---",
+        f"# {config['name']}",
+        "",
+        f"Captions {config['medium']}s with {decoder['attention']} attention "
+        f"({decoder['scores']} scores) over a {rows}×{cols} grid.",
+        "",
+        f"- Encoder: {encoder['name']}, {encoder['annotation_dim']} features, "
+        f"{'fine-tuned' if recipe['encoder']['trainable'] else 'frozen'}, input "
+        f"{recipe['encoder']['image_size']} pixels ({recipe['encoder']['resize']}).",
+        f"- Decoder: LSTM {decoder['hidden_dim']}, {words} words, objective "
+        f"{recipe['objective']['kind']}.",
+        f"- Made by regard {config['regard_version']}, recipe `{recipe['name']}`.",
+        "",
+        *_score_lines(metrics),
+        "## Limits",
+        "",
+        "It says what its training captions would say: it counts badly, guesses colours and "
+        "genders, and describes what it does not know as something it knows. Its maps show where "
+        "the decoder looked, not what mattered for a word.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _score_lines(metrics: dict[str, Any]) -> list[str]:
+    scores: dict[str, float] = metrics.get("scores") or {}
+    known = [(label, scores[key]) for key, label in _NAMES.items() if scores.get(key) is not None]
+    if not known:
+        return []
+    settings = ", ".join(f"{k} {v}" for k, v in (metrics.get("settings") or {}).items())
+    return [
+        "## Scores",
+        "",
+        f"× 100; {settings}.",
+        "",
+        *(f"- {label}: {value:.1f}" for label, value in known),
+        "",
+    ]

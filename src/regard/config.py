@@ -1,0 +1,380 @@
+"""Recipes: frozen dataclasses that TOML fills and the checkpoint stores whole.
+
+A recipe is data: no evaluation, no class paths. Unknown keys are refused with the nearest
+known name. This module imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from regard.errors import ConfigError, UnknownName
+
+T = TypeVar("T")
+
+
+def _one_of(section: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{section}.{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _in_range(section: str, name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{section}.{name} is {value}; it must lie between {low} and {high}.")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which network turns pixels into annotation vectors."""
+
+    name: str = "efficientnet_lite0"
+    """Name in the encoder table; `timm:NAME` takes any timm backbone."""
+    image_size: int = 224
+    """Side of the square input in pixels."""
+    level: str = "stride32"
+    """Which feature map is read: stride16 or stride32 (timm: an index into its features)."""
+    resize: str = "squash"
+    """squash: to a square, aspect ratio lost; crop: short side, then centre crop (the paper);
+    pad: long side, then padded."""
+    trainable: bool = False
+    """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen."""
+
+    def __post_init__(self) -> None:
+        _one_of("encoder", "resize", self.resize, ("squash", "crop", "pad"))
+        _in_range("encoder", "image_size", self.image_size, 16, 2048)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The attention LSTM (Xu et al. 2015, section 3.1)."""
+
+    embedding_dim: int = 512
+    """E, size of a word's embedding."""
+    hidden_dim: int = 512
+    """H, size of the LSTM's state."""
+    attention_dim: int = 512
+    """A, size in which query and keys are compared."""
+    feature_dim: int = 0
+    """D after a linear projection of the encoder's vectors; 0 keeps the encoder's own D."""
+    annotation_norm: bool = False
+    """LayerNorm on the annotations (after the projection)."""
+    attention: str = "soft"
+    """soft: expectation over all cells; hard: one sampled cell."""
+    scores: str = "additive"
+    """additive (the paper's MLP), dot, or scaled_dot."""
+    temperature: float = 1.0
+    """Divides the scores before the softmax."""
+    gate: str = "scalar"
+    """beta: scalar (the paper), feature (one per annotation feature), or none."""
+    init: str = "mlp"
+    """First state: mlp (tanh MLPs of the mean annotation) or mean (the mean itself)."""
+    position: str = "none"
+    """Position code added to the annotations per grid axis: none, learned, sinusoidal."""
+    grid_shape: tuple[int, ...] = ()
+    """The grid that a learned position code is made for; filled in by training."""
+    output_activation: str = "tanh"
+    """Of the deep output: tanh (released code) or linear (the paper's equation 7)."""
+    dropout: float = 0.5
+    """After h_t, after the deep output, and in the first state's MLP."""
+    embedding_dropout: float = 0.0
+    """On the word embeddings."""
+    tie_embeddings: bool = False
+    """Share the output matrix L_o with the embedding E."""
+
+    def __post_init__(self) -> None:
+        _one_of("decoder", "attention", self.attention, ("soft", "hard"))
+        _one_of("decoder", "scores", self.scores, ("additive", "dot", "scaled_dot"))
+        _one_of("decoder", "gate", self.gate, ("scalar", "feature", "none"))
+        _one_of("decoder", "init", self.init, ("mlp", "mean"))
+        _one_of("decoder", "position", self.position, ("none", "learned", "sinusoidal"))
+        _one_of("decoder", "output_activation", self.output_activation, ("tanh", "linear"))
+        _in_range("decoder", "dropout", self.dropout, 0.0, 0.95)
+        _in_range("decoder", "embedding_dropout", self.embedding_dropout, 0.0, 0.95)
+        for name in ("embedding_dim", "hidden_dim", "attention_dim"):
+            _in_range("decoder", name, getattr(self, name), 1, 65536)
+        if self.temperature <= 0:
+            raise ConfigError(f"decoder.temperature is {self.temperature}; it must be above 0.")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where captions and pictures come from."""
+
+    annotations: str = ""
+    """Karpathy JSON, COCO JSON, Flickr8k token file, CSV or JSONL."""
+    images: str = ""
+    """Folder of the pictures."""
+    store: str = ""
+    """Folder of encoded annotations; empty: `annotations` inside the run's folder."""
+    tokens: str = "word"
+    """word, character, or bpe (languages without spaces)."""
+    min_count: int = 5
+    """A word seen less often in training becomes <unk>."""
+    max_words: int = 10000
+    """Largest vocabulary, special tokens not counted."""
+    max_length: int = 30
+    """Longer training captions are cut after this many tokens."""
+    flip: bool = False
+    """Also train on the mirrored picture."""
+    val_fraction: float = 0.1
+    """Share of pictures held out where the data names no split."""
+    limit: int = 0
+    """Use only this many training pictures; 0 uses all."""
+
+    def __post_init__(self) -> None:
+        _one_of("data", "tokens", self.tokens, ("word", "character", "bpe"))
+        _in_range("data", "val_fraction", self.val_fraction, 0.0, 0.9)
+        _in_range("data", "min_count", self.min_count, 1, 10**6)
+        _in_range("data", "max_words", self.max_words, 1, 10**7)
+        _in_range("data", "max_length", self.max_length, 1, 1000)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What training minimises."""
+
+    kind: str = "cross_entropy"
+    """cross_entropy, hard_attention (REINFORCE), or self_critical (CIDEr-D)."""
+    label_smoothing: float = 0.0
+    """Share of the target's probability spread over the vocabulary."""
+    lambda_ds: float = 1.0
+    """Weight of the doubly stochastic penalty."""
+    lambda_r: float = 1.0
+    """Hard attention: weight of the REINFORCE term."""
+    lambda_e: float = 0.002
+    """Hard attention: weight of the entropy term."""
+    baseline_decay: float = 0.9
+    """Hard attention: b <- decay b + (1 - decay) log p(y|s)."""
+    expectation_probability: float = 0.5
+    """Hard attention: chance per image that the sample is replaced by its expectation."""
+    samples: int = 5
+    """Self-critical: captions sampled per image."""
+    reward_end_token: bool = False
+    """Self-critical: count the end token as a word of the scored caption."""
+    cross_entropy_weight: float = 0.0
+    """Self-critical: weight of a cross-entropy term mixed in."""
+
+    def __post_init__(self) -> None:
+        _one_of(
+            "objective", "kind", self.kind, ("cross_entropy", "hard_attention", "self_critical")
+        )
+        _in_range("objective", "label_smoothing", self.label_smoothing, 0.0, 0.9)
+        _in_range("objective", "baseline_decay", self.baseline_decay, 0.0, 1.0)
+        _in_range("objective", "expectation_probability", self.expectation_probability, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights are updated."""
+
+    name: str = "adam"
+    """adam, adamw, or rmsprop."""
+    learning_rate: float = 4e-4
+    """Peak rate of the decoder."""
+    encoder_learning_rate: float = 1e-5
+    """Peak rate of a trainable encoder."""
+    weight_decay: float = 0.0
+    """L2 (adam, rmsprop) or decoupled (adamw)."""
+    schedule: str = "constant"
+    """constant or cosine (to zero at the last step)."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    clip_norm: float = 5.0
+    """Largest gradient norm; 0 does not clip."""
+    ema_decay: float = 0.0
+    """Exponential moving average of the weights, used for evaluation; 0 is off."""
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer", "name", self.name, ("adam", "adamw", "rmsprop"))
+        _one_of("optimizer", "schedule", self.schedule, ("constant", "cosine"))
+        _in_range("optimizer", "ema_decay", self.ema_decay, 0.0, 0.99999)
+        if self.learning_rate <= 0:
+            raise ConfigError(f"optimizer.learning_rate is {self.learning_rate}; it must be > 0.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop."""
+
+    epochs: int = 20
+    """Passes over the training captions."""
+    batch_size: int = 64
+    """Captions per step."""
+    captions_per_image: int = 5
+    """Captions of one picture that share one projection in a step."""
+    batching: str = "bucket"
+    """bucket: pictures with captions of similar length together; equal: one length only
+    (the paper); random."""
+    seed: int = 0
+    """Of initialisation, order, dropout and sampling."""
+    precision: str = "fp32"
+    """fp32 or bf16 (autocast)."""
+    patience: int = 0
+    """Stop after this many evaluations without a better metric; 0 never."""
+    save_every: int = 0
+    """Also save the resumable state every so many steps; 0: only after each epoch."""
+    init_from: str = ""
+    """Checkpoint whose weights and vocabulary the run starts from."""
+
+    def __post_init__(self) -> None:
+        _one_of("training", "batching", self.batching, ("bucket", "equal", "random"))
+        _one_of("training", "precision", self.precision, ("fp32", "bf16"))
+        for name in ("epochs", "batch_size", "captions_per_image"):
+            _in_range("training", name, getattr(self, name), 1, 10**7)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the model is judged while it trains."""
+
+    metric: str = "cider_d"
+    """Early stopping and `best` follow this score of free-running val captions."""
+    beam: int = 1
+    """Beam width of the evaluation in training."""
+    limit: int = 0
+    """Val pictures per evaluation; 0 takes all."""
+    diary_pictures: int = 6
+    """Fixed val pictures in the learning diary."""
+
+    def __post_init__(self) -> None:
+        _one_of(
+            "evaluation",
+            "metric",
+            self.metric,
+            ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d", "loss"),
+        )
+        _in_range("evaluation", "beam", self.beam, 1, 100)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, whole."""
+
+    name: str = "custom"
+    """Printed in logs and stored in the checkpoint."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if self.objective.kind == "hard_attention" and self.decoder.attention != "hard":
+            raise ConfigError(
+                'objective.kind = "hard_attention" trains sampled cells, and decoder.attention is '
+                f'{self.decoder.attention!r}. Set decoder.attention = "hard".'
+            )
+        if self.objective.kind == "cross_entropy" and self.decoder.attention == "hard":
+            raise ConfigError(
+                'decoder.attention = "hard" cannot be trained by cross_entropy alone: the sampled '
+                'cell has no gradient. Set objective.kind = "hard_attention".'
+            )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config dataclass as plain values, ready for JSON or TOML."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in (
+            (f.name, to_dict(v) if is_dataclass(v) else v)
+            for f, v in ((f, getattr(config, f.name)) for f in fields(config))
+        )
+    }
+
+
+def from_dict(cls: type[T], values: dict[str, Any], section: str = "") -> T:
+    """Build a config dataclass, refusing unknown keys and wrong types.
+
+    Args:
+        cls: the dataclass.
+        values: plain values, as TOML or JSON gives them.
+        section: the dotted name so far, for messages.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+        UnknownName: a key does not exist; near names are listed.
+    """
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{section}.{key}" if section else key
+        if key not in known:
+            raise UnknownName(f"key in {section or 'the recipe'}", key, known)
+        made[key] = _convert(hints[key], value, dotted)
+    return cls(**made)
+
+
+def _convert(hint: Any, value: Any, dotted: str) -> Any:
+    if is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{dotted} is {value!r}; it must be a table of settings.")
+        return from_dict(hint, value, dotted)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint == tuple[int, ...] and isinstance(value, list | tuple):
+        if all(isinstance(v, int) for v in value):
+            return tuple(value)
+    elif isinstance(hint, type) and isinstance(value, hint):
+        if hint is bool or not isinstance(value, bool):
+            return value
+    wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+    raise ConfigError(f"{dotted} is {value!r} ({type(value).__name__}); it must be {wanted}.")
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe from TOML.
+
+    Args:
+        path: the TOML file.
+        overrides: `section.key=value` settings laid over it.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a value is wrong.
+        UnknownName: a key does not exist.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} is no valid TOML: {error}.") from error
+    return override(from_dict(Recipe, values), overrides or [])
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """Lay `section.key=value` settings over a recipe.
+
+    A value is read as TOML; what is no TOML is taken as a string.
+
+    Raises:
+        ConfigError: a setting has no `=` or a wrong value.
+        UnknownName: a key does not exist.
+    """
+    values = to_dict(recipe)
+    for setting in settings:
+        dotted, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"the setting {setting!r} has no '='; write section.key=value.")
+        *sections, key = dotted.strip().split(".")
+        target = values
+        for section in sections:
+            if not isinstance(target.get(section), dict):
+                raise UnknownName(
+                    "section", section, [k for k, v in target.items() if isinstance(v, dict)]
+                )
+            target = target[section]
+        target[key] = _parse(text.strip())
+    return from_dict(Recipe, values)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,178 @@
+"""The annotation store: encode once, train many times.
+
+A folder of shards, each a float16 .npy file (rows, L, D) that is memory-mapped, beside a JSON
+list that says which picture and view every row is. A shard is written under a temporary name
+and renamed when whole, its list last, so that a killed encoding leaves nothing half-written
+and goes on where it stopped. `store.json` says which encoder made it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regard.errors import DatasetError
+
+SHARD_ROWS = 512
+VIEWS = ("plain", "flip")
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """What annotations depend on; two stores with different keys never mix.
+
+    Attributes:
+        encoder: digest of the encoder's weights, level and preprocessing.
+        grid_shape: (rows, cols).
+        annotation_dim: D.
+    """
+
+    encoder: str
+    grid_shape: tuple[int, ...]
+    annotation_dim: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `store.json`."""
+        return {
+            "format_version": 1,
+            "encoder": self.encoder,
+            "grid_shape": list(self.grid_shape),
+            "annotation_dim": self.annotation_dim,
+        }
+
+
+class AnnotationStore:
+    """Annotation vectors of many pictures on disk, found by the picture's digest and view."""
+
+    def __init__(self, folder: str | Path, key: StoreKey) -> None:
+        """Open a store, or begin one.
+
+        Args:
+            folder: the store's folder; made where it does not exist.
+            key: the encoder that reads and writes it.
+
+        Raises:
+            DatasetError: the folder holds a store made by another encoder or preprocessing,
+                or a damaged one.
+        """
+        self.folder = Path(folder)
+        self.key = key
+        self._rows: dict[tuple[str, str], tuple[int, int]] = {}
+        self._shards: list[np.ndarray] = []
+        self._open_or_begin()
+        for listing in sorted(self.folder.glob("shard-*.json")):
+            self._open_shard(listing)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, digest_and_view: tuple[str, str]) -> bool:
+        return digest_and_view in self._rows
+
+    def read(self, wanted: Iterable[tuple[str, str]]) -> np.ndarray:
+        """Return the vectors of (digest, view) pairs, (N, L, D) float16.
+
+        Raises:
+            DatasetError: a pair is not in the store.
+        """
+        rows: list[np.ndarray] = []
+        for digest, view in wanted:
+            place = self._rows.get((digest, view))
+            if place is None:
+                raise DatasetError(
+                    f"the store {self.folder} holds no {view} annotations of the picture "
+                    f"{digest[:12]}…. Encode the data set again; what is there is kept."
+                )
+            rows.append(self._shards[place[0]][place[1]])
+        return np.stack(rows)
+
+    def fill(
+        self,
+        wanted: Iterable[tuple[str, str, str]],
+        encode: Callable[[list[tuple[str, str]]], np.ndarray],
+        batch_size: int = 32,
+    ) -> Iterator[int]:
+        """Encode what is missing, shard by shard.
+
+        Args:
+            wanted: (digest, view, file) of every picture and view.
+            encode: maps [(file, view), ...] to vectors (N, L, D).
+            batch_size: pictures per call of `encode`.
+
+        Yields:
+            How many rows are in the store, after every batch.
+        """
+        missing = [w for w in dict.fromkeys(wanted) if (w[0], w[1]) not in self._rows]
+        done = len(self._rows)
+        for start in range(0, len(missing), SHARD_ROWS):
+            shard = missing[start : start + SHARD_ROWS]
+            vectors = np.empty((len(shard), *self._row_shape()), np.float16)
+            for at in range(0, len(shard), batch_size):
+                batch = shard[at : at + batch_size]
+                vectors[at : at + len(batch)] = encode([(file, view) for _, view, file in batch])
+                done += len(batch)
+                yield done
+            self._write_shard(vectors, [(digest, view) for digest, view, _ in shard])
+
+    def _row_shape(self) -> tuple[int, int]:
+        return int(np.prod(self.key.grid_shape)), self.key.annotation_dim
+
+    def _open_or_begin(self) -> None:
+        path = self.folder / "store.json"
+        wanted = self.key.to_json()
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(path, json.dumps(wanted).encode())
+            return
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise DatasetError(f"{path} is damaged. Delete the folder and encode again.") from error
+        if found != wanted:
+            differing = [k for k in wanted if found.get(k) != wanted[k]]
+            raise DatasetError(
+                f"the annotation store {self.folder} was made with another "
+                f"{' and '.join(differing)}; its vectors mean something else to this encoder. "
+                "Name another folder in data.store, or delete this one."
+            )
+
+    def _open_shard(self, listing: Path) -> None:
+        try:
+            pairs = [(str(d), str(v)) for d, v in json.loads(listing.read_text("utf-8"))]
+            vectors = np.load(listing.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"the shard {listing.with_suffix('.npy')} is damaged: {error}. Delete it and its "
+                ".json; the next run encodes its pictures again."
+            ) from error
+        if vectors.shape != (len(pairs), *self._row_shape()) or vectors.dtype != np.float16:
+            raise DatasetError(
+                f"the shard {listing.with_suffix('.npy')} holds {vectors.dtype}{vectors.shape}; "
+                f"its list says float16 {(len(pairs), *self._row_shape())}. Delete both."
+            )
+        for row, pair in enumerate(pairs):
+            self._rows[pair] = (len(self._shards), row)
+        self._shards.append(vectors)
+
+    def _write_shard(self, vectors: np.ndarray, pairs: list[tuple[str, str]]) -> None:
+        listing = self.folder / f"shard-{len(self._shards):05d}.json"
+        temporary = listing.with_suffix(".npy.tmp")
+        with temporary.open("wb") as file:
+            np.save(file, vectors)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(listing.with_suffix(".npy"))
+        _write_whole(listing, json.dumps(pairs).encode())
+        self._open_shard(listing)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.rename(path)

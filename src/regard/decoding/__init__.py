@@ -1,0 +1,39 @@
+"""Decoding: greedy, beam and sampled captions with their full traces, on any backend."""
+
+from __future__ import annotations
+
+from regard.backends.base import Backend
+from regard.decoding.beam import decode_beam
+from regard.decoding.options import DecodingOptions
+from regard.decoding.single import decode_greedy, decode_sample
+from regard.decoding.trace import Ids
+from regard.types import Annotations, Hypothesis
+
+__all__ = ["DecodingOptions", "decode"]
+
+_METHODS = {"greedy": decode_greedy, "beam": decode_beam, "sample": decode_sample}
+
+
+def decode(
+    backend: Backend,
+    annotations: Annotations,
+    options: DecodingOptions,
+    *,
+    start: int,
+    end: int,
+    forbidden: tuple[int, ...] = (),
+) -> list[tuple[Hypothesis, ...]]:
+    """Decode captions of N items together; each comes out as it would alone.
+
+    Args:
+        backend: runs the decoder's step.
+        annotations: N items.
+        options: how to search.
+        start: id that is read first.
+        end: id that ends a caption.
+        forbidden: ids that are never said (padding, start, unknown).
+
+    Returns:
+        For each item its captions with their traces, best first, `options.n_best` at most.
+    """
+    return _METHODS[options.method](backend, annotations, options, Ids(start, end, forbidden))

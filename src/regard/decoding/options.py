@@ -1,0 +1,92 @@
+"""How captions are searched for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from regard.errors import ConfigError
+
+_METHODS = ("greedy", "beam", "sample")
+_CONTEXTS = ("expected", "sample", "argmax")
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Options of greedy, beam and sampled decoding; clashes are refused.
+
+    Attributes:
+        method: "greedy", "beam" or "sample".
+        beam: beam width.
+        max_length: longest caption in tokens, the end token not counted.
+        min_length: the end token may not come before so many tokens.
+        length_penalty: a caption's score is sum(log p) / length ** length_penalty, the end
+            token counted; 0 compares plain sums, as the paper does.
+        block_ngram: no n-gram of this size is said twice; 0 blocks nothing.
+        temperature: divides the logits before sampling.
+        top_k: sample among the k most likely words; 0 among all.
+        top_p: sample among the fewest words whose probability reaches p.
+        n_best: captions returned per item, best first.
+        alternatives: strongest candidates kept per word.
+        prefix: ids that the caption begins with.
+        banned: ids that are never said.
+        context: how hard attention forms the context: "expected", "sample" or "argmax".
+        seed: of sampled words and locations.
+    """
+
+    method: str = "beam"
+    beam: int = 3
+    max_length: int = 20
+    min_length: int = 0
+    length_penalty: float = 0.0
+    block_ngram: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    n_best: int = 1
+    alternatives: int = 5
+    prefix: tuple[int, ...] = ()
+    banned: tuple[int, ...] = ()
+    context: str = "expected"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in _METHODS:
+            raise ConfigError(f"method is {self.method!r}; it must be one of {_METHODS}.")
+        if self.context not in _CONTEXTS:
+            raise ConfigError(f"context is {self.context!r}; it must be one of {_CONTEXTS}.")
+        for name in ("beam", "max_length", "n_best"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name in ("min_length", "block_ngram", "top_k", "alternatives"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"temperature is {self.temperature} and top_p {self.top_p}; temperature must be "
+                "above 0 and top_p in (0, 1]."
+            )
+        self._refuse_clashes()
+
+    def _refuse_clashes(self) -> None:
+        if self.method != "sample" and (self.temperature != 1 or self.top_k or self.top_p != 1):
+            raise ConfigError(
+                f"method={self.method!r} does not sample words, so temperature, top_k and top_p "
+                "would do nothing. Leave them out, or use method='sample'."
+            )
+        if self.method == "beam" and self.n_best > self.beam:
+            raise ConfigError(
+                f"n_best={self.n_best} captions cannot come from beam={self.beam}. Widen the beam."
+            )
+        if self.method == "greedy" and self.n_best > 1:
+            raise ConfigError(
+                f"n_best={self.n_best} and method='greedy': greedy decoding finds one caption. "
+                "Use method='beam' or 'sample'."
+            )
+        if self.min_length > self.max_length:
+            raise ConfigError(
+                f"min_length={self.min_length} is above max_length={self.max_length}."
+            )
+        if len(self.prefix) > self.max_length:
+            raise ConfigError(
+                f"the prefix has {len(self.prefix)} tokens and max_length is {self.max_length}."
+            )

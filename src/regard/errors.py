@@ -1,0 +1,68 @@
+"""The exceptions that regard raises on purpose.
+
+    RegardError
+    ├── MediaError              a picture, clip or scan that cannot be read
+    ├── DatasetError            captions or splits that cannot be used
+    ├── ConfigError             a setting that is wrong (also a ValueError)
+    ├── CheckpointError         a model folder that is damaged or does not fit
+    ├── UnknownName             a name that no table holds (also a LookupError)
+    └── MissingExtra            an optional package is absent (also an ImportError)
+
+Every message says what came, what was wanted and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RegardError(Exception):
+    """The root of every error that a user of regard may meet."""
+
+
+class MediaError(RegardError):
+    """A media file is missing, damaged, too large or of an unknown kind."""
+
+
+class DatasetError(RegardError):
+    """A data set's files or captions cannot be used as they are."""
+
+
+class ConfigError(RegardError, ValueError):
+    """A recipe or an option holds a value that makes no sense."""
+
+
+class CheckpointError(RegardError):
+    """A model folder is incomplete, damaged or of an unknown format."""
+
+
+class UnknownName(RegardError, LookupError):
+    """A name that the table of its kind does not hold."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Say which names exist, the nearest first.
+
+        Args:
+            kind: what the name should name, such as "encoder".
+            name: the name that came.
+            known: every name that would have been right.
+        """
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=3)
+        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}. {hint}Known: {', '.join(names)}.")
+
+
+class MissingExtra(RegardError, ImportError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        """Say which extra brings the package.
+
+        Args:
+            package: the package that could not be imported.
+            extra: the extra of regard that installs it.
+            purpose: what it was wanted for.
+        """
+        super().__init__(
+            f"{purpose} needs the package {package!r}. Install it with: pip install 'regard[{extra}]'"
+        )

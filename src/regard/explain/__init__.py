@@ -1,0 +1,14 @@
+"""Explanation: where the decoder looked, drawn on one absolute scale."""
+
+from regard.explain.html import caption_html
+from regard.explain.maps import absolute_scale, relative_map, upsample
+from regard.explain.sheet import contact_sheet, save_figure
+
+__all__ = [
+    "absolute_scale",
+    "caption_html",
+    "contact_sheet",
+    "relative_map",
+    "save_figure",
+    "upsample",
+]

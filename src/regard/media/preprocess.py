@@ -1,0 +1,98 @@
+"""From upright pixels to a network's input, by a specification that is stored as data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from PIL import Image
+
+from regard.errors import ConfigError
+from regard.types import Media
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_RESIZES = ("squash", "crop", "pad")
+
+Extent = tuple[tuple[float, float], tuple[float, float]]
+"""((top, bottom), (left, right)) in source pixels."""
+
+
+@dataclass(frozen=True)
+class PreprocessingSpec:
+    """How a picture becomes a square input.
+
+    Attributes:
+        size: side of the input in pixels.
+        resize: "squash" (aspect ratio lost), "crop" (short side, then centre crop) or "pad"
+            (long side, then padded with the mean colour).
+        interpolation: "bilinear" or "bicubic", both with antialiasing.
+        mean: subtracted from red, green, blue on the 0-255 scale.
+        std: divided by, on the same scale.
+    """
+
+    size: int
+    resize: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.resize not in _RESIZES or self.interpolation not in _FILTERS:
+            raise ConfigError(
+                f"preprocessing resize={self.resize!r}, interpolation={self.interpolation!r}; "
+                f"wanted one of {', '.join(_RESIZES)} and one of {', '.join(_FILTERS)}."
+            )
+
+
+def spec_digest(spec: PreprocessingSpec) -> str:
+    """Return a SHA-256 of the specification."""
+    return hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()
+
+
+def covered_extent(size: tuple[int, int], spec: PreprocessingSpec) -> Extent:
+    """Return which part of the source the input covers.
+
+    Args:
+        size: (height, width) of the source in pixels.
+        spec: how it is resized.
+
+    Returns:
+        ((top, bottom), (left, right)) in source pixels: the whole source for "squash", its
+        centred square for "crop", more than the source for "pad".
+    """
+    height, width = size
+    if spec.resize == "squash":
+        return (0.0, float(height)), (0.0, float(width))
+    side = min(size) if spec.resize == "crop" else max(size)
+    top, left = (height - side) / 2, (width - side) / 2
+    return (top, top + side), (left, left + side)
+
+
+def preprocess(media: Media, spec: PreprocessingSpec) -> np.ndarray:
+    """Return the network's input, (3, size, size) float32, (x - mean) / std.
+
+    Args:
+        media: an upright RGB picture.
+        spec: the encoder's specification.
+    """
+    square = _square(Image.fromarray(media.pixels), media.size, spec)
+    mean, std = (np.asarray(v, np.float32) for v in (spec.mean, spec.std))
+    return np.ascontiguousarray(((square - mean) / std).transpose(2, 0, 1))
+
+
+def _square(picture: Image.Image, size: tuple[int, int], spec: PreprocessingSpec) -> np.ndarray:
+    target = (spec.size, spec.size)
+    resample = _FILTERS[spec.interpolation]
+    (top, bottom), (left, right) = covered_extent(size, spec)
+    if spec.resize != "pad":
+        box = (left, top, right, bottom)
+        return np.asarray(picture.resize(target, resample, box=box), np.float32)
+    height, width = (max(1, round(side * spec.size / max(size))) for side in size)
+    resized = np.asarray(picture.resize((width, height), resample), np.float32)
+    square = np.empty((*target, 3), np.float32)
+    square[:] = np.asarray(spec.mean, np.float32)
+    row, col = (spec.size - height) // 2, (spec.size - width) // 2
+    square[row : row + height, col : col + width] = resized
+    return square

@@ -1,0 +1,7 @@
+"""Caption metrics: trusted scorers behind one typed front."""
+
+from regard.metrics.cider import CiderD
+from regard.metrics.scores import METRICS, Scores, score_captions
+from regard.metrics.tokenize import ptb_tokenize
+
+__all__ = ["METRICS", "CiderD", "Scores", "ptb_tokenize", "score_captions"]

@@ -1,0 +1,57 @@
+"""The models that ship with regard, and where a model's name leads."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from regard.errors import CheckpointError, MissingExtra
+
+DEFAULTS = {"image": "flickr8k-soft"}
+"""The shipped model that a medium is captioned with where none is named."""
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the shipped models' folders by name."""
+    root = Path(str(files(__name__)))
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+def find_model(name: str | None = None, medium: str = "image") -> Path:
+    """Return the folder of a model.
+
+    Args:
+        name: a folder, a shipped model, or a hub id such as "owner/model"; None: the shipped
+            default of the medium.
+        medium: whose default.
+
+    Raises:
+        CheckpointError: nothing goes by that name.
+        MissingExtra: it is a hub id and huggingface_hub is not installed.
+    """
+    shipped = shipped_models()
+    name = DEFAULTS[medium] if name is None else name
+    if Path(name).is_dir():
+        return Path(name)
+    if name in shipped:
+        return shipped[name]
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _from_hub(name)
+    raise CheckpointError(
+        f"no model {name!r}: no such folder, and no shipped model (shipped: "
+        f"{', '.join(shipped) or 'none'})."
+    )
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        raise MissingExtra("huggingface_hub", "hub", f"loading {name!r} from a hub") from error
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(
+            f"{name!r} is no folder here, and the hub did not give it: {error}"
+        ) from error

@@ -1,0 +1,44 @@
+"""Soft attention's objective: cross-entropy with the doubly stochastic penalty."""
+
+from __future__ import annotations
+
+import torch
+
+from regard.config import ObjectiveConfig
+from regard.decoder import AttentionDecoder
+from regard.training.objective import Batch, Loss, Objective, caption_logprob, expand_cells
+from regard.training.penalties import doubly_stochastic
+from regard.types import ProjectedAnnotations
+
+
+class CrossEntropy(Objective):
+    """L_d = -log p(y | a) + lambda_ds sum_i (1 - sum_t alpha_ti)^2 (equation 14).
+
+    The negative log-likelihood is **summed over a caption's words and averaged over
+    captions**, as the paper writes it, so that lambda_ds weighs two sums over one caption.
+    """
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def loss(
+        self,
+        decoder: AttentionDecoder,
+        projected: ProjectedAnnotations,
+        batch: Batch,
+        generator: torch.Generator,
+    ) -> Loss:
+        """See `Objective.loss`."""
+        unrolled = decoder(batch.tokens, projected, generator=generator)
+        logprob = caption_logprob(
+            unrolled.logits, batch.targets, batch.steps, self.config.label_smoothing
+        )
+        cells = expand_cells(projected.mask, batch.tokens.shape[0])
+        penalty = doubly_stochastic(unrolled.alpha, batch.steps, cells)
+        nll = -logprob.mean()
+        words = batch.steps.sum() / batch.steps.shape[0]
+        return Loss(
+            nll + self.config.lambda_ds * penalty,
+            {"nll_per_word": (nll / words).item(), "doubly_stochastic": penalty.item()},
+        )

@@ -1,0 +1,44 @@
+"""Keeps the learning diary: fixed val pictures, and what is said of them as the run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from regard.data.dataset import CaptionDataset
+from regard.encoders import Encoder
+from regard.explain.diary import Diary, Said
+from regard.media import image_grid, read_image
+from regard.training.evaluation import Evaluation
+from regard.vocabulary import Vocabulary
+
+
+class DiaryKeeper:
+    """Writes `diary.html` anew after each evaluation."""
+
+    def __init__(self, folder: Path, val: CaptionDataset, pictures: int, epoch: int) -> None:
+        """Choose the pictures, evenly over the val split.
+
+        Args:
+            folder: the run's folder.
+            val: the val split.
+            pictures: how many.
+            epoch: that the run (re)starts at; later entries of a killed run are dropped.
+        """
+        step = max(1, len(val.items) // max(1, pictures))
+        self.items = val.items[::step][:pictures]
+        self._diary = Diary(folder / "diary.html", up_to_epoch=epoch)
+
+    def add(
+        self, epoch: int, evaluation: Evaluation, vocabulary: Vocabulary, encoder: Encoder
+    ) -> None:
+        """Add one evaluation and rewrite the page."""
+        said = []
+        for item in self.items:
+            found = evaluation.hypotheses.get(item.key)
+            if found is None:
+                continue  # evaluation.limit left it out
+            media = read_image(item.file)
+            grid = image_grid(media.size, encoder.spec, encoder.grid_shape)
+            words = [vocabulary.word(token) for token in found.tokens]
+            said.append(Said(item.key, media.pixels, grid, words, found.alpha))
+        self._diary.add(epoch, evaluation.scores, said)

@@ -1,0 +1,111 @@
+"""Hard attention's objective: a lower bound on log p(y | a), trained by REINFORCE."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regard.config import ObjectiveConfig
+from regard.decoder import AttentionDecoder
+from regard.training.objective import Batch, Loss, Objective, caption_logprob, expand_cells
+from regard.training.penalties import attention_entropy, doubly_stochastic
+from regard.types import ProjectedAnnotations
+
+
+class HardAttentionObjective(Objective):
+    """The gradient of Xu et al. 2015, section 4.1 (equations 11 and 12):
+
+        d log p(y|s,a) + lambda_r (log p(y|s,a) - b) d log p(s|a) + lambda_e d H[s]
+
+    with one sample s per caption, **each term summed over the words of a caption and averaged
+    over captions**; b <- 0.9 b + 0.1 log p(y|s,a), averaged over the batch's sampled captions.
+    With `expectation_probability` a picture's sample is replaced by its expectation: drawn
+    once per picture, as the paper says (the released code draws once per batch). Such captions
+    have no sample, so they add nothing to the REINFORCE term or the baseline.
+
+    Deviation: the released code's reward is the mean over words; here it is log p, as in the
+    paper, so the released lambda_r = 0.1 corresponds to about 0.1 / words here.
+    """
+
+    baseline: Tensor
+    started: Tensor
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("baseline", torch.zeros(()))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def loss(
+        self,
+        decoder: AttentionDecoder,
+        projected: ProjectedAnnotations,
+        batch: Batch,
+        generator: torch.Generator,
+    ) -> Loss:
+        """See `Objective.loss`."""
+        expected = self._draw_switch(projected, batch, generator)
+        unrolled = decoder(batch.tokens, projected, context=expected, generator=generator)
+        if unrolled.location_logprob is None:
+            raise ValueError("HardAttentionObjective needs a decoder with hard attention")
+        smooth = self.config.label_smoothing
+        logprob = caption_logprob(unrolled.logits, batch.targets, batch.steps, smooth)
+        path = (unrolled.location_logprob * batch.steps).sum(1)  # log p(s|a)
+        entropy = attention_entropy(unrolled.alpha, batch.steps).mean()
+        cells = expand_cells(projected.mask, batch.tokens.shape[0])
+        penalty = doubly_stochastic(unrolled.alpha, batch.steps, cells)
+        total = (
+            -logprob.mean()
+            + self.config.lambda_r * self.reinforce(logprob, path, ~expected)
+            - self.config.lambda_e * entropy
+            + self.config.lambda_ds * penalty
+        )
+        self.update_baseline(logprob, ~expected)
+        words = batch.steps.sum() / batch.steps.shape[0]
+        parts = {
+            "nll_per_word": (-logprob.mean() / words).item(),
+            "baseline": self.baseline.item(),
+            "entropy_per_word": (entropy / words).item(),
+        }
+        return Loss(total, parts)
+
+    def reinforce(self, logprob: Tensor, path: Tensor, sampled: Tensor) -> Tensor:
+        """Return -(log p(y|s,a) - b) log p(s|a), **averaged over all captions**.
+
+        Its gradient is the REINFORCE term; its value means nothing.
+
+        Args:
+            logprob: (B,) log p(y|s,a); no gradient passes through it here.
+            path: (B,) log p(s|a).
+            sampled: (B,) bool; captions whose context was an expectation count as 0.
+        """
+        baseline = (
+            self.baseline
+            if self.started
+            else (logprob.detach() * sampled).sum() / (sampled.sum().clamp(min=1))
+        )
+        # --8<-- [start:reinforce]
+        advantage = (logprob.detach() - baseline) * sampled
+        return -(advantage * path).mean()
+        # --8<-- [end:reinforce]
+
+    def update_baseline(self, logprob: Tensor, sampled: Tensor) -> None:
+        """Move b towards the mean log p(y|s,a) of the sampled captions (0.9 and 0.1).
+
+        The first batch sets b, so that no early step is weighed against 0.
+        """
+        if not bool(sampled.any()):
+            return
+        mean = logprob.detach()[sampled].mean().to(self.baseline.dtype)
+        decay = self.config.baseline_decay if self.started else 0.0
+        self.baseline.copy_(decay * self.baseline + (1 - decay) * mean)
+        self.started.fill_(True)
+
+    def _draw_switch(
+        self, projected: ProjectedAnnotations, batch: Batch, generator: torch.Generator
+    ) -> Tensor:
+        """Return (B,) bool, True where a picture's sample is replaced by its expectation."""
+        pictures = projected.mask.shape[0]
+        chance = torch.rand(pictures, generator=generator, device=projected.mask.device)
+        switch = chance < self.config.expectation_probability
+        return switch.repeat_interleave(batch.tokens.shape[0] // pictures)

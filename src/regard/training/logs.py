@@ -1,0 +1,103 @@
+"""What a run leaves behind for people: JSON lines, TensorBoard events, and its reporter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Whoever watches a run: the command line's progress bar, a notebook, nobody."""
+
+    def progress(
+        self,
+        step: int,
+        steps: int,
+        captions_per_second: float,
+        losses: dict[str, float],
+        seconds_left: float,
+    ) -> None:
+        """A step was made."""
+
+    def evaluated(
+        self, epoch: int, scores: dict[str, float], samples: list[tuple[str, str]]
+    ) -> None:
+        """An epoch was evaluated; samples are (file, caption)."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+
+
+class Silent:
+    """A reporter for runs that nobody watches."""
+
+    def progress(
+        self,
+        step: int,
+        steps: int,
+        captions_per_second: float,
+        losses: dict[str, float],
+        seconds_left: float,
+    ) -> None:
+        """Say nothing."""
+
+    def evaluated(
+        self, epoch: int, scores: dict[str, float], samples: list[tuple[str, str]]
+    ) -> None:
+        """Say nothing."""
+
+    def message(self, text: str) -> None:
+        """Say nothing."""
+
+
+class RunLog:
+    """`log.jsonl` and TensorBoard events of one run; a resumed run goes on in both."""
+
+    def __init__(self, folder: Path, resumed_at: int) -> None:
+        """Open the logs.
+
+        Args:
+            folder: the run's folder.
+            resumed_at: steps that the resumed state has made; later lines, which the killed
+                run wrote and this one writes again, are dropped.
+        """
+        self._path = folder / "log.jsonl"
+        kept = _lines_up_to(self._path, resumed_at)
+        self._path.write_text("".join(kept), "utf-8")
+        self._tensorboard = _tensorboard(folder / "tensorboard", resumed_at)
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one record; numbers also go to TensorBoard."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step} | values, ensure_ascii=False) + "\n")
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush what is pending."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    if not path.exists() or step == 0:
+        return []
+    kept: list[str] = []
+    for line in path.read_text("utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # the line that the kill cut in two
+    return kept
+
+
+def _tensorboard(folder: Path, resumed_at: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None  # the JSON lines hold the same numbers
+    return SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)

@@ -1,0 +1,88 @@
+"""What every training objective is: a loss with named parts on one batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from regard.decoder import AttentionDecoder
+from regard.types import ProjectedAnnotations
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N pictures with G captions each; the G captions of a picture are consecutive rows.
+
+    Attributes:
+        vectors: (N, L, D_encoder) annotation vectors (or pixels (N, 3, S, S) for a trainable
+            encoder, replaced by vectors before the objective sees them).
+        mask: (N, L) bool, True = real cell.
+        tokens: (B, T) what the decoder reads: <start>, then the words; padded.
+        targets: (B, T) what it should say: the words, then <end>; padded.
+        steps: (B, T) bool, True = a real target.
+        items: index of each picture in the training set.
+    """
+
+    vectors: Tensor
+    mask: Tensor
+    tokens: Tensor
+    targets: Tensor
+    steps: Tensor
+    items: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to minimise and what it is made of, for the logs."""
+
+    total: Tensor
+    parts: dict[str, float]
+
+
+class Objective(nn.Module, ABC):
+    """A loss on one batch. What it must remember between steps it keeps in buffers."""
+
+    @abstractmethod
+    def loss(
+        self,
+        decoder: AttentionDecoder,
+        projected: ProjectedAnnotations,
+        batch: Batch,
+        generator: torch.Generator,
+    ) -> Loss:
+        """Return the loss.
+
+        Args:
+            decoder: in training mode.
+            projected: the batch's N pictures.
+            batch: the captions.
+            generator: of dropout and sampling.
+        """
+
+
+def expand_cells(mask: Tensor, captions: int) -> Tensor:
+    """Repeat the mask (N, L) for the captions of each picture, (B, L)."""
+    return mask.repeat_interleave(captions // mask.shape[0], 0)
+
+
+def caption_logprob(
+    logits: Tensor, targets: Tensor, steps: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return log p(y | a): **summed over the words of each caption**, (B,), float32.
+
+    Args:
+        logits: (B, T, V).
+        targets: (B, T).
+        steps: (B, T) bool, True = a real target.
+        label_smoothing: share of the target's probability spread over the vocabulary.
+    """
+    nll = nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(),
+        targets.flatten(),
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return -(nll.view_as(targets) * steps).sum(1)

@@ -1,0 +1,44 @@
+"""From a recipe to its objective."""
+
+from __future__ import annotations
+
+from regard.config import Recipe
+from regard.data.dataset import CaptionDataset
+from regard.metrics.cider import CiderD
+from regard.training.cross_entropy import CrossEntropy
+from regard.training.hard_attention import HardAttentionObjective
+from regard.training.objective import Objective
+from regard.training.self_critical import Reward, SelfCritical
+from regard.vocabulary import END, Vocabulary
+
+
+def build_objective(recipe: Recipe, train: CaptionDataset, vocabulary: Vocabulary) -> Objective:
+    """Build the objective that `objective.kind` names.
+
+    Args:
+        recipe: the experiment.
+        train: whose captions give CIDEr-D its document frequencies and references.
+        vocabulary: turns sampled ids into words.
+    """
+    config = recipe.objective
+    if config.kind == "hard_attention":
+        return HardAttentionObjective(config)
+    if config.kind == "self_critical":
+        reward = cider_reward(train, vocabulary)
+        return SelfCritical(config, reward, recipe.data.max_length)
+    return CrossEntropy(config)
+
+
+def cider_reward(train: CaptionDataset, vocabulary: Vocabulary) -> Reward:
+    """Return CIDEr-D (0 to 10) against a training picture's own captions.
+
+    Document frequencies come from the training captions, as the user's data has them.
+    """
+    references = [[vocabulary.split(c) for c in item.captions] for item in train.items]
+    scorer = CiderD.from_captions(references)
+
+    def reward(item: int, tokens: list[int]) -> float:
+        words = [vocabulary.words[t] if t != END else "<end>" for t in tokens]
+        return scorer.score(words, references[item])
+
+    return reward

@@ -1,0 +1,86 @@
+"""Optimizers, learning-rate schedules and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from regard.config import OptimizerConfig
+
+
+def build_optimizer(
+    config: OptimizerConfig, decoder: nn.Module, encoder: nn.Module | None
+) -> torch.optim.Optimizer:
+    """Build the optimizer; a trainable encoder gets its own, smaller rate.
+
+    RMSProp is in Graves' form with the released code's constants (decay 0.95, momentum 0.9).
+    """
+    groups = [{"params": list(decoder.parameters()), "peak": config.learning_rate}]
+    if encoder is not None:
+        groups.append({"params": list(encoder.parameters()), "peak": config.encoder_learning_rate})
+    for group in groups:
+        group["lr"] = group["peak"]
+    decay = config.weight_decay
+    if config.name == "rmsprop":
+        return torch.optim.RMSprop(
+            groups, alpha=0.95, momentum=0.9, eps=1e-4, centered=True, weight_decay=decay
+        )
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=decay)
+    return torch.optim.Adam(groups, weight_decay=decay)
+
+
+def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Return what the peak rate is multiplied with at a step (counted from 0) of `steps`."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return warm
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to its peak times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+class MovingAverage:
+    """Exponential moving average of a module's parameters, for evaluation.
+
+    avg <- d avg + (1 - d) w, with d = min(decay, (1 + k) / (10 + k)) after k updates, so that
+    the average does not remember the random start.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[Tensor]) -> None:
+        """Take in the weights after a step."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for average, parameter in zip(self.average, parameters, strict=True):
+            average.lerp_(parameter.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, parameters: Iterable[Tensor]) -> None:
+        """Exchange the averages with the weights; a second call gives them back."""
+        for average, parameter in zip(self.average, parameters, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what a resumed run needs."""
+        return {"updates": self.updates, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from `state_dict`."""
+        self.updates = int(state["updates"])  # type: ignore[call-overload]
+        for average, saved in zip(self.average, state["average"], strict=True):  # type: ignore[call-overload]
+            average.copy_(saved)

@@ -1,0 +1,165 @@
+"""What a run needs before its first step: captions, vocabulary, encoder, annotations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.config import DataConfig, Recipe
+from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.formats import load_dataset
+from regard.data.store import AnnotationStore, StoreKey
+from regard.encoders import Encoder
+from regard.encoders.fast import encode_with
+from regard.errors import ConfigError, DatasetError, MediaError
+from regard.media import preprocess, read_image
+from regard.training.batches import Chunk, collate
+from regard.training.objective import Batch
+from regard.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data set's training and validation parts."""
+
+    train: CaptionDataset
+    val: CaptionDataset
+
+
+def load_splits(config: DataConfig, seed: int) -> Splits:
+    """Load captions and split them, by picture where the data names no split.
+
+    Raises:
+        ConfigError: the recipe names no captions.
+        DatasetError: they cannot be read, or a split is empty.
+    """
+    if not config.annotations:
+        raise ConfigError(
+            "the recipe names no captions. Give --data FILE --images DIR, or set "
+            "data.annotations and data.images."
+        )
+    dataset = load_dataset(config.annotations, config.images)
+    if not any(item.split == "val" for item in dataset.items):
+        dataset = dataset.with_split(config.val_fraction, seed)
+    train, val = dataset.split("train"), dataset.split("val")
+    for name, part in (("train", train), ("val", val)):
+        if not part.items:
+            raise DatasetError(f"{config.annotations} has no pictures in the {name} split.")
+    if config.limit:
+        train = replace(train, items=train.items[: config.limit])
+    return Splits(train, val)
+
+
+def encode_captions(
+    dataset: CaptionDataset, vocabulary: Vocabulary, max_length: int
+) -> list[list[list[int]]]:
+    """Return the ids of each caption of each picture, cut at `max_length`."""
+    return [[vocabulary.encode(c)[:max_length] for c in item.captions] for item in dataset.items]
+
+
+class Pictures:
+    """Gives a batch its pictures: stored annotation vectors, or pixels to be encoded.
+
+    A frozen encoder is run once and its vectors are read from the store; a trainable one gets
+    pixels, since its vectors change with every step.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        splits: Splits,
+        folder: Path,
+        *,
+        flip: bool,
+        report: Callable[[int, int], None],
+    ) -> None:
+        """Encode what the store does not hold yet.
+
+        Args:
+            encoder: frozen or trainable.
+            splits: whose pictures are wanted.
+            folder: of the store.
+            flip: also mirrored training pictures.
+            report: is told (rows done, rows wanted) after each batch.
+
+        Raises:
+            DatasetError: a picture cannot be read; the message names the first ones.
+        """
+        self.encoder = encoder
+        self.flip = flip
+        self._digests: dict[str, str] = {}
+        self.store: AnnotationStore | None = None
+        everything = (*splits.train.items, *splits.val.items)
+        self._check(everything)
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            return
+        key = StoreKey(encoder.digest(), encoder.grid_shape, encoder.annotation_dim)
+        self.store = AnnotationStore(folder, key)
+        wanted = [(self._digests[i.file], "plain", i.file) for i in everything]
+        if flip:
+            wanted += [(self._digests[i.file], "flip", i.file) for i in splits.train.items]
+        encode = encode_with(encoder)
+        with ThreadPoolExecutor(2) as pool:
+
+            def vectors(batch: list[tuple[str, str]]) -> np.ndarray:
+                return encode(np.stack(list(pool.map(lambda pair: self._pixels(*pair), batch))))
+
+            for done in self.store.fill(wanted, vectors):
+                report(done, len(wanted))
+
+    def read(self, items: list[CaptionedItem], views: list[str]) -> Tensor:
+        """Return stored vectors (N, L, D), or pixels (N, 3, S, S), as float32."""
+        if self.store is None:
+            pixels = [self._pixels(i.file, v) for i, v in zip(items, views, strict=True)]
+            return torch.from_numpy(np.stack(pixels))
+        wanted = [(self._digests[i.file], v) for i, v in zip(items, views, strict=True)]
+        return torch.from_numpy(self.store.read(wanted)).float()
+
+    def vectors(self, pictures: Tensor) -> Tensor:
+        """Return annotation vectors of what `read` gave; gradients reach the encoder."""
+        return pictures if self.store is not None else self.encoder(pictures)
+
+    def _check(self, items: tuple[CaptionedItem, ...]) -> None:
+        missing: list[str] = []
+        for item in items:
+            try:
+                self._digests[item.file] = hashlib.sha256(Path(item.file).read_bytes()).hexdigest()
+            except OSError:
+                missing.append(item.file)
+        if missing:
+            raise DatasetError(
+                f"{len(missing)} of {len(items)} pictures cannot be opened, the first: "
+                f"{', '.join(missing[:3])}. `regard data check` lists them all."
+            )
+
+    def _pixels(self, file: str, view: str) -> np.ndarray:
+        try:
+            pixels = preprocess(read_image(file), self.encoder.spec)
+        except MediaError as error:
+            raise DatasetError(
+                f"a picture cannot be read: {error} `regard data check` lists all such."
+            ) from error
+        return np.ascontiguousarray(pixels[..., ::-1]) if view == "flip" else pixels
+
+
+def make_batch(
+    chunks: list[Chunk], dataset: CaptionDataset, pictures: Pictures, views: list[str]
+) -> Batch:
+    """Gather one batch from the chunks that an epoch's plan put together."""
+    tokens, targets, steps = collate(chunks)
+    vectors = pictures.read([dataset.items[c.item] for c in chunks], views)
+    rows, cols = pictures.encoder.grid_shape
+    mask = torch.ones(len(chunks), rows * cols, dtype=torch.bool)
+    return Batch(vectors, mask, tokens, targets, steps, tuple(c.item for c in chunks))
+
+
+def fill_in(recipe: Recipe, encoder: Encoder) -> Recipe:
+    """Write into the recipe what only the encoder knows: the grid of a position code."""
+    return replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))

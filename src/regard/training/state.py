@@ -1,0 +1,122 @@
+"""Everything that changes while a run trains, saved and loaded whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from regard.config import Recipe
+from regard.decoder import AttentionDecoder
+from regard.encoders import Encoder
+from regard.errors import CheckpointError
+from regard.training.objective import Objective
+from regard.training.optimizer import MovingAverage, build_optimizer
+
+
+@dataclass
+class TrainState:
+    """The only mutable thing of a run.
+
+    Attributes:
+        decoder: being trained.
+        encoder: frozen, or trained with it.
+        objective: with what it remembers (REINFORCE's baseline).
+        optimizer: over decoder and trainable encoder.
+        average: moving average of the trained weights, or None.
+        generator: of dropout, sampling and mirrored views.
+        epoch: counted from 0.
+        batch: batches of this epoch already taken.
+        step: updates made.
+        best: best metric so far; None before the first evaluation.
+        stale: evaluations since.
+    """
+
+    decoder: AttentionDecoder
+    encoder: Encoder
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    generator: torch.Generator
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float | None = None
+    stale: int = 0
+
+    @classmethod
+    def begin(
+        cls, recipe: Recipe, decoder: AttentionDecoder, encoder: Encoder, objective: Objective
+    ) -> TrainState:
+        """Start a run from step 0."""
+        trained_encoder = encoder if recipe.encoder.trainable else None
+        optimizer = build_optimizer(recipe.optimizer, decoder, trained_encoder)
+        generator = torch.Generator().manual_seed(recipe.training.seed)
+        state = cls(decoder, encoder, objective, optimizer, None, generator)
+        if recipe.optimizer.ema_decay:
+            state.average = MovingAverage(state.parameters(), recipe.optimizer.ema_decay)
+        return state
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the weights under training."""
+        groups = self.optimizer.param_groups
+        return [parameter for group in groups for parameter in group["params"]]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Hold evaluation mode and the averaged weights; give both back."""
+        self.decoder.eval()
+        self.encoder.eval()
+        if self.average is not None:
+            self.average.swap(self.parameters())
+        try:
+            yield
+        finally:
+            if self.average is not None:
+                self.average.swap(self.parameters())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values only, so that it loads weights-only."""
+        trains_encoder = any(p.requires_grad for p in self.encoder.parameters())
+        return {
+            "decoder": self.decoder.state_dict(),
+            "encoder": self.encoder.state_dict() if trains_encoder else {},
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "generator": self.generator.get_state(),
+            "position": {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "step": self.step,
+                "best": self.best,
+                "stale": self.stale,
+            },
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from `to_dict`.
+
+        Raises:
+            CheckpointError: the saved state is of another model or damaged.
+        """
+        try:
+            self.decoder.load_state_dict(saved["decoder"])
+            if saved["encoder"]:
+                self.encoder.load_state_dict(saved["encoder"])
+            self.objective.load_state_dict(saved["objective"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+            self.generator.set_state(saved["generator"])
+            for name, value in saved["position"].items():
+                setattr(self, name, value)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"training.pt does not fit this recipe: {error}. Resume with the recipe that the "
+                "run was started with."
+            ) from error

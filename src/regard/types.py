@@ -1,0 +1,312 @@
+"""The values that travel from a file to a caption, and the shapes they have.
+
+Shape letters: B captions in a batch, N items (pictures), L grid cells, D annotation
+features, A attention features, H hidden units, E embedding features, V words in the
+vocabulary, T steps. Arrays are numpy arrays or torch tensors: whatever the backend holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = Any
+"""A numpy array or a torch tensor: anything that array-api-compat understands."""
+
+SCHEMA_VERSION = 1
+"""Version of the caption JSON; keys are only ever added to it."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the cells of an annotation grid lie on their source.
+
+    Attributes:
+        axes: name of each axis, such as ("rows", "cols").
+        shape: cells along each axis; their product is L.
+        source_size: size of the upright source along each axis (pixels for rows and cols).
+        extent: the interval of the source that each axis covers, in source units. It may
+            be smaller than the source (a centre crop) or larger (padding).
+    """
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    source_size: tuple[int, ...]
+    extent: tuple[tuple[float, float], ...]
+
+    @property
+    def cells(self) -> int:
+        """Number of cells, L."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Media:
+    """One upright picture, ready for preprocessing.
+
+    Attributes:
+        medium: "image".
+        pixels: (height, width, 3) uint8, RGB, upright.
+        name: the path or name that the user gave.
+        digest: SHA-256 of the file's bytes, or of the pixels where there was no file.
+        notes: what the reader had to decide, such as "first of 12 frames".
+    """
+
+    medium: str
+    pixels: np.ndarray
+    name: str
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What an encoder makes of N items.
+
+    Attributes:
+        vectors: (N, L, D), one annotation vector a_i per cell.
+        mask: (N, L) bool, True = real cell.
+        grids: one Grid per item.
+    """
+
+    vectors: Array
+    mask: Array
+    grids: tuple[Grid, ...]
+
+
+@dataclass(frozen=True)
+class ProjectedAnnotations:
+    """Annotations as the decoder reads them: projected once per item, not once per step.
+
+    Attributes:
+        values: (N, L, D), what the context vector is a weighted sum of.
+        keys: (N, L, A), what the query is scored against.
+        mask: (N, L) bool, True = real cell.
+    """
+
+    values: Array
+    keys: Array
+    mask: Array
+
+    def select(self, index: Array) -> ProjectedAnnotations:
+        """Return the items that `index` names, in that order."""
+        return ProjectedAnnotations(self.values[index], self.keys[index], self.mask[index])
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """The LSTM's state after some words.
+
+    Attributes:
+        hidden: (B, H), h_t.
+        memory: (B, H), c_t.
+    """
+
+    hidden: Array
+    memory: Array
+
+    def select(self, index: Array) -> DecoderState:
+        """Return the captions that `index` names, in that order (beams are reordered so)."""
+        return DecoderState(self.hidden[index], self.memory[index])
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the decoder says at one step.
+
+    Attributes:
+        logits: (B, V), unnormalised log-probabilities of the next word.
+        state: the state after the step.
+        alpha: (B, L), attention: sums to 1 over valid cells, 0 elsewhere.
+        beta: (B, 1) or (B, D) gate in [0, 1]; None without a gate.
+        location: (B,) the one cell that hard attention looked at; None where the context
+            is an expectation.
+        location_logprob: (B,) log alpha at that cell; None likewise.
+    """
+
+    logits: Array
+    state: DecoderState
+    alpha: Array
+    beta: Array | None = None
+    location: Array | None = None
+    location_logprob: Array | None = None
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One decoded caption in ids, with its full trace. The end token is no word.
+
+    Attributes:
+        tokens: T word ids.
+        logprobs: (T,) natural log-probability of each word, before any length penalty.
+        score: what candidates were ranked by: the sum of log-probabilities, the end
+            token's included, divided by the length penalty.
+        finished: whether the end token was reached.
+        alpha: (T, L) float32.
+        beta: (T,) mean gate per word; None without a gate.
+        location: (T,) the cell that hard attention looked at; None otherwise.
+        alternatives: for each word the strongest candidates as (id, logprob), best first.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: np.ndarray
+    score: float
+    finished: bool
+    alpha: np.ndarray
+    beta: np.ndarray | None
+    location: np.ndarray | None
+    alternatives: tuple[tuple[tuple[int, float], ...], ...]
+
+
+@dataclass(frozen=True)
+class AttentionTrace:
+    """Where the decoder looked for each word.
+
+    Attributes:
+        alpha: (T, L) float32; each row sums to 1 over valid cells.
+        beta: (T,) mean gate; None without a gate.
+        location: (T,) chosen cells of hard attention; None otherwise.
+        attention: "soft" or "hard".
+        context: how the context was formed: "expected", "sample" or "argmax".
+        grid: the grid that the L cells lie on.
+    """
+
+    alpha: np.ndarray
+    beta: np.ndarray | None
+    location: np.ndarray | None
+    attention: str
+    context: str
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a caption and what is known of it.
+
+    Attributes:
+        text: the word as printed.
+        logprob: natural log-probability given the words before it.
+        alpha: attention in the grid's shape, float32.
+        beta: mean gate; None without a gate.
+        location: flat index of the chosen cell (hard attention); None otherwise.
+        alternatives: strongest candidates as (text, logprob), best first.
+    """
+
+    text: str
+    logprob: float
+    alpha: np.ndarray
+    beta: float | None = None
+    location: int | None = None
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the attention in nats; log L when it is uniform."""
+        positive = self.alpha[self.alpha > 0].astype(np.float64)
+        return float(-(positive * np.log(positive)).sum()) + 0.0
+
+    @property
+    def peak(self) -> float:
+        """The largest weight, max alpha."""
+        return float(self.alpha.max())
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption, its words and where the decoder looked for each.
+
+    `str(caption)` is the text. `n_best` holds the runners-up of a beam, best first,
+    the caption itself not included.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    score: float
+    finished: bool
+    trace: AttentionTrace
+    file: str
+    medium: str
+    model: str
+    seconds: float
+    n_best: tuple[Caption, ...] = field(default=(), repr=False)
+    pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """(height, width, 3) uint8 of the source, kept for drawing."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that attention lies on."""
+        return self.trace.grid
+
+    def to_json(self, *, alpha: bool = True) -> dict[str, Any]:
+        """Return the caption in the one schema of command line, HTTP and bulk work.
+
+        Args:
+            alpha: whether to include the maps, [words][cells], row-major, 6 digits.
+
+        Returns:
+            A dictionary of plain Python values, ready for `json.dumps`.
+        """
+        record: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "file": self.file,
+            "medium": self.medium,
+            "caption": self.text,
+            "score": self.score,
+            "finished": self.finished,
+            "words": [_word_json(word) for word in self.words],
+            "grid": {
+                "axes": list(self.grid.axes),
+                "shape": list(self.grid.shape),
+                "source_size": list(self.grid.source_size),
+            },
+        }
+        if alpha:
+            record["alpha"] = [[round(float(a), 6) for a in row] for row in self.trace.alpha]
+        record["n_best"] = [
+            {"caption": c.text, "score": c.score, "finished": c.finished} for c in self.n_best
+        ]
+        return record | {"model": self.model, "seconds": self.seconds}
+
+    def without_pixels(self) -> Caption:
+        """Return the same caption without its source picture, for keeping many of them."""
+        return replace(self, pixels=None)
+
+    def figure(self, **options: Any) -> Figure:
+        """Draw the picture once per word with its attention on it.
+
+        Takes the options of `regard.explain.contact_sheet` and returns its figure.
+        """
+        from regard.explain import contact_sheet
+
+        return contact_sheet(self, **options)
+
+    def _repr_html_(self) -> str:
+        from regard.explain import caption_html
+
+        return caption_html(self)
+
+
+def _word_json(word: Word) -> dict[str, Any]:
+    return {
+        "text": word.text,
+        "logprob": word.logprob,
+        "beta": word.beta,
+        "entropy": word.entropy,
+        "peak": word.peak,
+        "location": word.location,
+        "alternatives": [{"text": text, "logprob": value} for text, value in word.alternatives],
+    }
