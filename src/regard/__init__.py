@@ -1,1 +1,84 @@
-"""regard writes captions for pictures and shows where it looked for every word."""
+"""regard writes captions for pictures and shows where it looked for every word.
+
+>>> import regard
+>>> model = regard.load()                       # doctest: +SKIP
+>>> result = model.caption("photo.jpg")         # doctest: +SKIP
+>>> result.text, result.words[2].alpha.shape    # doctest: +SKIP
+('a dog runs through the grass', (7, 7))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from regard.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    MediaError,
+    MissingExtra,
+    RegardError,
+    UnknownName,
+)
+from regard.version import __version__
+
+if TYPE_CHECKING:
+    from regard.captioner import Captioner
+    from regard.config import Recipe
+    from regard.training import train
+    from regard.types import AttentionTrace, Caption, Grid, Word
+
+# Loaded on first use, so that `regard --version` does not wait for torch.
+_LAZY = {
+    "AttentionTrace": "regard.types",
+    "Caption": "regard.types",
+    "Captioner": "regard.captioner",
+    "Grid": "regard.types",
+    "Recipe": "regard.config",
+    "Word": "regard.types",
+    "train": "regard.training",
+}
+
+
+def load(name: str | None = None, *, device: str = "cpu") -> Captioner:
+    """Load a captioner.
+
+    Args:
+        name: a folder, a shipped model's name, or a hub id; None: the shipped default.
+        device: where it works, such as "cpu" or "cuda".
+
+    Raises:
+        CheckpointError: nothing can be loaded by that name.
+        MissingExtra: a hub id was given and huggingface_hub is not installed.
+    """
+    from regard.captioner import Captioner
+    from regard.pretrained import find_model
+
+    return Captioner.load(find_model(name), device=device)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'regard' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+__all__ = [
+    "AttentionTrace",
+    "Caption",
+    "Captioner",
+    "CheckpointError",
+    "ConfigError",
+    "DatasetError",
+    "Grid",
+    "MediaError",
+    "MissingExtra",
+    "Recipe",
+    "RegardError",
+    "UnknownName",
+    "Word",
+    "__version__",
+    "load",
+    "train",
+]

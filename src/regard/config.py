@@ -321,6 +321,7 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
         if all(isinstance(v, int) for v in value):
             return tuple(value)
     elif isinstance(hint, type) and isinstance(value, hint):
+        # To Python True is an int; to a recipe it is not.
         if hint is bool or not isinstance(value, bool):
             return value
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import Gate, HardAttention, SoftAttention, build_scores
+from regard.attention.position import PositionCode
 from regard.attention.soft import Attended
 from regard.config import DecoderConfig
-from regard.attention.position import PositionCode
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 

@@ -64,5 +64,6 @@ class MissingExtra(RegardError, ImportError):
             purpose: what it was wanted for.
         """
         super().__init__(
-            f"{purpose} needs the package {package!r}. Install it with: pip install 'regard[{extra}]'"
+            f"{purpose} needs the package {package!r}. Install it with: "
+            f"pip install 'regard[{extra}]'"
         )

@@ -231,10 +231,10 @@ class Caption:
     """
 
     text: str
-    words: tuple[Word, ...]
+    words: tuple[Word, ...] = field(repr=False)
     score: float
     finished: bool
-    trace: AttentionTrace
+    trace: AttentionTrace = field(repr=False)
     file: str
     medium: str
     model: str

@@ -33,6 +33,13 @@ def load_dataset(
         DatasetError: the file cannot be read, or is none of these.
         UnknownName: no such kind.
     """
+    return load_rows(annotations, images, kind=kind)[1]
+
+
+def load_rows(
+    annotations: str | Path, images: str | Path = "", *, kind: str = "auto"
+) -> tuple[list[Row], CaptionDataset]:
+    """Read captions as they stand in the file, and as a data set; see `load_dataset`."""
     path = Path(annotations)
     text = _read(path)
     kind = _kind_of(path, text) if kind == "auto" else kind
@@ -50,7 +57,7 @@ def load_dataset(
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DatasetError(f"{path} is no whole {kind} file: {error!r}.") from error
     folder = Path(images) if str(images) else path.parent
-    return CaptionDataset(_items(rows, folder), str(path))
+    return rows, CaptionDataset(_items(rows, folder), str(path))
 
 
 def _read(path: Path) -> str:

@@ -67,7 +67,9 @@ def picture_html(pixels: np.ndarray, grid: Grid) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     (top, bottom), (left, right) = grid.extent
     height, width = grid.source_size
-    place = json.dumps([left / width, top / height, (right - left) / width, (bottom - top) / height])
+    place = json.dumps(
+        [left / width, top / height, (right - left) / width, (bottom - top) / height]
+    )
     return (
         f"<figure data-grid='{json.dumps(grid.shape)}' data-place='{place}'>"
         f"<img alt='' src='data:image/jpeg;base64,{data}'>"

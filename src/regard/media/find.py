@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .gif .jfif .jpeg .jpg .jp2 .png .ppm .pgm .tif .tiff .webp".split()
+    (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jp2")
+    + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 """What is taken from a folder; a file named by itself is tried whatever its name."""
 

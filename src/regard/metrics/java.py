@@ -57,7 +57,14 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
     """
     jar = _package_file("meteor/meteor-1.5.jar")
     _package_file("meteor/data/paraphrase-en.gz")
-    command = [_java(), *_LOCALE, "-Xmx2G", "-jar", str(jar), *"- - -stdio -l en -norm".split()]
+    command = [
+        _java(),
+        *_LOCALE,
+        "-Xmx2G",
+        "-jar",
+        str(jar),
+        *["-", "-", "-stdio", "-l", "en", "-norm"],
+    ]
     try:
         with subprocess.Popen(
             command,
@@ -113,16 +120,6 @@ def spice_installed() -> bool:
     return True
 
 
-def java_installed() -> bool:
-    """Whether the PTB tokenizer of the reference can run."""
-    try:
-        _java()
-        _package_file("tokenizer/stanford-corenlp-3.4.1.jar")
-    except JavaUnavailable:
-        return False
-    return True
-
-
 def _java() -> str:
     path = shutil.which("java")
     if path is None:
@@ -147,8 +144,7 @@ def _run(arguments: list[str], text: str) -> str:
         return subprocess.run(
             [_java(), *_LOCALE, *arguments],
             input=text.encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             check=True,
         ).stdout.decode()
     except subprocess.CalledProcessError as error:

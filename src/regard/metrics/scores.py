@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,7 @@ def score_captions(
     Raises:
         DatasetError: the pictures of both differ, or one has no reference.
         UnknownName: a metric or the tokenizer does not exist.
+        ConfigError: the tokenizer cannot run here.
         MissingExtra: pycocoevalcap is absent.
 
     >>> scores = score_captions({"a.jpg": "A man speaks."}, {"a.jpg": ["a man speaks"]},
@@ -93,6 +95,19 @@ def score_captions(
         missing,
         {"tokenizer": used, "references": count, "pictures": len(references)},
     )
+
+
+def check_scorers(tokenizer: str = "auto") -> None:
+    """Raise now what `score_captions` would raise of a missing package or tokenizer.
+
+    Raises:
+        UnknownName: the tokenizer does not exist.
+        ConfigError: the tokenizer cannot run here.
+        MissingExtra: pycocoevalcap is absent.
+    """
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        raise _missing()
+    tokenize_captions(["a"], tokenizer)
 
 
 def _wanted(names: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,0 +1,35 @@
+"""`regard data`: look after data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Check your own data.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Keep `check` a subcommand while it is the only one."""
+
+
+@app.command()
+def check(
+    annotations: Annotated[
+        Path, typer.Argument(help="CSV, JSONL, Karpathy or COCO JSON, Flickr8k tokens.")
+    ],
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    kind: Annotated[
+        str, typer.Option(help="auto, karpathy, coco, flickr8k, csv or jsonl.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Report everything that is wrong with a data set; status 1 where anything is."""
+    from regard.data.check import check_dataset
+
+    report = check_dataset(annotations, images or "", kind=kind)
+    typer.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.text())
+    raise typer.Exit(1 if report.problems else 0)

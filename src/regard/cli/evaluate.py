@@ -1,0 +1,109 @@
+"""`regard evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from regard.metrics.evaluate import EvaluationResult
+
+_LABELS = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+    "spice": "SPICE",
+}
+_WIDTH_OF_A_FILE = 150  # the table is never cut where the output is no terminal
+
+
+def evaluate(
+    annotations: Annotated[
+        Path, typer.Option(help="Karpathy JSON, COCO JSON, Flickr8k token file, CSV or JSONL.")
+    ],
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, shipped model or hub id; else the shipped one.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
+    limit: Annotated[int, typer.Option(help="Only the first so many pictures; 0: all.")] = 0,
+    tokenizer: Annotated[
+        str, typer.Option(help="ptb (Java), python (the same tokens), or auto.")
+    ] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write scores and captions here.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Score one caption per picture of a split, beside the papers' rows."""
+    from regard import load
+    from regard.data import load_dataset
+    from regard.metrics.evaluate import evaluate as evaluate_captioner
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise typer.BadParameter(f"no folder {json_file.parent}", param_hint="--json")
+    dataset = load_dataset(annotations, images or "")
+    captioner = load(model, device=device)
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("captioning")
+        result = evaluate_captioner(
+            captioner,
+            dataset,
+            split=split,
+            beam=beam,
+            limit=limit,
+            tokenizer=tokenizer,
+            report=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if json_file is not None:
+        text = json.dumps(result.to_json(), ensure_ascii=False, indent=1)
+        json_file.write_text(text + "\n", encoding="utf-8")
+    _print(result)
+    raise typer.Exit(1 if result.failures else 0)
+
+
+def _print(result: EvaluationResult) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH_OF_A_FILE)
+    console.print(_table(result))
+    for name, reason in result.scores.missing.items():
+        typer.echo(f"regard: no {_LABELS[name]}: {reason}", err=True)
+    for key, error in result.failures.items():
+        typer.echo(f"regard: {key}: {error} Scored as an empty caption.", err=True)
+
+
+def _table(result: EvaluationResult) -> Table:
+    from regard.metrics.published import FLICKR8K
+
+    settings = result.settings
+    names = [n for n in _LABELS if n != "spice" or n in result.scores.values]
+    table = Table("", *(_LABELS[n] for n in names), "conditions", title="scores × 100")
+    references = settings["references"]
+    if isinstance(references, list):
+        references = "–".join(map(str, references))
+    conditions = (
+        f"{settings['split']} ({settings['pictures']}) · {settings['tokenizer']} · "
+        f"beam {settings['beam']} · {references} refs"
+    )
+    values = result.scores.values
+    table.add_row(settings["model"], *_cells(values, names), conditions, end_section=True)
+    for row in FLICKR8K:
+        table.add_row(row.name, *_cells(row.scores, names), f"Flickr8k {row.conditions}")
+    return table
+
+
+def _cells(values: dict[str, float], names: list[str]) -> list[str]:
+    return [f"{values[name]:.1f}" if name in values else "–" for name in names]

@@ -1,0 +1,95 @@
+"""Caption a whole split and score the captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from regard.captioner import Captioner, Failure
+from regard.data.dataset import CaptionDataset
+from regard.errors import ConfigError, DatasetError
+from regard.metrics.scores import Scores, check_scorers, score_captions
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores of one model on one split.
+
+    Attributes:
+        scores: with what is missing and the settings of the scorers.
+        captions: text by item key; "" where the picture failed.
+        settings: model, split, beam, and those of the scorers.
+        failures: reason by item key.
+    """
+
+    scores: Scores
+    captions: dict[str, str]
+    settings: dict[str, Any]
+    failures: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; a metric without a value is None, its reason in `missing`."""
+        return self.scores.to_json() | {
+            "captions": self.captions,
+            "failures": self.failures,
+            "settings": self.settings,
+        }
+
+
+def evaluate(
+    captioner: Captioner,
+    dataset: CaptionDataset,
+    *,
+    split: str = "val",
+    beam: int = 3,
+    limit: int = 0,
+    tokenizer: str = "auto",
+    batch_size: int = 50,
+    report: Callable[[int, int], None] | None = None,
+) -> EvaluationResult:
+    """Caption every picture of a split once and score the captions.
+
+    A picture that fails is scored as an empty caption, so that no model gains by failing.
+
+    Args:
+        captioner: the model.
+        dataset: pictures and references.
+        split: which part of it.
+        beam: beam width; 1 is greedy.
+        limit: only the first so many pictures; 0 takes all.
+        tokenizer: see `score_captions`.
+        batch_size: pictures at a time.
+        report: is told (pictures done, pictures).
+
+    Raises:
+        DatasetError: the split is empty.
+        UnknownName: the tokenizer does not exist.
+        ConfigError: the tokenizer cannot run here, or the beam or limit makes no sense.
+        MissingExtra: pycocoevalcap is absent.
+    """
+    if limit < 0:
+        raise ConfigError(f"limit is {limit}; it must be 0 (all pictures) or more.")
+    check_scorers(tokenizer)  # now, not after an hour of captioning
+    items = dataset.split(split).items[: limit or None]
+    if not items:
+        names = sorted({item.split or "(none)" for item in dataset})
+        raise DatasetError(
+            f"{dataset.source} has no pictures in the split {split!r}; it has {', '.join(names)}."
+        )
+    captions: dict[str, str] = {}
+    failures: dict[str, str] = {}
+    results = captioner.caption_many(
+        (item.file for item in items), batch_size=batch_size, beam=beam
+    )
+    for item, result in zip(items, results, strict=True):
+        if isinstance(result, Failure):
+            failures[item.key], captions[item.key] = str(result.error), ""
+        else:
+            captions[item.key] = result.text
+        if report is not None:
+            report(len(captions), len(items))
+    references = {item.key: list(item.captions) for item in items}
+    scores = score_captions(captions, references, tokenizer=tokenizer)
+    settings = {"model": captioner.name, "split": split, "beam": beam} | scores.settings
+    return EvaluationResult(scores, captions, settings, failures)

@@ -1,0 +1,168 @@
+"""Losses against hand-computed values, gradients against enumeration."""
+
+import itertools
+import math
+
+import pytest
+import toys
+import torch
+from regard.config import ObjectiveConfig
+from regard.training.cross_entropy import CrossEntropy
+from regard.training.hard_attention import HardAttentionObjective
+from regard.training.objective import Batch, caption_logprob
+from regard.training.penalties import attention_entropy, doubly_stochastic
+from regard.training.self_critical import SelfCritical, policy_loss
+
+
+def batch(tokens: torch.Tensor, targets: torch.Tensor, items: int, cells: int) -> Batch:
+    vectors = torch.randn(items, cells, 6, generator=torch.Generator().manual_seed(4))
+    mask = torch.ones(items, cells, dtype=torch.bool)
+    return Batch(vectors, mask, tokens, targets, targets != 0, tuple(range(items)))
+
+
+def test_doubly_stochastic_penalty_by_hand() -> None:
+    """Summed over valid cells, averaged over captions, padding steps left out."""
+    alpha = torch.tensor(
+        [[[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]], [[0.2, 0.3, 0.5], [9.0, 9.0, 9.0]]]
+    )
+    steps = torch.tensor([[True, True], [True, False]])
+    cells = torch.tensor([[True, True, False], [True, True, True]])
+    # first: (1 - .75)^2 + (1 - 1.25)^2 = .125; second: .64 + .49 + .25 = 1.38
+    assert float(doubly_stochastic(alpha, steps, cells)) == pytest.approx((0.125 + 1.38) / 2)
+
+
+def test_entropy_by_hand() -> None:
+    alpha = torch.tensor([[[0.5, 0.5], [1.0, 0.0], [0.9, 0.1]]])
+    steps = torch.tensor([[True, True, False]])
+    assert float(attention_entropy(alpha, steps)) == pytest.approx(math.log(2))
+
+
+def test_caption_logprob_sums_over_real_words() -> None:
+    logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [1.0, 1.0, 1.0]]]))
+    targets = torch.tensor([[0, 2, 1]])
+    steps = torch.tensor([[True, True, False]])
+    value = caption_logprob(logits, targets, steps)
+    assert float(value) == pytest.approx(math.log(0.5) + math.log(0.8))
+
+
+def test_cross_entropy_weighs_the_penalty_with_lambda() -> None:
+    decoder = toys.decoder()
+    tokens, targets = torch.tensor([[1, 4, 5], [1, 6, 0]]), torch.tensor([[4, 5, 2], [6, 2, 0]])
+    made = batch(tokens, targets, 2, 5)
+    projected = decoder.project(made.vectors, made.mask)
+    losses = [
+        CrossEntropy(ObjectiveConfig(lambda_ds=weight)).loss(
+            decoder, projected, made, torch.Generator()
+        )
+        for weight in (0.0, 2.0)
+    ]
+    penalty = losses[1].parts["doubly_stochastic"]
+    assert float(losses[1].total - losses[0].total) == pytest.approx(2 * penalty, rel=1e-5)
+
+
+def test_reinforce_gradient_equals_enumeration() -> None:
+    """E over all paths of the sampled gradient is the gradient of the expected bound.
+
+    Two steps over three cells: nine paths, each weighed by its probability.
+    """
+    decoder = toys.decoder(attention="hard", gate="none")
+    tokens, targets = torch.tensor([[1, 4]]), torch.tensor([[4, 2]])
+    made = batch(tokens, targets, 1, 3)
+    weight = decoder.attention.scores.query.weight
+
+    def run(path: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log p(y|s,a) and log p(s|a) of one path."""
+        projected = decoder.project(made.vectors, made.mask)
+        state, total, chosen = decoder.init_state(projected), [], []
+        for t, cell in enumerate(path):
+            log_alpha = decoder.attention.log_alpha(state.hidden, projected).flatten(0, 1)
+            fixed = decoder.attention.forward
+            attended = fixed(state.hidden, projected)._replace(context=projected.values[:, cell])
+            decoder.attention.forward = lambda *a, found=attended, **k: found  # type: ignore[method-assign]
+            step = decoder.step(tokens[:, t], state, projected)
+            del decoder.attention.forward
+            total.append(torch.log_softmax(step.logits, -1)[0, targets[0, t]])
+            chosen.append(log_alpha[0, cell])
+            state = step.state
+        return torch.stack(total).sum()[None], torch.stack(chosen).sum()[None]
+
+    objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
+    objective.update_baseline(torch.tensor([-3.0]), torch.tensor([True]))
+    bound = torch.zeros(())
+    surrogate = torch.zeros_like(weight)
+    for path in itertools.product(range(3), repeat=2):
+        logprob, log_path = run(path)
+        bound = bound + (log_path.exp() * logprob).sum()
+        loss = -logprob.mean() + objective.reinforce(logprob, log_path, torch.tensor([True]))
+        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        surrogate += float(log_path.exp().detach()) * gradient
+    (exact,) = torch.autograd.grad(-bound, weight)
+    torch.testing.assert_close(surrogate, exact, rtol=1e-3, atol=1e-5)
+
+
+def test_baseline_moves_by_a_tenth() -> None:
+    objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
+    everyone = torch.tensor([True, True])
+    objective.update_baseline(torch.tensor([-10.0, -20.0]), everyone)
+    assert float(objective.baseline) == pytest.approx(-15.0)
+    objective.update_baseline(torch.tensor([-5.0, -99.0]), torch.tensor([True, False]))
+    assert float(objective.baseline) == pytest.approx(0.9 * -15 + 0.1 * -5)
+    objective.update_baseline(torch.tensor([0.0, 0.0]), torch.tensor([False, False]))
+    assert float(objective.baseline) == pytest.approx(-14.0)
+
+
+def test_expectation_switch_is_drawn_per_picture() -> None:
+    objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
+    decoder = toys.decoder(attention="hard")
+    tokens = torch.ones(400, 1, dtype=torch.long)
+    made = batch(tokens, tokens, 200, 2)
+    projected = decoder.project(made.vectors, made.mask)
+    switch = objective._draw_switch(projected, made, torch.Generator().manual_seed(0))
+    pairs = switch.view(200, 2)
+    assert (pairs[:, 0] == pairs[:, 1]).all()
+    assert 60 < int(pairs[:, 0].sum()) < 140
+
+
+def test_hard_attention_loss_reaches_the_attention_network() -> None:
+    decoder = toys.decoder(attention="hard").train()
+    made = batch(torch.tensor([[1, 4], [1, 5]]), torch.tensor([[4, 2], [5, 2]]), 2, 3)
+    config = ObjectiveConfig(kind="hard_attention", expectation_probability=0.0, lambda_e=0.0,
+                             lambda_ds=0.0)  # fmt: skip
+    objective = HardAttentionObjective(config)
+    objective.update_baseline(torch.tensor([0.0]), torch.tensor([True]))
+    projected = decoder.project(made.vectors, made.mask)
+    loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
+    loss.total.backward()
+    assert float(decoder.attention.scores.query.weight.grad.abs().sum()) > 0
+
+
+def test_self_critical_gradient_is_zero_when_reward_equals_baseline() -> None:
+    logprob = torch.tensor([-1.0, -2.0], requires_grad=True)
+    policy_loss(torch.tensor([0.7, 0.3]), torch.tensor([0.7, 0.3]), logprob).backward()
+    assert (logprob.grad == 0).all()
+    logprob.grad = None
+    policy_loss(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]), logprob).backward()
+    torch.testing.assert_close(logprob.grad, torch.tensor([-0.25, 0.25]))
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_self_critical_training_raises_the_reward(samples: int) -> None:
+    """Reward: the share of words that are id 5. It must rise."""
+    decoder = toys.decoder(dropout=0.0).train()
+
+    def reward(_: int, words: list[int]) -> float:
+        return words.count(5) / max(1, len(words))
+
+    objective = SelfCritical(ObjectiveConfig(kind="self_critical", samples=samples), reward, 4)
+    made = batch(torch.tensor([[1], [1]]), torch.tensor([[2], [2]]), 2, 3)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    rewards = []
+    for _ in range(60):
+        projected = decoder.project(made.vectors, made.mask)
+        loss = objective.loss(decoder, projected, made, generator)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        rewards.append(loss.parts["reward"])
+    assert sum(rewards[-10:]) > sum(rewards[:10]) + 2
