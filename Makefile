@@ -24,10 +24,9 @@ demo: .venv/base  ## caption the sample pictures and draw where the model looked
 test: .venv/dev  ## run the default test suite
 	$(BIN)/python -m pytest -q
 
-check: .venv/dev  ## style, types, documentation
+check: .venv/dev  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
 
 docs: .venv/dev  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet

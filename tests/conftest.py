@@ -13,9 +13,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if "slow" in item.keywords and not config.getoption("--slow"):
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
-        if "data" in item.keywords and not SHARED_DATA.is_dir():
+        if item.get_closest_marker("data") and not SHARED_DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"{SHARED_DATA} is not there"))
 
 

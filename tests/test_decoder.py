@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-import toys
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import toys
 from regard.attention.position import PositionCode
 from regard.errors import ConfigError, UnknownName
 from regard.types import ProjectedAnnotations

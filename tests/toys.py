@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from regard.config import DecoderConfig, EncoderConfig, Recipe
+
+from regard.config import DecoderConfig, EncoderConfig, ObjectiveConfig, Recipe
 from regard.decoder import AttentionDecoder
 from regard.encoders import build_encoder
 from regard.vocabulary import SPECIALS, Vocabulary
@@ -37,14 +38,16 @@ def decoder(*, annotation_dim: int = 6, seed: int = 0, **settings: object) -> At
 
 def recipe(**decoder_settings: object) -> Recipe:
     sizes = {"embedding_dim": 8, "hidden_dim": 10, "attention_dim": 7, "grid_shape": (2, 2)}
+    kind = "hard_attention" if decoder_settings.get("attention") == "hard" else "cross_entropy"
     return Recipe(
         name="toy",
+        objective=ObjectiveConfig(kind=kind),
         encoder=EncoderConfig(image_size=64),
         decoder=DecoderConfig(**(sizes | decoder_settings)),  # type: ignore[arg-type]
     )
 
 
-def captioner(**decoder_settings: object):  # noqa: ANN201  (imported late: it needs every station)
+def captioner(**decoder_settings: object):
     from regard.captioner import Captioner
 
     made = recipe(**decoder_settings)

@@ -7,8 +7,9 @@
     README.md           model card
     training.pt         only where the run can be resumed; loaded weights-only
 
-It is written to a temporary folder beside its place and renamed, so that a kill or a full
-disk leaves the old one whole.
+It is written to a temporary folder beside its place (`.NAME.new`) and renamed, so that a kill
+or a full disk leaves the old one whole: in its place, or, where the kill fell between the two
+renames, as `.NAME.old`, which loading finds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.errors import CheckpointError
-from regard.vocabulary import Vocabulary
+from regard.vocabulary import SPECIALS, Vocabulary
 
 FORMAT_VERSION = 1
+SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
+"""Which id means what; stored in every config and compared when it is read."""
+
 _NEEDED = ("config.json", "vocabulary.json", "model.safetensors")
+_CONFIG_KEYS = ("name", "medium", "recipe", "preprocessing", "encoder", "special_ids")
+_ENCODER_KEYS = ("name", "digest", "annotation_dim", "grid_shape")
+_FAULTS_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def save_checkpoint(
     """Write a checkpoint; an old one at the same place is replaced only when this is whole.
 
     Args:
-        folder: where it shall lie.
+        folder: where it shall lie; a checkpoint that is there is replaced as a whole.
         config: plain values; the format version is added.
         vocabulary: the words.
         weights: by name; stored in the type they have.
@@ -76,20 +82,22 @@ def save_checkpoint(
         training_state: tensors and plain values for resuming.
 
     Raises:
-        CheckpointError: it cannot be written; what was there before is untouched.
+        CheckpointError: it cannot be written, or the folder holds something else; what was
+            there before is untouched.
     """
-    folder = Path(folder)
-    temporary: Path | None = None
+    folder = Path(folder).resolve()
+    _refuse_other_things(folder)
+    # Always the same name, so that what a kill left behind is cleared by the next save.
+    temporary = folder.with_name(f".{folder.name}.new")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         _write_json(temporary / "config.json", {"format_version": FORMAT_VERSION} | config)
         (temporary / "vocabulary.json").write_text(vocabulary.to_json(), "utf-8")
         # Safetensors refuses tensors that share memory; tied weights are stored once each.
         plain = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
                  for k, v in weights.items()}  # fmt: skip
-        save_file(plain, temporary / "model.safetensors")
+        save_file(plain, temporary / "model.safetensors", metadata={"format": "pt"})
         _write_json(temporary / "metrics.json", metrics)
         (temporary / "README.md").write_text(card, "utf-8")
         if training_state is not None:
@@ -102,8 +110,7 @@ def save_checkpoint(
             "untouched. Free some space or name another folder."
         ) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
@@ -143,10 +150,10 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
 
 
 def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
-    """Read `config.json` alone.
+    """Read `config.json` alone and check that it says all that a captioner is built from.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of a newer format.
+        CheckpointError: it is missing, damaged, incomplete, or of an unknown format.
     """
     path = Path(folder) / "config.json"
     config = _read_json(path)
@@ -156,10 +163,53 @@ def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
             f"{path} has format_version {version!r}; this regard knows {FORMAT_VERSION}. Update "
             "regard, or save the model again with the version that made it."
         )
+    encoder = config.get("encoder")
+    missing = [key for key in _CONFIG_KEYS if key not in config]
+    missing += [
+        f"encoder.{key}"
+        for key in _ENCODER_KEYS
+        if not isinstance(encoder, dict) or key not in encoder
+    ]
+    if missing:
+        raise CheckpointError(f"{path} is incomplete: it lacks {', '.join(missing)}.")
     return config
 
 
+def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Put weights into a module: every one that it has, no other, each of its shape.
+
+    Args:
+        module: is filled in place.
+        weights: by the names of `module.state_dict()`.
+        source: where they come from, for the message.
+
+    Raises:
+        CheckpointError: names or shapes differ; the module is then untouched.
+    """
+    wanted = module.state_dict()
+    faults = [f"{key} is missing" for key in wanted if key not in weights]
+    faults += [f"{key} belongs to nothing" for key in weights if key not in wanted]
+    faults += [
+        f"{key} has shape {tuple(weights[key].shape)}, wanted {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if faults:
+        more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+        raise CheckpointError(
+            f"{source}: the weights do not fit the config: {'; '.join(faults[:_FAULTS_SHOWN])}"
+            f"{more}. The files are of different models."
+        )
+    module.load_state_dict(weights)
+
+
 def _check_fit(checkpoint: Checkpoint) -> None:
+    stored = checkpoint.config["special_ids"]
+    if stored != SPECIAL_IDS:
+        raise CheckpointError(
+            f"{checkpoint.path}: special_ids are {stored}; this regard uses {SPECIAL_IDS}. The "
+            "model was made by another program."
+        )
     rows = checkpoint.weights.get("decoder.embedding.weight")
     if rows is None:
         raise CheckpointError(f"{checkpoint.path} holds no word embedding: it is no captioner.")
@@ -202,29 +252,58 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
+def _refuse_other_things(folder: Path) -> None:
+    """Replace checkpoints only: a slip in a path must not cost somebody a folder of pictures."""
+    if not folder.exists() or (folder / "config.json").is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise CheckpointError(
+            f"{folder} exists and is no checkpoint, so it is not replaced. Name another folder."
+        )
+
+
 def _sync(folder: Path) -> None:
     """Have the bytes on the disk before the names change."""
+    # Safetensors writes files that only their owner may read.
+    mode = (folder / "config.json").stat().st_mode
     for path in folder.iterdir():
-        with path.open("rb") as file:
+        path.chmod(mode)
+        with path.open("r+b") as file:
             os.fsync(file.fileno())
+    _sync_names(folder)
+
+
+def _sync_names(folder: Path) -> None:
+    if os.name != "posix":
+        return  # elsewhere a folder cannot be opened
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _swap(temporary: Path, folder: Path) -> None:
     """Put the new folder in the old one's place; the old is kept until the new is there."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = _kept(folder)
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     try:
         temporary.rename(folder)
-    except OSError:
+    except BaseException:
         if old.exists():
             old.rename(folder)
         raise
+    _sync_names(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _kept(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _recovered(folder: Path) -> Path:
     """Return the folder, or the old one that a kill between two renames left beside it."""
-    old = folder.with_name(f".{folder.name}.old")
+    old = _kept(folder.resolve())
     return old if not folder.exists() and old.exists() else folder

@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-import toys
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import toys
 from regard.backends.torch_backend import TorchBackend
 from regard.decoding import DecodingOptions, decode
 from regard.decoding.single import keep_likely
@@ -126,7 +127,7 @@ def test_the_trace_is_as_long_as_the_caption_and_belongs_to_its_words(
     seed: int, method: str
 ) -> None:
     found = run(Table(seed), (0, 1), method=method, max_length=6, min_length=1)
-    for (best, *_) in found:
+    for best, *_ in found:
         assert len(best.tokens) == len(best.alpha) == len(best.beta) == len(best.alternatives)
         read = (START, *best.tokens[:-1])  # the toy's attention says which word was read
         np.testing.assert_allclose(best.alpha[:, 0], 0.1 * np.array(read), rtol=1e-6)
@@ -160,7 +161,7 @@ def test_length_penalty_by_hand() -> None:
 def test_ngram_blocking_prefix_banned_and_lengths(method: str) -> None:
     for seed in range(10):
         found = run(Table(seed), (0, 1), method=method, max_length=8, block_ngram=2)
-        for (best, *_) in found:
+        for best, *_ in found:
             pairs = list(itertools.pairwise(best.tokens))
             assert len(pairs) == len(set(pairs))
         (best, *_) = run(Table(seed), method=method, prefix=(4, 2), max_length=5)[0]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toys
 import torch
 from PIL import Image
+
+import toys
 from regard.errors import MediaError
 from regard.media import read_image
 
@@ -113,7 +114,9 @@ def test_truncated_empty_text_and_missing(tmp_path: Path) -> None:
 
 def test_a_decompression_bomb_is_refused_by_its_header() -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")

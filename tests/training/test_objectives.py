@@ -4,8 +4,9 @@ import itertools
 import math
 
 import pytest
-import toys
 import torch
+
+import toys
 from regard.config import ObjectiveConfig
 from regard.training.cross_entropy import CrossEntropy
 from regard.training.hard_attention import HardAttentionObjective
@@ -22,9 +23,7 @@ def batch(tokens: torch.Tensor, targets: torch.Tensor, items: int, cells: int) -
 
 def test_doubly_stochastic_penalty_by_hand() -> None:
     """Summed over valid cells, averaged over captions, padding steps left out."""
-    alpha = torch.tensor(
-        [[[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]], [[0.2, 0.3, 0.5], [9.0, 9.0, 9.0]]]
-    )
+    alpha = torch.tensor([[[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]], [[0.2, 0.3, 0.5], [9.0, 9.0, 9.0]]])
     steps = torch.tensor([[True, True], [True, False]])
     cells = torch.tensor([[True, True, False], [True, True, True]])
     # first: (1 - .75)^2 + (1 - 1.25)^2 = .125; second: .64 + .49 + .25 = 1.38

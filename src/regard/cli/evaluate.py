@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from regard.cli.output import complain
+
 if TYPE_CHECKING:
     from regard.metrics.evaluate import EvaluationResult
 
@@ -80,9 +82,9 @@ def _print(result: EvaluationResult) -> None:
         console = Console(width=_WIDTH_OF_A_FILE)
     console.print(_table(result))
     for name, reason in result.scores.missing.items():
-        typer.echo(f"regard: no {_LABELS[name]}: {reason}", err=True)
+        complain(f"no {_LABELS[name]}: {reason}")
     for key, error in result.failures.items():
-        typer.echo(f"regard: {key}: {error} Scored as an empty caption.", err=True)
+        complain(f"{key}: {error} Scored as an empty caption.")
 
 
 def _table(result: EvaluationResult) -> Table:

@@ -53,7 +53,7 @@ def _printed(match: re.Match[str]) -> str:
         return token.translate(_PARENTHESES).lower()
     if kind == "symbol":
         return token.translate(_SYMBOLS).lower()
-    return token.replace("\u00ad", "").lower()
+    return token.replace("\u00ad", "").lower() or "-"
 
 
 _TWO_WORDS = ("cannot", "gonna", "gotta", "wanna", "gimme", "lemme")

@@ -1,0 +1,146 @@
+"""The command line: streams, statuses, and what is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import toys
+from regard.cli.main import app, main
+from regard.pretrained import DEFAULTS, shipped_models
+
+pytestmark = pytest.mark.slow  # starts the whole command many times
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("cli") / "toy"
+    toys.captioner().save(folder, metrics={"scores": {"bleu4": 1.0}})
+    return str(folder)
+
+
+def run(*arguments: str, stdin: str = ""):
+    return CliRunner().invoke(app, list(arguments), input=stdin)
+
+
+def test_captions_go_to_standard_output(model: str, tmp_path: Path) -> None:
+    _, images = toys.write_data(tmp_path, 3)
+    found = run("caption", str(images), "--model", model, "--beam", "1")
+    assert found.exit_code == 0
+    lines = found.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(images / f"{i}.jpg") for i in range(3)]
+    piped = run("caption", "-", "--model", model, "--beam", "1", stdin=f"{images / '1.jpg'}\n")
+    assert piped.stdout.splitlines() == [lines[1]]
+
+
+def test_a_bad_item_is_reported_and_the_others_go_on(model: str, tmp_path: Path) -> None:
+    _, images = toys.write_data(tmp_path, 2)
+    (images / "0.jpg").write_text("no picture")
+    files = [str(images / "0.jpg"), "gone.jpg", str(images / "1.jpg")]
+    found = run("caption", *files, "--model", model)
+    assert found.exit_code == 1
+    assert found.stdout.startswith(str(images / "1.jpg"))
+    assert len(found.stdout.splitlines()) == 1
+    assert len(found.stderr.splitlines()) == 2
+    found = run("caption", *files, "--model", model, "--json")
+    records = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [set(r) == {"file", "error"} for r in records] == [True, True, False]
+    assert [r["file"] for r in records] == files
+    assert found.exit_code == 1
+
+
+def test_json_without_alpha_and_contact_sheets(model: str, tmp_path: Path) -> None:
+    _, images = toys.write_data(tmp_path, 1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "0.png").write_bytes((images / "0.jpg").read_bytes())
+    files = [str(images / "0.jpg"), str(tmp_path / "other" / "0.png")]
+    found = run("caption", *files, "--model", model, "--json", "--no-alpha", "--explain",
+                str(tmp_path / "maps"))  # fmt: skip
+    assert found.exit_code == 0
+    assert all("alpha" not in json.loads(line) for line in found.stdout.splitlines())
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["0-2.png", "0.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("caption", "x.jpg", "--model", "nowhere"), "no model 'nowhere'"),
+        (("caption", "x.jpg", "--beam", "0", "--model", "MODEL"), "beam"),
+        (("caption", "x.jpg", "--context", "soft", "--model", "MODEL"), "context"),
+        (("train",), "--data"),
+        (("train", "flickr8k-sofd"), "flickr8k-soft"),
+        (("train", "own-data", "--set", "training.epoch=3"), "epochs"),
+        (("train", "own-data", "--resume", "x"), "--resume"),
+        (("data", "check", "nowhere.csv"), "cannot be opened"),
+        (("evaluate", "--annotations", "nowhere.json"), "cannot be opened"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments: tuple[str, ...], says: str, model: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    named = [model if a == "MODEL" else a for a in arguments]
+    monkeypatch.setattr("sys.argv", ["regard", *named])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    written = capsys.readouterr()
+    assert says in written.err
+    assert written.out == ""
+    assert len(written.err.splitlines()) == 1
+
+
+def test_info_models_and_version(model: str) -> None:
+    found = run("info", model)
+    assert found.exit_code == 0
+    assert "2×2 cells" in found.stdout
+    assert json.loads(run("info", model, "--json").stdout)["name"] == "toy"
+    names = [json.loads(x)["name"] for x in run("models", "--json").stdout.splitlines()]
+    assert names == list(shipped_models())
+    assert run("models").exit_code == 0
+    assert run("--version").stdout.startswith("regard 0.")
+
+
+def test_data_check_says_by_its_status_whether_all_is_well(tmp_path: Path) -> None:
+    captions, images = toys.write_data(tmp_path)
+    assert run("data", "check", str(captions), "--images", str(images)).exit_code == 0
+    (images / "0.jpg").unlink()
+    found = run("data", "check", str(captions), "--images", str(images), "--json")
+    assert found.exit_code == 1
+    assert json.loads(found.stdout)["problems"][0]["kind"] == "missing file"
+
+
+def test_own_data_in_one_command_then_evaluate(tmp_path: Path) -> None:
+    captions, images = toys.write_data(tmp_path)
+    small = ["training.epochs=1", "data.min_count=1", "encoder.image_size=64",
+             "decoder.hidden_dim=8", "decoder.feature_dim=8"]  # fmt: skip
+    sets = [x for s in small for x in ("--set", s)]
+    out = tmp_path / "mine"
+    found = run("train", "--data", str(captions), "--images", str(images), "--out", str(out), *sets)
+    assert found.exit_code == 0, found.output
+    assert found.stdout.strip() == str(out / "best")
+    assert "epoch 1:" in found.stderr
+    scores = tmp_path / "scores.json"
+    found = run("evaluate", "--model", str(out / "best"), "--annotations", str(captions),
+                "--images", str(images), "--split", "val", "--tokenizer", "python",
+                "--json", str(scores))  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "BLEU-4" in found.stdout
+    record = json.loads(scores.read_text())
+    assert set(record["captions"]) == {"3.jpg", "7.jpg"}
+    assert {"bleu1", "bleu4", "rouge_l", "cider_d"} <= set(record["scores"])
+    assert record["settings"]["split"] == "val"
+
+
+@pytest.mark.skipif(DEFAULTS["image"] not in shipped_models(), reason="no model is shipped yet")
+def test_the_shipped_model_is_the_default_and_works_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib.resources import files
+
+    monkeypatch.chdir(tmp_path)
+    sample = str(files("regard") / "samples" / "astronaut.jpg")
+    found = run("caption", sample)
+    assert found.exit_code == 0
+    assert len(found.stdout.split(": ")[1].split()) >= 3

@@ -1,0 +1,166 @@
+"""Evaluation of a whole split, in Python and on the command line."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import regard
+from regard.captioner import Failure
+from regard.cli.main import app
+from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.errors import ConfigError, DatasetError, MediaError, UnknownName
+from regard.metrics import java
+from regard.metrics.evaluate import evaluate
+
+TEXTS = {"a.jpg": "a red dog runs", "b.jpg": "two cats sit on a mat"}
+
+
+@dataclass
+class Said:
+    text: str
+
+
+class Parrot:
+    """Stands for a captioner: says what TEXTS holds; any other file cannot be read."""
+
+    name = "parrot"
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def caption_many(self, sources: Any, **options: Any) -> Any:
+        self.options = options
+        for source in sources:
+            name = Path(source).name
+            if name in TEXTS:
+                yield Said(TEXTS[name])
+            else:
+                yield Failure(source, MediaError(f"{name} is no picture."))
+
+
+def dataset(*names: str, split: str = "val") -> CaptionDataset:
+    items = (
+        CaptionedItem(f"photos/{n}", (TEXTS.get(n, "a bird flies"), "a picture"), split, n)
+        for n in names
+    )
+    return CaptionDataset(tuple(items), "captions.csv")
+
+
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java.shutil, "which", lambda name: None)
+
+
+def test_one_caption_per_picture_is_scored_and_labelled():
+    parrot = Parrot()
+    seen: list[tuple[int, int]] = []
+    result = evaluate(
+        parrot,  # type: ignore[arg-type]
+        dataset("a.jpg", "b.jpg"),
+        beam=5,
+        report=lambda done, total: seen.append((done, total)),
+    )
+    assert parrot.options["beam"] == 5
+    assert seen == [(1, 2), (2, 2)]
+    assert result.captions == TEXTS
+    assert result.failures == {}
+    assert result.scores.values["bleu1"] == pytest.approx(100, abs=1e-4)
+    assert result.settings == {
+        "model": "parrot",
+        "split": "val",
+        "beam": 5,
+        "tokenizer": "python",
+        "references": 2,
+        "pictures": 2,
+    }
+    record = json.loads(json.dumps(result.to_json()))
+    assert list(record["scores"]) == [
+        "bleu1",
+        "bleu2",
+        "bleu3",
+        "bleu4",
+        "rouge_l",
+        "cider_d",
+        "meteor",
+    ]
+    assert record["scores"]["meteor"] is None
+    assert "java" in record["missing"]["meteor"]
+
+
+def test_a_failed_picture_counts_as_an_empty_caption():
+    whole = evaluate(Parrot(), dataset("a.jpg", "b.jpg"))  # type: ignore[arg-type]
+    result = evaluate(Parrot(), dataset("a.jpg", "b.jpg", "c.jpg"))  # type: ignore[arg-type]
+    assert result.captions == TEXTS | {"c.jpg": ""}
+    assert result.failures == {"c.jpg": "c.jpg is no picture."}
+    assert result.settings["pictures"] == 3
+    assert result.scores.values["rouge_l"] == pytest.approx(whole.scores.values["rouge_l"] * 2 / 3)
+
+
+def test_a_limit_takes_the_first_pictures():
+    result = evaluate(Parrot(), dataset("a.jpg", "b.jpg"), limit=1)  # type: ignore[arg-type]
+    assert list(result.captions) == ["a.jpg"]
+
+
+def test_an_empty_split_names_those_there_are():
+    with pytest.raises(DatasetError, match=r"no pictures in the split 'test'; it has val"):
+        evaluate(Parrot(), dataset("a.jpg"), split="test")  # type: ignore[arg-type]
+
+
+def test_faults_are_found_before_the_first_caption():
+    parrot = Parrot()
+    with pytest.raises(UnknownName, match="tokenizer"):
+        evaluate(parrot, dataset("a.jpg"), tokenizer="pbt")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="limit is -1"):
+        evaluate(parrot, dataset("a.jpg"), limit=-1)  # type: ignore[arg-type]
+    assert parrot.options == {}
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run `regard evaluate` with the parrot on the pictures named."""
+    monkeypatch.setattr(regard, "load", lambda name, device: Parrot())
+
+    def run(names: list[str], *options: str):
+        rows = [f"{n},{TEXTS.get(n, 'a bird')},val" for n in names]
+        path = tmp_path / "captions.csv"
+        path.write_text("\n".join(["file,caption,split", *rows]) + "\n", "utf-8")
+        return CliRunner().invoke(app, ["evaluate", "--annotations", str(path), *options])
+
+    return run
+
+
+def test_the_command_prints_the_papers_rows_and_writes_json(command, tmp_path: Path):
+    out = tmp_path / "scores.json"
+    result = command(["a.jpg", "b.jpg"], "--json", str(out))
+    assert result.exit_code == 0, result.output
+    ours, *papers = [line for line in result.stdout.splitlines() if "│" in line]
+    assert "parrot" in ours
+    assert "val (2) · python · beam 3 · 1 refs" in ours
+    assert [p for p in ("Log Bilinear", "Soft", "Hard", "person") if p in "".join(papers)] == [
+        "Log Bilinear",
+        "Soft",
+        "Hard",
+        "person",
+    ]
+    assert "no METEOR: no `java` on the PATH" in result.stderr
+    record = json.loads(out.read_text("utf-8"))
+    assert set(record) == {"scores", "missing", "settings", "captions", "failures"}
+    assert record["captions"] == TEXTS
+
+
+def test_the_command_exits_1_where_a_picture_failed(command):
+    result = command(["a.jpg", "c.jpg"])
+    assert result.exit_code == 1
+    assert "c.jpg: c.jpg is no picture. Scored as an empty caption." in result.stderr
+    assert "parrot" in result.stdout
+
+
+def test_the_command_looks_at_the_output_folder_first(command, tmp_path: Path):
+    result = command(["a.jpg"], "--json", str(tmp_path / "none" / "x.json"))
+    assert result.exit_code == 2
+    assert "no folder" in result.stderr
+    assert result.stdout == ""

@@ -1,0 +1,123 @@
+"""Recipes and vocabularies."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard.config import DecoderConfig, ObjectiveConfig, Recipe, from_dict, load_recipe, override
+from regard.config import to_dict as as_dict
+from regard.errors import CheckpointError, ConfigError, UnknownName
+from regard.recipes import find_recipe, shipped_recipes
+from regard.vocabulary import END, START, UNKNOWN, Vocabulary, build_vocabulary, words_of
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_load_and_survive_the_journey(name: str) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert from_dict(Recipe, as_dict(recipe)) == recipe
+
+
+def test_settings_are_laid_over() -> None:
+    recipe = override(Recipe(), ["training.epochs=3", "decoder.scores=dot", "data.images=a b"])
+    assert (recipe.training.epochs, recipe.decoder.scores) == (3, "dot")
+    assert recipe.data.images == "a b"
+    assert override(Recipe(), ["optimizer.learning_rate=1"]).optimizer.learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("decoder.hiden_dim=3", "hidden_dim"),
+        ("decodr.hidden_dim=3", "decoder"),
+        ("decoder.hidden_dim=big", "int"),
+        ("decoder.hidden_dim=true", "int"),
+        ("decoder.hidden_dim=0", "hidden_dim"),
+        ("decoder.scores=cosine", "additive"),
+        ("decoder.temperature=0.0", "temperature"),
+        ("optimizer.learning_rate=0.0", "learning_rate"),
+        ("evaluation.metric=spicee", "cider_d"),
+        ("decoder.attention=hard", "hard_attention"),
+        ("objective.kind=hard_attention", "decoder.attention"),
+        ("decoder=3", "table"),
+        ("epochs", "="),
+    ],
+)
+def test_wrong_settings_are_named(setting: str, says: str) -> None:
+    with pytest.raises((ConfigError, UnknownName), match=says):
+        override(Recipe(), [setting])
+
+
+def test_recipe_files(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(path)
+    path.write_text("name = ")
+    with pytest.raises(ConfigError, match="TOML"):
+        load_recipe(path)
+    path.write_text('name = "mine"\n[decoder]\nhidden_dim = 7\n')
+    assert find_recipe(str(path)) == Recipe(name="mine", decoder=DecoderConfig(hidden_dim=7))
+    with pytest.raises(UnknownName, match="flickr8k-soft"):
+        find_recipe("flickr8k-sofd")
+
+
+def test_hard_attention_recipes_need_both_settings() -> None:
+    recipe = Recipe(
+        decoder=DecoderConfig(attention="hard"), objective=ObjectiveConfig(kind="hard_attention")
+    )
+    assert recipe.decoder.attention == "hard"
+
+
+def test_vocabulary_keeps_frequent_words_in_a_stable_order() -> None:
+    captions = ["a dog runs", "a cat runs", "a dog sits"]
+    made = build_vocabulary(captions, min_count=2)
+    assert made.words[4:] == ("a", "dog", "runs")
+    assert build_vocabulary(captions, min_count=1, max_words=2).words[4:] == ("a", "dog")
+    assert made.encode("A dog, sleeping") == [4, 5, UNKNOWN]
+    assert made.decode([START, 4, 5, END]) == "a dog"
+    with pytest.raises(ConfigError, match="min_count"):
+        build_vocabulary(captions, min_count=99)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A man's red T-shirt, size 3!", ["a", "man's", "red", "t-shirt", "size", "3"]),
+        ("'quoted' -- dash - end-", ["quoted", "dash", "end"]),
+        ("एक हिन्दी कुत्ता", ["एक", "हिन्दी", "कुत्ता"]),
+        ("Cafe\u0301 Straße ÉTÉ", ["café", "straße", "été"]),
+        ("", []),
+    ],
+)
+def test_words(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
+def test_characters_come_back_whatever_the_script(captions: list[str]) -> None:
+    try:
+        made = build_vocabulary(captions, tokens="character", min_count=1)
+    except ConfigError:
+        return  # nothing but spaces
+    for caption in captions:
+        text = made.decode(made.encode(caption))
+        assert made.decode(made.encode(text)) == text
+
+
+def test_bpe_captions_come_back() -> None:
+    made = build_vocabulary(["the dog runs", "the dogs run", "狗在跑"] * 3, tokens="bpe",
+                            min_count=1, max_words=60)  # fmt: skip
+    again = Vocabulary.from_json(made.to_json())
+    for caption in ("the dogs run", "狗在跑"):
+        assert again.decode(again.encode(caption)) == caption
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format_version": 9}', '{"format_version": 1, "words": [1]}',
+             '{"format_version": 1, "words": ["a"], "tokens": "word", "bpe": null}']
+)  # fmt: skip
+def test_damaged_vocabularies(text: str) -> None:
+    with pytest.raises(CheckpointError):
+        Vocabulary.from_json(text)

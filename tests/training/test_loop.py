@@ -1,0 +1,232 @@
+"""The loop: it learns, it resumes to the same bits, it leaves its traces."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import toys
+from regard.captioner import Captioner
+from regard.config import Recipe, override
+from regard.data import AnnotationStore, StoreKey
+from regard.encoders import build_encoder
+from regard.encoders.fast import encode_with
+from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
+from regard.training import train
+from regard.training.batches import collate, make_chunks, plan_epoch
+from regard.training.logs import Silent
+
+pytestmark = pytest.mark.slow  # trains real, if small, runs
+
+
+class Killed(Exception):
+    """Stands for the kill signal."""
+
+
+class KillAt(Silent):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def progress(self, step: int, *_: object) -> None:
+        if step == self.step:
+            raise Killed
+
+
+def toy_recipe(folder: Path, *settings: str) -> Recipe:
+    captions, images = toys.write_data(folder)
+    recipe = override(
+        replace(toys.recipe(dropout=0.3), name="toy"),
+        [
+            f"data.annotations={captions}",
+            f"data.images={images}",
+            "data.min_count=1",
+            "data.flip=true",
+            "data.max_length=8",
+            "training.epochs=3",
+            "training.batch_size=4",
+            "training.captions_per_image=2",
+            "training.save_every=2",
+            "optimizer.learning_rate=0.01",
+            "optimizer.ema_decay=0.5",
+            "evaluation.diary_pictures=2",
+            *settings,
+        ],
+    )
+    return recipe
+
+
+KINDS = {
+    "soft": {},
+    "hard": {"decoder": {"attention": "hard"}, "objective": {"kind": "hard_attention"}},
+    "self-critical": {"objective": {"kind": "self_critical", "samples": 2}},
+    "fine-tuned": {"encoder": {"trainable": True}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_resumed_it_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    sections = {name: replace(getattr(recipe, name), **v) for name, v in KINDS[kind].items()}
+    recipe = replace(recipe, **sections)
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "broken", report=KillAt(5))
+    train(recipe, tmp_path / "broken", resume=True)
+    for name in ("last", "best"):
+        one, other = (Captioner.load(tmp_path / run / name) for run in ("whole", "broken"))
+        for part in ("decoder", "encoder"):
+            weights = getattr(one, part).state_dict()
+            for key, value in getattr(other, part).state_dict().items():
+                assert torch.equal(value, weights[key]), (name, part, key)
+    records = (tmp_path / "broken" / "log.jsonl").read_text().splitlines()
+    steps = [json.loads(r)["step"] for r in records if json.loads(r)["kind"] == "train"]
+    assert steps == list(range(1, 10))
+
+
+def test_a_run_leaves_a_diary_logs_and_a_model_that_captions(tmp_path: Path) -> None:
+    best = train(toy_recipe(tmp_path), tmp_path / "run")
+    page = (tmp_path / "run" / "diary.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("<section") == 2
+    assert page.count("<b>3</b>") == 2
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    evaluations = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+        if '"evaluation"' in line
+    ]
+    assert [e["epoch"] for e in evaluations] == [0, 1, 2, 3]
+    assert {"bleu4", "cider_d", "loss"} <= set(evaluations[0])
+    assert Captioner.load(best).caption(tmp_path / "images" / "3.jpg").text
+
+
+def test_it_learns_four_pictures_by_heart(tmp_path: Path) -> None:
+    recipe = toy_recipe(
+        tmp_path,
+        "training.epochs=40",
+        "decoder.dropout=0",
+        "data.flip=false",
+        "data.limit=2",
+        "objective.lambda_ds=0",
+        "evaluation.metric=loss",
+        "training.captions_per_image=1",
+    )
+    best = train(recipe, tmp_path / "run")
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [x["nll_per_word"] for x in lines if x["kind"] == "train"]
+    assert losses[-1] < 0.45 * losses[0]
+    assert best.is_dir()
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "optimizer.learning_rate=1e-12", "training.patience=1",
+                        "training.epochs=9")  # fmt: skip
+    train(recipe, tmp_path / "run")
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    assert max(json.loads(line).get("epoch", 0) for line in log.splitlines()) < 9
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "objective.lambda_ds=1e39")
+    with pytest.raises(RegardError, match="not updated"):
+        train(recipe, tmp_path / "run")
+
+
+def test_errors_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names no captions"):
+        train(Recipe(), tmp_path / "run")
+    recipe = toy_recipe(tmp_path)
+    (tmp_path / "images" / "1.jpg").unlink()
+    with pytest.raises(DatasetError, match="1 of 8 pictures"):
+        train(recipe, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        train(recipe, tmp_path / "nowhere", resume=True)
+
+
+def test_an_epoch_holds_every_caption_once() -> None:
+    captions = [[[4] * n for n in range(1, 2 + i % 5)] for i in range(30)]
+    chunks = make_chunks(captions, 3)
+    for batching in ("bucket", "equal", "random"):
+        plan = plan_epoch(chunks, 8, batching, seed=1, epoch=2)
+        seen = sorted((c.item, w) for batch in plan for c in batch for w in c.captions)
+        wanted = sorted((i, tuple(w)) for i, of in enumerate(captions) for w in of)
+        assert seen == wanted
+        assert all(len({len(c.captions) for c in batch}) == 1 for batch in plan)
+        assert plan == plan_epoch(chunks, 8, batching, seed=1, epoch=2)
+        assert plan != plan_epoch(chunks, 8, batching, seed=1, epoch=3)
+    equal = plan_epoch(chunks, 8, "equal", seed=1, epoch=0)
+    assert all(len({c.length for c in batch}) == 1 for batch in equal)
+
+
+def test_tokens_begin_with_start_and_targets_end_with_end() -> None:
+    tokens, targets, steps = collate(make_chunks([[[7, 8], [9]]], 2))
+    assert tokens.tolist() == [[1, 9, 0], [1, 7, 8]]
+    assert targets.tolist() == [[9, 2, 0], [7, 8, 2]]
+    assert steps.tolist() == [[True, True, False], [True, True, True]]
+
+
+def test_the_store_resumes_and_refuses_another_encoder(tmp_path: Path) -> None:
+    import numpy as np
+
+    key = StoreKey("digest", (2, 2), 3)
+    wanted = [(f"d{i}", view, f"{i}.jpg") for i in range(5) for view in ("plain", "flip")]
+    calls: list[int] = []
+
+    def encode(batch: list[tuple[str, str]]) -> np.ndarray:
+        calls.append(len(batch))
+        return np.array(
+            [np.full((4, 3), int(f[0]) + (0.5 if v == "flip" else 0)) for f, v in batch]
+        )
+
+    assert list(AnnotationStore(tmp_path / "s", key).fill(wanted, encode, 4))[-1] == 10
+    store = AnnotationStore(tmp_path / "s", key)
+    assert list(store.fill(wanted, encode, 4)) == []
+    assert sum(calls) == 10
+    assert store.read([("d3", "flip"), ("d0", "plain")])[:, 0, 0].tolist() == [3.5, 0.0]
+    assert store.read([("d3", "flip")]).dtype == np.float16
+    with pytest.raises(DatasetError, match="d9"):
+        store.read([("d9", "plain")])
+    for other in (StoreKey("other", (2, 2), 3), StoreKey("digest", (4, 1), 3)):
+        with pytest.raises(DatasetError, match="another"):
+            AnnotationStore(tmp_path / "s", other)
+    shard = next((tmp_path / "s").glob("*.npy"))
+    shard.write_bytes(shard.read_bytes()[:200])
+    with pytest.raises(DatasetError, match="damaged"):
+        AnnotationStore(tmp_path / "s", key)
+
+
+def test_onnxruntime_and_torch_encode_alike() -> None:
+    import numpy as np
+
+    encoder = build_encoder(toys.recipe().encoder, pretrained=True)
+    pixels = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
+    one, other = (encode_with(encoder, runtime=r)(pixels) for r in ("torch", "onnxruntime"))
+    cosine = (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other)
+    assert cosine > 0.9999
+    assert one.shape == (3, 4, 1280)
+
+
+def test_grids_of_the_lite_encoders() -> None:
+    for name, size, level, shape, features in (
+        ("efficientnet_lite0", 224, "stride32", (7, 7), 1280),
+        ("efficientnet_lite0", 224, "stride16", (14, 14), 112),
+        ("efficientnet_lite2", 224, "stride32", (7, 7), 1280),
+    ):
+        config = replace(toys.recipe().encoder, name=name, image_size=size, level=level)
+        encoder = build_encoder(config, pretrained=False)
+        vectors = encoder(torch.zeros(1, 3, size, size))
+        assert tuple(vectors.shape) == (1, shape[0] * shape[1], features)
+        assert encoder.grid_shape == shape
+        assert encoder.annotation_dim == features
+
+
+def test_frozen_batch_norm_stays_frozen() -> None:
+    config = replace(toys.recipe().encoder, trainable=True)
+    encoder = build_encoder(config, pretrained=False).train()
+    before = {k: v.clone() for k, v in encoder.state_dict().items() if "running" in k}
+    encoder(torch.randn(2, 3, 64, 64))
+    after = encoder.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+    assert before
