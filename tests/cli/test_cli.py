@@ -10,8 +10,6 @@ import toys
 from regard.cli.main import app, main
 from regard.pretrained import DEFAULTS, shipped_models
 
-pytestmark = pytest.mark.slow  # starts the whole command many times
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:

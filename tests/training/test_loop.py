@@ -18,8 +18,6 @@ from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
 from regard.training.logs import Silent
 
-pytestmark = pytest.mark.slow  # trains real, if small, runs
-
 
 class Killed(Exception):
     """Stands for the kill signal."""
@@ -99,13 +97,14 @@ def test_a_run_leaves_a_diary_logs_and_a_model_that_captions(tmp_path: Path) -> 
     ]
     assert [e["epoch"] for e in evaluations] == [0, 1, 2, 3]
     assert {"bleu4", "cider_d", "loss"} <= set(evaluations[0])
-    assert Captioner.load(best).caption(tmp_path / "images" / "3.jpg").text
+    assert Captioner.load(best).caption(tmp_path / "images" / "3.jpg", min_length=1).text
 
 
-def test_it_learns_four_pictures_by_heart(tmp_path: Path) -> None:
+def test_it_learns_two_pictures_by_heart(tmp_path: Path) -> None:
     recipe = toy_recipe(
         tmp_path,
         "training.epochs=40",
+        "training.batch_size=1",
         "decoder.dropout=0",
         "data.flip=false",
         "data.limit=2",

@@ -90,7 +90,7 @@ class Diary:
             for caption in entry["captions"]:
                 if caption["key"] != said.key:
                     continue
-                alpha = np.array(caption["alpha"], np.float32).reshape(len(caption["words"]), -1)
+                alpha = np.array(caption["alpha"], np.float32).reshape(-1, said.grid.cells)
                 top = max(2.0, float(alpha.max(initial=0.0)) * alpha.shape[1])
                 words = [
                     (word, row, f"epoch {entry['epoch']}, peak {row.max():.2f}")

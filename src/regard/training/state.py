@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,9 +81,13 @@ class TrainState:
                 self.average.swap(self.parameters())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values only, so that it loads weights-only."""
+        """Return tensors and plain values only, so that it loads weights-only.
+
+        Everything is copied: `state_dict` shares memory with the live weights, and a save
+        exchanges those with their averages before the file is written.
+        """
         trains_encoder = any(p.requires_grad for p in self.encoder.parameters())
-        return {
+        live = {
             "decoder": self.decoder.state_dict(),
             "encoder": self.encoder.state_dict() if trains_encoder else {},
             "objective": self.objective.state_dict(),
@@ -97,6 +102,7 @@ class TrainState:
                 "stale": self.stale,
             },
         }
+        return copy.deepcopy(live)
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go on from `to_dict`.
