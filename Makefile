@@ -1,35 +1,47 @@
-# Every target does its own set-up. `make` alone lists them.
+# Every target does its own set-up in .venv. `make` alone lists them.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "regard needs Python 3.11 or later; name one with PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing regard into .venv; the first time takes a few minutes."
 	$(PIP) -e .
-	touch $@
+	@touch $@
 
 .venv/dev: .venv/base
 	$(PIP) -e '.[dev]'
-	touch $@
+	@touch $@
 
-demo: .venv/base  ## caption the sample pictures and draw where the model looked
+demo: .venv/base  ## caption the sample photographs and draw where the model looked
 	$(BIN)/regard caption src/regard/samples/*.jpg --explain demo
-	@echo "The pictures are in demo/."
+	@echo "For every photograph demo/ holds a picture of where the model looked for each word."
 
 test: .venv/dev  ## run the default test suite
 	$(BIN)/python -m pytest -q
 
-check: .venv/dev  ## style
+check: .venv/dev docs  ## style, types, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
-docs: .venv/dev  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+docs: .venv/dev  ## write docs/cli.md anew and build the documentation into site/
+	$(BIN)/python -m typer regard.cli.main utils docs --name regard --output docs/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+wheel: .venv/dev  ## build the wheel, and caption a photograph with it from another folder
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target dist/installed dist/*.whl
+	cd / && PYTHONPATH=$(CURDIR)/dist/installed $(CURDIR)/$(BIN)/python -m regard caption \
+	    $(CURDIR)/dist/installed/regard/samples/dog.jpg
 
 clean:  ## remove everything that was made here
 	rm -rf .venv demo site build dist

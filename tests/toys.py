@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from regard.config import DecoderConfig, EncoderConfig, ObjectiveConfig, Recipe
+from regard.config import DecoderConfig, EncoderConfig, Recipe
 from regard.decoder import AttentionDecoder
 from regard.encoders import build_encoder
+from regard.types import AttentionTrace, Caption, Grid, Word
 from regard.vocabulary import SPECIALS, Vocabulary
 
 WORDS = ("a", "dog", "cat", "runs", "sits", "on", "grass", "red")
@@ -38,10 +39,8 @@ def decoder(*, annotation_dim: int = 6, seed: int = 0, **settings: object) -> At
 
 def recipe(**decoder_settings: object) -> Recipe:
     sizes = {"embedding_dim": 8, "hidden_dim": 10, "attention_dim": 7, "grid_shape": (2, 2)}
-    kind = "hard_attention" if decoder_settings.get("attention") == "hard" else "cross_entropy"
     return Recipe(
         name="toy",
-        objective=ObjectiveConfig(kind=kind),
         encoder=EncoderConfig(image_size=64),
         decoder=DecoderConfig(**(sizes | decoder_settings)),  # type: ignore[arg-type]
     )
@@ -84,3 +83,48 @@ def write_data(folder: Path, pictures: int = 8) -> tuple[Path, Path]:
     captions = folder / "captions.csv"
     captions.write_text("\n".join(lines) + "\n", "utf-8")
     return captions, images
+
+
+def caption(
+    texts: tuple[str, ...] = ("a", "dog", "runs"),
+    *,
+    alpha: np.ndarray | None = None,
+    grid: Grid | None = None,
+    chosen: tuple[int, ...] = (),
+) -> Caption:
+    """A caption made by hand; alpha (T, L) is uneven unless given, `chosen` makes it hard."""
+    grid = grid or Grid(("rows", "cols"), (2, 3), (40, 60), ((0.0, 40.0), (0.0, 60.0)))
+    if alpha is None:
+        alpha = np.random.default_rng(1).dirichlet(np.ones(grid.cells), len(texts))
+    alpha = alpha.astype(np.float32).reshape(len(texts), grid.cells)
+    words = tuple(
+        Word(
+            text=text,
+            logprob=-0.5,
+            alpha=row.reshape(grid.shape),
+            beta=0.75,
+            location=chosen[i] if chosen else None,
+            alternatives=((text, -0.5), ("cat", -1.5)),
+        )
+        for i, (text, row) in enumerate(zip(texts, alpha, strict=True))
+    )
+    trace = AttentionTrace(
+        alpha=alpha,
+        beta=np.full(len(texts), 0.75),
+        location=np.array(chosen) if chosen else None,
+        attention="hard" if chosen else "soft",
+        context="argmax" if chosen else "expected",
+        grid=grid,
+    )
+    return Caption(
+        text=" ".join(texts),
+        words=words,
+        score=-0.5 * len(texts),
+        finished=True,
+        trace=trace,
+        file="folder/photo.jpg",
+        medium="image",
+        model="toy",
+        seconds=0.01,
+        pixels=picture(0, (grid.source_size[0], grid.source_size[1])),
+    )

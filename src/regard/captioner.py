@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import nn
 
 from regard.backends.torch_backend import TorchBackend
+from regard.captions import CaptionWriter, banned_ids, prefix_ids
 from regard.card import model_card
-from regard.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from regard.checkpoint import (
+    SPECIAL_IDS,
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from regard.config import Recipe, from_dict, to_dict
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
 from regard.encoders import Encoder, build_encoder
 from regard.errors import CheckpointError, ConfigError, MediaError, RegardError, UnknownName
 from regard.media import image_grid, preprocess, read_image
-from regard.types import AttentionTrace, Caption, Grid, Hypothesis, Media, Word
+from regard.types import Annotations, Caption, Media
 from regard.version import __version__
-from regard.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
+from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+
+Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media
+"""Whatever `regard.media.read_image` reads, or what it has read."""
 
 _OPTIONS = {f.name for f in fields(DecodingOptions)}
+_READERS = 2  # threads that read pictures while the batch before is captioned
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,11 @@ class Captioner:
             name: printed with every caption.
             device: where the work is done.
             metrics: scores that travel with the model.
+
+        Raises:
+            ConfigError: there is no such device.
         """
+        _check_device(device)
         self.encoder = encoder.to(device)
         self.decoder = decoder.to(device)
         self.vocabulary = vocabulary
@@ -80,8 +98,16 @@ class Captioner:
         self.metrics = metrics or {}
         self.backend = TorchBackend(self.encoder, self.decoder, device)
 
+    @overload
+    def caption(self, source: Source, *, batch_size: int = 16, **options: Any) -> Caption: ...
+
+    @overload
     def caption(
-        self, source: Any, *, batch_size: int = 16, **options: Any
+        self, source: list[Any] | tuple[Any, ...], *, batch_size: int = 16, **options: Any
+    ) -> list[Caption]: ...
+
+    def caption(
+        self, source: Source | list[Any] | tuple[Any, ...], *, batch_size: int = 16, **options: Any
     ) -> Caption | list[Caption]:
         """Caption one picture or a list of them.
 
@@ -89,7 +115,8 @@ class Captioner:
             source: a path, bytes, PIL image, array or tensor (see `regard.media.read_image`),
                 or a list of such.
             batch_size: pictures that go through the network together.
-            **options: fields of `DecodingOptions`; `prefix` and `banned` take words.
+            **options: fields of `DecodingOptions`, such as `beam=5`; `prefix` and `banned`
+                take words as well as ids.
 
         Returns:
             A caption for one source, a list for a list.
@@ -97,33 +124,32 @@ class Captioner:
         Raises:
             MediaError: a picture cannot be read.
             ConfigError: an option is wrong.
+            UnknownName: there is no such option.
         """
         many = isinstance(source, list | tuple)
+        sources: Sequence[Source] = source if many else [source]
         captions: list[Caption] = []
-        for result in self.caption_many(
-            source if many else [source], batch_size=batch_size, **options
-        ):
+        for result in self.caption_many(sources, batch_size=batch_size, **options):
             if isinstance(result, Failure):
                 raise result.error
             captions.append(result)
         return captions if many else captions[0]
 
     def caption_many(
-        self, sources: Iterable[Any], *, batch_size: int = 16, **options: Any
+        self, sources: Iterable[Source], *, batch_size: int = 16, **options: Any
     ) -> Iterator[Caption | Failure]:
         """Caption a stream of sources in order; a bad one yields a `Failure`, the rest go on.
 
-        Pictures are read in two threads, one batch at a time, so memory stays flat however
-        long the stream is. Takes the arguments of `caption`.
+        While one batch is captioned the next is read, and no more, so memory stays flat
+        however long the stream is. Takes the arguments of `caption`; options are checked at
+        once, before the first picture is read.
         """
-        search = self._options(options)
-        stream = iter(sources)
-        with ThreadPoolExecutor(2) as pool:
-            while batch := list(islice(stream, batch_size)):
-                yield from self._caption_batch(list(pool.map(self._read, batch)), search)
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
+        return self._stream(iter(sources), batch_size, self._options(options))
 
-    def annotate(self, media: Sequence[Media]) -> Any:
-        """Encode pictures to `Annotations` of N items."""
+    def annotate(self, media: Sequence[Media]) -> Annotations:
+        """Encode N pictures to their annotations."""
         pixels = np.stack([preprocess(m, self.encoder.spec) for m in media])
         grids = tuple(image_grid(m.size, self.encoder.spec, self.encoder.grid_shape) for m in media)
         return self.backend.encode(pixels, grids)
@@ -148,12 +174,11 @@ class Captioner:
             CheckpointError: it cannot be written; what was there before is untouched.
         """
         weights = {
-            f"{part}.{key}": value.half() if half and value.is_floating_point() else value
-            for part, module in (("encoder", self.encoder), ("decoder", self.decoder))
-            for key, value in module.state_dict().items()
+            key: value.half() if half and value.is_floating_point() else value
+            for key, value in _parts(self.encoder, self.decoder).state_dict().items()
         }
         metrics = self.metrics if metrics is None else metrics
-        config = self._config()
+        config = self._config(resumable=training_state is not None)
         save_checkpoint(
             folder,
             config=config,
@@ -170,6 +195,8 @@ class Captioner:
 
         Raises:
             CheckpointError: it is missing, damaged, or its parts do not fit.
+            ConfigError: there is no such device.
+            MissingExtra: its encoder needs a package that is not installed.
         """
         return cls._assemble(load_checkpoint(folder), device)
 
@@ -189,25 +216,24 @@ class Captioner:
     def _assemble(cls, checkpoint: Checkpoint, device: str) -> Captioner:
         config = checkpoint.config
         try:
-            recipe = from_dict(Recipe, config["recipe"])
-            encoder = build_encoder(recipe.encoder, pretrained=False)
-            decoder = AttentionDecoder(
-                recipe.decoder,
-                annotation_dim=encoder.annotation_dim,
-                vocabulary_size=len(checkpoint.vocabulary),
-            )
-            _check_config(config, encoder)
-        except (KeyError, TypeError, ConfigError, UnknownName) as error:
+            # Fresh weights are drawn and overwritten; the caller's random numbers go on unmoved.
+            with torch.random.fork_rng(devices=[]):
+                recipe = from_dict(Recipe, config["recipe"])
+                encoder = build_encoder(recipe.encoder, pretrained=False)
+                decoder = AttentionDecoder(
+                    recipe.decoder,
+                    annotation_dim=encoder.annotation_dim,
+                    vocabulary_size=len(checkpoint.vocabulary),
+                )
+        except (ConfigError, UnknownName) as error:
             raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
-        for part, module in (("encoder.", encoder), ("decoder.", decoder)):
-            own = {k.removeprefix(part): v for k, v in checkpoint.weights.items()
-                   if k.startswith(part)}  # fmt: skip
-            try:
-                module.load_state_dict(own)
-            except RuntimeError as error:
-                raise CheckpointError(
-                    f"{checkpoint.path}: the weights do not fit the config: {error}"
-                ) from error
+        _check_encoder(checkpoint, encoder)
+        load_weights(_parts(encoder, decoder), checkpoint.weights, str(checkpoint.path))
+        if encoder.digest() != config["encoder"]["digest"]:
+            raise CheckpointError(
+                f"{checkpoint.path}: the encoder's weights are not those that config.json names; "
+                "model.safetensors is damaged or of another model."
+            )
         return cls(
             encoder.eval(),
             decoder.eval(),
@@ -218,12 +244,13 @@ class Captioner:
             metrics=checkpoint.metrics,
         )
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self, *, resumable: bool) -> dict[str, Any]:
+        recipe = self.config if resumable else _without_places(self.config)
         return {
             "regard_version": __version__,
             "name": self.name,
             "medium": "image",
-            "recipe": to_dict(self.config),
+            "recipe": to_dict(recipe),
             "preprocessing": to_dict(self.encoder.spec),
             "encoder": {
                 "name": self.encoder.name,
@@ -231,7 +258,7 @@ class Captioner:
                 "annotation_dim": self.encoder.annotation_dim,
                 "grid_shape": list(self.encoder.grid_shape),
             },
-            "special_ids": dict(zip(SPECIALS, range(len(SPECIALS)), strict=True)),
+            "special_ids": SPECIAL_IDS,
         }
 
     def _options(self, options: dict[str, Any]) -> DecodingOptions:
@@ -239,113 +266,108 @@ class Captioner:
         if unknown:
             raise UnknownName("captioning option", unknown[0], _OPTIONS)
         options = dict(options)
-        for name in ("prefix", "banned"):
-            if isinstance(options.get(name), str):
-                options[name] = tuple(self.vocabulary.encode(options[name]))
-        if options.get("beam") == 1 and "method" not in options:
-            options["method"] = "greedy"
-        return DecodingOptions(**options)
+        for name, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
+            if name in options:
+                options[name] = ids(self.vocabulary, options[name])
+        made = DecodingOptions(**options)
+        if made.context != "expected" and self.config.decoder.attention != "hard":
+            raise ConfigError(
+                f"context={made.context!r} chooses one location, and the model {self.name!r} has "
+                "soft attention, which looks at all. Leave context out, or use a hard model."
+            )
+        return made
 
-    def _read(self, source: Any) -> Media | Failure:
-        if isinstance(source, Media):
-            return source
+    def _stream(
+        self, sources: Iterator[Source], batch_size: int, options: DecodingOptions
+    ) -> Iterator[Caption | Failure]:
+        pool = ThreadPoolExecutor(_READERS)
+
+        def read_ahead() -> list[Future[Media | Failure]]:
+            return [pool.submit(_read, source) for source in islice(sources, batch_size)]
+
         try:
-            return read_image(source)
-        except MediaError as error:
-            return Failure(str(source) if isinstance(source, str | Path) else "<picture>", error)
+            ahead = read_ahead()
+            while ahead:
+                batch, ahead = ahead, read_ahead()
+                yield from self._caption_batch([item.result() for item in batch], options)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _caption_batch(
-        self, read: list[Media | Failure], options: DecodingOptions
+        self, items: list[Media | Failure], options: DecodingOptions
     ) -> Iterator[Caption | Failure]:
-        began = time.perf_counter()
-        media = [m for m in read if isinstance(m, Media)]
-        captions: Iterator[Caption] = iter(())
-        if media:
-            annotations = self.annotate(media)
-            found = decode(
-                self.backend,
-                annotations,
-                options,
-                start=START,
-                end=END,
-                forbidden=(PAD, START, UNKNOWN),
-            )
-            seconds = (time.perf_counter() - began) / len(media)
-            captions = iter(
-                [
-                    self._captions(m, g, best, options, seconds)
-                    for m, g, best in zip(media, annotations.grids, found, strict=True)
-                ]
-            )
-        for item in read:
+        media = [item for item in items if isinstance(item, Media)]
+        captions = iter(self._captions(media, options) if media else ())
+        for item in items:
             yield item if isinstance(item, Failure) else next(captions)
 
-    def _captions(
-        self,
-        media: Media,
-        grid: Grid,
-        found: tuple[Hypothesis, ...],
-        options: DecodingOptions,
-        seconds: float,
-    ) -> Caption:
-        first, *others = (self._one(media, grid, h, options, seconds) for h in found)
-        return first if not others else _with_others(first, tuple(others))
-
-    def _one(
-        self,
-        media: Media,
-        grid: Grid,
-        found: Hypothesis,
-        options: DecodingOptions,
-        seconds: float,
-    ) -> Caption:
-        attention = self.config.decoder.attention
-        context = options.context if attention == "hard" else "expected"
-        trace = AttentionTrace(found.alpha, found.beta, found.location, attention, context, grid)
-        return Caption(
-            text=self.vocabulary.decode(found.tokens),
-            words=tuple(self._word(found, t, grid) for t in range(len(found.tokens))),
-            score=found.score,
-            finished=found.finished,
-            trace=trace,
-            file=media.name,
-            medium=media.medium,
-            model=self.name,
-            seconds=seconds,
-            pixels=media.pixels,
+    def _captions(self, media: list[Media], options: DecodingOptions) -> list[Caption]:
+        began = time.perf_counter()
+        annotations = self.annotate(media)
+        found = decode(
+            self.backend,
+            annotations,
+            options,
+            start=START,
+            end=END,
+            forbidden=(PAD, START, UNKNOWN),
         )
-
-    def _word(self, found: Hypothesis, t: int, grid: Grid) -> Word:
-        return Word(
-            text=self.vocabulary.word(found.tokens[t]),
-            logprob=float(found.logprobs[t]),
-            alpha=found.alpha[t].reshape(grid.shape),
-            beta=None if found.beta is None else float(found.beta[t]),
-            location=None if found.location is None else int(found.location[t]),
-            alternatives=tuple((self.vocabulary.word(i), p) for i, p in found.alternatives[t]),
+        seconds = (time.perf_counter() - began) / len(media)
+        writer = CaptionWriter(
+            self.vocabulary, self.name, self.config.decoder.attention, options.context
         )
+        return [
+            writer.write(item, grid, best, seconds)
+            for item, grid, best in zip(media, annotations.grids, found, strict=True)
+        ]
 
 
-def _with_others(first: Caption, others: tuple[Caption, ...]) -> Caption:
-    return replace(first, n_best=others)
+def _read(source: Source) -> Media | Failure:
+    if isinstance(source, Media):
+        return source
+    try:
+        return read_image(source)
+    except MediaError as error:
+        is_path = isinstance(source, str | Path)
+        return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
 
 
-def _check_config(config: dict[str, Any], encoder: Encoder) -> None:
+def _parts(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:
+    """Return both under the names that their weights bear in a checkpoint."""
+    return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+
+
+def _without_places(recipe: Recipe) -> Recipe:
+    """Name the data, not the place where it lay on one machine."""
+    names = {
+        key: Path(getattr(recipe.data, key)).name for key in ("annotations", "images", "store")
+    }
+    training = replace(recipe.training, init_from=Path(recipe.training.init_from).name)
+    return replace(recipe, data=replace(recipe.data, **names), training=training)
+
+
+def _check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
     """Refuse a config whose parts contradict each other."""
-    wanted = dict(zip(SPECIALS, range(len(SPECIALS)), strict=True))
-    if config["special_ids"] != wanted:
-        raise ConfigError(f"special_ids are {config['special_ids']}; this regard uses {wanted}.")
-    stored = config["encoder"]["annotation_dim"]
-    if stored != encoder.annotation_dim:
-        raise ConfigError(
-            f"annotation_dim is {stored}, and the encoder {encoder.name} gives "
-            f"{encoder.annotation_dim}."
-        )
-    if config["preprocessing"] != to_dict(encoder.spec):
-        raise ConfigError(
-            f"preprocessing is {config['preprocessing']}, and the encoder {encoder.name} needs "
-            f"{to_dict(encoder.spec)}."
-        )
+    config = checkpoint.config
+    for key, stored, own in (
+        ("annotation_dim", config["encoder"]["annotation_dim"], encoder.annotation_dim),
+        ("grid_shape", config["encoder"]["grid_shape"], list(encoder.grid_shape)),
+        ("preprocessing", config["preprocessing"], to_dict(encoder.spec)),
+    ):
+        if stored != own:
+            raise CheckpointError(
+                f"{checkpoint.path / 'config.json'}: {key} is {stored}, and the encoder "
+                f"{encoder.name} has {own}. The config was changed by hand, or the encoder is of "
+                "another version."
+            )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = "cpu and cuda" if torch.cuda.is_available() else "cpu"
+        raise ConfigError(f"device {device!r} cannot be used; this machine has {here}.") from error
 
 
 __all__ = ["Captioner", "Failure"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_NAMES = {
+METRIC_LABELS = {
     "bleu1": "BLEU-1",
     "bleu2": "BLEU-2",
     "bleu3": "BLEU-3",
@@ -12,7 +12,9 @@ _NAMES = {
     "meteor": "METEOR",
     "rouge_l": "ROUGE-L",
     "cider_d": "CIDEr-D",
+    "spice": "SPICE",
 }
+"""How each score is called, in the usual order."""
 
 
 def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> str:
@@ -56,7 +58,9 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> s
 
 def _score_lines(metrics: dict[str, Any]) -> list[str]:
     scores: dict[str, float] = metrics.get("scores") or {}
-    known = [(label, scores[key]) for key, label in _NAMES.items() if scores.get(key) is not None]
+    known = [
+        (label, scores[key]) for key, label in METRIC_LABELS.items() if scores.get(key) is not None
+    ]
     if not known:
         return []
     settings = ", ".join(f"{k} {v}" for k, v in (metrics.get("settings") or {}).items())

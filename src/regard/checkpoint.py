@@ -86,10 +86,10 @@ def save_checkpoint(
             there before is untouched.
     """
     folder = Path(folder).resolve()
-    _refuse_other_things(folder)
     # Always the same name, so that what a kill left behind is cleared by the next save.
     temporary = folder.with_name(f".{folder.name}.new")
     try:
+        _refuse_other_things(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write_json(temporary / "config.json", {"format_version": FORMAT_VERSION} | config)

@@ -255,7 +255,7 @@ class Caption:
         """Return the caption in the one schema of command line, HTTP and bulk work.
 
         Args:
-            alpha: whether to include the maps, [words][cells], row-major, 6 digits.
+            alpha: whether to include the maps, `[words][cells]`, row-major, 6 digits.
 
         Returns:
             A dictionary of plain Python values, ready for `json.dumps`.

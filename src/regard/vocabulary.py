@@ -79,6 +79,7 @@ class Vocabulary:
             from tokenizers import Tokenizer
         except ImportError as error:
             raise MissingExtra("tokenizers", "train", "cutting text into BPE pieces") from error
+        assert self.bpe is not None  # only asked for where tokens are "bpe"
         return Tokenizer.from_str(self.bpe)
 
     def split(self, text: str) -> list[str]:

@@ -1,106 +1,197 @@
-"""Every caption file, and the report on what is wrong with one."""
+"""Captions from every kind of file, and one clear error for each that is wrong."""
 
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-import toys
-from regard.data import load_dataset
-from regard.data.check import check_dataset
+from regard.data import CaptionDataset, CaptionedItem, load_dataset
+from regard.data.formats import read_caption_file
 from regard.errors import DatasetError, UnknownName
 
-# ruff: noqa: E501
-KARPATHY = json.dumps({"images": [
-    {"filename": "a.jpg", "split": "restval", "sentences": [{"raw": "A dog ."}, {"raw": "Ein Hünd"}]},
-    {"filename": "b.jpg", "filepath": "val", "split": "val", "sentences": [{"tokens": ["a", "cat"]}]},
-]})  # fmt: skip
-COCO = json.dumps({
-    "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}],
-    "annotations": [{"image_id": 8, "caption": "a cat"}, {"image_id": 7, "caption": "A dog ."},
-                    {"image_id": 7, "caption": "Ein Hünd"}],
-})  # fmt: skip
-ROWS = [("a.jpg", "A dog ."), ("a.jpg", "Ein Hünd"), ("b.jpg", "a cat")]
-CSV = "file,caption\n" + "\n".join(f'{f},"{c}"' for f, c in ROWS)
-JSONL = "\n".join(json.dumps({"file": f, "caption": c, "split": "dev"}) for f, c in ROWS)
-TOKENS = "\n".join(f"{f}#{i}\t{c}" for i, (f, c) in enumerate(ROWS))
+CAPTIONS = {"a.jpg": ["A dog, running.", "Ein Hund läuft"], "b.jpg": ["two cats", "二匹の猫"]}
+SPLITS = {"a.jpg": "train", "b.jpg": "val"}
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("d.json", KARPATHY), ("c.json", COCO), ("c.csv", CSV), ("c.tsv", CSV.replace(",", "\t")),
-     ("c.jsonl", JSONL), ("c.token.txt", TOKENS), ("bom.csv", "\ufeff" + CSV)],
-)  # fmt: skip
-def test_every_kind_gives_the_same_captions(name: str, text: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text, "utf-8")
-    dataset = load_dataset(tmp_path / name, tmp_path / "images")
-    found = {Path(key).name: sorted(value) for key, value in dataset.references().items()}
-    assert found == {"a.jpg": ["A dog .", "Ein Hünd"], "b.jpg": ["a cat"]}
-    splits = {Path(i.key).name: i.split for i in dataset}
-    wanted = {"d.json": ("train", "val"), "c.jsonl": ("val", "val")}.get(name, ("", ""))
-    assert (splits["a.jpg"], splits["b.jpg"]) == wanted
-    assert all(item.file.startswith(str(tmp_path / "images")) for item in dataset)
+def karpathy() -> str:
+    images = [
+        {"filename": f, "split": SPLITS[f], "sentences": [{"raw": c} for c in captions]}
+        for f, captions in CAPTIONS.items()
+    ]
+    return json.dumps({"images": images, "dataset": "toy"})
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("a.json", b"{", "no whole"),
-        ("a.csv", b"picture,text\nx,y\n", "wanted file, caption"),
-        ("a.jsonl", b'{"file": 3, "caption": "x"}', "no file"),
-        ("a.xml", b"<x/>", "no known kind"),
-        ("a.csv", "file,caption\nx,é".encode("latin-1"), "UTF-8"),
-        ("a.json", b'{"images": 3}', "no whole karpathy"),
-    ],
-)
-def test_bad_files(name: str, content: bytes, says: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DatasetError, match=says):
+def coco() -> str:
+    ids = {f: 10 + i for i, f in enumerate(CAPTIONS)}
+    images = [{"id": i, "file_name": f} for f, i in ids.items()]
+    notes = [{"image_id": ids[f], "id": 0, "caption": c} for f, cs in CAPTIONS.items() for c in cs]
+    return json.dumps({"images": images, "annotations": notes}, ensure_ascii=False)
+
+
+def flickr8k() -> str:
+    return "".join(f"{f}#{i}\t{c}\n" for f, cs in CAPTIONS.items() for i, c in enumerate(cs))
+
+
+def table(delimiter: str) -> str:
+    rows = [f'{f}{delimiter}"{c}"{delimiter}{SPLITS[f]}' for f, cs in CAPTIONS.items() for c in cs]
+    return "\r\n".join([delimiter.join(("file", "caption", "split")), *rows])
+
+
+def jsonl() -> str:
+    rows = [{"file": f, "caption": c, "split": SPLITS[f]} for f, cs in CAPTIONS.items() for c in cs]
+    return "\n".join(json.dumps(row) for row in rows) + "\n\n"
+
+
+FILES = {
+    "karpathy.json": karpathy(),
+    "coco.json": coco(),
+    "Flickr8k.token.txt": flickr8k(),
+    "comma.csv": table(","),
+    "semicolon.csv": table(";"),
+    "tab.tsv": table("\t"),
+    "lines.jsonl": jsonl(),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_every_kind_reads_the_same(name: str, bom: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(bom + FILES[name], "utf-8", newline="")
+    dataset = load_dataset(path, "pictures")
+    assert dataset.references() == CAPTIONS
+    assert [item.file for item in dataset] == ["pictures/a.jpg", "pictures/b.jpg"]
+    if name not in ("coco.json", "Flickr8k.token.txt"):
+        assert {item.key: item.split for item in dataset} == SPLITS
+    assert dataset.source == str(path)
+
+
+def test_without_a_folder_pictures_lie_beside_the_captions(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("file,caption\nsub/a.jpg,a dog\n")
+    assert load_dataset(tmp_path / "c.csv").items[0].file == str(tmp_path / "sub" / "a.jpg")
+
+
+def test_karpathys_folders_tokens_and_restval(tmp_path: Path) -> None:
+    image = {
+        "filepath": "val2014",
+        "filename": "x.jpg",
+        "split": "restval",
+        "sentences": [{"tokens": ["a", "dog"]}],
+    }
+    (tmp_path / "d.json").write_text(json.dumps({"images": [image]}))
+    dataset = load_dataset(tmp_path / "d.json")
+    assert dataset.items == (
+        CaptionedItem(str(tmp_path / "val2014" / "x.jpg"), ("a dog",), "train", "val2014/x.jpg"),
+    )
+
+
+def test_a_caption_may_hold_the_delimiter_quotes_and_line_breaks(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text('file,caption\na.jpg,"a ""red"", wet;\ndog"\n')
+    assert load_dataset(tmp_path / "c.csv").items[0].captions == ('a "red", wet;\ndog',)
+
+
+def test_an_unknown_suffix_is_read_by_the_kind_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "captions").write_text("file,caption\na.jpg,a dog\n")
+    with pytest.raises(DatasetError, match="no known kind"):
+        load_dataset(tmp_path / "captions")
+    assert len(load_dataset(tmp_path / "captions", kind="csv")) == 1
+    with pytest.raises(UnknownName, match="karpathy"):
+        load_dataset(tmp_path / "captions", kind="karpaty")
+
+
+WRONG = {
+    "broken.json": '{"images": [',
+    "list.json": "[1, 2]",
+    "no-sentences.json": '{"images": [{"filename": "a.jpg"}]}',
+    "numbers.json": '{"images": [{"filename": "a.jpg", "sentences": [{"raw": 3}]}]}',
+    "lost-image.json": '{"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}',
+    "columns.csv": "picture,text\na.jpg,a dog\n",
+    "short-row.csv": "file,caption\na.jpg\n",
+    "long-row.csv": "file,caption\na.jpg,a dog, a cat\n",
+    "quote.csv": 'file,caption\na.jpg,"a dog\n',
+    "line.jsonl": '{"file": "a.jpg", "caption": "a"}\n{"file": "b.jpg"\n',
+    "list.jsonl": "[1]\n",
+    "number.jsonl": '{"file": "a.jpg", "caption": 3}\n',
+    "tokens.txt": "a.jpg#0\ta dog\nb.jpg#0 a cat\n",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_file_that_is_not_whole_is_one_error(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(WRONG[name])
+    with pytest.raises(DatasetError, match=name.replace(".", r"\.")):
         load_dataset(tmp_path / name)
 
 
-def test_missing_files_and_unknown_kinds(tmp_path: Path) -> None:
+def test_the_error_says_where(tmp_path: Path) -> None:
+    for name, place in (
+        ("line.jsonl", "line 2"),
+        ("short-row.csv", "line 2"),
+        ("tokens.txt", "line 2"),
+    ):
+        (tmp_path / name).write_text(WRONG[name])
+        with pytest.raises(DatasetError, match=place):
+            load_dataset(tmp_path / name)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be opened"):
-        load_dataset(tmp_path / "nowhere.csv")
-    (tmp_path / "a.csv").write_text(CSV)
-    with pytest.raises(UnknownName, match="karpathy"):
-        load_dataset(tmp_path / "a.csv", kind="karpaty")
+        load_dataset(tmp_path / "gone.csv")
+    with pytest.raises(DatasetError, match="cannot be opened"):
+        load_dataset(tmp_path)
+    (tmp_path / "latin.csv").write_bytes("file,caption\na.jpg,ein Bär\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match="UTF-8"):
+        load_dataset(tmp_path / "latin.csv")
 
 
-def test_the_split_is_by_picture_and_does_not_depend_on_order(tmp_path: Path) -> None:
-    captions, images = toys.write_data(tmp_path, 20)
-    dataset = load_dataset(captions, images)
-    one = dataset.with_split(0.25, seed=1)
-    assert len(one.split("val")) == 5
-    assert len(one.split("train")) == 15
-    backwards = type(dataset)(dataset.items[::-1], dataset.source).with_split(0.25, seed=1)
-    assert {i.key for i in one.split("val")} == {i.key for i in backwards.split("val")}
-    assert {i.key for i in one.split("val")} != {
-        i.key for i in dataset.with_split(0.25, seed=2).split("val")
-    }
+@given(st.lists(st.text(min_size=1).filter(lambda t: t.strip()), min_size=1, max_size=5))
+def test_any_text_survives_jsonl(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "any.jsonl"
+    lines = [json.dumps({"file": "a.jpg", "caption": text}) for text in texts]
+    path.write_text("\n".join(lines), "utf-8")
+    found = read_caption_file(path)
+    assert [row.caption for row in found.rows] == texts
+    assert found.dataset.items[0].captions == tuple(texts)
 
 
-def test_the_report_names_every_fault(tmp_path: Path) -> None:
-    captions, images = toys.write_data(tmp_path)
-    assert check_dataset(captions, images).problems == ()
-    (images / "1.jpg").unlink()
-    (images / "2.jpg").write_text("no picture")
-    (images / "3.jpg").write_bytes((images / "0.jpg").read_bytes())
-    with captions.open("a") as file:
-        file.write("4.jpg,...,train\n5.jpg,a dog runs,val\n9.jpg,,train\n0.jpg,a cat runs,train\n")
-    report = check_dataset(captions, images)
-    found = {(p.kind, p.where) for p in report.problems}
-    assert found == {
-        ("missing file", "1.jpg"),
-        ("unreadable image", "2.jpg"),
-        ("same picture in two splits", "3.jpg"),
-        ("empty caption", "4.jpg"),
-        ("in two splits", "5.jpg"),
-        ("duplicate caption", "5.jpg"),
-        ("empty caption", "9.jpg"),
-        ("no caption", "9.jpg"),
-        ("duplicate caption", "0.jpg"),
-    }
-    assert report.counts["pictures"] == 8
-    assert "missing file: 1.jpg" in report.text()
-    assert json.loads(json.dumps(report.to_json()))["counts"]["captions"] == 19
+def test_ambiguous_image_ids_are_refused(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]
+    annotations = [{"id": 0, "image_id": 1, "caption": "a dog"}]
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    with pytest.raises(DatasetError, match=r"both a\.jpg and b\.jpg"):
+        load_dataset(path)
+
+
+def items(count: int, split: str = "") -> tuple[CaptionedItem, ...]:
+    return tuple(CaptionedItem(f"{i}.jpg", ("a",), split, f"{i}.jpg") for i in range(count))
+
+
+@given(
+    count=st.integers(2, 60),
+    fraction=st.floats(0.0, 0.9),
+    seed=st.integers(0, 5),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_split_is_by_picture_and_deaf_to_order(
+    count: int, fraction: float, seed: int, order: object
+) -> None:
+    whole = CaptionDataset(items(count), "x")
+    parted = whole.with_split(fraction, seed)
+    keys = [{i.key for i in parted.split(name)} for name in ("train", "val")]
+    assert keys[0] | keys[1] == {i.key for i in whole}
+    assert not keys[0] & keys[1]
+    assert len(keys[1]) == max(1, round(count * fraction))
+    shuffled = list(whole)
+    order.shuffle(shuffled)  # type: ignore[attr-defined]
+    again = CaptionDataset(tuple(shuffled), "x").with_split(fraction, seed)
+    assert {i.key for i in again.split("val")} == keys[1]
+
+
+def test_a_split_leaves_test_pictures_alone() -> None:
+    mixed = CaptionDataset(items(3, "test") + items(1), "x").with_split(0.5, 0)
+    assert [i.split for i in mixed] == ["test", "test", "test", "train"]

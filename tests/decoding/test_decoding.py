@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 import toys
 from regard.backends.torch_backend import TorchBackend
 from regard.decoding import DecodingOptions, decode
-from regard.decoding.single import keep_likely
-from regard.errors import ConfigError
-from regard.types import Annotations, DecoderState, ProjectedAnnotations, Step
+from regard.types import Annotations, DecoderState, Hypothesis, ProjectedAnnotations, Step
 
 START, END = 0, 1
 
@@ -27,6 +25,7 @@ class Table:
         generator = np.random.default_rng(seed)
         self.logits = generator.normal(size=(4, words, words, words)) * 2
         self.tensors = tensors
+        self.steps = 0
 
     def asarray(self, x):
         return torch.as_tensor(x) if self.tensors else np.asarray(x)
@@ -47,11 +46,13 @@ class Table:
 
     def step(self, token, state, projected, *, context="expected", generator=None):
         hidden, last = np.asarray(state.hidden), np.asarray(token)
+        assert len(last) % len(projected.values) == 0
+        self.steps += 1
         logits = self.logits[hidden[:, 0], hidden[:, 1], last]
         after = self.asarray(np.stack([hidden[:, 0], last], 1))
         alpha = np.stack([0.1 * last, 1 - 0.1 * last], 1)
         return Step(self.asarray(logits), DecoderState(after, after), self.asarray(alpha),
-                    beta=self.asarray(alpha[:, :1]))  # fmt: skip
+                    beta=self.asarray(alpha[:, :1]), location=self.asarray(last % 2))  # fmt: skip
 
 
 def items(*numbers: int) -> Annotations:
@@ -64,6 +65,10 @@ def run(backend, which=(0,), **options):
                   forbidden=(START,))  # fmt: skip
 
 
+def log_softmax(row: np.ndarray) -> np.ndarray:
+    return row - np.log(np.exp(row).sum())
+
+
 def exhaustive(table: Table, item: int, longest: int) -> list[tuple[float, tuple[int, ...]]]:
     """Score every caption of up to `longest` words."""
     found = []
@@ -71,8 +76,7 @@ def exhaustive(table: Table, item: int, longest: int) -> list[tuple[float, tuple
         for words in itertools.product(range(2, 5), repeat=length):
             said, score = (START, START, *words), 0.0
             for t, word in enumerate((*words, END)):
-                row = table.logits[item, said[t], said[t + 1]]
-                score += row[word] - np.log(np.exp(row).sum())
+                score += log_softmax(table.logits[item, said[t], said[t + 1]])[word]
             found.append((float(score), words))
     return sorted(found, reverse=True)
 
@@ -81,72 +85,173 @@ seeds = st.integers(0, 10_000)
 
 
 @settings(max_examples=20, deadline=None)
-@given(seeds)
-def test_a_wide_beam_equals_exhaustive_search(seed: int) -> None:
-    table = Table(seed)
-    best = run(table, max_length=3, beam=27, n_best=3)[0]
-    for hypothesis, (score, words) in zip(best, exhaustive(table, 0, 3), strict=False):
+@given(seeds, st.floats(0, 1.5))
+def test_a_wide_beam_equals_exhaustive_search(seed: int, penalty: float) -> None:
+    """Early stopping included: it must never stop before the best three are known."""
+    best = run(Table(seed), max_length=3, beam=27, n_best=3, length_penalty=penalty)[0]
+    every = [(s / (len(w) + 1) ** penalty, w) for s, w in exhaustive(Table(seed), 0, 3)]
+    for hypothesis, (score, words) in zip(best, sorted(every, reverse=True)[:3], strict=True):
         assert hypothesis.tokens == words
         assert hypothesis.score == pytest.approx(score)
         assert hypothesis.finished
 
 
-@settings(max_examples=20, deadline=None)
-@given(seeds, st.sampled_from([False, True]))
-def test_beam_one_equals_greedy(seed: int, tensors: bool) -> None:
-    table = Table(seed, tensors=tensors)
-    greedy = run(table, (0, 1, 2, 3), method="greedy", max_length=6)
-    beam = run(table, (0, 1, 2, 3), beam=1, max_length=6)
-    for (one,), (other,) in zip(greedy, beam, strict=True):
-        assert one.tokens == other.tokens
-        assert one.finished == other.finished
-        assert one.score == pytest.approx(other.score)
-        np.testing.assert_allclose(one.alpha, other.alpha)
-        np.testing.assert_allclose(one.logprobs, other.logprobs)
-
-
-@settings(max_examples=20, deadline=None)
-@given(seeds, st.integers(1, 4), st.floats(0, 1.5))
-def test_a_batch_equals_one_by_one_and_numpy_equals_torch(
-    seed: int, beam: int, penalty: float
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.booleans(), st.floats(0, 1.5), st.integers(0, 2), st.integers(0, 4))
+def test_beam_one_equals_greedy(
+    seed: int, tensors: bool, penalty: float, block: int, shortest: int
 ) -> None:
-    options = {"beam": beam, "max_length": 5, "length_penalty": penalty, "n_best": beam}
+    options = {
+        "max_length": 6, "length_penalty": penalty, "block_ngram": block, "min_length": shortest
+    }  # fmt: skip
+    greedy = run(Table(seed, tensors=tensors), (0, 1, 2, 3), method="greedy", **options)
+    beam = run(Table(seed, tensors=tensors), (0, 1, 2, 3), beam=1, **options)
+    for (one,), (other,) in zip(greedy, beam, strict=True):
+        same_hypothesis(one, other)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.integers(1, 4), st.floats(0, 1.5), st.sampled_from(["beam", "sample"]))
+def test_a_batch_equals_one_by_one_and_numpy_equals_torch(
+    seed: int, count: int, penalty: float, method: str
+) -> None:
+    options = {"method": method, "max_length": 5, "length_penalty": penalty, "n_best": count}
+    options |= {"beam": count} if method == "beam" else {"top_p": 0.9, "seed": seed}
     together = run(Table(seed), (0, 1, 2, 3), **options)
     for item in range(4):
         for tensors in (False, True):
             alone = run(Table(seed, tensors=tensors), (item,), **options)[0]
-            assert [h.tokens for h in alone] == [h.tokens for h in together[item]]
             for one, other in zip(alone, together[item], strict=True):
-                np.testing.assert_allclose(one.alpha, other.alpha, rtol=1e-5)
-                assert one.score == pytest.approx(other.score)
+                same_hypothesis(one, other)
 
 
-@settings(max_examples=20, deadline=None)
-@given(seeds, st.sampled_from(["greedy", "beam", "sample"]))
-def test_the_trace_is_as_long_as_the_caption_and_belongs_to_its_words(
-    seed: int, method: str
+def same_hypothesis(one: Hypothesis, other: Hypothesis) -> None:
+    assert one.tokens == other.tokens
+    assert one.finished == other.finished
+    assert one.score == pytest.approx(other.score)
+    np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-6)
+    for name in ("alpha", "beta", "location"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)
+    for pairs, others in zip(one.alternatives, other.alternatives, strict=True):
+        np.testing.assert_allclose(pairs, others, rtol=1e-6)
+
+
+METHODS = ("greedy", "beam", "sample")
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.sampled_from(METHODS), st.integers(0, 2), st.booleans())
+def test_the_trace_belongs_to_the_words(
+    seed: int, method: str, block: int, with_prefix: bool
 ) -> None:
-    found = run(Table(seed), (0, 1), method=method, max_length=6, min_length=1)
-    for best, *_ in found:
-        assert len(best.tokens) == len(best.alpha) == len(best.beta) == len(best.alternatives)
-        read = (START, *best.tokens[:-1])  # the toy's attention says which word was read
-        np.testing.assert_allclose(best.alpha[:, 0], 0.1 * np.array(read), rtol=1e-6)
-        for word, logprob, others in zip(
-            best.tokens, best.logprobs, best.alternatives, strict=True
-        ):
-            assert list(others) == sorted(others, key=lambda pair: -pair[1])
-            known = dict(others)
-            assert word not in known or known[word] == pytest.approx(logprob)
+    options = {"method": method, "max_length": 6, "block_ngram": block, "banned": (3,)}
+    table = Table(seed)
+    for item, (best, *_) in enumerate(
+        run(table, (0, 1), prefix=(2, 4) if with_prefix else (), **options)
+    ):
+        read = np.array((START, *best.tokens)[: len(best.tokens)], int)
+        assert best.alpha.dtype == np.float32
+        np.testing.assert_allclose(best.alpha, np.stack([0.1 * read, 1 - 0.1 * read], 1), rtol=1e-6)
+        np.testing.assert_allclose(best.beta, 0.1 * read)
+        np.testing.assert_array_equal(best.location, read % 2)
+        before = (START, START, *best.tokens)
+        for t, word in enumerate(best.tokens):
+            # Of the model itself: neither prefix nor ban nor blocking changes what it thinks.
+            model = log_softmax(table.logits[item, before[t], before[t + 1]])
+            assert best.logprobs[t] == pytest.approx(model[word])
+            order = np.argsort(-model)
+            assert [i for i, _ in best.alternatives[t]] == order.tolist()
+            np.testing.assert_allclose([p for _, p in best.alternatives[t]], model[order])
+        assert len(best.logprobs) == len(best.alternatives) == len(best.tokens)
 
 
-def test_unfinished_captions_are_returned_and_flagged() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_caption_of_no_words_has_an_empty_trace(method: str) -> None:
+    table = Table(0)
+    table.logits[..., END] = 30.0
+    (best,) = run(table, method=method)[0]
+    assert best.finished
+    assert (best.tokens, best.alternatives) == ((), ())
+    assert best.alpha.shape == (0, 2)
+    assert best.beta.shape == best.location.shape == best.logprobs.shape == (0,)
+
+
+def test_alternatives_may_be_left_out() -> None:
+    (best,) = run(Table(0), alternatives=0, min_length=2)[0]
+    assert best.alternatives == ((),) * len(best.tokens)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unfinished_captions_are_returned_and_flagged(method: str) -> None:
     table = Table(0)
     table.logits[..., END] = -30.0
-    for method in ("greedy", "beam"):
-        (best,) = run(table, method=method, max_length=4)[0]
-        assert not best.finished
-        assert len(best.tokens) == 4
-        assert best.score == pytest.approx(best.logprobs.sum())
+    (best,) = run(table, method=method, max_length=4, length_penalty=0.5)[0]
+    assert not best.finished
+    assert len(best.tokens) == 4
+    assert best.score == pytest.approx(best.logprobs.sum() / 4**0.5)
+
+
+def test_the_best_unfinished_beams_equal_exhaustive_search() -> None:
+    table = Table(1)
+    best = run(table, max_length=3, beam=27, n_best=27, banned=(END,))[0]
+    assert not any(h.finished for h in best)
+    every = []
+    for words in itertools.product(range(2, 5), repeat=3):
+        said = (START, START, *words)
+        rows = [log_softmax(table.logits[0, said[t], said[t + 1]]) for t in range(3)]
+        every.append((sum(row[w] for row, w in zip(rows, words, strict=True)), words))
+    assert [h.tokens for h in best] == [words for _, words in sorted(every, reverse=True)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("tensors", [False, True])
+def test_where_no_word_may_follow_the_caption_stays_unfinished(method: str, tensors: bool) -> None:
+    """Three words, none twice, and no end before the fifth."""
+    options = {"method": method, "max_length": 6, "min_length": 5, "block_ngram": 1}
+    (best, *_) = run(Table(2, tensors=tensors), **options)[0]
+    assert sorted(best.tokens) == [2, 3, 4]
+    assert not best.finished
+    assert best.score == pytest.approx(best.logprobs.sum())
+    (best, *_) = run(Table(2, tensors=tensors), method=method, banned=(END, 2, 3, 4))[0]
+    assert (best.tokens, best.finished, best.score) == ((), False, 0.0)
+
+
+def test_an_item_stops_when_no_live_caption_can_win() -> None:
+    table = Table(0)
+    table.logits[..., END] = 4.0
+    run(table, (0, 1), max_length=50)
+    assert table.steps < 10
+
+
+def test_a_finished_caption_is_weighed_against_one_that_ends_later() -> None:
+    """Ending at once has log 0.4; "2" and then the end has log 0.6 + log 0.5 = log 0.3.
+
+    A plain sum prefers the first, the mean over 1 and 2 tokens the second.
+    """
+    table = Table(0)
+    table.logits[:] = np.log([1e-9, 0.1, 1e-9, 0.5, 0.4])
+    table.logits[0, START, START] = np.log([1e-9, 0.4, 0.6, 1e-9, 1e-9])
+    table.logits[0, START, 2] = np.log([1e-9, 0.5, 1e-9, 0.3, 0.2])
+    for penalty, tokens, score in ((0.0, (), np.log(0.4)), (1.0, (2,), np.log(0.3) / 2)):
+        (best,) = run(table, beam=2, max_length=4, length_penalty=penalty)[0]
+        assert best.tokens == tokens
+        assert best.score == pytest.approx(score)
+
+
+def test_an_end_outside_the_beam_is_no_find() -> None:
+    """After "2" and "3" the candidates are 0.25 "2 4", 0.225 "2 END", 0.2 "3 END", 0.1 "3 2".
+
+    The third would not have stayed in a beam of two, so "2 4 END" (0.15) comes second.
+    """
+    table = Table(0)
+    table.logits[:] = np.log([1e-9, 1e-3, 0.4, 0.3, 0.3])
+    table.logits[0, START, START] = np.log([1e-9, 1e-9, 0.5, 0.4, 0.1])
+    table.logits[0, START, 2] = np.log([1e-9, 0.45, 0.03, 0.02, 0.5])
+    table.logits[0, START, 3] = np.log([1e-9, 0.5, 0.25, 0.15, 0.1])
+    table.logits[0, 2, 4] = np.log([1e-9, 0.6, 0.2, 0.1, 0.1])
+    best = run(table, beam=2, n_best=2, max_length=4)[0]
+    assert [h.tokens for h in best] == [(2,), (2, 4)]
+    np.testing.assert_allclose([h.score for h in best], np.log([0.225, 0.15]), rtol=1e-6)
 
 
 def test_length_penalty_by_hand() -> None:
@@ -157,7 +262,7 @@ def test_length_penalty_by_hand() -> None:
         assert best.score == pytest.approx(total / (len(best.tokens) + 1) ** penalty)
 
 
-@pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
+@pytest.mark.parametrize("method", METHODS)
 def test_ngram_blocking_prefix_banned_and_lengths(method: str) -> None:
     for seed in range(10):
         found = run(Table(seed), (0, 1), method=method, max_length=8, block_ngram=2)
@@ -166,60 +271,55 @@ def test_ngram_blocking_prefix_banned_and_lengths(method: str) -> None:
             assert len(pairs) == len(set(pairs))
         (best, *_) = run(Table(seed), method=method, prefix=(4, 2), max_length=5)[0]
         assert best.tokens[:2] == (4, 2)
-        row = Table(seed).logits[0, START, START]
-        assert best.logprobs[0] == pytest.approx(row[4] - np.log(np.exp(row).sum()))
         (best, *_) = run(Table(seed), method=method, banned=(3,), max_length=5)[0]
         assert 3 not in best.tokens
         (best, *_) = run(Table(seed), method=method, min_length=3, max_length=5)[0]
         assert len(best.tokens) >= 3
 
 
-def test_samples_follow_the_distribution() -> None:
-    """4,000 draws of the first word; 0.04 is over five standard deviations."""
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_follow_the_distribution(temperature: float) -> None:
+    """4,000 draws of the first word; 0.04 is five standard deviations."""
     table = Table(5)
-    found = run(table, method="sample", n_best=4000, max_length=1, min_length=1)[0]
+    options = {"max_length": 1, "min_length": 1, "temperature": temperature}
+    found = run(table, method="sample", n_best=4000, **options)[0]
     shares = np.bincount([h.tokens[0] for h in found], minlength=5) / 4000
-    p = np.exp(table.logits[0, START, START])
+    p = np.exp(table.logits[0, START, START] / temperature)
     p[[START, END]] = 0
     assert np.abs(shares - p / p.sum()).max() < 0.04
+    model = log_softmax(table.logits[0, START, START])
+    assert found[0].logprobs[0] == pytest.approx(model[found[0].tokens[0]])  # not the tempered
 
 
-def test_top_k_and_top_p_by_hand() -> None:
-    logits = np.log(np.array([[0.5, 0.2, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]]))
-    kept = np.isfinite(keep_likely(logits, DecodingOptions(method="sample", top_k=1)))
-    assert kept.tolist() == [[True, False, False, False], [False, False, False, True]]
-    kept = np.isfinite(keep_likely(logits, DecodingOptions(method="sample", top_p=0.7)))
-    assert kept.tolist() == [[True, True, False, False], [False, False, True, True]]
+def test_the_seed_decides_and_the_best_sample_comes_first() -> None:
+    def words(seed: int) -> list[tuple[int, ...]]:
+        found = run(Table(4), method="sample", n_best=8, seed=seed)[0]
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+        return [h.tokens for h in found]
+
+    assert words(1) == words(1)
+    assert words(1) != words(2)
 
 
-@pytest.mark.parametrize(
-    ("options", "names"),
-    [
-        ({"method": "bem"}, "bem"),
-        ({"context": "soft"}, "context"),
-        ({"beam": 0}, "beam"),
-        ({"block_ngram": -1}, "block_ngram"),
-        ({"method": "sample", "temperature": 0.0}, "temperature"),
-        ({"temperature": 0.5}, "temperature.*beam|beam.*temperature"),
-        ({"beam": 2, "n_best": 3}, "n_best=3.*beam=2"),
-        ({"method": "greedy", "n_best": 2}, "n_best.*greedy"),
-        ({"min_length": 9, "max_length": 8}, "min_length.*max_length"),
-        ({"prefix": (2, 2), "max_length": 1}, "prefix.*max_length"),
-    ],
-)
-def test_clashing_options_are_refused_by_name(options: dict, names: str) -> None:
-    with pytest.raises(ConfigError, match=names):
-        DecodingOptions(**options)
+def test_sampling_the_one_likeliest_word_is_greedy() -> None:
+    greedy = run(Table(6), (0, 1, 2), method="greedy", max_length=6)
+    sampled = run(Table(6), (0, 1, 2), method="sample", top_k=1, max_length=6)
+    for (one,), (other,) in zip(greedy, sampled, strict=True):
+        same_hypothesis(one, other)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("attention", ["soft", "hard"])
-def test_the_torch_backend_decodes_padded_items_as_it_does_alone(attention: str) -> None:
+def test_the_torch_backend_decodes_padded_items_as_it_does_alone(
+    attention: str, method: str
+) -> None:
     backend = TorchBackend(None, toys.decoder(attention=attention))
     vectors = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[1, 4:] = False
     names = {"start": 1, "end": 2, "forbidden": (0, 1, 3)}
-    options = DecodingOptions(max_length=6, context="argmax")
+    context = "argmax" if attention == "hard" else "expected"
+    options = DecodingOptions(method=method, max_length=6, min_length=2, context=context)
     both = decode(backend, Annotations(vectors, mask, ()), options, **names)
     alone = Annotations(vectors[1:, :4], mask[1:, :4], ())
     (best,) = decode(backend, alone, options, **names)[0]

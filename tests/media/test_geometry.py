@@ -1,24 +1,19 @@
 """Cells, pixels and the preprocessing between them."""
 
-import io
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.errors import ConfigError
 from regard.media import (
     PreprocessingSpec,
     cell_at,
     cell_bounds,
-    find_files,
     image_grid,
     preprocess,
     read_image,
-    spec_digest,
 )
+from regard.types import Grid
 
 
 def spec(resize: str, size: int = 32) -> PreprocessingSpec:
@@ -62,25 +57,29 @@ def test_a_cell_shows_the_pixels_that_the_network_saw_there(resize: str) -> None
     assert seen.reshape(-1)[cell] == seen.max() > 0
 
 
-def test_preprocessing_scales_and_pads() -> None:
-    grey = read_image(np.full((10, 20, 3), 255, np.uint8))
-    assert preprocess(grey, spec("squash")) == pytest.approx(1.0)
-    padded = preprocess(grey, spec("pad"))
-    assert padded[:, 0].max() == 0
-    assert padded[:, 16].min() == 1.0
-    assert padded.shape == (3, 32, 32)
-    assert padded.dtype == np.float32
-    assert spec_digest(spec("pad")) != spec_digest(spec("crop"))
-    with pytest.raises(ConfigError, match="stretch"):
-        spec("stretch")
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (33, 47)])
+def test_a_padded_picture_lies_where_the_network_got_it(size: tuple[int, int]) -> None:
+    """The extent must agree with the whole input pixels that the picture really fills."""
+    made = spec("pad")
+    seen = preprocess(read_image(np.full((*size, 3), 255, np.uint8)), made)[0] > 0.5
+    grid = image_grid(size, made, (32, 32))
+    for cell in range(grid.cells):
+        centre = tuple((a + b) / 2 for a, b in cell_bounds(grid, cell))
+        inside = all(0 <= at < side for at, side in zip(centre, size, strict=True))
+        assert inside == seen.reshape(-1)[cell]
 
 
-def test_files_are_found(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for name in ("b.JPG", "a.png", "in/c.webp", "notes.txt"):
-        (tmp_path / name).write_bytes(b"")
-    names = [Path(f).name for f in find_files([str(tmp_path)])]
-    assert names == ["a.png", "b.JPG", "c.webp"]
-    assert [Path(f).name for f in find_files([f"{tmp_path}/*.txt"])] == ["notes.txt"]
-    assert list(find_files(["-"], stdin=io.StringIO("x.jpg\n\ny.jpg\n"))) == ["x.jpg", "y.jpg"]
-    assert list(find_files(["gone.jpg", "gone*.jpg"])) == ["gone.jpg", "gone*.jpg"]
+def test_cells_tile_the_extent_and_nothing_lies_outside() -> None:
+    grid = image_grid((30, 50), spec("squash"), (3, 5))
+    for y in range(30):
+        for x in range(50):
+            assert cell_at(grid, (y + 0.5, x + 0.5)) == y // 10 * 5 + x // 10
+    for point in ((-0.1, 5.0), (30.0, 5.0), (5.0, 50.0), (float("nan"), 5.0)):
+        assert cell_at(grid, point) is None
+
+
+def test_the_law_holds_for_any_axes() -> None:
+    """Clips and scans have a first axis of their own: here frames, in seconds."""
+    grid = Grid(("frames", "rows", "cols"), (4, 2, 3), (8, 20, 30), ((0, 8), (0, 20), (0, 30)))
+    assert cell_bounds(grid, 23) == ((6, 8), (10, 20), (20, 30))
+    assert cell_at(grid, (7.0, 15.0, 25.0)) == 23

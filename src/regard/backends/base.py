@@ -1,4 +1,4 @@
-"""What decoding needs of a backend: three functions over arrays of its own kind."""
+"""What captioning needs of a backend: encode, first state, step, on arrays of its own kind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ class Backend(Protocol):
         context: str = "expected",
         generator: Any = None,
     ) -> Step:
-        """Read the words (B,) and say what may come next."""
+        """Read the words (B,), int64, and say what may come next.
+
+        Row b belongs to item b // G, where G = B / N captions share an item's projection.
+        Arrays of the step are float32 or wider.
+        """
         ...
 
     def asarray(self, x: np.ndarray) -> Array:

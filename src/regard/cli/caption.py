@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
+
+from regard.cli.output import complain, json_line, watched
+from regard.errors import ConfigError
 
 if TYPE_CHECKING:
-    from regard.captioner import Captioner, Failure
     from regard.types import Caption
-
-_PROGRESS_FROM = 10  # fewer pictures are done before a bar can be read
-
-Files = Annotated[
-    list[str], typer.Argument(help="Pictures, folders, patterns, or - for paths on standard input.")
-]
-Model = Annotated[
-    str | None, typer.Option(help="Folder, shipped model or hub id; without it the shipped one.")
-]
 
 
 def caption(
-    files: Files,
-    model: Model = None,
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Pictures, folders, patterns, or - for paths on standard input."),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Folder, shipped model or hub id; else the shipped one.")
+    ] = None,
     beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     no_alpha: Annotated[bool, typer.Option("--no-alpha", help="Leave the maps out.")] = False,
@@ -46,16 +41,17 @@ def caption(
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
-    """Caption pictures: `path: caption`, or JSON lines."""
-    from regard.captioner import Captioner, Failure
-    from regard.media import find_files
+    """Caption pictures: `path: caption`, or JSON lines.
 
-    found = list(find_files(files, stdin=sys.stdin))
-    if not found:
-        raise typer.BadParameter(f"no pictures in {', '.join(files)}", param_hint="FILES")
-    captioner = _load(Captioner, model, device)
-    results = captioner.caption_many(
-        found,
+    A picture that fails is one line on standard error; the others go on, and the status is 1.
+    """
+    sources, total = _sources(files)
+    sheets = Sheets(explain) if explain else None
+    from regard import load
+    from regard.captioner import Failure
+
+    results = load(model, device=device).caption_many(
+        sources,
         batch_size=batch_size,
         beam=beam,
         max_length=max_length,
@@ -63,71 +59,76 @@ def caption(
         n_best=n_best,
         context=context,
     )
-    names = SheetNames(explain) if explain else None
-    failed = 0
-    for result in _watched(results, len(found)):
+    failed = False
+    for result in watched(results, "captioning", total):
         if isinstance(result, Failure):
-            failed += 1
-            _write_failure(result, json_lines)
+            failed = True
+            complain(result.error)
+            if json_lines:
+                json_line({"file": result.file, "error": str(result.error)})
             continue
         _write(result, json_lines, alpha=not no_alpha)
-        if names is not None:
-            _draw(result, names.next(result.file))
+        if sheets is not None:
+            sheets.draw(result)
     raise typer.Exit(1 if failed else 0)
 
 
-class SheetNames:
-    """Gives every picture a sheet of its own, also where two share a name."""
+def _sources(arguments: list[str]) -> tuple[Iterator[str], int | None]:
+    """Return the files and how many they are; None where standard input is still to be read."""
+    from regard.media.find import find_files
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._taken: set[str] = set()
-
-    def next(self, file: str) -> Path:
-        """Return the path of a picture's sheet."""
-        stem, count = Path(file).stem or "picture", 1
-        name = stem
-        while name in self._taken:
-            count += 1
-            name = f"{stem}-{count}"
-        self._taken.add(name)
-        return self._folder / f"{name}.png"
-
-
-def _load(kind: type[Captioner], model: str | None, device: str) -> Captioner:
-    from regard.pretrained import find_model
-
-    return kind.load(find_model(model), device=device)
-
-
-def _watched(results: Iterator[Caption | Failure], total: int) -> Iterator[Caption | Failure]:
-    console = Console(stderr=True)
-    if total < _PROGRESS_FROM or not console.is_terminal:
-        yield from results
-        return
-    yield from track(results, "captioning", total=total, console=console, transient=True)
+    found = find_files(arguments, stdin=sys.stdin)
+    if "-" in arguments:
+        return found, None
+    files = list(found)
+    return iter(files), len(files)
 
 
 def _write(result: Caption, json_lines: bool, *, alpha: bool) -> None:
     if json_lines:
-        _line(result.to_json(alpha=alpha))
+        json_line(result.to_json(alpha=alpha))
         return
-    typer.echo(f"{result.file}: {result.text}")
-    for other in result.n_best:
-        typer.echo(f"{result.file}: {other.text}")
+    for one in (result, *result.n_best):
+        typer.echo(f"{result.file}: {one.text}")
 
 
-def _write_failure(result: Failure, json_lines: bool) -> None:
-    typer.echo(f"regard: {result.error}", err=True)
-    if json_lines:
-        _line({"file": result.file, "error": str(result.error)})
+class Sheets:
+    """Draws the contact sheets of a run, each under a name of its own."""
 
+    def __init__(self, folder: Path) -> None:
+        """Make the folder.
 
-def _line(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, ensure_ascii=False))
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        self._folder = folder
+        self._taken: set[str] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--explain {folder} cannot be made: {error.strerror}.") from error
 
+    def draw(self, result: Caption) -> None:
+        """Draw one caption.
 
-def _draw(result: Caption, path: Path) -> None:
-    from regard.explain import save_figure
+        Raises:
+            ConfigError: the sheet cannot be written.
+        """
+        from regard.explain import save_figure
 
-    save_figure(result.figure(), path)
+        path = self._folder / f"{self._name(result.file)}.png"
+        try:
+            save_figure(result.figure(), path)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+
+    def _name(self, file: str) -> str:
+        """Return the picture's name; a number is added where another picture has it."""
+        stem = Path(file).stem or "picture"
+        name, count = stem, 1
+        # Some file systems hold "A.png" and "a.png" for one file.
+        while name.casefold() in self._taken:
+            count += 1
+            name = f"{stem}-{count}"
+        self._taken.add(name.casefold())
+        return name

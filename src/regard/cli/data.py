@@ -8,12 +8,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Check your own data.", no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Keep `check` a subcommand while it is the only one."""
+app = typer.Typer(
+    help="Check your own data; make scenes whose truth is known.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -33,3 +30,17 @@ def check(
     report = check_dataset(annotations, images or "", kind=kind)
     typer.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.text())
     raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command()
+def synthetic(
+    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 6000,
+    test: Annotated[int, typer.Option(min=0, help="Test scenes, of other combinations.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+) -> None:
+    """Write scenes of coloured shapes with captions and the place of every object."""
+    from regard.data.synthetic import write_scenes
+
+    typer.echo(str(write_scenes(out, train=train, test=test, seed=seed, size=size)))

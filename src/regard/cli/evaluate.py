@@ -11,21 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from regard.card import METRIC_LABELS
 from regard.cli.output import complain
 
 if TYPE_CHECKING:
     from regard.metrics.evaluate import EvaluationResult
 
-_LABELS = {
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu3": "BLEU-3",
-    "bleu4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider_d": "CIDEr-D",
-    "spice": "SPICE",
-}
 _WIDTH_OF_A_FILE = 150  # the table is never cut where the output is no terminal
 
 
@@ -82,7 +73,7 @@ def _print(result: EvaluationResult) -> None:
         console = Console(width=_WIDTH_OF_A_FILE)
     console.print(_table(result))
     for name, reason in result.scores.missing.items():
-        complain(f"no {_LABELS[name]}: {reason}")
+        complain(f"no {METRIC_LABELS[name]}: {reason}")
     for key, error in result.failures.items():
         complain(f"{key}: {error} Scored as an empty caption.")
 
@@ -91,8 +82,8 @@ def _table(result: EvaluationResult) -> Table:
     from regard.metrics.published import FLICKR8K
 
     settings = result.settings
-    names = [n for n in _LABELS if n != "spice" or n in result.scores.values]
-    table = Table("", *(_LABELS[n] for n in names), "conditions", title="scores × 100")
+    names = [n for n in METRIC_LABELS if n != "spice" or n in result.scores.values]
+    table = Table("", *(METRIC_LABELS[n] for n in names), "conditions", title="scores × 100")
     references = settings["references"]
     if isinstance(references, list):
         references = "–".join(map(str, references))

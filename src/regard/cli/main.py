@@ -5,20 +5,22 @@ Statuses: 0 all went well; 1 an item failed, the others went on; 2 wrong usage o
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from regard.cli import caption, data, evaluate, models, train
+from regard.cli.output import complain, never_fail_to_print
 from regard.errors import RegardError
 from regard.version import __version__
+
+_UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+"""click's class of wrong usage; typer brings a click of its own in some versions."""
 
 app = typer.Typer(
     name="regard",
     help="Write captions for pictures, and show where the model looked for every word.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -50,15 +52,21 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; errors of regard's own become one line and status 2."""
+    """Run the command line; wrong usage and regard's own errors become one line, status 2."""
+    never_fail_to_print()
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
     try:
-        app()
+        # --debug may stand anywhere, and no command needs to know of it.
+        arguments = [a for a in arguments if a != "--debug"] or ["--help"]
+        status = app(arguments, prog_name="regard", standalone_mode=False)
     except RegardError as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
-        typer.echo(f"regard: {error}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        # Whoever read our output has left; writing more would only raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        complain(error)
+        status = 2
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "regard"
+        complain(f"{error.format_message().rstrip('.')}. `{command} --help` says what there is.")
+        status = 2
+    sys.exit(status)

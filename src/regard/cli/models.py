@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from regard.cli.output import json_line, tables
+
+if TYPE_CHECKING:
+    from regard.checkpoint import Checkpoint
+
+_SCORES = {"bleu4": "BLEU-4", "meteor": "METEOR", "cider_d": "CIDEr-D"}
 
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """List the models that ship with regard."""
-    from regard.pretrained import DEFAULTS, shipped_models
+    from regard.pretrained import shipped_models
 
-    table = Table("model", "default for", "size", "BLEU-4", "CIDEr-D")
-    for name, folder in shipped_models().items():
-        scores = _metrics(folder).get("scores", {})
-        size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
-        media = ", ".join(m for m, n in DEFAULTS.items() if n == name)
-        if as_json:
-            record = {"name": name, "folder": str(folder), "default_for": media, "scores": scores}
-            typer.echo(json.dumps(record))
-            continue
+    records = [_record(name, folder) for name, folder in shipped_models().items()]
+    if as_json:
+        for record in records:
+            json_line(record)
+        return
+    table = Table("model", "default for", "size", *_SCORES.values())
+    for record in records:
         table.add_row(
-            name, media, f"{size:.0f} MB", *(_shown(scores.get(k)) for k in ("bleu4", "cider_d"))
+            record["name"],
+            ", ".join(record["default_for"]),
+            f"{record['bytes'] / 1e6:.1f} MB",
+            *(_shown(record["scores"].get(key)) for key in _SCORES),
         )
-    if not as_json:
-        Console().print(table)
+    tables().print(table)
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Folder, shipped model or hub id.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Folder, shipped model or hub id; else the shipped one.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole config as JSON.")] = False,
 ) -> None:
     """Show what a model is made of."""
@@ -43,31 +51,49 @@ def info(
 
     checkpoint = load_checkpoint(find_model(model))
     if as_json:
-        typer.echo(json.dumps(checkpoint.config | {"metrics": checkpoint.metrics}))
+        words = {"words": len(checkpoint.vocabulary), "tokens": checkpoint.vocabulary.tokens}
+        json_line(checkpoint.config | {"vocabulary": words, "metrics": checkpoint.metrics})
         return
-    config = checkpoint.config
-    encoder, decoder = config["encoder"], config["recipe"]["decoder"]
-    rows, cols = encoder["grid_shape"]
     table = Table(show_header=False, box=None)
-    for label, value in (
-        ("name", config["name"]),
-        ("folder", checkpoint.path),
-        ("medium", config["medium"]),
-        ("encoder", f"{encoder['name']}, {encoder['annotation_dim']} features"),
-        ("grid", f"{rows}×{cols} cells"),
-        ("attention", f"{decoder['attention']}, {decoder['scores']} scores"),
-        ("vocabulary", f"{len(checkpoint.vocabulary)} {checkpoint.vocabulary.tokens}s"),
-        ("weights", f"{sum(w.numel() for w in checkpoint.weights.values()) / 1e6:.1f} million"),
-        ("made by", f"regard {config['regard_version']}"),
-        *((k, _shown(v)) for k, v in checkpoint.metrics.get("scores", {}).items()),
-    ):
-        table.add_row(label, str(value))
-    Console().print(table)
+    for label, value in _described(checkpoint).items():
+        table.add_row(label, value)
+    tables().print(table)
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+def _described(checkpoint: Checkpoint) -> dict[str, str]:
+    config = checkpoint.config
+    encoder, decoder = config["encoder"], config["recipe"].get("decoder", {})
+    weights = sum(w.numel() for w in checkpoint.weights.values())
+    settings = checkpoint.metrics.get("settings", {})
+    return {
+        "name": config["name"],
+        "folder": str(checkpoint.path),
+        "medium": config["medium"],
+        "encoder": f"{encoder['name']}, {encoder['annotation_dim']} features",
+        "grid": "×".join(map(str, encoder["grid_shape"])) + " cells",
+        "attention": f"{decoder.get('attention')}, {decoder.get('scores')} scores",
+        "vocabulary": f"{len(checkpoint.vocabulary)} {checkpoint.vocabulary.tokens}s",
+        "weights": f"{weights / 1e6:.1f} million",
+        "recipe": str(config["recipe"].get("name")),
+        "made by": f"regard {config.get('regard_version')}",
+        **{key: _shown(value) for key, value in checkpoint.metrics.get("scores", {}).items()},
+        "scored on": ", ".join(f"{key} {value}" for key, value in settings.items()) or "–",
+    }
+
+
+def _record(name: str, folder: Path) -> dict[str, Any]:
+    from regard.pretrained import DEFAULTS
+
+    metrics = folder / "metrics.json"
+    return {
+        "name": name,
+        "folder": str(folder),
+        "default_for": [medium for medium, default in DEFAULTS.items() if default == name],
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "scores": json.loads(metrics.read_text("utf-8")).get("scores", {})
+        if metrics.is_file()
+        else {},
+    }
 
 
 def _shown(value: float | None) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from regard.cli.output import complain
+from regard.errors import ConfigError
 
 if TYPE_CHECKING:
     from regard.config import Recipe
+
+_LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal for a bar
 
 
 def train(
@@ -31,21 +37,24 @@ def train(
 ) -> None:
     """Train a captioner from a recipe, or on your own pictures with --data and --images."""
     from regard.config import Recipe
-    from regard.errors import ConfigError
     from regard.training import train as train_captioner
 
     if resume is not None:
-        if recipe or settings or data or images:
+        if recipe or settings or out or data or images:
             raise ConfigError(
-                "--resume goes on with the recipe that the run was started with; leave out the "
-                "recipe, --set, --data and --images."
+                "--resume goes on in the run's own folder, with the recipe that it was started "
+                "with; leave out the recipe, --set, --out, --data and --images."
             )
         chosen, folder = Recipe(), resume
     else:
         chosen = _chosen(recipe, settings or [], data, images)
-        folder = out or Path("runs") / chosen.name
-    with _Watcher() as watcher:
-        best = train_captioner(chosen, folder, resume=resume is not None, report=watcher)
+        folder = _fresh(out) if out else _free(Path("runs") / chosen.name)
+    try:
+        with Watcher(Console(stderr=True)) as watcher:
+            best = train_captioner(chosen, folder, resume=resume is not None, report=watcher)
+    except KeyboardInterrupt:
+        complain(f"stopped. Go on with: regard train --resume {folder}")
+        raise typer.Exit(130) from None
     typer.echo(str(best))
 
 
@@ -53,7 +62,6 @@ def _chosen(
     name: str | None, settings: list[str], data: Path | None, images: Path | None
 ) -> Recipe:
     from regard.config import override
-    from regard.errors import ConfigError
     from regard.recipes import find_recipe
 
     if name is None and data is None:
@@ -62,33 +70,61 @@ def _chosen(
             "--images FOLDER."
         )
     recipe = find_recipe(name or "own-data")
+    places: dict[str, str] = {}
     if data is not None:
-        paths = {"annotations": str(data), "images": str(images or data.parent)}
-        recipe = replace(recipe, data=replace(recipe.data, **paths))
-    return override(recipe, settings)
+        places = {"annotations": str(data), "images": str(data.parent)}
+    if images is not None:
+        places["images"] = str(images)
+    return override(replace(recipe, data=replace(recipe.data, **places)), settings)
 
 
-class _Watcher:
-    """Shows a run on standard error: a bar, scores, and a few captions as they change."""
+def _holds_a_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("last", "best", "log.jsonl"))
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
+
+def _fresh(folder: Path) -> Path:
+    if _holds_a_run(folder):
+        raise ConfigError(
+            f"{folder} holds a run already. Go on with it by --resume {folder}, or name another "
+            "folder."
+        )
+    return folder
+
+
+def _free(folder: Path) -> Path:
+    """Return the folder, numbered where earlier runs have the name."""
+    free, count = folder, 1
+    while _holds_a_run(free):
+        count += 1
+        free = folder.with_name(f"{folder.name}-{count}")
+    return free
+
+
+class Watcher:
+    """Shows a run on standard error: progress, scores, and a few captions as they change.
+
+    On a terminal progress is a bar, elsewhere a line every half minute.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=self._console,
+            TextColumn("{task.description}", markup=False),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._last_line = time.monotonic()
 
-    def __enter__(self) -> _Watcher:
-        self._progress.start()
+    def __enter__(self) -> Watcher:
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._bar.stop()
 
     def progress(
         self,
@@ -100,21 +136,26 @@ class _Watcher:
     ) -> None:
         """Move the bar."""
         parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        left = math.ceil(seconds_left / 60)
-        text = f"{captions_per_second:.0f} captions/s, {parts}, {left} min left"
+        left = timedelta(seconds=round(seconds_left))
+        text = f"{captions_per_second:.0f} captions/s, {parts}, {left} left"
         if self._task is None:
-            self._task = self._progress.add_task(text, total=steps)
-        self._progress.update(self._task, completed=step, total=steps, description=text)
+            self._task = self._bar.add_task(text, total=steps)
+        self._bar.update(self._task, completed=step, total=steps, description=text)
+        if self._bar.disable and time.monotonic() - self._last_line >= _LINE_EVERY:
+            self._last_line = time.monotonic()
+            self.message(f"step {step}/{steps}: {text}")
 
     def evaluated(
         self, epoch: int, scores: dict[str, float], samples: list[tuple[str, str]]
     ) -> None:
         """Print the scores of an epoch and a few captions."""
-        shown = ", ".join(f"{name} {value:.1f}" for name, value in scores.items() if name != "loss")
-        self._console.print(f"epoch {epoch}: {shown}, loss {scores['loss']:.3f}", highlight=False)
+        # The loss is in nats, the scores are × 100.
+        shown = (f"{name} {v:.3f}" if name == "loss" else f"{name} {v:.1f}"
+                 for name, v in scores.items())  # fmt: skip
+        self.message(f"epoch {epoch}: {', '.join(shown)}")
         for file, text in samples:
-            self._console.print(f"  {file}: {text}", highlight=False, markup=False)
+            self.message(f"  {file}: {text}")
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

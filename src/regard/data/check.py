@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from regard.data.dataset import CaptionDataset, CaptionedItem
-from regard.data.formats import load_rows
+from regard.data.formats import CaptionFile, Row, read_caption_file
 from regard.errors import MediaError
 from regard.media import read_image
 from regard.vocabulary import words_of
 
 _MIN_COUNT = 5
+_KNOWN_SPLITS = ("train", "val", "test", "")
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class Problem:
     """One thing that is wrong.
 
     Attributes:
-        kind: "missing file", "unreadable image", "empty caption", "no caption",
-            "duplicate caption", "in two splits" or "same picture in two splits".
-        where: the picture's key.
+        kind: "wrong line", "duplicate id", "empty caption", "no caption", "duplicate caption",
+            "unknown split", "in two splits", "missing file", "unreadable image" or
+            "same picture in two splits".
+        where: the picture's key, or the line.
         what: a sentence.
     """
 
@@ -39,7 +41,7 @@ class DatasetReport:
 
     Attributes:
         counts: pictures, captions, words, vocabulary, and pictures by split.
-        problems: all of them, in the order of the data.
+        problems: all of them, by kind and then in the order of the data.
     """
 
     counts: dict[str, Any]
@@ -47,11 +49,11 @@ class DatasetReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"counts": self.counts, "problems": [vars(p) for p in self.problems]}
+        return {"counts": self.counts, "problems": [asdict(p) for p in self.problems]}
 
     def text(self) -> str:
         """Return the report as lines."""
-        lines = [f"{name}: {value}" for name, value in self.counts.items()]
+        lines = [f"{name.replace('_', ' ')}: {value}" for name, value in self.counts.items()]
         lines += [f"{p.kind}: {p.where}: {p.what}" for p in self.problems]
         kinds = Counter(p.kind for p in self.problems)
         total = ", ".join(f"{n} × {kind}" for kind, n in kinds.items())
@@ -70,67 +72,93 @@ def check_dataset(
 
     Raises:
         DatasetError: the annotations cannot be read at all.
+        UnknownName: no such kind.
     """
-    rows, dataset = load_rows(annotations, images, kind=kind)
-    problems: list[Problem] = []
-    for file, caption, _ in rows:
-        if not words_of(caption):
-            problems.append(Problem("empty caption", file, f"{caption!r} holds no word"))
-    captioned = {item.key for item in dataset.items}
-    for file in dict.fromkeys(row[0] for row in rows):
+    found = read_caption_file(annotations, images, kind=kind)
+    problems = (
+        *_line_problems(found),
+        *_id_problems(found),
+        *_caption_problems(found.rows),
+        *_split_problems(found),
+        *_picture_problems(found.dataset.items),
+    )
+    return DatasetReport(_counts(found.dataset), problems)
+
+
+def _line_problems(found: CaptionFile) -> Iterator[Problem]:
+    for fault in found.faults:
+        where, _, what = str(fault).partition(": ")
+        yield Problem("wrong line", where, what)
+
+
+def _id_problems(found: CaptionFile) -> Iterator[Problem]:
+    owners: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for what, name, file in found.ids:
+        owners[what, name].append(file)
+    for (what, name), files in owners.items():
+        if len(files) > 1:
+            of = " and ".join(dict.fromkeys(files))
+            yield Problem(
+                "duplicate id", files[0], f"{what} {name} occurs {len(files)} times: {of}"
+            )
+
+
+def _caption_problems(rows: tuple[Row, ...]) -> Iterator[Problem]:
+    wordless = [row for row in rows if not words_of(row.caption)]
+    for row in wordless:
+        yield Problem("empty caption", row.file, f"{row.caption!r} holds no word")
+    captioned = {row.file for row in rows if words_of(row.caption)}
+    for file in dict.fromkeys(row.file for row in wordless):
         if file not in captioned:
-            problems.append(Problem("no caption", file, "none of its captions holds a word"))
-    problems += _split_problems(rows)
-    problems += _picture_problems(dataset.items)
-    return DatasetReport(_counts(dataset), tuple(problems))
+            yield Problem("no caption", file, "none of its captions holds a word")
+    for (file, caption), count in Counter((row.file, row.caption) for row in rows).items():
+        if count > 1:
+            yield Problem("duplicate caption", file, f"{caption!r} is given {count} times")
 
 
-def _split_problems(rows: list[tuple[str, str, str]]) -> list[Problem]:
+def _split_problems(found: CaptionFile) -> Iterator[Problem]:
+    for item in found.dataset:
+        if item.split not in _KNOWN_SPLITS:
+            what = f"{item.split!r} is none of train, val and test, so it is not used"
+            yield Problem("unknown split", item.key, what)
     splits: dict[str, set[str]] = defaultdict(set)
-    seen: Counter[tuple[str, str]] = Counter()
-    for file, caption, split in rows:
-        splits[file].add(split)
-        seen[file, caption] += 1
-    found = [
-        Problem("in two splits", file, f"it is named in {', '.join(sorted(names))}")
-        for file, names in splits.items()
-        if len(names) > 1
-    ]
-    return found + [
-        Problem("duplicate caption", file, f"{caption!r} is given {count} times")
-        for (file, caption), count in seen.items()
-        if count > 1
-    ]
+    for row in found.rows:
+        splits[row.file].add(row.split)
+    for file, names in splits.items():
+        if len(names) > 1:
+            named = ", ".join(name or "none" for name in sorted(names))
+            yield Problem("in two splits", file, f"it is named in {named}")
 
 
-def _picture_problems(items: tuple[CaptionedItem, ...]) -> list[Problem]:
-    problems: list[Problem] = []
+def _picture_problems(items: tuple[CaptionedItem, ...]) -> Iterator[Problem]:
     by_content: dict[str, CaptionedItem] = {}
     for item in items:
-        path = Path(item.file)
-        if not path.is_file():
-            problems.append(Problem("missing file", item.key, f"no file {path}"))
+        if not Path(item.file).is_file():
+            yield Problem("missing file", item.key, f"no file {item.file}")
             continue
         try:
-            read_image(path)
+            digest = read_image(item.file).digest
         except MediaError as error:
-            problems.append(Problem("unreadable image", item.key, str(error)))
+            yield Problem("unreadable image", item.key, str(error))
             continue
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         twin = by_content.setdefault(digest, item)
         if twin.split != item.split:
             what = f"the same bytes as {twin.key} in {twin.split}; this one is in {item.split}"
-            problems.append(Problem("same picture in two splits", item.key, what))
-    return problems
+            yield Problem("same picture in two splits", item.key, what)
 
 
 def _counts(dataset: CaptionDataset) -> dict[str, Any]:
+    """Count; the vocabulary is that of the training pictures, where the data names them."""
     words = Counter(w for item in dataset for caption in item.captions for w in words_of(caption))
-    splits = Counter(item.split or "none" for item in dataset)
+    train = dataset.split("train")
+    trained = Counter(
+        w for item in (train if len(train) else dataset) for c in item.captions for w in words_of(c)
+    )
     return {
         "pictures": len(dataset),
         "captions": sum(len(item.captions) for item in dataset),
-        "distinct words": len(words),
-        f"words seen {_MIN_COUNT} times or more": sum(n >= _MIN_COUNT for n in words.values()),
-        "pictures by split": dict(splits),
+        "words": sum(words.values()),
+        "distinct_words": len(words),
+        f"vocabulary_at_min_count_{_MIN_COUNT}": sum(n >= _MIN_COUNT for n in trained.values()),
+        "pictures_by_split": dict(Counter(item.split or "none" for item in dataset)),
     }

@@ -5,23 +5,53 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import DatasetError, UnknownName
 
 _SPLITS = {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}
 
-Row = tuple[str, str, str]
-"""(file, caption, split) as a file of any kind gives them."""
+
+class Row(NamedTuple):
+    """One caption as a file of any kind gives it; "" where a picture has none."""
+
+    file: str
+    caption: str
+    split: str
+
+
+class LineFault(ValueError):
+    """A line that cannot be used, where the others can."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(f"line {line}: {what}")
+
+
+@dataclass(frozen=True)
+class CaptionFile:
+    """All that a caption file says, right or wrong.
+
+    Attributes:
+        rows: its captions, in order.
+        faults: the lines that could not be read.
+        ids: (what it is, its id, the picture) of everything that should be unique.
+        dataset: the captions by picture.
+    """
+
+    rows: tuple[Row, ...]
+    faults: tuple[LineFault, ...]
+    ids: tuple[tuple[str, str, str], ...]
+    dataset: CaptionDataset
 
 
 def load_dataset(
     annotations: str | Path, images: str | Path = "", *, kind: str = "auto"
 ) -> CaptionDataset:
-    """Read captions; pictures are looked for but not opened.
+    """Read captions; pictures are not opened.
 
     Args:
         annotations: Karpathy JSON, COCO captions JSON, Flickr8k token file
@@ -30,39 +60,55 @@ def load_dataset(
         kind: "karpathy", "coco", "flickr8k", "csv", "jsonl"; "auto" looks at the file.
 
     Raises:
-        DatasetError: the file cannot be read, or is none of these.
+        DatasetError: the file cannot be read, is none of these, or a line of it is wrong.
         UnknownName: no such kind.
     """
-    return load_rows(annotations, images, kind=kind)[1]
+    found = read_caption_file(annotations, images, kind=kind)
+    pictures: dict[str, str] = {}
+    for what, name, file in found.ids:
+        if what == "image id" and pictures.setdefault(name, file) != file:
+            raise DatasetError(
+                f"{annotations}: the image id {name} names both {pictures[name]} and {file}, so "
+                "captions cannot be told apart. `regard data check` lists all such."
+            )
+    if found.faults:
+        raise DatasetError(
+            f"{annotations}, {found.faults[0]} ({len(found.faults)} such lines; "
+            "`regard data check` lists them)."
+        )
+    return found.dataset
 
 
-def load_rows(
+def read_caption_file(
     annotations: str | Path, images: str | Path = "", *, kind: str = "auto"
-) -> tuple[list[Row], CaptionDataset]:
-    """Read captions as they stand in the file, and as a data set; see `load_dataset`."""
+) -> CaptionFile:
+    """Read captions and keep what is wrong with them; see `load_dataset`."""
     path = Path(annotations)
     text = _read(path)
     kind = _kind_of(path, text) if kind == "auto" else kind
-    readers: dict[str, Callable[[str], Iterable[Row]]] = {
-        "karpathy": _karpathy,
-        "coco": _coco,
-        "flickr8k": _flickr8k,
-        "csv": _csv,
-        "jsonl": _jsonl,
-    }
-    if kind not in readers:
-        raise UnknownName("annotation kind", kind, readers)
+    if kind not in _READERS:
+        raise UnknownName("annotation kind", kind, _READERS)
+    rows: list[Row] = []
+    faults: list[LineFault] = []
+    ids: list[tuple[str, str, str]] = []
     try:
-        rows = list(readers[kind](text))
+        for found in _READERS[kind](text):
+            if isinstance(found, Row):
+                rows.append(_checked(found))
+            elif isinstance(found, LineFault):
+                faults.append(found)
+            else:
+                ids.append(found)
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DatasetError(f"{path} is no whole {kind} file: {error!r}.") from error
     folder = Path(images) if str(images) else path.parent
-    return rows, CaptionDataset(_items(rows, folder), str(path))
+    dataset = CaptionDataset(_items(rows, folder), str(path))
+    return CaptionFile(tuple(rows), tuple(faults), tuple(ids), dataset)
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DatasetError(f"{path} cannot be opened: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -85,7 +131,13 @@ def _kind_of(path: Path, text: str) -> str:
     )
 
 
-def _items(rows: list[Row], folder: Path) -> tuple[CaptionedItem, ...]:
+def _checked(values: tuple[Any, ...]) -> Row:
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError(f"picture, caption and split must be text, and {tuple(values)} came")
+    return Row(*values)
+
+
+def _items(rows: Iterable[Row], folder: Path) -> tuple[CaptionedItem, ...]:
     """Gather the captions of each file, in the order of first appearance."""
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
@@ -101,47 +153,100 @@ def _items(rows: list[Row], folder: Path) -> tuple[CaptionedItem, ...]:
     )
 
 
-def _karpathy(text: str) -> Iterable[Row]:
+Found = Row | LineFault | tuple[str, str, str]
+"""What a reader yields: a caption, a line it had to skip, or an id that should be unique."""
+
+
+def _karpathy(text: str) -> Iterator[Found]:
     for image in json.loads(text)["images"]:
         file = str(Path(image.get("filepath", "")) / image["filename"])
+        split = image.get("split", "")
+        yield "picture", file, file
+        if "imgid" in image:
+            yield "image id", str(image["imgid"]), file
         for sentence in image["sentences"]:
             raw = sentence["raw"] if "raw" in sentence else " ".join(sentence["tokens"])
-            yield file, raw, image.get("split", "")
+            yield Row(file, raw, split)
+            if "sentid" in sentence:
+                yield "caption id", str(sentence["sentid"]), file
+        if not image["sentences"]:
+            yield Row(file, "", split)
 
 
-def _coco(text: str) -> Iterable[Row]:
+def _coco(text: str) -> Iterator[Found]:
     values = json.loads(text)
-    files = {image["id"]: image["file_name"] for image in values["images"]}
+    files: dict[Any, str] = {}
+    for image in values["images"]:
+        yield "image id", str(image["id"]), image["file_name"]
+        yield "picture", image["file_name"], image["file_name"]
+        files.setdefault(image["id"], image["file_name"])
     for annotation in values["annotations"]:
-        yield files[annotation["image_id"]], annotation["caption"], ""
+        file = files[annotation["image_id"]]
+        yield Row(file, annotation["caption"], "")
+        if "id" in annotation:
+            yield "caption id", str(annotation["id"]), file
+    captioned = {annotation["image_id"] for annotation in values["annotations"]}
+    yield from (Row(file, "", "") for name, file in files.items() if name not in captioned)
 
 
-def _flickr8k(text: str) -> Iterable[Row]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+def _flickr8k(text: str) -> Iterator[Found]:
+    for number, line in _lines(text):
         name, tab, caption = line.partition("\t")
+        file = name.rpartition("#")[0] or name
         if not tab:
-            raise ValueError(f"line {number} has no tab between picture and caption")
-        yield name.rpartition("#")[0] or name, caption, ""
+            yield LineFault(number, f"no tab between picture and caption in {line!r}")
+            continue
+        yield Row(file, caption, "")
+        if "#" in name:
+            yield "caption id", name, file
 
 
-def _csv(text: str) -> Iterable[Row]:
+def _csv(text: str) -> Iterator[Found]:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    return [_row(record) for record in reader]
+    names = reader.fieldnames or ()
+    if not {"file", "caption"} <= set(names):
+        yield LineFault(1, f"the columns are {list(names)}; wanted file, caption[, split]")
+        return
+    for record in reader:
+        if None in record:
+            what = f"more fields than columns; put quotes around a caption with {delimiter!r} in it"
+            yield LineFault(reader.line_num, what)
+        else:
+            yield _row(record, reader.line_num)
 
 
-def _jsonl(text: str) -> Iterable[Row]:
-    return [_row(json.loads(line)) for line in text.splitlines() if line.strip()]
+def _jsonl(text: str) -> Iterator[Found]:
+    for number, line in _lines(text):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            yield LineFault(number, f"no JSON: {error}")
+            continue
+        yield _row(record, number)
 
 
-def _row(record: dict[str, Any]) -> Row:
-    absent = [name for name in ("file", "caption") if not isinstance(record.get(name), str)]
-    if absent:
-        raise ValueError(
-            f"no {' and no '.join(absent)} in {record!r}; wanted file, caption and, if you like, "
-            "split"
-        )
-    return record["file"], record["caption"], str(record.get("split") or "")
+def _row(record: Any, line: int) -> Row | LineFault:
+    if not isinstance(record, dict):
+        return LineFault(line, f"{record!r} is no object with file and caption")
+    file, caption, split = (record.get(name) for name in ("file", "caption", "split"))
+    if isinstance(file, str) and isinstance(caption, str) and isinstance(split, str | None):
+        return Row(file, caption, split or "")
+    return LineFault(line, f"file, caption and split must be text, and {record!r} came")
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines that hold something; a caption may hold U+2028 and its like."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+_READERS: dict[str, Callable[[str], Iterator[Found]]] = {
+    "karpathy": _karpathy,
+    "coco": _coco,
+    "flickr8k": _flickr8k,
+    "csv": _csv,
+    "jsonl": _jsonl,
+}

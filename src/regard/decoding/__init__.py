@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from regard.backends.base import Backend
 from regard.decoding.beam import decode_beam
+from regard.decoding.filters import Ids
 from regard.decoding.options import DecodingOptions
 from regard.decoding.single import decode_greedy, decode_sample
-from regard.decoding.trace import Ids
 from regard.types import Annotations, Hypothesis
 
 __all__ = ["DecodingOptions", "decode"]
@@ -25,6 +25,9 @@ def decode(
 ) -> list[tuple[Hypothesis, ...]]:
     """Decode captions of N items together; each comes out as it would alone.
 
+    The exception are sampled locations (`context="sample"`), which the backend draws for the
+    whole batch at once.
+
     Args:
         backend: runs the decoder's step.
         annotations: N items.
@@ -35,5 +38,8 @@ def decode(
 
     Returns:
         For each item its captions with their traces, best first, `options.n_best` at most.
+
+    Raises:
+        ConfigError: `prefix` or `banned` hold an id that is no word of the vocabulary.
     """
     return _METHODS[options.method](backend, annotations, options, Ids(start, end, forbidden))

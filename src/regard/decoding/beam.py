@@ -7,16 +7,28 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from regard.backends.base import Backend
+from regard.decoding.candidates import Candidates, strongest
+from regard.decoding.filters import Ids
 from regard.decoding.options import DecodingOptions
-from regard.decoding.trace import Candidates, Chooser, Ids, Record, strongest
+from regard.decoding.stepper import Stepper
 from regard.types import Annotations, Hypothesis
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A caption of `length` words that `row` held when it had said them."""
+
+    score: float
+    row: int
+    length: int
+    finished: bool
 
 
 @dataclass
 class _Item:
-    """One item's finished captions: (score, row, length), best first."""
+    """What was found for one item, best first, and whether its search is over."""
 
-    finished: list[tuple[float, int, int]] = field(default_factory=list)
+    found: list[_Found] = field(default_factory=list)
     done: bool = False
 
 
@@ -25,8 +37,9 @@ def decode_beam(
 ) -> list[tuple[Hypothesis, ...]]:
     """Keep the `beam` most likely captions of every item.
 
-    An item is done when no live caption can still beat its `n_best`-th finished one. Where
-    none finishes within `max_length`, the best live captions are returned, marked unfinished.
+    A caption that ends leaves the beam, which stays as wide as it was. An item is done when
+    no live caption can still beat its `n_best`-th finished one. Where none finishes, because
+    of `max_length` or because no word may follow, the live ones are returned, unfinished.
     """
     search = _Search(backend, annotations, options, ids)
     for t in range(options.max_length + 1):
@@ -36,119 +49,97 @@ def decode_beam(
 
 
 class _Search:
+    """Rows n·beam to (n + 1)·beam - 1 are the live captions of item n."""
+
     def __init__(
         self, backend: Backend, annotations: Annotations, options: DecodingOptions, ids: Ids
     ) -> None:
-        self.backend, self.options, self.ids = backend, options, ids
-        self.width = options.beam
-        self.projected, self.state = backend.init_state(annotations, self.width)
-        self.items = [_Item() for _ in range(self.state.hidden.shape[0] // self.width)]
-        rows = len(self.items) * self.width
-        self.token = np.full(rows, ids.start, np.int64)
-        # All beams of an item begin alike, so only its first may branch.
-        self.total = np.where(np.arange(rows) % self.width == 0, 0.0, -np.inf)
-        self.record = Record()
-        self.generator = backend.generator(options.seed)
-        self.chooser: Chooser | None = None
+        self.options, self.ids, self.width = options, ids, options.beam
+        self.stepper = Stepper(backend, annotations, options, ids, captions_per_item=self.width)
+        self.items = [_Item() for _ in range(self.stepper.rows // self.width)]
+        self.token = np.full(self.stepper.rows, ids.start, np.int64)
+        # All rows of an item begin alike, so only its first may branch.
+        self.total = np.where(np.arange(self.stepper.rows) % self.width == 0, 0.0, -np.inf)
 
     def advance(self, t: int) -> bool:
-        """Make step t; return whether every item is done."""
-        step = self.backend.step(
-            self.backend.asarray(self.token),
-            self.state,
-            self.projected,
-            context=self.options.context,
-            generator=self.generator,
-        )
-        words = step.logits.shape[-1]
-        self.chooser = self.chooser or Chooser(self.backend, self.options, self.ids, words)
-        histories = None
-        if self.options.block_ngram:
-            histories = [self.record.tokens(row) for row in range(len(self.token))]
-        logprobs = self.chooser.logprobs(step.logits, t, histories)
-        # Twice the width: at most `width` of them end a caption, the others live on.
-        best = strongest(logprobs, max(2 * self.width, self.options.alternatives))
-        last = t == self.options.max_length
-        parent, token, chosen = self._extend(best, t, last)
-        if last:
-            # Unfinished captions are read from the step before; this one ended the others.
-            return True
-        self.record.add(step, best, parent, token, chosen)
-        self.total = self.total[parent] + chosen
-        self.token, self.state = token, step.state.select(self.backend.asarray(parent))
-        self._check_done()
-        return all(item.done for item in self.items)
-
-    def _extend(
-        self, best: Candidates, t: int, last: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Choose each item's next beams; collect the captions that end here."""
-        rows = len(self.token)
-        parent = np.arange(rows)
-        token = np.full(rows, self.ids.end, np.int64)
-        chosen = np.full(rows, -np.inf)
-        penalty = (t + 1) ** self.options.length_penalty
+        """Say word t; return whether every item is done."""
+        reading = self.stepper.read(self.token)
+        # Each row has one way to end, so 2·width candidates leave at least `width` that go on.
+        best = strongest(reading.allowed, 2 * self.width)
+        parent = np.arange(self.stepper.rows)
+        token = np.full(self.stepper.rows, self.ids.end, np.int64)
+        logprob = np.full(self.stepper.rows, -np.inf)
         for n, item in enumerate(self.items):
             if item.done:
                 continue
-            live = n * self.width
-            for rank, (total, row, column) in enumerate(self._ranked(best, n)):
-                if not np.isfinite(total) or live == (n + 1) * self.width:
-                    break
-                if best.ids[row, column] == self.ids.end:
-                    if rank < self.width:
-                        item.finished.append((total / penalty, row, t))
-                elif not last:
-                    parent[live], token[live] = row, best.ids[row, column]
-                    chosen[live] = best.logprobs[row, column]
-                    live += 1
-            item.finished.sort(key=lambda f: -f[0])
-        return parent, token, chosen
+            chosen = self._extend(item, n * self.width, best, t)
+            for row, (before, column) in enumerate(chosen, n * self.width):
+                parent[row], token[row] = before, best.ids[before, column]
+                logprob[row] = best.logprobs[before, column]
+        self.total = self.total[parent] + logprob
+        self.token = token
+        self.stepper.reorder(reading, parent, token, logprob)
+        for n, item in enumerate(self.items):
+            item.done = item.done or self._is_done(item, n * self.width)
+        return all(item.done for item in self.items)
 
-    def _ranked(self, best: Candidates, n: int) -> list[tuple[float, int, int]]:
-        rows = slice(n * self.width, (n + 1) * self.width)
+    def _extend(self, item: _Item, first: int, best: Candidates, t: int) -> list[tuple[int, int]]:
+        """Collect an item's captions that end at word t.
+
+        Returns:
+            The row and the candidate's column of each caption that lives on.
+        """
+        rows = slice(first, first + self.width)
         totals = self.total[rows, None] + best.logprobs[rows]
-        # Stable: among equals the better beam and the smaller id come first.
+        # Stable: among equals the better row and the smaller id come first.
         order = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.width]
-        row, column = np.unravel_index(order, totals.shape)
+        live: list[tuple[int, int]] = []
+        for rank, at in enumerate(order):
+            row, column = first + int(at) // totals.shape[1], int(at) % totals.shape[1]
+            total = float(totals.flat[at])
+            if not np.isfinite(total) or len(live) == self.width:
+                break
+            if best.ids[row, column] != self.ids.end:
+                live.append((row, column))
+            elif rank < self.width:  # an end that would not have stayed in the beam is no find
+                item.found.append(_Found(self._score(total, t + 1), row, t, True))
+        if t == self.options.max_length:
+            live = []
+        if not live and not item.found:
+            item.found = self._unfinished(first, t)
+        item.found.sort(key=lambda found: -found.score)
+        return live
+
+    def _unfinished(self, first: int, t: int) -> list[_Found]:
+        """Return an item's live captions of t words as they are."""
         return [
-            (float(totals[r, c]), n * self.width + int(r), int(c))
-            for r, c in zip(row, column, strict=True)
+            _Found(self._score(float(self.total[row]), max(1, t)), row, t, False)
+            for row in range(first, first + self.width)
+            if np.isfinite(self.total[row])
         ]
 
-    def _check_done(self) -> None:
-        """Mark the items whose live captions cannot win any more."""
-        # Scores are negative, so the longest caption, which divides by the most, is the best
-        # that a live one can reach.
-        longest = (self.options.max_length + 1) ** self.options.length_penalty
-        for n, item in enumerate(self.items):
-            best = self.total[n * self.width : (n + 1) * self.width].max()
-            reachable = best / longest
-            enough = len(item.finished) >= self.options.n_best
-            if not np.isfinite(best) or (
-                enough and item.finished[self.options.n_best - 1][0] >= reachable
-            ):
-                item.done = True
+    def _score(self, total: float, length: int) -> float:
+        return total / length**self.options.length_penalty
+
+    def _is_done(self, item: _Item, first: int) -> bool:
+        """Whether an item's live captions cannot win any more."""
+        live = float(self.total[first : first + self.width].max())
+        if not np.isfinite(live):
+            return True
+        if len(item.found) < self.options.n_best:
+            return False
+        # A beam of one is greedy decoding: its caption has ended. Otherwise, as totals are
+        # negative, a live caption scores best where it goes on for free to the longest.
+        reachable = self._score(live, self.options.max_length + 1)
+        return self.width == 1 or item.found[self.options.n_best - 1].score >= reachable
 
     def results(self) -> list[tuple[Hypothesis, ...]]:
         """Return each item's best captions."""
-        return [self._of_item(n, item) for n, item in enumerate(self.items)]
-
-    def _of_item(self, n: int, item: _Item) -> tuple[Hypothesis, ...]:
-        options = self.options
-        found = [(score, row, length, True) for score, row, length in item.finished]
-        if not found:
-            length = len(self.record.steps)
-            rows = range(n * self.width, (n + 1) * self.width)
-            totals = [(float(self.total[row]), row) for row in rows]
-            found = [
-                (total / max(1, length) ** options.length_penalty, row, length, False)
-                for total, row in sorted(totals, key=lambda pair: -pair[0])
-                if np.isfinite(total)
-            ]
-        return tuple(
-            self.record.hypothesis(
-                row, length, score=score, finished=finished, alternatives=options.alternatives
+        read = self.stepper.record.hypothesis
+        return [
+            tuple(
+                read(found.row, found.length, score=found.score, finished=found.finished)
+                for found in item.found[: self.options.n_best]
             )
-            for score, row, length, finished in found[: options.n_best]
-        )
+            for item in self.items
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from regard.errors import ConfigError
@@ -57,10 +58,12 @@ class DecodingOptions:
         for name in ("beam", "max_length", "n_best"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        for name in ("min_length", "block_ngram", "top_k", "alternatives"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+        for name in (
+            "min_length", "length_penalty", "block_ngram", "top_k", "alternatives", "seed"
+        ):  # fmt: skip
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if not 0 < self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise ConfigError(
                 f"temperature is {self.temperature} and top_p {self.top_p}; temperature must be "
                 "above 0 and top_p in (0, 1]."
@@ -85,6 +88,11 @@ class DecodingOptions:
         if self.min_length > self.max_length:
             raise ConfigError(
                 f"min_length={self.min_length} is above max_length={self.max_length}."
+            )
+        if set(self.prefix) & set(self.banned):
+            raise ConfigError(
+                f"prefix={self.prefix} and banned={self.banned} share a word: it cannot be both "
+                "forced and never said. Take it out of one."
             )
         if len(self.prefix) > self.max_length:
             raise ConfigError(

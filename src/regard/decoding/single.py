@@ -7,100 +7,93 @@ from collections.abc import Callable
 import numpy as np
 
 from regard.backends.base import Backend
+from regard.decoding.candidates import strongest, to_numpy
+from regard.decoding.filters import Ids, keep_likely
 from regard.decoding.options import DecodingOptions
-from regard.decoding.trace import Candidates, Chooser, Ids, Record, strongest, to_numpy
+from regard.decoding.stepper import Stepper
 from regard.types import Annotations, Array, Hypothesis
 
-Pick = Callable[[Array, Candidates], np.ndarray]
-"""Chooses a word per row, (B,), from log-probabilities (B, V) and the strongest of them."""
+Pick = Callable[[Array], np.ndarray]
+"""Chooses a word per row, (B,), from log-probabilities (B, V), -inf for what may not be said."""
 
 
 def decode_greedy(
     backend: Backend, annotations: Annotations, options: DecodingOptions, ids: Ids
 ) -> list[tuple[Hypothesis, ...]]:
     """Say the most likely word at every step."""
-    found = _follow(backend, annotations, options, ids, 1, lambda _, best: best.ids[:, 0])
-    return [(hypothesis,) for hypothesis in found]
+
+    def most_likely(logprobs: Array) -> np.ndarray:
+        # Not arg-max: torch leaves open which of two equals it finds, and a beam of one says
+        # the smaller id.
+        return strongest(logprobs, 1).ids[:, 0]
+
+    stepper = Stepper(backend, annotations, options, ids, captions_per_item=1)
+    return [(hypothesis,) for hypothesis in _follow(stepper, options, ids, most_likely)]
 
 
 def decode_sample(
     backend: Backend, annotations: Annotations, options: DecodingOptions, ids: Ids
 ) -> list[tuple[Hypothesis, ...]]:
-    """Sample `n_best` captions per item, best score first.
+    """Sample `n_best` captions per item, best score first; a caption may come more than once.
 
-    Words are drawn by numpy from the options' seed, so every backend draws alike.
+    Words are drawn by numpy from the options' seed, so that every backend draws alike, and
+    with the same random numbers for every item, so that an item's captions do not depend on
+    the batch it came in. Scores and log-probabilities are the model's own, whatever
+    temperature, top_k and top_p made of them for the draw.
     """
     generator = np.random.default_rng(options.seed)
+    count = options.n_best
 
-    def draw(logprobs: Array, _: Candidates) -> np.ndarray:
-        kept = keep_likely(to_numpy(logprobs).astype(np.float64) / options.temperature, options)
-        # The Gumbel-max trick draws from every row's distribution at once.
-        return (kept + generator.gumbel(size=kept.shape)).argmax(-1)
+    def draw(logprobs: Array) -> np.ndarray:
+        logits = to_numpy(logprobs).astype(np.float64) / options.temperature
+        # arg max(logits + Gumbel noise) is distributed as softmax(logits).
+        noise = generator.gumbel(size=(count, logits.shape[-1]))
+        noisy = keep_likely(logits, options).reshape(-1, *noise.shape) + noise
+        return noisy.argmax(-1).reshape(-1)
 
-    found = _follow(backend, annotations, options, ids, options.n_best, draw)
-    groups = [found[i : i + options.n_best] for i in range(0, len(found), options.n_best)]
+    stepper = Stepper(backend, annotations, options, ids, captions_per_item=count)
+    found = _follow(stepper, options, ids, draw)
+    groups = [found[i : i + count] for i in range(0, len(found), count)]
     return [tuple(sorted(group, key=lambda h: -h.score)) for group in groups]
 
 
-def keep_likely(logits: np.ndarray, options: DecodingOptions) -> np.ndarray:
-    """Set to -inf what top_k and top_p leave out, (B, V); the most likely word always stays."""
-    logits = logits.copy()
-    if 0 < options.top_k < logits.shape[-1]:
-        kth = np.partition(logits, -options.top_k, axis=-1)[:, -options.top_k]
-        logits[logits < kth[:, None]] = -np.inf
-    if options.top_p < 1:
-        order = np.argsort(-logits, axis=-1)
-        ordered = np.take_along_axis(logits, order, -1)
-        p = np.exp(ordered - ordered.max(-1, keepdims=True))
-        p /= p.sum(-1, keepdims=True)
-        before = np.cumsum(p, -1) - p  # probability of all words more likely than this one
-        ordered[before >= options.top_p] = -np.inf
-        np.put_along_axis(logits, order, ordered, -1)
-    return logits
+def _follow(stepper: Stepper, options: DecodingOptions, ids: Ids, pick: Pick) -> list[Hypothesis]:
+    """Say one word after another until every caption has ended.
 
+    A caption is unfinished where it reaches `max_length` and its next word is not the end, or
+    where no word may follow.
 
-def _follow(
-    backend: Backend,
-    annotations: Annotations,
-    options: DecodingOptions,
-    ids: Ids,
-    captions_per_item: int,
-    pick: Pick,
-) -> list[Hypothesis]:
-    projected, state = backend.init_state(annotations, captions_per_item)
-    generator = backend.generator(options.seed)
-    rows = state.hidden.shape[0]
-    same = np.arange(rows)
-    token = np.full(rows, ids.start, np.int64)
-    total, length = np.zeros(rows), np.zeros(rows, int)
-    alive, finished = np.ones(rows, bool), np.zeros(rows, bool)
-    record, chooser = Record(), None
+    Args:
+        stepper: B captions.
+        options: lengths and penalty.
+        ids: the special ids.
+        pick: chooses the words.
+
+    Returns:
+        One hypothesis per row.
+    """
+    rows = np.arange(stepper.rows)
+    token = np.full(stepper.rows, ids.start, np.int64)
+    total, length = np.zeros(stepper.rows), np.zeros(stepper.rows, np.int64)
+    alive, finished = np.ones(stepper.rows, bool), np.zeros(stepper.rows, bool)
     for t in range(options.max_length + 1):
-        step = backend.step(
-            backend.asarray(token), state, projected, context=options.context, generator=generator
-        )
-        chooser = chooser or Chooser(backend, options, ids, step.logits.shape[-1])
-        histories = [record.tokens(row) for row in same] if options.block_ngram else None
-        logprobs = chooser.logprobs(step.logits, t, histories)
-        best = strongest(logprobs, max(1, options.alternatives))
-        token = pick(logprobs, best)
-        chosen = to_numpy(logprobs)[same, token].astype(np.float64)
+        reading = stepper.read(token)
+        token = pick(reading.allowed)
+        logprob = to_numpy(reading.allowed)[rows, token].astype(np.float64)
+        alive &= np.isfinite(logprob)
         ended = alive & (token == ids.end)
-        # At the last step only the end token counts: a caption without it stays unfinished.
         said = alive & ~ended & (t < options.max_length)
-        total[ended | said] += chosen[ended | said]
-        length[said] += 1
-        record.add(step, best, same, token, chosen)
-        alive, finished, state = said, finished | ended, step.state
+        total[ended | said] += logprob[ended | said]
+        length += said
+        alive, finished = said, finished | ended
+        stepper.keep(reading, token, logprob)
         if not alive.any():
             break
+    counted = np.maximum(1, length + finished)  # the end token is a token of the score
+    score = total / counted**options.length_penalty
     return [
-        record.hypothesis(
-            int(row),
-            int(length[row]),
-            score=total[row] / max(1, length[row] + finished[row]) ** options.length_penalty,
-            finished=bool(finished[row]),
-            alternatives=options.alternatives,
+        stepper.record.hypothesis(
+            row, int(length[row]), score=float(score[row]), finished=bool(finished[row])
         )
-        for row in same
+        for row in range(stepper.rows)
     ]

@@ -11,6 +11,7 @@ from regard.errors import UnknownName
 _TABLE = {
     "efficientnet_lite0": "regard.encoders.efficientnet_lite:EfficientNetLite",
     "efficientnet_lite2": "regard.encoders.efficientnet_lite:EfficientNetLite",
+    "small_cnn": "regard.encoders.small_cnn:SmallCNN",
 }
 _TIMM = "regard.encoders.timm_backbone:TimmBackbone"
 

@@ -8,6 +8,7 @@ pixels stride 32 gives 14×14.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,8 @@ class EfficientNetLite(Encoder):
         from efficientnet_lite_pytorch import EfficientNet
 
         self.name, self.level = config.name, config.level
-        network = EfficientNet.from_name(
+        # The package has no types and no public way to its stages.
+        network: Any = EfficientNet.from_name(
             config.name.replace("_", "-"), image_size=config.image_size
         )
         if pretrained:
@@ -82,7 +84,7 @@ class EfficientNetLite(Encoder):
         return self._head(self._blocks(self._stem(pixels)))
 
 
-def _end_of_stride16(network: torch.nn.Module) -> int:
+def _end_of_stride16(network: Any) -> int:
     """Return how many blocks lie before the last halving of the picture."""
     strides = [block._depthwise_conv.stride[0] for block in network._blocks]
     return max(i for i, stride in enumerate(strides) if stride == 2)

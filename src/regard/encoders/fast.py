@@ -7,6 +7,7 @@ copy to drift; a test holds both to a cosine above 0.9999.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import warnings
 from collections.abc import Callable
@@ -54,7 +55,8 @@ def _torch(encoder: Encoder) -> Encode:
 
 def _onnxruntime(encoder: Encoder) -> Encode:
     import onnxruntime
-    import onnxscript  # noqa: F401  torch.onnx needs it; missing, torch encodes
+
+    importlib.import_module("onnxscript")  # torch.onnx needs it; where it is missing torch encodes
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -63,7 +65,7 @@ def _onnxruntime(encoder: Encoder) -> Encode:
     )
 
     def encode(pixels: np.ndarray) -> np.ndarray:
-        return session.run(None, {"pixels": pixels})[0]
+        return np.asarray(session.run(None, {"pixels": pixels})[0])
 
     return encode
 
@@ -71,7 +73,6 @@ def _onnxruntime(encoder: Encoder) -> Encode:
 def _export(encoder: Encoder) -> bytes:
     """Return the encoder as ONNX bytes with a dynamic batch."""
     size = encoder.spec.size
-    buffer = io.BytesIO()
     # The exporter talks to stdout and warns about its own internals; neither is the user's.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -84,5 +85,4 @@ def _export(encoder: Encoder) -> bytes:
             verbose=False,
         )
     assert program is not None
-    program.save(buffer)
-    return buffer.getvalue()
+    return program.model_proto.SerializeToString()

@@ -6,6 +6,8 @@ fits the installed torch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,8 +40,8 @@ class TimmBackbone(Encoder):
         """
         super().__init__()
         self.name, self.level = config.name, config.level
-        network = _create(config, pretrained)
-        self._network = network
+        network: Any = _create(config, pretrained)
+        self._network: Any = network
         with torch.no_grad():
             probe = self.feature_map(torch.zeros(1, 3, config.image_size, config.image_size))
         self.annotation_dim = int(probe.shape[1])
@@ -65,7 +67,7 @@ class TimmBackbone(Encoder):
 
 def _create(config: EncoderConfig, pretrained: bool) -> torch.nn.Module:
     try:
-        import timm
+        import timm  # pyright: ignore[reportMissingImports]  an extra
     except (ImportError, RuntimeError) as error:
         # A torchvision built for another torch fails with RuntimeError on import.
         raise MissingExtra("timm", "timm", f"the encoder {config.name!r}") from error

@@ -1,14 +1,18 @@
 """Explanation: where the decoder looked, drawn on one absolute scale."""
 
+from regard.explain.diary import Diary, DiaryEntry, write_diary
 from regard.explain.html import caption_html
 from regard.explain.maps import absolute_scale, relative_map, upsample
 from regard.explain.sheet import contact_sheet, save_figure
 
 __all__ = [
+    "Diary",
+    "DiaryEntry",
     "absolute_scale",
     "caption_html",
     "contact_sheet",
     "relative_map",
     "save_figure",
     "upsample",
+    "write_diary",
 ]

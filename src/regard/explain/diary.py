@@ -2,35 +2,101 @@
 
 from __future__ import annotations
 
-import html
 import json
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from regard.explain.html import assets_html, picture_html, words_html
+from regard.errors import CheckpointError
+from regard.explain.html import (
+    ShownWord,
+    assets_html,
+    escaped,
+    map_data,
+    output_html,
+    picture_html,
+    scale_html,
+    words_html,
+)
+from regard.explain.maps import SCALE_LEAST, absolute_scale
 from regard.types import Grid
 
 
-@dataclass(frozen=True)
-class Said:
-    """What was said of one picture.
+@dataclass(frozen=True, eq=False)
+class DiaryPicture:
+    """One of the fixed pictures.
 
     Attributes:
-        key: the picture's name.
+        key: the picture's name, unique in the diary.
         pixels: (height, width, 3) uint8.
         grid: of the maps.
-        words: the caption.
-        alpha: (T, L).
     """
 
     key: str
     pixels: np.ndarray
     grid: Grid
-    words: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Said(DiaryPicture):
+    """A picture and what was said of it.
+
+    Attributes:
+        words: the caption.
+        alpha: (T, L).
+    """
+
+    words: Sequence[str]
     alpha: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class DiaryEntry:
+    """One evaluation.
+
+    Attributes:
+        epoch: after which it was made.
+        scores: by name; nan where there is none.
+        captions: (words, alpha (T, L)) by the picture's key.
+    """
+
+    epoch: int
+    scores: Mapping[str, float]
+    captions: Mapping[str, tuple[Sequence[str], np.ndarray]]
+
+    def to_json(self) -> str:
+        """Return the entry as one line of JSON; weights keep 5 decimals."""
+        captions = {
+            key: {"words": list(words), "alpha": np.round(alpha.astype(float), 5).tolist()}
+            for key, (words, alpha) in self.captions.items()
+        }
+        scores = {name: float(value) for name, value in self.scores.items()}
+        record = {"epoch": self.epoch, "scores": scores, "captions": captions}
+        return json.dumps(record, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> DiaryEntry:
+        """Return the entry that a line holds.
+
+        Raises:
+            CheckpointError: the line is damaged.
+        """
+        try:
+            record = json.loads(line)
+            captions = {
+                key: (tuple(said["words"]), np.array(said["alpha"], np.float32))
+                for key, said in record["captions"].items()
+            }
+            return cls(int(record["epoch"]), dict(record["scores"]), captions)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"a line of the learning diary is damaged ({error}); it must hold epoch, scores "
+                "and captions. Move the diary's .jsonl file away to begin a new one."
+            ) from error
 
 
 class Diary:
@@ -43,74 +109,140 @@ class Diary:
             path: of the page; its entries lie beside it as `.jsonl`.
             up_to_epoch: entries of later epochs, which a killed run wrote and the resumed one
                 writes again, are dropped; 0 begins a new diary.
+
+        Raises:
+            CheckpointError: a stored entry is damaged.
         """
         self._path = path
         self._lines = path.with_suffix(".jsonl")
-        self._entries: list[dict[str, Any]] = []
+        self._entries: list[DiaryEntry] = []
         if up_to_epoch > 0 and self._lines.exists():
-            entries = [json.loads(line) for line in self._lines.read_text("utf-8").splitlines()]
-            self._entries = [e for e in entries if e["epoch"] <= up_to_epoch]
+            lines = self._lines.read_text("utf-8").split("\n")
+            entries = [DiaryEntry.from_json(line) for line in lines if line]
+            self._entries = [entry for entry in entries if entry.epoch <= up_to_epoch]
 
-    def add(self, epoch: int, scores: dict[str, float], said: list[Said]) -> None:
-        """Add an evaluation and write the page and the entries."""
-        captions = [
-            {"key": s.key, "words": s.words, "alpha": np.round(s.alpha, 5).tolist()} for s in said
+    def add(self, epoch: int, scores: Mapping[str, float], said: Sequence[Said]) -> None:
+        """Add an evaluation (or put it in the place of the same epoch's) and write both files."""
+        captions = {s.key: (tuple(s.words), s.alpha) for s in said}
+        self._entries = [entry for entry in self._entries if entry.epoch != epoch]
+        self._entries.append(DiaryEntry(epoch, dict(scores), captions))
+        _write_whole(self._lines, "".join(entry.to_json() + "\n" for entry in self._entries))
+        write_diary(self._path, "Learning diary", said, self._entries)
+
+
+def write_diary(
+    path: str | Path,
+    title: str,
+    pictures: Sequence[DiaryPicture],
+    entries: Sequence[DiaryEntry],
+) -> None:
+    """Write a diary as one self-contained HTML page.
+
+    Args:
+        path: of the page; what was there is replaced only when the new page is whole.
+        title: of the page.
+        pictures: in the order in which they shall stand.
+        entries: the evaluations, oldest first.
+    """
+    sections = "".join(_picture_html(picture, entries) for picture in pictures)
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'>"
+        f"<title>{escaped(title)}</title>{assets_html()}<style>{_STYLE}</style>"
+        f"<body><h1>{escaped(title)}</h1>"
+        "<p>What the model said of the same val pictures after each epoch. Point at a word to "
+        "see where the decoder looked: raw cells, one absolute scale per caption, in multiples "
+        f"of uniform attention.</p>{_curves_html(entries)}{sections}</body></html>"
+    )
+    _write_whole(Path(path), page)
+
+
+def _picture_html(picture: DiaryPicture, entries: Sequence[DiaryEntry]) -> str:
+    rows: list[str] = []
+    for entry in entries:
+        if picture.key not in entry.captions:
+            continue  # the evaluation was limited to fewer pictures
+        texts, alpha = entry.captions[picture.key]
+        words = [
+            ShownWord(text, row, f"epoch {entry.epoch} · {text} · peak {row.max():.1%}")
+            for text, row in zip(texts, alpha, strict=True)
         ]
-        self._entries = [e for e in self._entries if e["epoch"] != epoch]
-        self._entries.append({"epoch": epoch, "scores": scores, "captions": captions})
-        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._entries]
-        _write_whole(self._lines, "".join(lines))
-        _write_whole(self._path, self._page(said))
-
-    def _page(self, said: list[Said]) -> str:
-        pictures = "".join(self._picture(s) for s in said)
-        return (
-            "<!doctype html><html lang='en'><meta charset='utf-8'>"
-            "<meta name='viewport' content='width=device-width'><title>Learning diary</title>"
-            f"{assets_html()}<style>{_PAGE_STYLE}</style><h1>Learning diary</h1>"
-            "<p>What the model said of the same val pictures after each epoch. Point at a word to "
-            "see where the decoder looked: raw cells, one scale per caption, 1 = uniform.</p>"
-            f"{self._table()}<main>{pictures}</main></html>"
-        )
-
-    def _table(self) -> str:
-        names = list(self._entries[-1]["scores"])
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-        rows = "".join(
-            f"<tr><td>{e['epoch']}</td>"
-            + "".join(f"<td>{e['scores'].get(n, float('nan')):.2f}</td>" for n in names)
-            + "</tr>"
-            for e in self._entries
-        )
-        return f"<table><tr><th>epoch</th>{head}</tr>{rows}</table>"
-
-    def _picture(self, said: Said) -> str:
-        rows: list[str] = []
-        for entry in self._entries:
-            for caption in entry["captions"]:
-                if caption["key"] != said.key:
-                    continue
-                alpha = np.array(caption["alpha"], np.float32).reshape(-1, said.grid.cells)
-                top = max(2.0, float(alpha.max(initial=0.0)) * alpha.shape[1])
-                words = [
-                    (word, row, f"epoch {entry['epoch']}, peak {row.max():.2f}")
-                    for word, row in zip(caption["words"], alpha, strict=True)
-                ]
-                rows.append(f"<p><b>{entry['epoch']}</b> {words_html(words, top)}</p>")
-        return (
-            f"<section class='regard'><h2>{html.escape(said.key)}</h2>"
-            f"{picture_html(said.pixels, said.grid)}<output></output>{''.join(rows)}</section>"
-        )
+        top = absolute_scale(alpha, picture.grid)
+        rows.append(f"<li><b>{entry.epoch}</b>{words_html(words, (top,))}</li>")
+    return (
+        f"<section class='regard' data-map='{map_data(picture.grid, smooth=False)}'><div>"
+        f"{picture_html(picture.pixels, picture.grid, picture.key)}"
+        f"<h2>{escaped(picture.key)}</h2>"
+        f"{scale_html(SCALE_LEAST, picture.grid, smooth=False)}"
+        f"{output_html()}</div><ol>{''.join(rows)}</ol></section>"
+    )
 
 
-_PAGE_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}"
-    "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(22rem,1fr));gap:1rem}"
-    "table{border-collapse:collapse}td,th{padding:.1rem .7rem;text-align:right}h2{font-size:1rem}"
-)
+def _curves_html(entries: Sequence[DiaryEntry]) -> str:
+    """Return a small curve for every score and the table of all of them."""
+    names = list(dict.fromkeys(name for entry in entries for name in entry.scores))
+    series = {n: [float(e.scores.get(n, math.nan)) for e in entries] for n in names}
+    epochs = [entry.epoch for entry in entries]
+    curves = "".join(_curve_html(name, epochs, values) for name, values in series.items())
+    head = "".join(f"<th>{escaped(name)}</th>" for name in names)
+    rows = "".join(
+        f"<tr><td>{epoch}</td>{''.join(f'<td>{_score(series[n][i])}</td>' for n in names)}</tr>"
+        for i, epoch in enumerate(epochs)
+    )
+    return (
+        f"<div class='curves'>{curves}</div><details><summary>All scores</summary>"
+        f"<table><tr><th>epoch</th>{head}</tr>{rows}</table></details>"
+    )
+
+
+def _curve_html(name: str, epochs: Sequence[int], values: Sequence[float]) -> str:
+    known = [(e, v) for e, v in zip(epochs, values, strict=True) if math.isfinite(v)]
+    if not known:
+        return ""
+    low, high = min(v for _, v in known), max(v for _, v in known)
+    first, last = known[0][0], known[-1][0]
+    points = [
+        (4 + 152 * (e - first) / max(1, last - first), 44 - 40 * (v - low) / ((high - low) or 1))
+        for e, v in known
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    x, y = points[-1]
+    about = f"{name} from {_score(known[0][1])} to {_score(known[-1][1])}"
+    return (
+        f"<figure><figcaption>{escaped(name)} <b>{_score(known[-1][1])}</b></figcaption>"
+        f"<svg viewBox='0 0 160 48' role='img' aria-label='{escaped(about)}'>"
+        f"<polyline points='{line}'/><circle cx='{x:.1f}' cy='{y:.1f}' r='3'/></svg>"
+        f"<small>{_score(low)} to {_score(high)}, epochs {first} to {last}</small></figure>"
+    )
+
+
+def _score(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "–"
+
+
+_STYLE = """
+body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif;
+  color: #1d2433; background: #f6f7f9; }
+.curves { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
+.curves figure { width: 10rem; margin: 0; }
+.curves polyline { fill: none; stroke: #0b6bcb; stroke-width: 2; }
+.curves circle { fill: #0b6bcb; }
+.curves small, summary { color: #5b6576; }
+table { border-collapse: collapse; } td, th { padding: .1rem .7rem; text-align: right; }
+section.regard { display: grid; grid-template-columns: minmax(14rem, 1fr) 2fr; gap: 1.5rem;
+  max-width: none; margin: 1.5rem 0; }
+section.regard h2 { margin: .5rem 0; font-size: 1rem; overflow-wrap: anywhere; }
+section.regard ol { max-height: 32rem; margin: 0; overflow: auto; padding: 0 .3rem; }
+section.regard li { display: grid; grid-template-columns: 2rem 1fr; align-items: baseline; }
+section.regard li b { color: var(--quiet); font-size: .8rem; }
+section.regard .words { margin: 0 0 .3rem; }
+@media (max-width: 44rem) { section.regard { grid-template-columns: 1fr; } }
+@media (prefers-color-scheme: dark) { body { color: #eef1f6; background: #0b0e13; } }
+"""
 
 
 def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, "utf-8")
-    temporary.rename(path)
+    os.replace(temporary, path)

@@ -1,37 +1,86 @@
-"""A font that has the caption's script, or word of what is missing."""
+"""Fonts that have the caption's script, or word of what is missing."""
 
 from __future__ import annotations
 
+import unicodedata
+from dataclasses import dataclass
 from functools import lru_cache
 
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
+_DEFAULT = "DejaVu Sans"  # comes with matplotlib
+_NO_TEXT = ("Last Resort", "cmb", "cmex", "cmmi", "cmr", "cmss", "cmsy", "cmtt")
+"""matplotlib's own placeholder font, which claims every character, and its fonts for formulas,
+whose tables name other characters than they draw."""
+_STAND_IN = "□"
+_NAMED = 6  # missing characters that a note lists
 
-def font_for(text: str) -> tuple[str, str]:
-    """Choose a font family for a text.
+
+@dataclass(frozen=True)
+class FontChoice:
+    """Fonts for a text.
+
+    Attributes:
+        families: in the order in which matplotlib shall look for each character.
+        missing: the characters that no installed font has, sorted; "" where none is missing.
+    """
+
+    families: tuple[str, ...]
+    missing: str
+
+    def drawable(self, text: str) -> str:
+        """Return the text on one line, with a □ for every character that no font has."""
+        line = " ".join("".join(" " if _is_blank(c) else c for c in text).split())
+        return line.translate({ord(c): _STAND_IN for c in self.missing})
+
+    @property
+    def note(self) -> str:
+        """What a reader should know of missing characters; "" where none is missing."""
+        if not self.missing:
+            return ""
+        named = " ".join(f"U+{ord(c):04X}" for c in self.missing[:_NAMED])
+        more = len(self.missing) - _NAMED
+        return f"no installed font has {named}" + (f" and {more} more" if more > 0 else "")
+
+
+def choose_fonts(text: str) -> FontChoice:
+    """Choose installed fonts that together have every character of a text.
+
+    DejaVu Sans comes first; as long as characters are missing, the font that has most of
+    them joins.
 
     Args:
         text: what shall be drawn.
-
-    Returns:
-        The family, and the characters of the text that it lacks ("" where it has all). Of
-        all installed fonts the first that has every character is taken, the default first.
     """
-    wanted = {c for c in text if not c.isspace()}
-    default = font_manager.FontProperties(family="DejaVu Sans")
-    path = font_manager.findfont(default)
-    best, lacking = "DejaVu Sans", wanted - _characters(path)
-    for entry in font_manager.fontManager.ttflist if lacking else ():
-        missing = wanted - _characters(entry.fname)
-        if len(missing) < len(lacking):
-            best, lacking = entry.name, missing
-        if not lacking:
+    missing = {c for c in text if not _is_blank(c)}
+    missing -= _characters(font_manager.findfont(_DEFAULT))
+    families = [_DEFAULT]
+    while missing:
+        found = max(_text_fonts(), key=lambda font: len(missing & _characters(font[1])))
+        if not missing & _characters(found[1]):
             break
-    return best, "".join(sorted(lacking))
+        families.append(found[0])
+        missing -= _characters(found[1])
+    return FontChoice(tuple(families), "".join(sorted(missing)))
 
 
-@lru_cache(maxsize=256)
+def _is_blank(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) == "Cc"
+
+
+def _text_fonts() -> list[tuple[str, str]]:
+    """Return (family, path) of the upright fonts that matplotlib knows, regular ones first."""
+    upright = [
+        entry
+        for entry in font_manager.fontManager.ttflist
+        if entry.style == "normal" and not entry.name.startswith(_NO_TEXT)
+    ]
+    upright.sort(key=lambda entry: (entry.weight not in (400, "normal", "regular"), entry.name))
+    return [(entry.name, str(entry.fname)) for entry in upright]
+
+
+@lru_cache(maxsize=1024)
 def _characters(path: str) -> frozenset[str]:
     try:
         return frozenset(map(chr, FT2Font(path).get_charmap()))

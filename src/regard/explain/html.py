@@ -12,37 +12,77 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from regard.errors import ConfigError
-from regard.explain.maps import absolute_scale
+from regard.explain import wording
+from regard.explain.maps import (
+    OPACITY,
+    absolute_scale,
+    colours,
+    relative_map,
+    smoothing,
+)
 from regard.types import Caption, Grid, Word
 
 _SIDE = 448  # pixels of the embedded picture's longer side
+_ENLARGE = 8  # points per cell that the page computes; the browser fills in to its own pixels
+_STOPS = 33  # colours that the page holds of the map's colours
+
+
+@dataclass(frozen=True)
+class ShownWord:
+    """What a page knows of a word.
+
+    Attributes:
+        text: the word.
+        alpha: its weights, in any shape.
+        note: its numbers, as a reader shall see them.
+        others: alternatives and their probabilities.
+        cell: flat index of the cell that hard attention chose; None otherwise.
+    """
+
+    text: str
+    alpha: np.ndarray
+    note: str
+    others: tuple[tuple[str, float], ...] = ()
+    cell: int | None = None
 
 
 def caption_html(caption: Caption) -> str:
     """Return the caption with its picture as an HTML fragment.
 
-    Maps are drawn as raw cells, on one absolute scale in multiples of uniform.
+    Every word is a button that shows its map, on one absolute scale in multiples of uniform,
+    smoothed or raw as the reader chooses.
 
     Raises:
-        ConfigError: the caption does not hold its picture.
+        ConfigError: the caption does not hold its picture, or its grid is no picture's.
     """
     if caption.pixels is None:
         raise ConfigError("this caption holds no picture to draw on; caption the file again.")
-    words = [(word.text, word.alpha, _numbers(word)) for word in caption.words]
-    body = words_html(words, absolute_scale(caption))
-    shape = "×".join(map(str, caption.grid.shape))
-    foot = f"where the decoder looked · {shape} cells, raw · one scale for the caption"
+    grid, alpha = caption.grid, caption.trace.alpha
+    tops = (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=True))
+    words = words_html([_shown(word) for word in caption.words], tops)
+    foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
+            wording.SCALE, caption.model]  # fmt: skip
     return (
-        f"{assets_html()}<div class='regard' role='group' aria-label='caption and attention'>"
-        f"{picture_html(caption.pixels, caption.grid)}<p>{body}</p><output></output>"
-        f"<footer>{html.escape(foot)}</footer></div>"
+        f"{assets_html()}<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
+        f"data-map='{map_data(grid, smooth=True)}'>"
+        f"{picture_html(caption.pixels, grid, Path(caption.file).name)}{words}"
+        f"{scale_html(tops[1], grid, smooth=True)}"
+        f"{output_html()}<footer>{escaped(' · '.join(filter(None, foot)))}</footer></div>"
     )
+
+
+def escaped(text: str) -> str:
+    """Return a text that is safe between tags and in quoted attributes."""
+    return html.escape(text, quote=True)
 
 
 def assets_html() -> str:
@@ -53,12 +93,34 @@ def assets_html() -> str:
     return f"<style>{style}</style><script>{script}</script>"
 
 
-def picture_html(pixels: np.ndarray, grid: Grid) -> str:
-    """Return the picture with an empty layer for maps.
+def map_data(grid: Grid, *, smooth: bool) -> str:
+    """Return what the script must know to draw maps, as the value of `data-map`.
+
+    Args:
+        grid: of the maps.
+        smooth: whether smoothing can be chosen.
+    """
+    (top, bottom), (left, right) = grid.extent
+    height, width = grid.source_size
+    data: dict[str, Any] = {
+        "grid": grid.shape,
+        "place": [left / width, top / height, (right - left) / width, (bottom - top) / height],
+        "opacity": OPACITY,
+        "colours": _stops().tolist(),
+    }
+    if smooth:
+        kernels = (smoothing(cells, _ENLARGE) for cells in grid.shape)
+        data["kernels"] = [[[round(w, 4) for w in row] for row in k.tolist()] for k in kernels]
+    return escaped(json.dumps(data, separators=(",", ":")))
+
+
+def picture_html(pixels: np.ndarray, grid: Grid, name: str) -> str:
+    """Return the picture with an empty layer for maps, which lies where the cells lie.
 
     Args:
         pixels: (height, width, 3) uint8.
-        grid: whose cells the maps are drawn in.
+        grid: whose extent the layer takes.
+        name: of the picture.
     """
     picture = Image.fromarray(pixels)
     picture.thumbnail((_SIDE, _SIDE))
@@ -67,39 +129,85 @@ def picture_html(pixels: np.ndarray, grid: Grid) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     (top, bottom), (left, right) = grid.extent
     height, width = grid.source_size
-    place = json.dumps(
-        [left / width, top / height, (right - left) / width, (bottom - top) / height]
+    place = (
+        f"left:{left / width:.4%};top:{top / height:.4%};"
+        f"width:{(right - left) / width:.4%};height:{(bottom - top) / height:.4%}"
     )
     return (
-        f"<figure data-grid='{json.dumps(grid.shape)}' data-place='{place}'>"
-        f"<img alt='' src='data:image/jpeg;base64,{data}'>"
-        f"<canvas width='{picture.width}' height='{picture.height}'></canvas></figure>"
+        f"<figure><img alt='{escaped(name)}' src='data:image/jpeg;base64,{data}'>"
+        f"<canvas style='{place}' aria-hidden='true'></canvas><i></i></figure>"
     )
 
 
-def words_html(words: Sequence[tuple[str, np.ndarray, str]], scale: float) -> str:
-    """Return words as buttons that carry their maps.
+def words_html(words: Sequence[ShownWord], tops: Sequence[float]) -> str:
+    """Return a caption's words as buttons that carry their maps.
 
     Args:
-        words: (text, weights in any shape, what is said of the word).
-        scale: top of the colour scale in multiples of uniform.
+        words: of one caption.
+        tops: of its colour scale in multiples of uniform: raw, and smoothed where it can be
+            chosen.
     """
     buttons: list[str] = []
-    for text, alpha, numbers in words:
-        relative = json.dumps([round(float(a) * alpha.size, 2) for a in alpha.ravel()])
+    for word in words:
+        relative = [round(float(value), 2) for value in relative_map(word.alpha).ravel()]
+        data = {"map": relative, "note": word.note, "others": word.others, "cell": word.cell}
+        told = "; ".join([word.note, *(f"{text} {p:.2f}" for text, p in word.others)])
         buttons.append(
-            f"<button type='button' data-map='{relative}' data-scale='{scale:.2f}' "
-            f"data-note='{html.escape(numbers, quote=True)}' "
-            f"aria-label='{html.escape(f'{text}: {numbers}', quote=True)}'>"
-            f"{html.escape(text)}</button>"
+            f"<button type='button' aria-pressed='false' "
+            f"aria-label='{escaped(f'{word.text}: {told}')}' "
+            f"data-word='{escaped(json.dumps(data, ensure_ascii=False, separators=(',', ':')))}'>"
+            f"{escaped(word.text)}</button>"
         )
-    return " ".join(buttons)
+    return f"<div class='words' data-tops='{json.dumps(list(tops))}'>{' '.join(buttons)}</div>"
 
 
-def _numbers(word: Word) -> str:
-    beta = "" if word.beta is None else f", β {word.beta:.2f}"
-    others = ", ".join(f"{text} {math.exp(value):.2f}" for text, value in word.alternatives)
-    return (
-        f"p {math.exp(word.logprob):.2f}, entropy {word.entropy:.2f} nats, peak {word.peak:.2f}"
-        f"{beta}; alternatives: {others}"
+def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
+    """Return the colour bar in multiples of uniform, and what the maps are drawn with.
+
+    Args:
+        top: of the scale.
+        grid: of the maps.
+        smooth: whether the reader can choose between smoothed and raw.
+    """
+    share = np.linspace(0, 1, 9)
+    stops = ",".join(
+        f"rgba({','.join(map(str, stop))},{opacity:.2f})"
+        for stop, opacity in zip(_rgb(share), colours(share)[1], strict=True)
     )
+    drawn = (
+        f"<label><input type='checkbox' checked> smoothed: {wording.smoothed(grid)}</label>"
+        if smooth
+        else "<span>raw cells</span>"
+    )
+    return (
+        f"<div class='scale'><div class='bar' style='background-image:linear-gradient(90deg,"
+        f"{stops})'><b style='left:{1 / top:.1%}'></b></div>{drawn}"
+        f"<div class='ends'><span>0</span><span>white: 1 = uniform</span>"
+        f"<span class='top'>{top:.1f}×</span></div></div>"
+    )
+
+
+def output_html() -> str:
+    """Return the place where the shown word's numbers stand."""
+    return (
+        "<output aria-live='polite'>Point at a word, tap it, or go through the words with the "
+        "arrow keys; Escape shows the picture alone.</output>"
+    )
+
+
+def _shown(word: Word) -> ShownWord:
+    beta = "" if word.beta is None else f" · β {word.beta:.2f}"
+    note = (
+        f"p {math.exp(word.logprob):.2f} · entropy {word.entropy:.2f} of at most "
+        f"{math.log(word.alpha.size):.2f} nats · peak {word.peak:.1%}{beta}"
+    )
+    others = tuple((text, round(math.exp(value), 4)) for text, value in word.alternatives[:5])
+    return ShownWord(word.text, word.alpha, note, others, word.location)
+
+
+def _stops() -> np.ndarray:
+    return _rgb(np.linspace(0, 1, _STOPS))
+
+
+def _rgb(share: np.ndarray) -> np.ndarray:
+    return np.rint(255 * colours(share)[0]).astype(int)

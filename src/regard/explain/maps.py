@@ -7,27 +7,72 @@ map is 1 everywhere and must look flat.
 from __future__ import annotations
 
 import numpy as np
+from matplotlib import colormaps
 
-from regard.types import Caption, Grid
+from regard.errors import ConfigError
+from regard.types import Grid
 
-SIGMA_CELLS = 0.6
-"""Width of the Gaussian in cells. The paper enlarges 14×14 cells 16 times with sigma 20 pixels,
-1.25 cells; half of that blurs a 7×7 grid as little as its cells allow."""
+ENLARGE = 16
+"""Points per cell in a smoothed map, as in the paper (14 cells become 224 pixels)."""
+SIGMA_SIDE = 20 / 224
+"""Width of the paper's Gaussian, 20 pixels, as a share of the grid's side."""
+SIGMA_LEAST = 0.5
+"""The Gaussian's least width in cells; a narrower one would leave a coarse grid angular."""
+SCALE_LEAST = 2.0
+"""The colour scale's least top in multiples of uniform, so that a nearly flat map stays flat."""
+COLOURS = "viridis"
+"""Even in lightness and safe for the colour-blind: light means much."""
+OPACITY = 0.72
+"""Of the colour at the top of the scale; below it falls in proportion to the weight."""
+_FIRST_COLOUR = 0.2  # darker ones would vanish in a picture's shadows
+_GREY = 0.85  # how much of its own colour the picture gives up below a map
+_UNSEEN = 0.65  # how far what no cell covers fades to white
 
 
 def relative_map(alpha: np.ndarray) -> np.ndarray:
-    """Return alpha in multiples of uniform, alpha · L, in the shape that it has."""
+    """Return one word's alpha in multiples of uniform, alpha · L, in the shape that it has."""
     return alpha * alpha.size
 
 
-def absolute_scale(caption: Caption) -> float:
+def sigma_cells(cells: int) -> float:
+    """Return the width of the smoothing Gaussian along an axis, in cells."""
+    return max(SIGMA_LEAST, SIGMA_SIDE * cells)
+
+
+def smoothing(cells: int, enlarge: int = ENLARGE) -> np.ndarray:
+    """Return how smoothing acts along one axis, (cells · enlarge, cells); rows sum to 1.
+
+    Bilinear enlargement, then a Gaussian, as the paper draws its maps (Xu et al. 2015,
+    section 5.4). At the border the Gaussian is normalised over the points that exist, so that
+    a flat map stays exactly flat.
+
+    Args:
+        cells: along the axis.
+        enlarge: points per cell.
+    """
+    points = np.arange(cells * enlarge) + 0.5
+    distance = (points[:, None] - points) / enlarge / sigma_cells(cells)
+    gauss = np.exp(-0.5 * distance**2)
+    gauss /= gauss.sum(1, keepdims=True)
+    return gauss @ _between(points / enlarge, cells)
+
+
+def absolute_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool = False) -> float:
     """Return the top of a caption's colour scale in multiples of uniform.
 
-    One scale serves all words of a caption. It never falls below 2, so that flat maps stay
-    flat, and is the largest weight of any word otherwise.
+    One scale serves all words of a caption: its largest drawn value, at least 2.
+
+    Args:
+        alpha: (T, L) weights of all words.
+        grid: the grid of the L cells.
+        smooth: whether smoothed maps or raw cells are drawn.
     """
-    alpha = caption.trace.alpha
-    return max(2.0, float(alpha.max() * alpha.shape[1])) if alpha.size else 2.0
+    require_picture_grid(grid)
+    relative = (alpha * grid.cells).reshape(-1, *grid.shape)
+    if smooth:
+        rows, cols = (smoothing(cells) for cells in grid.shape)
+        relative = rows @ relative @ cols.T
+    return max(SCALE_LEAST, float(relative.max(initial=0.0)))
 
 
 def upsample(
@@ -37,28 +82,72 @@ def upsample(
 
     Args:
         alpha: (rows, cols) weights of one word.
-        grid: where the cells lie on the source.
+        grid: where the cells lie on the source; what lies beyond the source (padding) is
+            not drawn.
         size: (height, width) of the drawing; its sides stand for the grid's source_size.
-        smooth: a Gaussian over the cells, as the paper draws it; False shows the raw cells.
+        smooth: see `smoothing`; False gives every pixel the value of its cell.
 
     Returns:
         (height, width) float32 in multiples of uniform; nan where no cell lies (what a
         centre crop cut off).
+
+    Raises:
+        ConfigError: the grid is not one of rows and columns.
     """
-    height, width = size
-    rows = _places(grid, 0, height)
-    cols = _places(grid, 1, width)
-    relative = relative_map(alpha).astype(np.float32)
-    if smooth:
-        values = _weights(rows, grid.shape[0]) @ relative @ _weights(cols, grid.shape[1]).T
-    else:
-        nearest_row = np.clip(np.floor(rows).astype(int), 0, grid.shape[0] - 1)
-        nearest_col = np.clip(np.floor(cols).astype(int), 0, grid.shape[1] - 1)
-        values = relative[np.ix_(nearest_row, nearest_col)]
-    outside = ((rows < 0) | (rows >= grid.shape[0]))[:, None] | (
-        (cols < 0) | (cols >= grid.shape[1])
-    )[None]
-    return np.where(outside, np.nan, values).astype(np.float32)
+    require_picture_grid(grid)
+    places = [_places(grid, axis, pixels) for axis, pixels in enumerate(size)]
+    inside = [(p >= 0) & (p < n) for p, n in zip(places, grid.shape, strict=True)]
+    rows, cols = (
+        _between(place * ENLARGE, cells * ENLARGE) @ smoothing(cells)
+        if smooth
+        else _nearest(place, cells)
+        for place, cells in zip(places, grid.shape, strict=True)
+    )
+    values = rows @ relative_map(alpha.astype(np.float64)) @ cols.T
+    return np.where(inside[0][:, None] & inside[1], values, np.nan).astype(np.float32)
+
+
+def paint(pixels: np.ndarray, relative: np.ndarray, top: float) -> np.ndarray:
+    """Paint a map over a picture.
+
+    Below it the picture is nearly grey, so that every colour is the map's. What no cell covers
+    is faded, for the decoder never saw it.
+
+    Args:
+        pixels: (height, width, 3) uint8.
+        relative: (height, width) in multiples of uniform; nan where no cell lies.
+        top: the top of the colour scale.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    picture = pixels.astype(np.float64) / 255
+    grey = (picture @ (0.299, 0.587, 0.114))[..., None]
+    picture += _GREY * (grey - picture)
+    colour, opacity = colours(np.nan_to_num(relative, nan=0.0) / top)
+    picture += opacity[..., None] * (colour - picture)
+    unseen = np.isnan(relative)[..., None]
+    picture = np.where(unseen, picture + _UNSEEN * (1 - picture), picture)
+    return np.rint(255 * picture).astype(np.uint8)
+
+
+def colours(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colour (..., 3) and the opacity (...) of shares of the scale, all in 0..1."""
+    share = np.clip(share, 0.0, 1.0)
+    return colormaps[COLOURS](_FIRST_COLOUR + (1 - _FIRST_COLOUR) * share)[..., :3], OPACITY * share
+
+
+def require_picture_grid(grid: Grid) -> None:
+    """Refuse grids that have no place on a still picture.
+
+    Raises:
+        ConfigError: the grid is not one of rows and columns.
+    """
+    if grid.axes != ("rows", "cols"):
+        raise ConfigError(
+            f"a grid of {' × '.join(grid.axes)} came; maps are drawn on pictures, whose grid has "
+            "rows × cols. Read the weights from the words' alpha instead."
+        )
 
 
 def _places(grid: Grid, axis: int, pixels: int) -> np.ndarray:
@@ -68,11 +157,12 @@ def _places(grid: Grid, axis: int, pixels: int) -> np.ndarray:
     return (source - start) / (stop - start) * grid.shape[axis]
 
 
-def _weights(places: np.ndarray, cells: int) -> np.ndarray:
-    """Return (pixels, cells): how much each cell adds to a pixel; every row sums to 1.
+def _nearest(places: np.ndarray, cells: int) -> np.ndarray:
+    """Return (places, cells): 1 for the cell that each place lies in."""
+    return np.eye(cells)[np.clip(np.floor(places).astype(int), 0, cells - 1)]
 
-    Normalised rows keep a flat map flat up to the border.
-    """
-    distance = places[:, None] - (np.arange(cells) + 0.5)
-    weights = np.exp(-0.5 * (distance / SIGMA_CELLS) ** 2) + 1e-12
-    return weights / weights.sum(1, keepdims=True)
+
+def _between(places: np.ndarray, cells: int) -> np.ndarray:
+    """Return (places, cells): linear interpolation between the centres of cells."""
+    centred = np.clip(places - 0.5, 0, cells - 1)
+    return np.clip(1 - np.abs(centred[:, None] - np.arange(cells)), 0, None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TextIO
 
 IMAGE_SUFFIXES = frozenset(
@@ -17,25 +17,40 @@ IMAGE_SUFFIXES = frozenset(
 def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iterator[str]:
     """Expand globs, folders and `-` to paths.
 
-    A folder gives its pictures, recursively and sorted; a pattern what it matches, sorted; a
-    path that does not exist is given as it is, so that it becomes that item's error.
+    A folder gives its pictures, recursively and sorted, hidden ones left out; a pattern gives
+    what it matches, sorted. What gives nothing (a missing path, a pattern without a match, a
+    folder without pictures) is given as it is, so that it becomes that item's error.
 
     Args:
         arguments: as the user wrote them.
         stdin: where `-` reads one path per line from.
+
+    Returns:
+        The paths, in the order of the arguments; not all of them need exist.
     """
     for argument in arguments:
-        path = Path(argument)
         if argument == "-" and stdin is not None:
             yield from (line.rstrip("\r\n") for line in stdin if line.strip())
-        elif path.is_dir():
-            yield from (str(p) for p in sorted(path.rglob("*")) if _is_picture(p))
-        elif not path.exists() and glob.has_magic(argument):
-            found = sorted(glob.glob(argument, recursive=True))
-            yield from (f for f in found or [argument] if not Path(f).is_dir())
+        elif os.path.isdir(argument):
+            yield from _pictures(argument) or [argument]
+        elif not os.path.lexists(argument) and glob.has_magic(argument):
+            yield from _matches(argument) or [argument]
         else:
             yield argument
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+def _pictures(folder: str) -> list[str]:
+    found: list[str] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        found += [os.path.join(place, f) for f in files if _is_picture(f)]
+    return sorted(found)
+
+
+def _matches(pattern: str) -> list[str]:
+    return sorted(f for f in glob.glob(pattern, recursive=True) if not os.path.isdir(f))
+
+
+def _is_picture(name: str) -> bool:
+    # macOS leaves `._photo.jpg` beside `photo.jpg`: no picture, whatever its suffix.
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

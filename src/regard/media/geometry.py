@@ -15,6 +15,10 @@ def image_grid(size: tuple[int, int], spec: PreprocessingSpec, shape: tuple[int,
         size: (height, width) of the upright picture in pixels.
         spec: the preprocessing that it went through.
         shape: (rows, cols) of the encoder's grid.
+
+    Returns:
+        A grid with the axes ("rows", "cols"); its extent is smaller than the picture after a
+        crop, larger after padding.
     """
     return Grid(("rows", "cols"), shape, size, covered_extent(size, spec))
 

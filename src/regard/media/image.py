@@ -4,49 +4,103 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError
 from regard.types import Media
 
 MAX_PIXELS = 178_956_970
-"""Largest picture that is decoded unasked; a file that unpacks to more is refused unread."""
+"""Largest picture that is decoded; Pillow's own limit for files, past which it refuses."""
 
-_BAD_BYTES = (OSError, SyntaxError, ValueError, EOFError, MemoryError, OverflowError, TypeError,
-              IndexError, KeyError, ZeroDivisionError, AttributeError, RuntimeError)  # fmt: skip
-"""What Pillow's decoders are known to raise on damaged files."""
+# Pillow knows more; EPS among them would start an interpreter on what a stranger sent.
+_FORMATS = frozenset(
+    ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM")
+    + ("SGI", "TGA", "TIFF", "WEBP")
+)
+_WANTED = "Wanted: JPEG, PNG, WebP, GIF, TIFF, BMP and the like."
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Resampling overshoots 0..1 by this much at most; normalised pictures go far beyond.
+_OVERSHOOT = 0.25
+
+
+class _QuietPillow:
+    """Silences Pillow's warnings while any thread reads a picture.
+
+    Its warning about size is replaced by `max_pixels`, and odd metadata harms nobody.
+    `warnings.catch_warnings` is one for the whole process: two readers that enter and leave it
+    crosswise would leave the filter behind. So the first reader sets it, the last restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module="PIL")
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_quiet_pillow = _QuietPillow()
 
 
 def read_image(source: Any, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Media:
     """Read one picture: upright, RGB, 8 bits.
 
-    EXIF rotation is applied; transparency is laid over white; 16-bit and float pictures are
-    scaled by their type's range; of an animation the first frame is taken, with a note.
+    EXIF rotation is applied; transparency is laid over white; 16-bit shades are divided by
+    257; of an animation the first frame is taken. What had to be guessed is in the notes.
 
     Args:
         source: a path, bytes, a PIL image, a numpy array ((H, W), (H, W, 1|3|4); uint8,
-            uint16 or float in 0..1), or a torch tensor ((1|3|4, H, W), likewise).
+            uint16 or float in 0..1), or a torch tensor ((H, W), (1|3|4, H, W), likewise).
         name: what messages and results call it; the path where there is one.
-        max_pixels: larger pictures are refused by their header, before decoding.
+        max_pixels: larger pictures are refused by their header, before decoding. A value above
+            the default lifts the limit for what is decoded already, not Pillow's own for files.
+
+    Returns:
+        The picture; its digest is that of the file's bytes, or of shape and pixels where
+        there was no file.
 
     Raises:
         MediaError: missing, damaged, too large, or no picture.
     """
     if isinstance(source, str | Path):
-        name = name or str(source)
-        return _from_bytes(_bytes_of(Path(source)), name, max_pixels)
+        return _from_bytes(_bytes_of(Path(source)), name or str(source), max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         return _from_bytes(bytes(source), name or "<bytes>", max_pixels)
     if isinstance(source, Image.Image):
-        pixels, notes = _upright(source, name or "<picture>", max_pixels)
+        name = name or str(getattr(source, "filename", "")) or "<picture>"
+        pixels, notes = _decode(source, name, max_pixels)
     else:
-        pixels, notes = _from_array(source, name or "<array>", max_pixels), ()
-    name = name or ("<picture>" if isinstance(source, Image.Image) else "<array>")
+        name = name or "<array>"
+        pixels, notes = _from_array(source, name, max_pixels), ()
     sha = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes())
     return Media("image", pixels, name, sha.hexdigest(), notes)
 
@@ -58,88 +112,140 @@ def _bytes_of(path: Path) -> bytes:
         raise MediaError(f"{path} is a folder; a picture was wanted.") from error
     except OSError as error:
         raise MediaError(f"{path} cannot be opened: {error.strerror}.") from error
+    except (ValueError, MemoryError) as error:  # a null byte in the name; more than fits
+        raise MediaError(f"{str(path)!r} cannot be read: {error or 'out of memory'}.") from error
 
 
 def _from_bytes(content: bytes, name: str, max_pixels: int) -> Media:
     if not content:
         raise MediaError(f"{name} is empty (0 bytes). Bring the picture again.")
+    pixels, notes = _decode(io.BytesIO(content), name, max_pixels)
+    return Media("image", pixels, name, hashlib.sha256(content).hexdigest(), notes)
+
+
+def _decode(
+    source: io.BytesIO | Image.Image, name: str, max_pixels: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return pixels and notes; whatever Pillow raises becomes a MediaError here."""
     try:
-        with warnings.catch_warnings():
-            # Pillow's own size warning is replaced by our limit; metadata faults harm nobody.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as picture:
-                pixels, notes = _upright(picture, name, max_pixels)
+        with _quiet_pillow:
+            if isinstance(source, Image.Image):
+                return _upright(source, name, max_pixels)
+            with Image.open(source) as picture:
+                if picture.format not in _FORMATS:
+                    raise MediaError(f"{name} is a {picture.format} file. {_WANTED}")
+                return _upright(picture, name, max_pixels)
     except MediaError:
         raise
     except UnidentifiedImageError as error:
-        raise MediaError(
-            f"{name} is no picture that can be read ({len(content)} bytes of another kind). "
-            "Wanted: JPEG, PNG, WebP, GIF, TIFF, BMP and the like."
-        ) from error
+        raise MediaError(f"{name} is no picture that can be read. {_WANTED}") from error
     except Image.DecompressionBombError as error:
-        raise MediaError(f"{name} unpacks to too many pixels: {error}") from error
-    except _BAD_BYTES as error:
-        raise MediaError(f"{name} is damaged: {error}. Bring the picture again.") from error
-    return Media("image", pixels, name, hashlib.sha256(content).hexdigest(), notes)
+        raise MediaError(
+            f"{name} unpacks to too many pixels: {error} Scale it down before you bring it."
+        ) from error
+    # Damaged bytes lead decoders into every kind of error (struct.error, zlib.error,
+    # KeyError, ...), and a new Pillow into new ones; none of them is ours to let through.
+    except Exception as error:
+        raise MediaError(
+            f"{name} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}. It is "
+            "damaged or of a rare kind; bring it again, or save it anew as JPEG or PNG."
+        ) from error
 
 
 def _upright(
     picture: Image.Image, name: str, max_pixels: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     width, height = picture.size
-    if width * height > max_pixels:
-        raise MediaError(
-            f"{name} has {width}×{height} pixels; at most {max_pixels} are decoded. Scale it "
-            "down, or pass a larger max_pixels."
-        )
+    _refuse_size(height, width, name, max_pixels)
     frames = getattr(picture, "n_frames", 1)
-    notes = (f"first of {frames} frames",) if frames > 1 else ()
-    if frames > 1:
-        picture.seek(0)
-    picture = ImageOps.exif_transpose(picture)
-    return np.array(_to_rgb(picture), np.uint8), notes
+    place = picture.tell() + 1  # a file opens at its first; a user's PIL image may be elsewhere
+    which = "first" if place == 1 else f"number {place}"
+    notes = (f"{which} of {frames} frames",) if frames > 1 else ()
+    picture.load()
+    try:
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the pixels are whole; only what the camera wrote about them is not
+        turn, notes = None, (*notes, "EXIF data damaged, taken as upright")
+    pixels, remark = _to_rgb(picture if turn is None else picture.transpose(turn))
+    return pixels, notes + remark
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        return Image.fromarray(_scale(np.asarray(picture))).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+def _refuse_size(height: int, width: int, name: str, max_pixels: int) -> None:
+    if height * width > max_pixels or not height * width:
+        raise MediaError(
+            f"{name} has {width}×{height} pixels; wanted at least 1 and at most {max_pixels}. "
+            "Scale it down, or set max_pixels."
+        )
+
+
+def _to_rgb(picture: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return (height, width, 3) uint8, and what had to be guessed."""
+    notes: tuple[str, ...] = ()
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray(_from_16_bits(np.asarray(picture)))
+    elif picture.mode in ("I", "F"):  # no format says which value is white
+        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0, neginf=0)
+        top = values.max()
+        white = next((w for w in (1.0, 255.0, 65535.0) if top <= w), top)
+        picture = Image.fromarray((values.clip(0) * 255 / white).round().astype(np.uint8))
+        notes = (f"32-bit shades, {white:g} taken as white",)
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+        white_sheet = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white_sheet, picture)
+    return np.array(picture.convert("RGB"), np.uint8), notes
 
 
-def _scale(values: np.ndarray) -> np.ndarray:
-    """Return 16-bit, 32-bit or float pixels as uint8; floats up to 1 mean 0..1."""
-    if values.dtype == np.uint8:
-        return values
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    top = values.max(initial=0.0)
-    unit = 1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0
-    return (values / max(unit, top) * 255).round().clip(0, 255).astype(np.uint8)
+def _from_16_bits(values: np.ndarray) -> np.ndarray:
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 257 = 255
 
 
 def _from_array(source: Any, name: str, max_pixels: int) -> np.ndarray:
-    if hasattr(source, "detach"):  # a torch tensor, channels first
-        source = source.detach().cpu().numpy()
-        if source.ndim == 3:
-            source = np.moveaxis(source, 0, -1)
-    values = np.asarray(source)
+    values = _as_numpy(source, name)
     if values.ndim == 2:
         values = values[..., None]
-    if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape:
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
         raise MediaError(
-            f"{name} has shape {np.asarray(source).shape}; wanted (H, W), (H, W, 1|3|4), or a "
-            "tensor (1|3|4, H, W) with at least one pixel."
+            f"{name} has shape {tuple(np.shape(source))}; wanted (H, W), (H, W, 1|3|4), or a "
+            "torch tensor (1|3|4, H, W)."
         )
-    if values.shape[0] * values.shape[1] > max_pixels:
-        raise MediaError(f"{name} has {values.shape[:2]} pixels; at most {max_pixels} are taken.")
+    height, width, channels = values.shape
+    _refuse_size(height, width, name, max_pixels)
+    values = _to_uint8(values, name)
+    if channels == 4:
+        return _to_rgb(Image.fromarray(values))[0]
+    return np.array(np.broadcast_to(values, (height, width, 3)), order="C")
+
+
+def _as_numpy(source: Any, name: str) -> np.ndarray:
+    """Return an array with channels last."""
+    try:
+        if not hasattr(source, "detach"):
+            return np.asarray(source)
+        tensor = source.detach().cpu()
+        values = np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
+        return np.moveaxis(values, 0, -1) if values.ndim == 3 else values
+    except (TypeError, ValueError) as error:
+        raise MediaError(
+            f"{name} ({type(source).__name__}) is no array of numbers: {error}. Wanted a path, "
+            "bytes, a PIL image, an array or a tensor."
+        ) from error
+
+
+def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
+    """Return 8-bit shades; the type says the scale, never the content."""
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    if values.dtype == np.uint16:
+        return _from_16_bits(values)
     if values.dtype.kind not in "uif":
         raise MediaError(f"{name} holds {values.dtype}; wanted uint8, uint16 or floats in 0..1.")
-    if values.dtype == np.uint16:
-        values = (values / 257).round().astype(np.uint8)
-    values = _scale(values)
-    if values.shape[2] == 4:
-        return np.array(_to_rgb(Image.fromarray(values, "RGBA")))
-    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+    low, high = values.min(), values.max()
+    top, slack = (1, _OVERSHOOT) if values.dtype.kind == "f" else (255, 0)
+    if not (low >= -slack and high <= top + slack):  # NaN fails this, too
+        raise MediaError(
+            f"{name} holds {values.dtype} from {low:g} to {high:g}; wanted 0 to {top}. Undo a "
+            "normalisation, or convert to uint8 first."
+        )
+    shades = values.astype(np.float32).clip(0, top) * np.float32(255 / top)
+    return shades.round().astype(np.uint8)

@@ -44,6 +44,13 @@ class PreprocessingSpec:
                 f"preprocessing resize={self.resize!r}, interpolation={self.interpolation!r}; "
                 f"wanted one of {', '.join(_RESIZES)} and one of {', '.join(_FILTERS)}."
             )
+        if self.size < 1:
+            raise ConfigError(f"preprocessing size={self.size}; wanted at least 1 pixel.")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"preprocessing mean={self.mean}, std={self.std}; wanted three numbers each, for "
+                "red, green and blue, std above 0."
+            )
 
 
 def spec_digest(spec: PreprocessingSpec) -> str:
@@ -65,9 +72,25 @@ def covered_extent(size: tuple[int, int], spec: PreprocessingSpec) -> Extent:
     height, width = size
     if spec.resize == "squash":
         return (0.0, float(height)), (0.0, float(width))
-    side = min(size) if spec.resize == "crop" else max(size)
-    top, left = (height - side) / 2, (width - side) / 2
-    return (top, top + side), (left, left + side)
+    if spec.resize == "crop":
+        side = min(size)
+        top, left = (height - side) / 2, (width - side) / 2
+        return (top, top + side), (left, left + side)
+    return _padded_extent(height, spec, max(size)), _padded_extent(width, spec, max(size))
+
+
+def _padded_side(side: int, spec: PreprocessingSpec, longest: int) -> tuple[int, int]:
+    """Return (first input pixel, input pixels) that a side of a padded picture fills."""
+    filled = max(1, round(side * spec.size / longest))
+    return (spec.size - filled) // 2, filled
+
+
+def _padded_extent(side: int, spec: PreprocessingSpec, longest: int) -> tuple[float, float]:
+    # From the whole pixels that are really filled, so that a cell lies where it was seen even
+    # on a strip of 10000 by 1, which cannot be thinner than one pixel of the input.
+    first, filled = _padded_side(side, spec, longest)
+    step = side / filled
+    return -first * step, (spec.size - first) * step
 
 
 def preprocess(media: Media, spec: PreprocessingSpec) -> np.ndarray:
@@ -83,16 +106,16 @@ def preprocess(media: Media, spec: PreprocessingSpec) -> np.ndarray:
 
 
 def _square(picture: Image.Image, size: tuple[int, int], spec: PreprocessingSpec) -> np.ndarray:
+    """Return the picture as (size, size, 3) float32 on the 0-255 scale."""
     target = (spec.size, spec.size)
     resample = _FILTERS[spec.interpolation]
-    (top, bottom), (left, right) = covered_extent(size, spec)
     if spec.resize != "pad":
+        (top, bottom), (left, right) = covered_extent(size, spec)
         box = (left, top, right, bottom)
         return np.asarray(picture.resize(target, resample, box=box), np.float32)
-    height, width = (max(1, round(side * spec.size / max(size))) for side in size)
-    resized = np.asarray(picture.resize((width, height), resample), np.float32)
+    (row, height), (col, width) = (_padded_side(side, spec, max(size)) for side in size)
     square = np.empty((*target, 3), np.float32)
     square[:] = np.asarray(spec.mean, np.float32)
-    row, col = (spec.size - height) // 2, (spec.size - width) // 2
+    resized = np.asarray(picture.resize((width, height), resample))
     square[row : row + height, col : col + width] = resized
     return square

@@ -21,8 +21,8 @@ def find_model(name: str | None = None, medium: str = "image") -> Path:
     """Return the folder of a model.
 
     Args:
-        name: a folder, a shipped model, or a hub id such as "owner/model"; None: the shipped
-            default of the medium.
+        name: a folder (a checkpoint's, or a training run's, whose best is then taken), a
+            shipped model, or a hub id such as "owner/model"; None: the medium's shipped default.
         medium: whose default.
 
     Raises:
@@ -31,15 +31,17 @@ def find_model(name: str | None = None, medium: str = "image") -> Path:
     """
     shipped = shipped_models()
     name = DEFAULTS[medium] if name is None else name
-    if Path(name).is_dir():
-        return Path(name)
+    folder = Path(name)
+    if folder.is_dir():
+        is_run = (folder / "best").is_dir() and not (folder / "config.json").exists()
+        return folder / "best" if is_run else folder
     if name in shipped:
         return shipped[name]
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
     raise CheckpointError(
-        f"no model {name!r}: no such folder, and no shipped model (shipped: "
-        f"{', '.join(shipped) or 'none'})."
+        f"there is no model {name!r}: it is no folder here, and no shipped model (shipped: "
+        f"{', '.join(shipped) or 'none'}). A hub id has the form owner/model."
     )
 
 

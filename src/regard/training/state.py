@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,7 @@ class TrainState:
         return [parameter for group in groups for parameter in group["params"]]
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> Generator[None]:
         """Hold evaluation mode and the averaged weights; give both back."""
         self.decoder.eval()
         self.encoder.eval()

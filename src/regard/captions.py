@@ -1,0 +1,114 @@
+"""From text to ids before decoding, and from decoded ids to a `Caption` after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from regard.errors import ConfigError
+from regard.types import AttentionTrace, Caption, Grid, Hypothesis, Media, Word
+from regard.vocabulary import UNKNOWN, Vocabulary
+
+Words = str | Iterable[str | int]
+"""A text, or words and ids."""
+
+
+def prefix_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
+    """Return the ids of a forced beginning.
+
+    Raises:
+        ConfigError: a word is not in the vocabulary, or an id is out of range.
+    """
+    ids: list[int] = []
+    for word in [words] if isinstance(words, str) else words:
+        ids += [_checked(vocabulary, word)] if isinstance(word, int) else vocabulary.encode(word)
+    if UNKNOWN in ids:
+        text = words if isinstance(words, str) else " ".join(map(str, words))
+        unknown = [t for t in vocabulary.split(text) if vocabulary.encode([t]) == [UNKNOWN]]
+        raise ConfigError(
+            f"prefix holds {', '.join(map(repr, unknown)) or UNKNOWN}, which the model cannot say: "
+            f"it is not among its {len(vocabulary)} words. Use another word."
+        )
+    return tuple(ids)
+
+
+def banned_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
+    """Return the ids of words that shall not be said; words it does not know need no ban.
+
+    Raises:
+        ConfigError: a word is several pieces of the vocabulary, so that banning them would
+            ban other words too, or an id is out of range.
+    """
+    banned: list[int] = []
+    for word in words.split() if isinstance(words, str) else words:
+        ids = [_checked(vocabulary, word)] if isinstance(word, int) else vocabulary.encode(word)
+        if len(ids) > 1:
+            raise ConfigError(
+                f"banned holds {word!r}, which is {len(ids)} tokens to this model; banning each "
+                "would ban other words too. Ban single words, or tokens by their ids."
+            )
+        banned += [i for i in ids if i != UNKNOWN]
+    return tuple(banned)
+
+
+def _checked(vocabulary: Vocabulary, token: int) -> int:
+    if not 0 <= token < len(vocabulary):
+        raise ConfigError(f"there is no word {token}: the vocabulary has {len(vocabulary)}.")
+    return token
+
+
+@dataclass(frozen=True)
+class CaptionWriter:
+    """Makes `Caption`s of what decoding found.
+
+    Attributes:
+        vocabulary: ids to words.
+        model: the model's name.
+        attention: "soft" or "hard".
+        context: how contexts were formed: "expected", "sample" or "argmax".
+    """
+
+    vocabulary: Vocabulary
+    model: str
+    attention: str
+    context: str
+
+    def write(
+        self, media: Media, grid: Grid, found: tuple[Hypothesis, ...], seconds: float
+    ) -> Caption:
+        """Return the best caption of an item, the others in its `n_best`.
+
+        Args:
+            media: the picture.
+            grid: where its cells lie.
+            found: best first, at least one.
+            seconds: that the item took.
+        """
+        best, *others = (self._one(media, grid, hypothesis, seconds) for hypothesis in found)
+        return replace(best, n_best=tuple(others))
+
+    def _one(self, media: Media, grid: Grid, found: Hypothesis, seconds: float) -> Caption:
+        return Caption(
+            text=self.vocabulary.decode(found.tokens),
+            words=tuple(self._word(found, t, grid) for t in range(len(found.tokens))),
+            score=found.score,
+            finished=found.finished,
+            trace=AttentionTrace(
+                found.alpha, found.beta, found.location, self.attention, self.context, grid
+            ),
+            file=media.name,
+            medium=media.medium,
+            model=self.model,
+            seconds=seconds,
+            pixels=media.pixels,
+        )
+
+    def _word(self, found: Hypothesis, t: int, grid: Grid) -> Word:
+        return Word(
+            text=self.vocabulary.word(found.tokens[t]),
+            logprob=float(found.logprobs[t]),
+            alpha=found.alpha[t].reshape(grid.shape),
+            beta=None if found.beta is None else float(found.beta[t]),
+            location=None if found.location is None else int(found.location[t]),
+            alternatives=tuple((self.vocabulary.word(i), p) for i, p in found.alternatives[t]),
+        )

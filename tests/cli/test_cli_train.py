@@ -1,0 +1,129 @@
+"""`regard train`: which recipe, which folder, and what is shown."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import regard.cli.train
+from regard.cli.main import main
+from regard.cli.train import Watcher
+from regard.config import Recipe
+
+
+class Trained:
+    """Stands for `regard.training.train` and remembers what it was asked."""
+
+    recipe: Recipe
+    out: Path
+    resume: bool
+    stop = False
+
+    def __call__(self, recipe: Recipe, out: Path, *, resume: bool, report: Watcher) -> Path:
+        self.recipe, self.out, self.resume = recipe, out, resume
+        report.message("begun")
+        if self.stop:
+            raise KeyboardInterrupt
+        return out / "best"
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trained:
+    found = Trained()
+    monkeypatch.setattr("regard.training.train", found)
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["regard", "train", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_a_shipped_recipe_with_settings(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "flickr8k-soft", "--set", "training.epochs=2", "--out", "mine") == 0
+    assert trained.recipe.name == "flickr8k-soft"
+    assert trained.recipe.training.epochs == 2
+    assert (trained.out, trained.resume) == (Path("mine"), False)
+    written = capsys.readouterr()
+    assert written.out == f"{Path('mine/best')}\n"
+    assert "begun" in written.err
+
+
+def test_own_pictures_need_no_recipe(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "--data", "d/captions.csv", "--images", "pictures", "--out", "m")
+    assert trained.recipe.data.annotations == str(Path("d/captions.csv"))
+    assert trained.recipe.data.images == "pictures"
+    run(monkeypatch, "--data", "d/captions.csv", "--out", "m")
+    assert trained.recipe.data.images == "d"
+    run(monkeypatch, "flickr8k-soft", "--images", "elsewhere", "--out", "m")
+    assert trained.recipe.data.images == "elsewhere"
+
+
+def test_a_run_is_never_written_over(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "flickr8k-soft")
+    assert trained.out == Path("runs/flickr8k-soft")
+    (trained.out / "last").mkdir(parents=True)
+    run(monkeypatch, "flickr8k-soft")
+    assert trained.out == Path("runs/flickr8k-soft-2")
+    capsys.readouterr()
+    assert run(monkeypatch, "flickr8k-soft", "--out", "runs/flickr8k-soft") == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_resuming_takes_the_runs_own_recipe(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--resume", "runs/a") == 0
+    assert (trained.out, trained.resume) == (Path("runs/a"), True)
+    for clash in (["flickr8k-soft"], ["--set", "a.b=1"], ["--out", "b"], ["--data", "c.csv"]):
+        assert run(monkeypatch, "--resume", "runs/a", *clash) == 2
+        assert "leave out" in capsys.readouterr().err
+
+
+def test_a_stopped_run_says_how_to_go_on(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained.stop = True
+    assert run(monkeypatch, "flickr8k-soft", "--out", "mine") == 130
+    assert "regard train --resume mine" in capsys.readouterr().err
+
+
+def report(console: Console) -> None:
+    with Watcher(console) as watcher:
+        for step in (1, 2):
+            watcher.progress(step, 10, 250.4, {"nll_per_word": 3.25}, 3700.0)
+        watcher.evaluated(1, {"cider_d": 46.12, "loss": 2.5}, [("a[1].jpg", "a [red] dog")])
+
+
+def test_a_terminal_shows_a_bar_scores_and_samples() -> None:
+    shown = io.StringIO()
+    report(Console(file=shown, force_terminal=True, width=120))
+    text = shown.getvalue()
+    assert "step 2/10" in text
+    assert "250 captions/s, nll_per_word 3.250, 1:01:40 left" in text
+    assert "epoch 1: cider_d 46.1, loss 2.500" in text
+    assert "a[1].jpg: a [red] dog" in text
+
+
+@pytest.mark.parametrize(("every", "lines"), [(0.0, 2), (30.0, 0)])
+def test_a_file_gets_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, every: float, lines: int
+) -> None:
+    monkeypatch.setattr(regard.cli.train, "_LINE_EVERY", every)
+    shown = io.StringIO()
+    report(Console(file=shown, force_terminal=False))
+    text: Any = shown.getvalue()
+    assert "\x1b" not in text
+    assert text.count("captions/s") == lines
+    assert "epoch 1:" in text

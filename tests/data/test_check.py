@@ -1,0 +1,148 @@
+"""One report holds everything that is wrong with a data set."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import toys
+from regard.cli.data import app
+from regard.data.check import DatasetReport, check_dataset
+from regard.data.formats import read_caption_file
+from regard.errors import DatasetError
+
+
+def kinds(report: DatasetReport) -> list[tuple[str, str]]:
+    return sorted((p.kind, p.where) for p in report.problems)
+
+
+def test_a_clean_data_set_is_counted(tmp_path: Path) -> None:
+    report = check_dataset(*toys.write_data(tmp_path))
+    assert report.problems == ()
+    assert report.counts == {
+        "pictures": 8,
+        "captions": 16,
+        "words": 8 * 3 + 8 * 6,
+        "distinct_words": 8,
+        # Of the six training pictures four show a cat.
+        "vocabulary_at_min_count_5": 7,
+        "pictures_by_split": {"train": 6, "val": 2},
+    }
+    assert report.text().endswith("0 problems")
+
+
+def spoiled(folder: Path) -> tuple[Path, Path]:
+    """Write a data set with one fault of every kind that a CSV can have."""
+    captions, images = toys.write_data(folder)
+    (images / "1.jpg").unlink()
+    (images / "2.jpg").write_text("no picture")
+    (images / "3.jpg").write_bytes((images / "0.jpg").read_bytes())
+    with captions.open("a", encoding="utf-8") as file:
+        file.write(
+            "4.jpg,...,train\n"
+            "0.jpg,,train\n"
+            "5.jpg,a dog runs,train\n"
+            "6.jpg,a third one,test\n"
+            "9.jpg,?!,train\n"
+            "10.jpg,of no use,dev2\n"
+            "7.jpg\n"
+            "7.jpg,one, two, three,val\n"
+        )
+    (images / "10.jpg").write_bytes(toys.jpeg(10))
+    return captions, images
+
+
+def test_every_fault_is_in_one_report(tmp_path: Path) -> None:
+    report = check_dataset(*spoiled(tmp_path))
+    assert kinds(report) == [
+        ("duplicate caption", "5.jpg"),
+        ("empty caption", "0.jpg"),
+        ("empty caption", "4.jpg"),
+        ("empty caption", "9.jpg"),
+        ("in two splits", "6.jpg"),
+        ("missing file", "1.jpg"),
+        ("missing file", "9.jpg"),
+        ("no caption", "9.jpg"),
+        ("same picture in two splits", "3.jpg"),
+        ("unknown split", "10.jpg"),
+        ("unreadable image", "2.jpg"),
+        ("wrong line", "line 24"),
+        ("wrong line", "line 25"),
+    ]
+    text = report.text()
+    assert all(p.what in text for p in report.problems)
+    assert "13 problems" in text
+    assert report.to_json()["problems"][0].keys() == {"kind", "where", "what"}
+
+
+def test_wrong_columns_are_a_problem_and_not_a_crash(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("picture,text\na.jpg,a dog\n")
+    report = check_dataset(tmp_path / "c.csv")
+    assert kinds(report) == [("wrong line", "line 1")]
+    assert "picture" in report.problems[0].what
+
+
+def test_duplicate_ids(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(toys.jpeg(i))
+    coco = {
+        "images": [{"id": min(i, 1), "file_name": f"{i}.jpg"} for i in range(3)],
+        "annotations": [{"id": 7, "image_id": i, "caption": f"dog {i}"} for i in (0, 1)],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    found = check_dataset(tmp_path / "coco.json")
+    assert [p.what.partition(":")[0] for p in found.problems] == [
+        "image id 1 occurs 2 times",
+        "caption id 7 occurs 2 times",
+    ]
+    image = {"filename": "0.jpg", "imgid": 0, "split": "train"}
+    images = [
+        image | {"sentences": [{"raw": "a dog", "sentid": 0}]},
+        image | {"sentences": [{"raw": "a cat", "sentid": 0}], "split": "val"},
+    ]
+    (tmp_path / "karpathy.json").write_text(json.dumps({"images": images}))
+    found = check_dataset(tmp_path / "karpathy.json")
+    assert kinds(found) == [("duplicate id", "0.jpg")] * 3 + [("in two splits", "0.jpg")]
+    (tmp_path / "tokens.txt").write_text("0.jpg#0\ta dog\n0.jpg#0\ta cat\n")
+    assert kinds(check_dataset(tmp_path / "tokens.txt")) == [("duplicate id", "0.jpg")]
+
+
+def test_pictures_without_captions(tmp_path: Path) -> None:
+    coco = {"images": [{"id": 0, "file_name": "0.jpg"}], "annotations": []}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    assert ("no caption", "0.jpg") in kinds(check_dataset(tmp_path / "coco.json"))
+
+
+def test_unreadable_annotations(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be opened"):
+        check_dataset(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_command_and_its_status(as_json: bool, tmp_path: Path) -> None:
+    runner = CliRunner()
+    captions, images = toys.write_data(tmp_path / "clean")
+    options = ["--images", str(images), *(["--json"] if as_json else [])]
+    clean = runner.invoke(app, ["check", str(captions), *options])
+    assert clean.exit_code == 0
+    captions, images = spoiled(tmp_path / "spoiled")
+    options[1] = str(images)
+    wrong = runner.invoke(app, ["check", str(captions), *options])
+    assert wrong.exit_code == 1
+    if as_json:
+        assert len(json.loads(wrong.stdout)["problems"]) == 13
+    else:
+        assert "unreadable image: 2.jpg" in wrong.stdout
+
+
+@pytest.mark.data
+def test_flickr8k_has_no_wrong_line_or_id(shared_data: Path) -> None:
+    found = read_caption_file(shared_data / "flickr8k" / "dataset_flickr8k.json")
+    assert found.faults == ()
+    assert len(set(found.ids)) == len(found.ids)
+    assert {n: len(found.dataset.split(n)) for n in ("train", "val")} == {
+        "train": 6000,
+        "val": 1000,
+    }
+    assert all(len(item.captions) == 5 for item in found.dataset)

@@ -1,0 +1,118 @@
+"""The learning diary: one page, whole at any moment, that a resumed run goes on with."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import toys
+from regard.errors import CheckpointError
+from regard.explain import Diary, DiaryEntry, write_diary
+from regard.explain.diary import DiaryPicture, Said
+from regard.types import Grid
+
+GRID = Grid(("rows", "cols"), (2, 2), (40, 60), ((0.0, 40.0), (0.0, 60.0)))
+ALPHA = np.array([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)
+
+
+def said(key: str = "dog.jpg", words: tuple[str, ...] = ("a", "dog")) -> Said:
+    return Said(key, toys.picture(), GRID, words, ALPHA[: len(words)])
+
+
+def entry(epoch: int, score: float = 1.0) -> DiaryEntry:
+    return DiaryEntry(epoch, {"bleu4": score}, {"dog.jpg": (("a", "dog"), ALPHA)})
+
+
+def test_an_entry_survives_its_line() -> None:
+    first = DiaryEntry(3, {"bleu4": 20.5, "meteor": math.nan}, {"犬": (("a", "\u2028"), ALPHA)})
+    line = first.to_json()
+    assert "\n" not in line
+    again = DiaryEntry.from_json(line)
+    assert again.epoch == 3
+    assert again.scores["bleu4"] == 20.5
+    assert math.isnan(again.scores["meteor"])
+    words, alpha = again.captions["犬"]
+    assert words == ("a", "\u2028")
+    np.testing.assert_allclose(alpha, ALPHA, atol=1e-5)
+    assert again.to_json() == line
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"epoch": 1}', '{"epoch": 1, "captions": {"a": 1}}'])
+def test_a_damaged_line_says_what_to_do(line: str) -> None:
+    with pytest.raises(CheckpointError, match=r"Move the diary's \.jsonl file away"):
+        DiaryEntry.from_json(line)
+
+
+def test_the_page_holds_every_evaluation_and_each_picture_once(tmp_path: Path) -> None:
+    pictures = [DiaryPicture(key, toys.picture(), GRID) for key in ("dog.jpg", "cat.jpg")]
+    write_diary(tmp_path / "d.html", "My <diary>", pictures, [entry(1, 5.0), entry(2, 7.5)])
+    page = (tmp_path / "d.html").read_text("utf-8")
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert re.findall(r"<li><b>(\d)</b>", page) == ["1", "2"]
+    assert "My &lt;diary&gt;" in page
+    assert page.count("7.50") >= 2  # beside the curve and in the table
+    assert "<polyline" in page
+    assert "http:" not in page
+    assert "https:" not in page
+    assert not re.search(r"\b(why|because)\b", page.lower())
+
+
+def test_maps_are_in_multiples_of_uniform_with_one_scale_a_caption(tmp_path: Path) -> None:
+    write_diary(tmp_path / "d.html", "d", [said()], [entry(1)])
+    page = (tmp_path / "d.html").read_text("utf-8")
+    assert "&quot;map&quot;:[2.8,0.4,0.4,0.4]" in page
+    assert "&quot;map&quot;:[1.0,1.0,1.0,1.0]" in page
+    (top,) = re.findall(r"data-tops='\[([\d.]+)\]'", page)
+    assert float(top) == pytest.approx(2.8)
+
+
+def test_scores_that_are_missing_leave_no_hole(tmp_path: Path) -> None:
+    entries = [entry(1, math.nan), entry(2, math.nan), DiaryEntry(3, {}, {})]
+    write_diary(tmp_path / "d.html", "d", [said()], entries)
+    page = (tmp_path / "d.html").read_text("utf-8")
+    assert "nan" not in re.sub(r"base64,[^']+", "", page).lower()
+    assert "<polyline" not in page
+
+
+def test_words_are_escaped(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "d.html", up_to_epoch=0)
+    diary.add(1, {"bleu4": 1.0}, [said("<i>.jpg", ("<b>", "'\""))])
+    page = (tmp_path / "d.html").read_text("utf-8")
+    assert "<b>," not in page
+    assert ">&lt;b&gt;</button>" in page
+    assert "<i>.jpg" not in page
+
+
+def test_a_killed_and_resumed_run_writes_the_same_page(tmp_path: Path) -> None:
+    whole = Diary(tmp_path / "whole.html", up_to_epoch=0)
+    for epoch in (1, 2, 3):
+        whole.add(epoch, {"bleu4": float(epoch)}, [said()])
+    killed = Diary(tmp_path / "killed.html", up_to_epoch=0)
+    for epoch, words in ((1, ("a", "dog")), (2, ("other",)), (3, ("other",))):
+        killed.add(epoch, {"bleu4": float(epoch)}, [said(words=words)])
+    resumed = Diary(tmp_path / "killed.html", up_to_epoch=1)  # later weights were not saved
+    resumed.add(2, {"bleu4": 2.0}, [said()])
+    assert len((tmp_path / "killed.jsonl").read_text("utf-8").splitlines()) == 2
+    resumed.add(3, {"bleu4": 3.0}, [said()])
+    for suffix in ("html", "jsonl"):
+        expected = (tmp_path / f"whole.{suffix}").read_bytes()
+        assert (tmp_path / f"killed.{suffix}").read_bytes() == expected
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_new_run_begins_a_new_diary(tmp_path: Path) -> None:
+    Diary(tmp_path / "d.html", up_to_epoch=0).add(1, {"bleu4": 1.0}, [said()])
+    Diary(tmp_path / "d.html", up_to_epoch=0).add(1, {"bleu4": 2.0}, [said()])
+    assert len((tmp_path / "d.jsonl").read_text("utf-8").splitlines()) == 1
+
+
+def test_an_empty_caption_and_an_absent_picture_are_no_fault(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "d.html", up_to_epoch=0)
+    diary.add(1, {"bleu4": 0.0}, [Said("dog.jpg", toys.picture(), GRID, (), np.zeros((0, 4)))])
+    diary.add(2, {"bleu4": 1.0}, [said(), said("cat.jpg")])
+    again = Diary(tmp_path / "d.html", up_to_epoch=2)
+    again.add(3, {"bleu4": 1.0}, [said(), said("cat.jpg")])
+    page = (tmp_path / "d.html").read_text("utf-8")
+    assert re.findall(r"<li><b>(\d)</b>", page) == ["1", "2", "3", "2", "3"]

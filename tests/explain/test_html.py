@@ -1,0 +1,169 @@
+"""The HTML fragment: self-contained, escaped, and showing what Python would draw."""
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import toys
+from regard.errors import ConfigError
+from regard.explain import caption_html
+from regard.explain.maps import OPACITY, absolute_scale, colours, smoothing
+
+
+class Parsed(HTMLParser):
+    """Every tag of a page with its attributes, and whether tags close in order."""
+
+    _VOID = ("img", "input", "meta", "circle", "polyline", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(page)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self._VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, Any]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def words_of(page: Parsed) -> list[dict[str, Any]]:
+    return [json.loads(b["data-word"]) for b in page.all("button")]
+
+
+def test_a_button_for_each_word_with_its_numbers() -> None:
+    caption = toys.caption()
+    page = Parsed(caption_html(caption))
+    assert len(page.all("button")) == 3
+    for word, told, button in zip(caption.words, words_of(page), page.all("button"), strict=True):
+        np.testing.assert_allclose(told["map"], word.alpha.ravel() * 6, atol=0.006)
+        for part in ("p 0.61", f"entropy {word.entropy:.2f}", f"peak {word.peak:.1%}", "β 0.75"):
+            assert part in told["note"]
+            assert part in button["aria-label"]
+        assert told["others"] == [[word.text, 0.6065], ["cat", 0.2231]]
+        assert told["cell"] is None
+
+
+def test_it_loads_nothing() -> None:
+    html = caption_html(toys.caption())
+    assert "http:" not in html
+    assert "https:" not in html
+    page = Parsed(html)
+    sources = [v for _, a in page.tags for k, v in a.items() if k in ("src", "href", "srcset")]
+    assert len(sources) == 1
+    assert sources[0] is not None
+    assert sources[0].startswith("data:image/jpeg;base64,")
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_two_fragments_share_no_ids() -> None:
+    both = Parsed(caption_html(toys.caption()) * 2)
+    assert not any("id" in attributes for _, attributes in both.tags)
+
+
+def test_text_is_escaped() -> None:
+    hostile = "<script>alert('1')</script>\"&"
+    page = Parsed(caption_html(toys.caption(("a", hostile))))
+    assert len(page.all("script")) == 1
+    assert hostile in page.text
+    assert hostile in page.all("button")[1]["aria-label"]
+    assert words_of(page)[1]["others"][0][0] == hostile
+
+
+def test_the_map_lies_where_the_cells_lie() -> None:
+    grid = toys.Grid(("rows", "cols"), (2, 2), (40, 80), ((0.0, 40.0), (20.0, 60.0)))
+    page = Parsed(caption_html(toys.caption(grid=grid)))
+    (canvas,) = page.all("canvas")
+    assert canvas["style"] == "left:25.0000%;top:0.0000%;width:50.0000%;height:100.0000%"
+
+
+def test_it_says_where_and_never_claims_a_reason() -> None:
+    text = Parsed(caption_html(toys.caption())).text
+    assert "Where the decoder looked" in text
+    assert "2×3 cells" in text
+    assert "Gaussian" in text
+    assert "why" not in text.lower()
+    assert "because" not in text.lower()
+
+
+def test_a_caption_without_its_picture_is_refused() -> None:
+    with pytest.raises(ConfigError, match="caption the file again"):
+        caption_html(toys.caption().without_pixels())
+
+
+def _pressed(html: str, *, smooth: bool) -> dict[str, Any]:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    page = Parsed(html)
+    box = next(a for a in page.all("div") if a.get("class") == "regard")
+    words = next(a for a in page.all("div") if a.get("class") == "words")
+    told = {
+        "map": json.loads(box["data-map"] or ""),
+        "tops": json.loads(words["data-tops"] or ""),
+        "words": words_of(page),
+        "smooth": smooth,
+    }
+    script = Path(__file__).with_name("run_viewer.js")
+    viewer = files("regard.explain") / "viewer.js"
+    done = subprocess.run(
+        [node, str(script), str(viewer)],
+        input=json.dumps(told), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_page_draws_what_python_draws(smooth: bool) -> None:
+    caption = toys.caption()
+    seen = _pressed(caption_html(caption), smooth=smooth)
+    relative = caption.words[1].alpha * 6.0
+    if smooth:
+        relative = smoothing(2, 8) @ relative @ smoothing(3, 8).T
+    top = absolute_scale(caption.trace.alpha, caption.grid, smooth=smooth)
+    colour, opacity = colours(relative / top)
+    wanted = 255 * np.concatenate([colour, opacity[..., None]], -1)
+    assert seen["size"] == list(relative.shape)
+    drawn = np.array(seen["pixels"]).reshape(*relative.shape, 4)
+    assert np.abs(drawn - wanted).max() < 6  # the page holds 33 colours
+    assert drawn[..., 3].max() <= round(255 * OPACITY)
+    assert seen["top"] == f"{top:.1f}×"
+    assert seen["classes"] == (["looking"] if smooth else ["looking", "raw"])
+
+
+def test_arrow_keys_move_on_and_the_word_is_told() -> None:
+    seen = _pressed(caption_html(toys.caption()), smooth=True)
+    assert seen["pressed"] == ["false", "true", None]
+    assert "entropy" in seen["note"]
+    assert seen["others"] == 3  # a line break and two alternatives
+
+
+def test_the_chosen_cell_of_hard_attention_is_framed() -> None:
+    seen = _pressed(caption_html(toys.caption(chosen=(0, 4, 5))), smooth=False)
+    assert "chosen" in seen["classes"]
+    frame = {name: float(value.rstrip("%")) for name, value in seen["frame"].items()}
+    wanted = {"left": 100 / 3, "top": 50.0, "width": 100 / 3, "height": 50.0}
+    assert frame == pytest.approx(wanted)

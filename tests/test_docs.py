@@ -1,0 +1,103 @@
+"""The documentation says what is there: options, extras, commands and code that run."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from regard.cli.main import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+COMMAND = get_command(app)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The page's fenced blocks in a language; pages take code from the source by `--8<--`."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    return [block for block in found if "--8<--" not in block]
+
+
+def shell_commands() -> list[Any]:
+    commands: list[Any] = []
+    for page in PAGES:
+        text = "\n".join(blocks(page, "console") + blocks(page, ""))
+        for line in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?regard (.*)$", text, re.M):
+            commands += [pytest.param(shlex.split(line, comments=True), id=f"{page.name}: {line}")]
+    return [c for c in commands if "[OPTIONS]" not in c.id]
+
+
+def every_command(command: Any = COMMAND, name: str = "regard") -> dict[str, Any]:
+    found = {name: command}
+    for child, inner in getattr(command, "commands", {}).items():
+        found |= every_command(inner, f"{name} {child}")
+    return found
+
+
+@pytest.mark.parametrize("name", every_command())
+def test_every_option_is_in_the_command_reference(name: str) -> None:
+    text = (DOCS / "cli.md").read_text("utf-8")
+    section = re.search(rf"^#+ `{name}`\n(.*?)(?=^#+ `|\Z)", text, re.M | re.S)
+    assert section is not None, f"docs/cli.md has no section `{name}`; `make docs` writes it"
+    for parameter in every_command()[name].params:
+        for option in (o for o in parameter.opts if o.startswith("--")):
+            assert f"`{option}" in section[1], f"{name} {option}: `make docs` writes docs/cli.md"
+
+
+def test_the_command_reference_is_up_to_date() -> None:
+    command = ["-m", "typer", "regard.cli.main", "utils", "docs", "--name", "regard"]
+    made = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    wanted = (DOCS / "cli.md").read_text("utf-8")
+    assert made.stdout.strip() == wanted.strip(), "`make docs` writes docs/cli.md anew"
+
+
+@pytest.mark.parametrize("arguments", shell_commands())
+def test_commands_in_the_documentation_parse(arguments: list[str]) -> None:
+    command, name = COMMAND, "regard"
+    while hasattr(command, "commands") and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+        assert name in command.commands
+        command = command.commands[name]
+    if hasattr(command, "commands"):
+        assert arguments[0] in {o for p in command.params for o in p.opts}
+        return
+    context = command.make_context(name, arguments)
+    assert context.params
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def test_python_in_the_documentation_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "examples" / "dog.jpg", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)
+
+
+def test_every_extra_is_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    text = (DOCS / "install.md").read_text("utf-8")
+    explained = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
+    assert explained == set(project["optional-dependencies"])
+
+
+def test_pages_stand_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in DOCS.glob("*.md"):
+        assert page.name in navigation
+
+
+def test_readme_shows_the_way_in_its_first_lines() -> None:
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()[:15]
+    assert any(line.startswith("make demo") for line in lines)
+    assert any(line.startswith("![") for line in lines)

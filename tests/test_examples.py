@@ -1,0 +1,33 @@
+"""The example scripts run, and the page about one step shows what its script prints."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def numbers(text: str) -> dict[str, list[str]]:
+    """Lines of the form `name  number  number`."""
+    lines = re.findall(r"^(\w+) +((?:-?\d+\.\d+ *)+)$", text, re.MULTILINE)
+    return {name: values.split() for name, values in lines}
+
+
+def test_one_step_agrees_with_the_library_and_with_its_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runpy.run_path(str(ROOT / "examples" / "one_step.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "The library finds the same numbers." in printed
+    assert len(numbers(printed)) == 13
+    assert numbers((ROOT / "docs" / "one-step.md").read_text("utf-8")) == numbers(printed)
+
+
+def test_one_step_notices_a_different_library() -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "one_step.py"))
+    values = vars(example["by_hand"]())
+    values = values | {"h_1": [values["h_1"][0] + 1e-3, values["h_1"][1]]}
+    with pytest.raises(AssertionError, match="h_1"):
+        example["check"](example["Numbers"](**values))
