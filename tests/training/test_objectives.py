@@ -8,11 +8,14 @@ import torch
 
 import toys
 from regard.config import ObjectiveConfig
+from regard.data import CaptionDataset, CaptionedItem
 from regard.training.cross_entropy import CrossEntropy
 from regard.training.hard_attention import HardAttentionObjective
 from regard.training.objective import Batch, caption_logprob
+from regard.training.objectives import cider_reward
 from regard.training.penalties import attention_entropy, doubly_stochastic
 from regard.training.self_critical import SelfCritical, policy_loss
+from regard.vocabulary import END
 
 
 def batch(tokens: torch.Tensor, targets: torch.Tensor, items: int, cells: int) -> Batch:
@@ -165,3 +168,18 @@ def test_self_critical_training_raises_the_reward(samples: int) -> None:
         optimizer.step()
         rewards.append(loss.parts["reward"])
     assert sum(rewards[-10:]) > sum(rewards[:10]) + 2
+
+
+def test_the_end_token_is_rewarded_where_people_end() -> None:
+    """Ending as the references do must pay with the option and is no word without it."""
+    items = [
+        CaptionedItem("a", ("a dog runs", "a dog sits"), "train", "a"),
+        CaptionedItem("b", ("red grass on grass", "a cat sits on grass"), "train", "b"),
+        CaptionedItem("c", ("a cat runs on red",), "train", "c"),
+    ]
+    train, words = CaptionDataset(tuple(items), "toy"), toys.vocabulary()
+    said = words.encode("a dog runs")
+    rewarded = cider_reward(train, words, end_token=True)
+    assert rewarded(0, [*said, END]) > rewarded(0, said)
+    plain = cider_reward(train, words, end_token=False)
+    assert plain(0, said) > plain(0, words.encode("a dog")) > 0

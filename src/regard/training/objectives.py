@@ -9,7 +9,7 @@ from regard.training.cross_entropy import CrossEntropy
 from regard.training.hard_attention import HardAttentionObjective
 from regard.training.objective import Objective
 from regard.training.self_critical import Reward, SelfCritical
-from regard.vocabulary import END, Vocabulary
+from regard.vocabulary import END, SPECIALS, Vocabulary
 
 
 def build_objective(recipe: Recipe, train: CaptionDataset, vocabulary: Vocabulary) -> Objective:
@@ -24,21 +24,24 @@ def build_objective(recipe: Recipe, train: CaptionDataset, vocabulary: Vocabular
     if config.kind == "hard_attention":
         return HardAttentionObjective(config)
     if config.kind == "self_critical":
-        reward = cider_reward(train, vocabulary)
+        reward = cider_reward(train, vocabulary, end_token=config.reward_end_token)
         return SelfCritical(config, reward, recipe.data.max_length)
     return CrossEntropy(config)
 
 
-def cider_reward(train: CaptionDataset, vocabulary: Vocabulary) -> Reward:
+def cider_reward(train: CaptionDataset, vocabulary: Vocabulary, *, end_token: bool) -> Reward:
     """Return CIDEr-D (0 to 10) against a training picture's own captions.
 
-    Document frequencies come from the training captions, as the user's data has them.
+    Document frequencies come from the training captions, as the user's data has them. With
+    `end_token` the end counts as a word of the sampled captions, the references and the
+    document frequencies alike, so that a caption gains by ending where people end.
     """
-    references = [[vocabulary.split(c) for c in item.captions] for item in train.items]
+    end = [SPECIALS[END]] if end_token else []
+    references = [[[*vocabulary.split(c), *end] for c in item.captions] for item in train.items]
     scorer = CiderD.from_captions(references)
 
     def reward(item: int, tokens: list[int]) -> float:
-        words = [vocabulary.words[t] if t != END else "<end>" for t in tokens]
+        words = [vocabulary.words[t] for t in tokens]
         return scorer.score(words, references[item])
 
     return reward
