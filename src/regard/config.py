@@ -146,8 +146,11 @@ class ObjectiveConfig:
     """Hard attention: weight of the REINFORCE term."""
     lambda_e: float = 0.002
     """Hard attention: weight of the entropy term."""
+    reward: str = "sum"
+    """Hard attention: sum (log p(y|s) of the caption: the paper) or mean (per word: the released
+    code), which weighs long and short captions alike."""
     baseline_decay: float = 0.9
-    """Hard attention: b <- decay b + (1 - decay) log p(y|s)."""
+    """Hard attention: b <- decay b + (1 - decay) reward."""
     expectation_probability: float = 0.5
     """Hard attention: chance per image that the sample is replaced by its expectation."""
     samples: int = 5
@@ -161,6 +164,7 @@ class ObjectiveConfig:
         _one_of(
             "objective", "kind", self.kind, ("cross_entropy", "hard_attention", "self_critical")
         )
+        _one_of("objective", "reward", self.reward, ("sum", "mean"))
         _in_range("objective", "label_smoothing", self.label_smoothing, 0.0, 0.9)
         _in_range("objective", "baseline_decay", self.baseline_decay, 0.0, 1.0)
         _in_range("objective", "expectation_probability", self.expectation_probability, 0.0, 1.0)

@@ -113,6 +113,20 @@ def test_baseline_moves_by_a_tenth() -> None:
     assert float(objective.baseline) == pytest.approx(-14.0)
 
 
+@pytest.mark.parametrize(("reward", "words"), [("sum", 1), ("mean", 2)])
+def test_the_reward_is_the_caption_s_logprob_or_its_mean_over_words(
+    reward: str, words: int
+) -> None:
+    """One caption of two steps: the first baseline is its reward."""
+    decoder = toys.decoder(attention="hard")
+    made = batch(torch.tensor([[1, 4]]), torch.tensor([[4, 2]]), 1, 3)
+    config = ObjectiveConfig(kind="hard_attention", reward=reward, expectation_probability=0.0)
+    objective = HardAttentionObjective(config)
+    projected = decoder.project(made.vectors, made.mask)
+    loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
+    assert loss.parts["baseline"] == pytest.approx(-loss.parts["nll_per_word"] * 2 / words)
+
+
 def test_expectation_switch_is_drawn_per_picture() -> None:
     objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
     decoder = toys.decoder(attention="hard")

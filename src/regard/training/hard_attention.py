@@ -23,8 +23,9 @@ class HardAttentionObjective(Objective):
     once per picture, as the paper says (the released code draws once per batch). Such captions
     have no sample, so they add nothing to the REINFORCE term or the baseline.
 
-    Deviation: the released code's reward is the mean over words; here it is log p, as in the
-    paper, so the released lambda_r = 0.1 corresponds to about 0.1 / words here.
+    The reward log p(y|s,a) is the paper's with `reward = "sum"`. The released code's is its mean
+    over the words (`reward = "mean"`, with lambda_r = 0.1): a sum is mostly the caption's length,
+    so that one baseline for all lengths calls every long caption bad.
     """
 
     baseline: Tensor
@@ -51,52 +52,54 @@ class HardAttentionObjective(Objective):
         smooth = self.config.label_smoothing
         logprob = caption_logprob(unrolled.logits, batch.targets, batch.steps, smooth)
         path = (unrolled.location_logprob * batch.steps).sum(1)  # log p(s|a)
+        words = batch.steps.sum(1)
+        reward = logprob.detach() / (words if self.config.reward == "mean" else 1)
         entropy = attention_entropy(unrolled.alpha, batch.steps).mean()
         cells = expand_cells(projected.mask, batch.tokens.shape[0])
         penalty = doubly_stochastic(unrolled.alpha, batch.steps, cells)
         total = (
             -logprob.mean()
-            + self.config.lambda_r * self.reinforce(logprob, path, ~expected)
+            + self.config.lambda_r * self.reinforce(reward, path, ~expected)
             - self.config.lambda_e * entropy
             + self.config.lambda_ds * penalty
         )
-        self.update_baseline(logprob, ~expected)
-        words = batch.steps.sum() / batch.steps.shape[0]
+        self.update_baseline(reward, ~expected)
+        words_per_caption = words.float().mean()
         parts = {
-            "nll_per_word": (-logprob.mean() / words).item(),
+            "nll_per_word": (-logprob.mean() / words_per_caption).item(),
             "baseline": self.baseline.item(),
-            "entropy_per_word": (entropy / words).item(),
+            "entropy_per_word": (entropy / words_per_caption).item(),
         }
         return Loss(total, parts)
 
-    def reinforce(self, logprob: Tensor, path: Tensor, sampled: Tensor) -> Tensor:
-        """Return -(log p(y|s,a) - b) log p(s|a), **averaged over all captions**.
+    def reinforce(self, reward: Tensor, path: Tensor, sampled: Tensor) -> Tensor:
+        """Return -(reward - b) log p(s|a), **averaged over all captions**.
 
         Its gradient is the REINFORCE term; its value means nothing.
 
         Args:
-            logprob: (B,) log p(y|s,a); no gradient passes through it here.
+            reward: (B,) log p(y|s,a) or its mean over the words; no gradient passes through it.
             path: (B,) log p(s|a).
             sampled: (B,) bool; captions whose context was an expectation count as 0.
         """
         baseline = (
             self.baseline
             if self.started
-            else (logprob.detach() * sampled).sum() / (sampled.sum().clamp(min=1))
+            else (reward.detach() * sampled).sum() / (sampled.sum().clamp(min=1))
         )
         # --8<-- [start:reinforce]
-        advantage = (logprob.detach() - baseline) * sampled
+        advantage = (reward.detach() - baseline) * sampled
         return -(advantage * path).mean()
         # --8<-- [end:reinforce]
 
-    def update_baseline(self, logprob: Tensor, sampled: Tensor) -> None:
-        """Move b towards the mean log p(y|s,a) of the sampled captions (0.9 and 0.1).
+    def update_baseline(self, reward: Tensor, sampled: Tensor) -> None:
+        """Move b towards the mean reward of the sampled captions (0.9 and 0.1).
 
         The first batch sets b, so that no early step is weighed against 0.
         """
         if not bool(sampled.any()):
             return
-        mean = logprob.detach()[sampled].mean().to(self.baseline.dtype)
+        mean = reward.detach()[sampled].mean().to(self.baseline.dtype)
         decay = self.config.baseline_decay if self.started else 0.0
         self.baseline.copy_(decay * self.baseline + (1 - decay) * mean)
         self.started.fill_(True)
