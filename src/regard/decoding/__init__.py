@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from regard.backends.base import Backend
 from regard.decoding.beam import decode_beam
+from regard.decoding.greedy import decode_greedy
 from regard.decoding.filters import Ids
 from regard.decoding.options import DecodingOptions
-from regard.decoding.single import decode_greedy, decode_sample
+from regard.decoding.sample import decode_sample
 from regard.types import Annotations, Hypothesis
 
 __all__ = ["DecodingOptions", "decode"]

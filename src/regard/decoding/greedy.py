@@ -1,4 +1,4 @@
-"""Greedy decoding and sampling: one path per caption."""
+"""Greedy decoding, and the walk along one path per caption that sampling shares with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from regard.backends.base import Backend
 from regard.decoding.candidates import strongest, to_numpy
-from regard.decoding.filters import Ids, keep_likely
+from regard.decoding.filters import Ids
 from regard.decoding.options import DecodingOptions
 from regard.decoding.stepper import Stepper
 from regard.types import Annotations, Array, Hypothesis
@@ -28,36 +28,10 @@ def decode_greedy(
         return strongest(logprobs, 1).ids[:, 0]
 
     stepper = Stepper(backend, annotations, options, ids, captions_per_item=1)
-    return [(hypothesis,) for hypothesis in _follow(stepper, options, ids, most_likely)]
+    return [(hypothesis,) for hypothesis in follow(stepper, options, ids, most_likely)]
 
 
-def decode_sample(
-    backend: Backend, annotations: Annotations, options: DecodingOptions, ids: Ids
-) -> list[tuple[Hypothesis, ...]]:
-    """Sample `n_best` captions per item, best score first; a caption may come more than once.
-
-    Words are drawn by numpy from the options' seed, so that every backend draws alike, and
-    with the same random numbers for every item, so that an item's captions do not depend on
-    the batch it came in. Scores and log-probabilities are the model's own, whatever
-    temperature, top_k and top_p made of them for the draw.
-    """
-    generator = np.random.default_rng(options.seed)
-    count = options.n_best
-
-    def draw(logprobs: Array) -> np.ndarray:
-        logits = to_numpy(logprobs).astype(np.float64) / options.temperature
-        # arg max(logits + Gumbel noise) is distributed as softmax(logits).
-        noise = generator.gumbel(size=(count, logits.shape[-1]))
-        noisy = keep_likely(logits, options).reshape(-1, *noise.shape) + noise
-        return noisy.argmax(-1).reshape(-1)
-
-    stepper = Stepper(backend, annotations, options, ids, captions_per_item=count)
-    found = _follow(stepper, options, ids, draw)
-    groups = [found[i : i + count] for i in range(0, len(found), count)]
-    return [tuple(sorted(group, key=lambda h: -h.score)) for group in groups]
-
-
-def _follow(stepper: Stepper, options: DecodingOptions, ids: Ids, pick: Pick) -> list[Hypothesis]:
+def follow(stepper: Stepper, options: DecodingOptions, ids: Ids, pick: Pick) -> list[Hypothesis]:
     """Say one word after another until every caption has ended.
 
     A caption is unfinished where it reaches `max_length` and its next word is not the end, or

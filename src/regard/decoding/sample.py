@@ -1,0 +1,39 @@
+"""Sampling: captions drawn from the model's own distribution."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from regard.backends.base import Backend
+from regard.decoding.candidates import to_numpy
+from regard.decoding.filters import Ids, keep_likely
+from regard.decoding.greedy import follow
+from regard.decoding.options import DecodingOptions
+from regard.decoding.stepper import Stepper
+from regard.types import Annotations, Array, Hypothesis
+
+
+def decode_sample(
+    backend: Backend, annotations: Annotations, options: DecodingOptions, ids: Ids
+) -> list[tuple[Hypothesis, ...]]:
+    """Sample `n_best` captions per item, best score first; a caption may come more than once.
+
+    Words are drawn by numpy from the options' seed, so that every backend draws alike, and
+    with the same random numbers for every item, so that an item's captions do not depend on
+    the batch it came in. Scores and log-probabilities are the model's own, whatever
+    temperature, top_k and top_p made of them for the draw.
+    """
+    generator = np.random.default_rng(options.seed)
+    count = options.n_best
+
+    def draw(logprobs: Array) -> np.ndarray:
+        logits = to_numpy(logprobs).astype(np.float64) / options.temperature
+        # arg max(logits + Gumbel noise) is distributed as softmax(logits).
+        noise = generator.gumbel(size=(count, logits.shape[-1]))
+        noisy = keep_likely(logits, options).reshape(-1, *noise.shape) + noise
+        return noisy.argmax(-1).reshape(-1)
+
+    stepper = Stepper(backend, annotations, options, ids, captions_per_item=count)
+    found = follow(stepper, options, ids, draw)
+    groups = [found[i : i + count] for i in range(0, len(found), count)]
+    return [tuple(sorted(group, key=lambda h: -h.score)) for group in groups]
