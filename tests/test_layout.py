@@ -16,13 +16,14 @@ SOURCE = Path(regard.__file__).parent
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
-    {"types", "errors", "config", "vocabulary", "version"},
+    {"types", "errors", "config", "vocabulary", "version", "folders"},
     {"media", "recipes"},
     {"encoders", "attention", "kernels", "pretrained", "card"},
     {"decoder"},
     {"backends"},
     {"decoding"},
     {"checkpoint", "captions"},
+    {"assembly"},
     {"captioner"},
     {"data", "metrics"},
     {"explain"},

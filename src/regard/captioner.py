@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -13,26 +13,19 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
+from regard.assembly import Model, assemble
 from regard.backends.torch_backend import TorchBackend
 from regard.captions import CaptionWriter, banned_ids, prefix_ids
 from regard.card import model_card
-from regard.checkpoint import (
-    SPECIAL_IDS,
-    Checkpoint,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-)
-from regard.config import Recipe, from_dict, to_dict
+from regard.checkpoint import load_checkpoint, save_checkpoint
+from regard.config import Recipe
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
-from regard.encoders import Encoder, build_encoder
-from regard.errors import CheckpointError, ConfigError, MediaError, RegardError, UnknownName
+from regard.encoders import Encoder
+from regard.errors import ConfigError, MediaError, RegardError, UnknownName
 from regard.media import image_grid, preprocess, read_image
 from regard.types import Annotations, Caption, Media
-from regard.version import __version__
 from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
 Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media
@@ -173,17 +166,14 @@ class Captioner:
         Raises:
             CheckpointError: it cannot be written; what was there before is untouched.
         """
-        weights = {
-            key: value.half() if half and value.is_floating_point() else value
-            for key, value in _parts(self.encoder, self.decoder).state_dict().items()
-        }
+        model = Model(self.encoder, self.decoder, self.vocabulary, self.config, self.name)
         metrics = self.metrics if metrics is None else metrics
-        config = self._config(resumable=training_state is not None)
+        config = model.describe(resumable=training_state is not None)
         save_checkpoint(
             folder,
             config=config,
             vocabulary=self.vocabulary,
-            weights=weights,
+            weights=model.weights(half=half),
             metrics=metrics,
             card=model_card(config, metrics, len(self.vocabulary)),
             training_state=training_state,
@@ -198,7 +188,17 @@ class Captioner:
             ConfigError: there is no such device.
             MissingExtra: its encoder needs a package that is not installed.
         """
-        return cls._assemble(load_checkpoint(folder), device)
+        checkpoint = load_checkpoint(folder)
+        model = assemble(checkpoint)
+        return cls(
+            model.encoder,
+            model.decoder,
+            model.vocabulary,
+            model.recipe,
+            name=model.name,
+            device=device,
+            metrics=checkpoint.metrics,
+        )
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, device: str = "cpu") -> Captioner:
@@ -211,55 +211,6 @@ class Captioner:
         from regard.pretrained import find_model
 
         return cls.load(find_model(str(name)), device=device)
-
-    @classmethod
-    def _assemble(cls, checkpoint: Checkpoint, device: str) -> Captioner:
-        config = checkpoint.config
-        try:
-            # Fresh weights are drawn and overwritten; the caller's random numbers go on unmoved.
-            with torch.random.fork_rng(devices=[]):
-                recipe = from_dict(Recipe, config["recipe"])
-                encoder = build_encoder(recipe.encoder, pretrained=False)
-                decoder = AttentionDecoder(
-                    recipe.decoder,
-                    annotation_dim=encoder.annotation_dim,
-                    vocabulary_size=len(checkpoint.vocabulary),
-                )
-        except (ConfigError, UnknownName) as error:
-            raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
-        _check_encoder(checkpoint, encoder)
-        load_weights(_parts(encoder, decoder), checkpoint.weights, str(checkpoint.path))
-        if encoder.digest() != config["encoder"]["digest"]:
-            raise CheckpointError(
-                f"{checkpoint.path}: the encoder's weights are not those that config.json names; "
-                "model.safetensors is damaged or of another model."
-            )
-        return cls(
-            encoder.eval(),
-            decoder.eval(),
-            checkpoint.vocabulary,
-            recipe,
-            name=config["name"],
-            device=device,
-            metrics=checkpoint.metrics,
-        )
-
-    def _config(self, *, resumable: bool) -> dict[str, Any]:
-        recipe = self.config if resumable else _without_places(self.config)
-        return {
-            "regard_version": __version__,
-            "name": self.name,
-            "medium": "image",
-            "recipe": to_dict(recipe),
-            "preprocessing": to_dict(self.encoder.spec),
-            "encoder": {
-                "name": self.encoder.name,
-                "digest": self.encoder.digest(),
-                "annotation_dim": self.encoder.annotation_dim,
-                "grid_shape": list(self.encoder.grid_shape),
-            },
-            "special_ids": SPECIAL_IDS,
-        }
 
     def _options(self, options: dict[str, Any]) -> DecodingOptions:
         unknown = [name for name in options if name not in _OPTIONS]
@@ -330,36 +281,6 @@ def _read(source: Source) -> Media | Failure:
     except MediaError as error:
         is_path = isinstance(source, str | Path)
         return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
-
-
-def _parts(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:
-    """Return both under the names that their weights bear in a checkpoint."""
-    return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-
-
-def _without_places(recipe: Recipe) -> Recipe:
-    """Name the data, not the place where it lay on one machine."""
-    names = {
-        key: Path(getattr(recipe.data, key)).name for key in ("annotations", "images", "store")
-    }
-    training = replace(recipe.training, init_from=Path(recipe.training.init_from).name)
-    return replace(recipe, data=replace(recipe.data, **names), training=training)
-
-
-def _check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
-    """Refuse a config whose parts contradict each other."""
-    config = checkpoint.config
-    for key, stored, own in (
-        ("annotation_dim", config["encoder"]["annotation_dim"], encoder.annotation_dim),
-        ("grid_shape", config["encoder"]["grid_shape"], list(encoder.grid_shape)),
-        ("preprocessing", config["preprocessing"], to_dict(encoder.spec)),
-    ):
-        if stored != own:
-            raise CheckpointError(
-                f"{checkpoint.path / 'config.json'}: {key} is {stored}, and the encoder "
-                f"{encoder.name} has {own}. The config was changed by hand, or the encoder is of "
-                "another version."
-            )
 
 
 def _check_device(device: str) -> None:

@@ -7,16 +7,12 @@
     README.md           model card
     training.pt         only where the run can be resumed; loaded weights-only
 
-It is written to a temporary folder beside its place (`.NAME.new`) and renamed, so that a kill
-or a full disk leaves the old one whole: in its place, or, where the kill fell between the two
-renames, as `.NAME.old`, which loading finds.
+It is written whole or not at all (`regard.folders`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from regard.errors import CheckpointError
+from regard.folders import recovered, replaced_whole
 from regard.vocabulary import SPECIALS, Vocabulary
 
 FORMAT_VERSION = 1
@@ -86,31 +83,29 @@ def save_checkpoint(
             there before is untouched.
     """
     folder = Path(folder).resolve()
-    # Always the same name, so that what a kill left behind is cleared by the next save.
-    temporary = folder.with_name(f".{folder.name}.new")
     try:
-        _refuse_other_things(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _write_json(temporary / "config.json", {"format_version": FORMAT_VERSION} | config)
-        (temporary / "vocabulary.json").write_text(vocabulary.to_json(), "utf-8")
-        # Safetensors refuses tensors that share memory; tied weights are stored once each.
-        plain = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
-                 for k, v in weights.items()}  # fmt: skip
-        save_file(plain, temporary / "model.safetensors", metadata={"format": "pt"})
-        _write_json(temporary / "metrics.json", metrics)
-        (temporary / "README.md").write_text(card, "utf-8")
-        if training_state is not None:
-            torch.save(training_state, temporary / "training.pt")
-        _sync(temporary)
-        _swap(temporary, folder)
+        with replaced_whole(folder, marker="config.json") as temporary:
+            _write_json(temporary / "config.json", {"format_version": FORMAT_VERSION} | config)
+            (temporary / "vocabulary.json").write_text(vocabulary.to_json(), "utf-8")
+            # Safetensors refuses tensors that share memory; tied weights are stored once each.
+            plain = {
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in weights.items()
+            }
+            save_file(plain, temporary / "model.safetensors", metadata={"format": "pt"})
+            _write_json(temporary / "metrics.json", metrics)
+            (temporary / "README.md").write_text(card, "utf-8")
+            if training_state is not None:
+                torch.save(training_state, temporary / "training.pt")
+    except FileExistsError as error:
+        raise CheckpointError(
+            f"{folder} exists and is no checkpoint, so it is not replaced. Name another folder."
+        ) from error
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint {folder} cannot be written: {error}. What was there before is "
             "untouched. Free some space or name another folder."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
@@ -124,7 +119,7 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         CheckpointError: a file is missing or damaged, the format is newer than this regard
             knows, or the parts do not fit each other.
     """
-    folder = _recovered(Path(folder))
+    folder = recovered(Path(folder))
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -250,60 +245,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", "utf-8")
-
-
-def _refuse_other_things(folder: Path) -> None:
-    """Replace checkpoints only: a slip in a path must not cost somebody a folder of pictures."""
-    if not folder.exists() or (folder / "config.json").is_file():
-        return
-    if not folder.is_dir() or any(folder.iterdir()):
-        raise CheckpointError(
-            f"{folder} exists and is no checkpoint, so it is not replaced. Name another folder."
-        )
-
-
-def _sync(folder: Path) -> None:
-    """Have the bytes on the disk before the names change."""
-    # Safetensors writes files that only their owner may read.
-    mode = (folder / "config.json").stat().st_mode
-    for path in folder.iterdir():
-        path.chmod(mode)
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
-    _sync_names(folder)
-
-
-def _sync_names(folder: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _swap(temporary: Path, folder: Path) -> None:
-    """Put the new folder in the old one's place; the old is kept until the new is there."""
-    old = _kept(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    try:
-        temporary.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        raise
-    _sync_names(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _kept(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _recovered(folder: Path) -> Path:
-    """Return the folder, or the old one that a kill between two renames left beside it."""
-    old = _kept(folder.resolve())
-    return old if not folder.exists() and old.exists() else folder

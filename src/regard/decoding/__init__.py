@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from regard.backends.base import Backend
 from regard.decoding.beam import decode_beam
-from regard.decoding.greedy import decode_greedy
 from regard.decoding.filters import Ids
+from regard.decoding.greedy import decode_greedy
 from regard.decoding.options import DecodingOptions
 from regard.decoding.sample import decode_sample
 from regard.types import Annotations, Hypothesis
