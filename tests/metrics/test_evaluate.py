@@ -73,6 +73,7 @@ def test_one_caption_per_picture_is_scored_and_labelled():
         "model": "parrot",
         "split": "val",
         "beam": 5,
+        "context": "expected",
         "tokenizer": "python",
         "references": 2,
         "pictures": 2,
@@ -150,6 +151,13 @@ def test_the_command_prints_the_papers_rows_and_writes_json(command, tmp_path: P
     record = json.loads(out.read_text("utf-8"))
     assert set(record) == {"scores", "missing", "settings", "captions", "failures"}
     assert record["captions"] == TEXTS
+
+
+def test_a_hard_model_is_scored_at_the_location_that_is_asked_for(command):
+    assert "refs · argmax location" in command(["a.jpg"], "--context", "argmax").stdout
+    parrot = Parrot()
+    result = evaluate(parrot, dataset("a.jpg"), context="argmax")  # type: ignore[arg-type]
+    assert (parrot.options["context"], result.settings["context"]) == ("argmax", "argmax")
 
 
 def test_the_command_exits_1_where_a_picture_failed(command):

@@ -30,6 +30,9 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
     beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
+    context: Annotated[
+        str, typer.Option(help="Hard attention: expected, sample or argmax.")
+    ] = "expected",
     limit: Annotated[int, typer.Option(help="Only the first so many pictures; 0: all.")] = 0,
     tokenizer: Annotated[
         str, typer.Option(help="ptb (Java), python (the same tokens), or auto.")
@@ -56,6 +59,7 @@ def evaluate(
             dataset,
             split=split,
             beam=beam,
+            context=context,
             limit=limit,
             tokenizer=tokenizer,
             report=lambda done, total: bar.update(task, completed=done, total=total),
@@ -90,6 +94,7 @@ def _table(result: EvaluationResult) -> Table:
     conditions = (
         f"{settings['split']} ({settings['pictures']}) · {settings['tokenizer']} · "
         f"beam {settings['beam']} · {references} refs"
+        + ("" if settings["context"] == "expected" else f" · {settings['context']} location")
     )
     values = result.scores.values
     table.add_row(settings["model"], *_cells(values, names), conditions, end_section=True)

@@ -19,7 +19,7 @@ class EvaluationResult:
     Attributes:
         scores: with what is missing and the settings of the scorers.
         captions: text by item key; "" where the picture failed.
-        settings: model, split, beam, and those of the scorers.
+        settings: model, split, beam, context, and those of the scorers.
         failures: reason by item key.
     """
 
@@ -43,6 +43,7 @@ def evaluate(
     *,
     split: str = "val",
     beam: int = 3,
+    context: str = "expected",
     limit: int = 0,
     tokenizer: str = "auto",
     batch_size: int = 50,
@@ -57,6 +58,7 @@ def evaluate(
         dataset: pictures and references.
         split: which part of it.
         beam: beam width; 1 is greedy.
+        context: how hard attention forms the context: "expected", "sample" or "argmax".
         limit: only the first so many pictures; 0 takes all.
         tokenizer: see `score_captions`.
         batch_size: pictures at a time.
@@ -65,7 +67,7 @@ def evaluate(
     Raises:
         DatasetError: the split is empty.
         UnknownName: the tokenizer does not exist.
-        ConfigError: the tokenizer cannot run here, or the beam or limit makes no sense.
+        ConfigError: the tokenizer cannot run here, or the beam, context or limit makes no sense.
         MissingExtra: pycocoevalcap is absent.
     """
     if limit < 0:
@@ -80,7 +82,7 @@ def evaluate(
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}
     results = captioner.caption_many(
-        (item.file for item in items), batch_size=batch_size, beam=beam
+        (item.file for item in items), batch_size=batch_size, beam=beam, context=context
     )
     for item, result in zip(items, results, strict=True):
         if isinstance(result, Failure):
@@ -91,5 +93,5 @@ def evaluate(
             report(len(captions), len(items))
     references = {item.key: list(item.captions) for item in items}
     scores = score_captions(captions, references, tokenizer=tokenizer)
-    settings = {"model": captioner.name, "split": split, "beam": beam} | scores.settings
-    return EvaluationResult(scores, captions, settings, failures)
+    settings = {"model": captioner.name, "split": split, "beam": beam, "context": context}
+    return EvaluationResult(scores, captions, settings | scores.settings, failures)
