@@ -10,7 +10,6 @@ import torch
 import toys
 from regard.captioner import Captioner
 from regard.config import Recipe, override
-from regard.data import AnnotationStore, StoreKey
 from regard.encoders import build_encoder
 from regard.encoders.fast import encode_with
 from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
@@ -159,41 +158,24 @@ def test_an_epoch_holds_every_caption_once() -> None:
     assert all(len({c.length for c in batch}) == 1 for batch in equal)
 
 
+def test_a_run_goes_on_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = toy_recipe(tmp_path)
+    names = {"annotations": "captions.csv", "images": "images", "store": "encoded"}
+    recipe = replace(recipe, data=replace(recipe.data, **names))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Killed):
+        train(recipe, "run", report=KillAt(3))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    train(recipe, tmp_path / "run", resume=True)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_tokens_begin_with_start_and_targets_end_with_end() -> None:
     tokens, targets, steps = collate(make_chunks([[[7, 8], [9]]], 2))
     assert tokens.tolist() == [[1, 9, 0], [1, 7, 8]]
     assert targets.tolist() == [[9, 2, 0], [7, 8, 2]]
     assert steps.tolist() == [[True, True, False], [True, True, True]]
-
-
-def test_the_store_resumes_and_refuses_another_encoder(tmp_path: Path) -> None:
-    import numpy as np
-
-    key = StoreKey("digest", (2, 2), 3)
-    wanted = [(f"d{i}", view, f"{i}.jpg") for i in range(5) for view in ("plain", "flip")]
-    calls: list[int] = []
-
-    def encode(batch: list[tuple[str, str]]) -> np.ndarray:
-        calls.append(len(batch))
-        return np.array(
-            [np.full((4, 3), int(f[0]) + (0.5 if v == "flip" else 0)) for f, v in batch]
-        )
-
-    assert list(AnnotationStore(tmp_path / "s", key).fill(wanted, encode, 4))[-1] == 10
-    store = AnnotationStore(tmp_path / "s", key)
-    assert list(store.fill(wanted, encode, 4)) == []
-    assert sum(calls) == 10
-    assert store.read([("d3", "flip"), ("d0", "plain")])[:, 0, 0].tolist() == [3.5, 0.0]
-    assert store.read([("d3", "flip")]).dtype == np.float16
-    with pytest.raises(DatasetError, match="d9"):
-        store.read([("d9", "plain")])
-    for other in (StoreKey("other", (2, 2), 3), StoreKey("digest", (4, 1), 3)):
-        with pytest.raises(DatasetError, match="another"):
-            AnnotationStore(tmp_path / "s", other)
-    shard = next((tmp_path / "s").glob("*.npy"))
-    shard.write_bytes(shard.read_bytes()[:200])
-    with pytest.raises(DatasetError, match="damaged"):
-        AnnotationStore(tmp_path / "s", key)
 
 
 def test_onnxruntime_and_torch_encode_alike() -> None:

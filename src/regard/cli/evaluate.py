@@ -17,7 +17,7 @@ from regard.cli.output import complain
 if TYPE_CHECKING:
     from regard.metrics.evaluate import EvaluationResult
 
-_WIDTH_OF_A_FILE = 150  # the table is never cut where the output is no terminal
+_WIDTH_OF_A_FILE = 180  # the table is never cut where the output is no terminal
 
 
 def evaluate(

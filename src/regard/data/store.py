@@ -8,6 +8,7 @@ and goes on where it stopped. `store.json` says which encoder made it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -161,14 +162,17 @@ class AnnotationStore:
         self._shards.append(vectors)
 
     def _write_shard(self, vectors: np.ndarray, pairs: list[tuple[str, str]]) -> None:
-        listing = self.folder / f"shard-{len(self._shards):05d}.json"
+        # Named by what it holds, so that two runs that fill one store do not replace each
+        # other's shards.
+        content = json.dumps(pairs).encode()
+        listing = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.json"
         temporary = listing.with_suffix(".npy.tmp")
         with temporary.open("wb") as file:
             np.save(file, vectors)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(listing.with_suffix(".npy"))
-        _write_whole(listing, json.dumps(pairs).encode())
+        _write_whole(listing, content)
         self._open_shard(listing)
 
 

@@ -22,7 +22,14 @@ from regard.training.logs import Reporter, RunLog, Silent
 from regard.training.objective import Loss
 from regard.training.objectives import build_objective
 from regard.training.optimizer import rate_factor, set_rate
-from regard.training.prepare import Pictures, Splits, encode_captions, load_splits, make_batch
+from regard.training.prepare import (
+    Pictures,
+    Splits,
+    absolute_paths,
+    encode_captions,
+    load_splits,
+    make_batch,
+)
 from regard.training.state import TrainState
 from regard.vocabulary import Vocabulary, build_vocabulary
 
@@ -179,6 +186,8 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
         if saved.training_state is None:
             raise CheckpointError(f"{out / 'last'} holds no training.pt, so it cannot be resumed.")
         recipe = from_dict(Recipe, saved.config["recipe"])
+    else:
+        recipe = replace(recipe, data=absolute_paths(recipe.data))
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed)
     encoder = build_encoder(recipe.encoder, pretrained=True)

@@ -33,6 +33,12 @@ class Splits:
     val: CaptionDataset
 
 
+def absolute_paths(config: DataConfig) -> DataConfig:
+    """Return the same places as absolute paths, so that a run can go on from any folder."""
+    places = {key: getattr(config, key) for key in ("annotations", "images", "store")}
+    return replace(config, **{k: str(Path(v).absolute()) for k, v in places.items() if v})
+
+
 def load_splits(config: DataConfig, seed: int) -> Splits:
     """Load captions and split them, by picture where the data names no split.
 

@@ -1,0 +1,64 @@
+"""The annotation store: what is encoded once is found again, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regard.data import AnnotationStore, StoreKey
+from regard.errors import DatasetError
+
+KEY = StoreKey("digest", (2, 2), 3)
+WANTED = [(f"d{i}", view, f"{i}.jpg") for i in range(5) for view in ("plain", "flip")]
+
+
+class Encoder:
+    """Makes vectors that tell which picture and view they are of."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+
+    def __call__(self, batch: list[tuple[str, str]]) -> np.ndarray:
+        self.pictures += len(batch)
+        values = [int(file[0]) + (0.5 if view == "flip" else 0) for file, view in batch]
+        return np.array([np.full((4, 3), value) for value in values])
+
+
+def test_what_is_there_is_not_encoded_again(tmp_path: Path) -> None:
+    encode = Encoder()
+    assert list(AnnotationStore(tmp_path, KEY).fill(WANTED[:4], encode, 4))[-1] == 4
+    assert list(AnnotationStore(tmp_path, KEY).fill(WANTED, encode, 4))[-1] == 10
+    store = AnnotationStore(tmp_path, KEY)
+    assert list(store.fill(WANTED, encode, 4)) == []
+    assert encode.pictures == 10
+    assert store.read([("d3", "flip"), ("d0", "plain")])[:, 0, 0].tolist() == [3.5, 0.0]
+    assert store.read([("d3", "flip")]).dtype == np.float16
+    with pytest.raises(DatasetError, match="d9"):
+        store.read([("d9", "plain")])
+
+
+def test_two_runs_that_fill_one_store_do_not_replace_each_other(tmp_path: Path) -> None:
+    one, other = AnnotationStore(tmp_path, KEY), AnnotationStore(tmp_path, KEY)
+    list(one.fill(WANTED[:6], Encoder()))
+    list(other.fill(WANTED[4:], Encoder()))
+    store = AnnotationStore(tmp_path, KEY)
+    assert len(store) == 10
+    found = store.read([(digest, view) for digest, view, _ in WANTED])[:, 0, 0].tolist()
+    assert found == [i / 2 for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    "other", [StoreKey("other", (2, 2), 3), StoreKey("digest", (4, 1), 3)], ids=["encoder", "grid"]
+)
+def test_a_store_of_another_encoder_is_refused(tmp_path: Path, other: StoreKey) -> None:
+    AnnotationStore(tmp_path, KEY)
+    with pytest.raises(DatasetError, match="another"):
+        AnnotationStore(tmp_path, other)
+
+
+def test_a_damaged_store_is_refused(tmp_path: Path) -> None:
+    list(AnnotationStore(tmp_path, KEY).fill(WANTED, Encoder()))
+    shard = next(tmp_path.glob("*.npy"))
+    shard.write_bytes(shard.read_bytes()[:200])
+    with pytest.raises(DatasetError, match=r"damaged.*Delete it"):
+        AnnotationStore(tmp_path, KEY)
