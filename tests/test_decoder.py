@@ -143,6 +143,14 @@ def test_sampled_locations_follow_alpha() -> None:
     assert np.abs(shares - found.alpha[0].detach().numpy()).max() < 0.03
 
 
+def test_uniform_scores_weigh_every_valid_cell_alike() -> None:
+    decoder = toys.decoder(scores="uniform")
+    vectors, mask = annotations(), torch.tensor([[True] * 5, [True, True, False, False, False]])
+    projected = decoder.project(vectors, mask)
+    alpha = decoder(torch.tensor([[1, 5], [1, 4]]), projected).alpha
+    torch.testing.assert_close(alpha, (mask / mask.sum(1, keepdim=True))[:, None].expand(2, 2, 5))
+
+
 def test_hand_computed_scores() -> None:
     """Two cells, one feature each, every weight 1: worked out by hand."""
     decoder = toys.decoder(annotation_dim=1, attention_dim=1, hidden_dim=1, scores="additive")

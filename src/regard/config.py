@@ -64,7 +64,7 @@ class DecoderConfig:
     attention: str = "soft"
     """soft: expectation over all cells; hard: one sampled cell."""
     scores: str = "additive"
-    """additive (the paper's MLP), dot, or scaled_dot."""
+    """additive (the paper's MLP), dot, scaled_dot, or uniform (looks everywhere alike: a control)."""
     temperature: float = 1.0
     """Divides the scores before the softmax."""
     gate: str = "scalar"
@@ -86,7 +86,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         _one_of("decoder", "attention", self.attention, ("soft", "hard"))
-        _one_of("decoder", "scores", self.scores, ("additive", "dot", "scaled_dot"))
+        _one_of("decoder", "scores", self.scores, ("additive", "dot", "scaled_dot", "uniform"))
         _one_of("decoder", "gate", self.gate, ("scalar", "feature", "none"))
         _one_of("decoder", "init", self.init, ("mlp", "mean"))
         _one_of("decoder", "position", self.position, ("none", "learned", "sinusoidal"))

@@ -81,6 +81,23 @@ class DotScores(Scores):
         # --8<-- [end:dot]
 
 
+class UniformScores(Scores):
+    """e_ti = 0: attention frozen at uniform, 1/L on every valid cell.
+
+    The control of Wiegreffe and Pinter (2019): a decoder trained so shows what captions owe to
+    the mean of the picture alone.
+    """
+
+    def keys(self, values: Tensor) -> Tensor:
+        return values[..., :1]
+
+    def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
+        return hidden.new_zeros(hidden.shape[0], hidden.shape[1], keys.shape[1])
+
+
+_NAMES = ("additive", "dot", "scaled_dot", "uniform")
+
+
 def build_scores(name: str, annotation_dim: int, hidden_dim: int, attention_dim: int) -> Scores:
     """Build the score function that `decoder.scores` names.
 
@@ -91,4 +108,6 @@ def build_scores(name: str, annotation_dim: int, hidden_dim: int, attention_dim:
         return AdditiveScores(annotation_dim, hidden_dim, attention_dim)
     if name in ("dot", "scaled_dot"):
         return DotScores(annotation_dim, hidden_dim, attention_dim, scaled=name == "scaled_dot")
-    raise UnknownName("score function", name, ("additive", "dot", "scaled_dot"))
+    if name == "uniform":
+        return UniformScores()
+    raise UnknownName("score function", name, _NAMES)
