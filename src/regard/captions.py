@@ -111,4 +111,5 @@ class CaptionWriter:
             beta=None if found.beta is None else float(found.beta[t]),
             location=None if found.location is None else int(found.location[t]),
             alternatives=tuple((self.vocabulary.word(i), p) for i, p in found.alternatives[t]),
+            token=found.tokens[t],
         )

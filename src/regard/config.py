@@ -64,7 +64,7 @@ class DecoderConfig:
     attention: str = "soft"
     """soft: expectation over all cells; hard: one sampled cell."""
     scores: str = "additive"
-    """additive (the paper's MLP), dot, scaled_dot, or uniform (looks everywhere alike: a control)."""
+    """additive (the paper's MLP), dot, scaled_dot, or uniform (every cell alike: a control)."""
     temperature: float = 1.0
     """Divides the scores before the softmax."""
     gate: str = "scalar"

@@ -201,6 +201,7 @@ class Word:
         beta: mean gate; None without a gate.
         location: flat index of the chosen cell (hard attention); None otherwise.
         alternatives: strongest candidates as (text, logprob), best first.
+        token: the word's id in the vocabulary of the model that said it.
     """
 
     text: str
@@ -209,6 +210,7 @@ class Word:
     beta: float | None = None
     location: int | None = None
     alternatives: tuple[tuple[str, float], ...] = ()
+    token: int | None = None
 
     @property
     def entropy(self) -> float:
