@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from regard.assembly import Model, assemble
+from regard.backends import Backend
 from regard.backends.torch_backend import TorchBackend
 from regard.captions import CaptionWriter, banned_ids, prefix_ids
 from regard.card import model_card
@@ -89,7 +91,7 @@ class Captioner:
         self.name = name
         self.device = device
         self.metrics = metrics or {}
-        self.backend = TorchBackend(self.encoder, self.decoder, device)
+        self.backend: Backend = TorchBackend(self.encoder, self.decoder, device)
 
     @overload
     def caption(self, source: Source, *, batch_size: int = 16, **options: Any) -> Caption: ...
@@ -146,6 +148,12 @@ class Captioner:
         pixels = np.stack([preprocess(m, self.encoder.spec) for m in media])
         grids = tuple(image_grid(m.size, self.encoder.spec, self.encoder.grid_shape) for m in media)
         return self.backend.encode(pixels, grids)
+
+    def with_backend(self, backend: Backend) -> Captioner:
+        """Return a captioner of the same parts whose encoder and steps another backend runs."""
+        other = copy.copy(self)
+        other.backend = backend
+        return other
 
     def save(
         self,

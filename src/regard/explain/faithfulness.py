@@ -1,0 +1,225 @@
+"""Is attention worth its name? One model, one split, four experiments, all numbers cited whole.
+
+1. Deletion and insertion: does what was looked at most matter most (`curves`)?
+2. Agreement with occlusion, by kind of word (`probe`).
+3. Swaps: what is left of captions and words when the decoder looks elsewhere (`swaps`)?
+4. Regions: does attention lie on the thing that the word names (`metrics.pointing`)?
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from regard.captioner import Captioner, Failure
+from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.decoding.teacher import force_captions
+from regard.errors import ConfigError, DatasetError
+from regard.explain.curves import deletion_and_insertion
+from regard.explain.probe import occlude
+from regard.explain.swaps import SWAPS, SwappedAttention
+from regard.media import read_image
+from regard.metrics import score_captions
+from regard.metrics.pointing import Pointing, Region, pointing
+from regard.metrics.word_classes import CLASSES, word_class
+from regard.types import Caption
+from regard.vocabulary import START
+
+Report = Callable[[str, int, int], None]
+"""Is told what is being done, and (done, of how many)."""
+Regions = Mapping[str, Mapping[str, Region]]
+"""By item key and word: where the thing that the word names lies on that picture."""
+_SCORED = ("bleu4", "cider_d")
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """The four experiments' numbers; each is a mean over words, captions or the split.
+
+    Attributes:
+        settings: model, split, pictures of each experiment, beam, cover, seed.
+        deletion: area under p(word) by order, less is better.
+        insertion: area under p(word) by order, more is better.
+        agreement: Spearman's correlation of alpha with occlusion, by kind of word, with the
+            number of words.
+        swaps: by swap ("none" first): scores of the captions said under it, and the mean
+            log-probability of the words of the captions that the model says unswapped.
+        regions: mass and hits inside the named regions, with both baselines; empty without.
+    """
+
+    settings: dict[str, Any]
+    deletion: dict[str, float]
+    insertion: dict[str, float]
+    agreement: dict[str, dict[str, float]]
+    swaps: dict[str, dict[str, float]]
+    regions: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dict(self.__dict__)
+
+
+def faithfulness(
+    captioner: Captioner,
+    dataset: CaptionDataset,
+    *,
+    split: str = "val",
+    limit: int = 0,
+    probed: int = 50,
+    beam: int = 3,
+    cover: str = "mean",
+    regions: Regions | None = None,
+    seed: int = 0,
+    report: Report | None = None,
+) -> Faithfulness:
+    """Run the experiments.
+
+    Args:
+        captioner: the model.
+        dataset: pictures and references.
+        split: which part of it.
+        limit: pictures that are captioned; 0 takes all.
+        probed: pictures, evenly over those, whose cells are covered one by one: the slow part.
+        beam: beam width of the captions.
+        cover: what covered cells show (`regard.explain.probe.COVERS`).
+        regions: where named things lie; None leaves that experiment out.
+        seed: of random orders and permutations.
+        report: is told of progress.
+
+    Raises:
+        DatasetError: the split has fewer than two readable pictures.
+        ConfigError: an option is out of range.
+        MissingExtra: pycocoevalcap is absent.
+    """
+    if limit < 0 or probed < 1:
+        raise ConfigError(f"limit {limit} and probed {probed}; wanted 0 or more, and 1 or more.")
+    report = report or (lambda *_: None)
+    items = dataset.split(split).items[: limit or None]
+    said = _captions(captioner, items, beam, "captioning", report)
+    if len(said) < 2:
+        raise DatasetError(
+            f"{len(said)} pictures of the split {split!r} could be captioned; two are needed, "
+            "since attention is swapped between pictures."
+        )
+    step = max(1, len(said) // probed)
+    chosen = list(said.values())[::step][:probed]
+    deletion, insertion, agreement = _probe(captioner, chosen, cover, seed, report)
+    settings = {"model": captioner.name, "split": split, "pictures": len(said), "beam": beam,
+                "probed": len(chosen), "cover": cover, "seed": seed}  # fmt: skip
+    return Faithfulness(
+        settings,
+        deletion,
+        insertion,
+        agreement,
+        _swap(captioner, items, said, beam, seed, report),
+        _point(said, regions) if regions else {},
+    )
+
+
+def _captions(
+    captioner: Captioner, items: Sequence[CaptionedItem], beam: int, what: str, report: Report
+) -> dict[str, Caption]:
+    # A last batch of one picture would have no other to take attention from.
+    size = next(size for size in (50, 49, 48) if len(items) % size != 1)
+    results = captioner.caption_many((i.file for i in items), batch_size=size, beam=beam)
+    said: dict[str, Caption] = {}
+    for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
+        report(what, done, len(items))
+        if not isinstance(result, Failure) and result.words:
+            said[item.key] = result
+    return said
+
+
+def _probe(
+    captioner: Captioner, captions: Sequence[Caption], cover: str, seed: int, report: Report
+) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
+    areas: dict[str, dict[str, list[float]]] = {
+        kind: defaultdict(list) for kind in ("deletion", "insertion")
+    }
+    by_class: dict[str, list[float]] = defaultdict(list)
+    for done, caption in enumerate(captions, 1):
+        report("covering cells", done, len(captions))
+        occlusion = occlude(captioner, caption, cover=cover)
+        for word, correlation in zip(caption.words, occlusion.correlation, strict=True):
+            if np.isfinite(correlation):
+                by_class[word_class(word.text)].append(float(correlation))
+        curves = deletion_and_insertion(
+            captioner, caption, falls=occlusion.falls, seed=seed + done, cover=cover
+        )
+        for kind, of_kind in areas.items():
+            for order, values in curves.areas(kind).items():
+                of_kind[order] += values.tolist()
+    deletion, insertion = (
+        {order: float(np.mean(values)) for order, values in areas[kind].items()}
+        for kind in ("deletion", "insertion")
+    )
+    agreement = {
+        name: {"correlation": float(np.mean(by_class[name])), "words": len(by_class[name])}
+        for name in CLASSES
+        if by_class[name]
+    }
+    return deletion, insertion, agreement
+
+
+def _swap(
+    captioner: Captioner,
+    items: Sequence[CaptionedItem],
+    said: Mapping[str, Caption],
+    beam: int,
+    seed: int,
+    report: Report,
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    references = {item.key: list(item.captions) for item in items}
+    for swap in ("none", *SWAPS):
+        backend = captioner.backend
+        if swap != "none":
+            backend = SwappedAttention(captioner.backend, swap, seed=seed)
+        swapped = captioner.with_backend(backend)
+        captions = said if swap == "none" else _captions(
+            swapped, items, beam, f"attention: {swap}", report
+        )  # fmt: skip
+        texts = {key: captions[key].text if key in captions else "" for key in references}
+        scores = score_captions(texts, references, names=_SCORED).values
+        found[swap] = scores | {"logprob": _mean_logprob(swapped, list(said.values()))}
+    return found
+
+
+def _mean_logprob(captioner: Captioner, captions: Sequence[Caption]) -> float:
+    """Return the mean log-probability per word of given captions under a captioner."""
+    by_length: dict[int, list[Caption]] = defaultdict(list)
+    for caption in captions:
+        by_length[len(caption.words)].append(caption)
+    total, words = 0.0, 0
+    for length, group in by_length.items():
+        # A picture alone would lend its attention to itself.
+        pictures = [*group, captions[0]] if len(group) == 1 else group
+        media = [read_image(caption.pixels) for caption in pictures]
+        tokens = np.array([[w.token for w in c.words[:length]] for c in group], np.int64)
+        if len(group) == 1:
+            tokens = np.repeat(tokens, 2, axis=0)
+        read = force_captions(captioner.backend, captioner.annotate(media), tokens, start=START)
+        total += float(read.logprobs[: len(group)].sum())
+        words += length * len(group)
+    return total / words
+
+
+def _point(said: Mapping[str, Caption], regions: Regions) -> dict[str, float]:
+    found: list[Pointing] = [
+        pointing(word.alpha, caption.grid, places[word.text])
+        for key, caption in said.items()
+        if (places := regions.get(key))
+        for word in caption.words
+        if word.text in places
+    ]
+    if not found:
+        return {"words": 0}
+    means = {
+        name: float(np.mean([getattr(p, name) for p in found]))
+        for name in ("mass", "uniform_mass", "hit", "uniform_hit", "middle_hit")
+    }
+    return means | {"words": len(found)}
