@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from regard.captioner import Captioner, Failure
 from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.regions import Regions
 from regard.decoding.teacher import force_captions
 from regard.errors import ConfigError, DatasetError
 from regard.explain.curves import deletion_and_insertion
@@ -24,15 +25,13 @@ from regard.explain.probe import occlude
 from regard.explain.swaps import SWAPS, SwappedAttention
 from regard.media import read_image
 from regard.metrics import score_captions
-from regard.metrics.pointing import Pointing, Region, pointing
+from regard.metrics.pointing import Pointing, pointing
 from regard.metrics.word_classes import CLASSES, word_class
 from regard.types import Caption
 from regard.vocabulary import START
 
 Report = Callable[[str, int, int], None]
 """Is told what is being done, and (done, of how many)."""
-Regions = Mapping[str, Mapping[str, Region]]
-"""By item key and word: where the thing that the word names lies on that picture."""
 _SCORED = ("bleu4", "cider_d")
 
 
@@ -120,6 +119,30 @@ def faithfulness(
     )
 
 
+def control_scores(
+    captioner: Captioner,
+    dataset: CaptionDataset,
+    *,
+    split: str = "val",
+    limit: int = 0,
+    beam: int = 3,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Return the scores of a control, a model trained with attention frozen at uniform.
+
+    Raises:
+        ConfigError: the model can look around, so it is no control.
+    """
+    if captioner.config.decoder.scores != "uniform":
+        raise ConfigError(
+            f"the control {captioner.name!r} has {captioner.config.decoder.scores} scores, so it "
+            "looks where it likes. Train one: `regard train uniform-control`."
+        )
+    items = dataset.split(split).items[: limit or None]
+    said = _captions(captioner, items, beam, "control", report or (lambda *_: None))
+    return {"model": captioner.name} | _scores(items, said)
+
+
 def _captions(
     captioner: Captioner, items: Sequence[CaptionedItem], beam: int, what: str, report: Report
 ) -> dict[str, Caption]:
@@ -174,7 +197,6 @@ def _swap(
     report: Report,
 ) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    references = {item.key: list(item.captions) for item in items}
     for swap in ("none", *SWAPS):
         backend = captioner.backend
         if swap != "none":
@@ -183,10 +205,15 @@ def _swap(
         captions = said if swap == "none" else _captions(
             swapped, items, beam, f"attention: {swap}", report
         )  # fmt: skip
-        texts = {key: captions[key].text if key in captions else "" for key in references}
-        scores = score_captions(texts, references, names=_SCORED).values
-        found[swap] = scores | {"logprob": _mean_logprob(swapped, list(said.values()))}
+        logprob = _mean_logprob(swapped, list(said.values()))
+        found[swap] = _scores(items, captions) | {"logprob": logprob}
     return found
+
+
+def _scores(items: Sequence[CaptionedItem], said: Mapping[str, Caption]) -> dict[str, float]:
+    texts = {item.key: said[item.key].text if item.key in said else "" for item in items}
+    references = {item.key: list(item.captions) for item in items}
+    return score_captions(texts, references, names=_SCORED).values
 
 
 def _mean_logprob(captioner: Captioner, captions: Sequence[Caption]) -> float:
@@ -209,13 +236,14 @@ def _mean_logprob(captioner: Captioner, captions: Sequence[Caption]) -> float:
 
 
 def _point(said: Mapping[str, Caption], regions: Regions) -> dict[str, float]:
-    found: list[Pointing] = [
-        pointing(word.alpha, caption.grid, places[word.text])
-        for key, caption in said.items()
-        if (places := regions.get(key))
-        for word in caption.words
-        if word.text in places
-    ]
+    found: list[Pointing] = []
+    for key, caption in said.items():
+        places, mentions = regions.get(key, {}), Counter[str]()
+        for word in caption.words:
+            if of_word := places.get(word.text):
+                region = of_word[min(mentions[word.text], len(of_word) - 1)]
+                found.append(pointing(word.alpha, caption.grid, region))
+            mentions[word.text] += 1
     if not found:
         return {"words": 0}
     means = {
