@@ -15,7 +15,7 @@ from rich.console import Console
 
 import regard.cli.output
 import toys
-from regard.cli.caption import Sheets
+from regard.cli.files import OutputFolder
 from regard.cli.main import main
 from regard.cli.output import json_line, never_fail_to_print, watched
 from toy_models import captioner
@@ -142,9 +142,9 @@ def test_a_sheet_that_cannot_be_written_is_one_clear_error(
 
 
 def test_sheets_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    sheets = Sheets(tmp_path)
+    sheets = OutputFolder(tmp_path / "sheets", "--explain")
     files = ["a/x.jpg", "b/x.png", "c/X.png", "x-2.jpg", "a/x.y.jpg"]
-    names = [sheets._name(file) for file in files]
+    names = [sheets.stem(file).name for file in files]
     assert names[0] == "x"
     assert names[-1] == "x.y"
     assert len({name.casefold() for name in names}) == len(files)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regard.cli.files import OutputFolder, sources_of
 from regard.cli.output import complain, json_line, watched
 from regard.errors import ConfigError
 
@@ -45,8 +44,8 @@ def caption(
 
     A picture that fails is one line on standard error; the others go on, and the status is 1.
     """
-    sources, total = _sources(files)
-    sheets = Sheets(explain) if explain else None
+    sources, total = sources_of(files)
+    sheets = OutputFolder(explain, "--explain") if explain else None
     from regard import load
     from regard.captioner import Failure
 
@@ -69,19 +68,8 @@ def caption(
             continue
         _write(result, json_lines, alpha=not no_alpha)
         if sheets is not None:
-            sheets.draw(result)
+            _draw(result, sheets)
     raise typer.Exit(1 if failed else 0)
-
-
-def _sources(arguments: list[str]) -> tuple[Iterator[str], int | None]:
-    """Return the files and how many they are; None where standard input is still to be read."""
-    from regard.media.find import find_files
-
-    found = find_files(arguments, stdin=sys.stdin)
-    if "-" in arguments:
-        return found, None
-    files = list(found)
-    return iter(files), len(files)
 
 
 def _write(result: Caption, json_lines: bool, *, alpha: bool) -> None:
@@ -92,43 +80,12 @@ def _write(result: Caption, json_lines: bool, *, alpha: bool) -> None:
         typer.echo(f"{result.file}: {one.text}")
 
 
-class Sheets:
-    """Draws the contact sheets of a run, each under a name of its own."""
+def _draw(result: Caption, folder: OutputFolder) -> None:
+    from regard.explain import save_figure
 
-    def __init__(self, folder: Path) -> None:
-        """Make the folder.
-
-        Raises:
-            ConfigError: it cannot be made.
-        """
-        self._folder = folder
-        self._taken: set[str] = set()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--explain {folder} cannot be made: {error.strerror}.") from error
-
-    def draw(self, result: Caption) -> None:
-        """Draw one caption.
-
-        Raises:
-            ConfigError: the sheet cannot be written.
-        """
-        from regard.explain import save_figure
-
-        path = self._folder / f"{self._name(result.file)}.png"
-        try:
-            save_figure(result.figure(), path)
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
-
-    def _name(self, file: str) -> str:
-        """Return the picture's name; a number is added where another picture has it."""
-        stem = Path(file).stem or "picture"
-        name, count = stem, 1
-        # Some file systems hold "A.png" and "a.png" for one file.
-        while name.casefold() in self._taken:
-            count += 1
-            name = f"{stem}-{count}"
-        self._taken.add(name.casefold())
-        return name
+    stem = folder.stem(result.file)
+    path = stem.with_name(stem.name + ".png")  # with_suffix would cut a name at its last dot
+    try:
+        save_figure(result.figure(), path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error

@@ -1,5 +1,7 @@
 """Explanation: where the decoder looked, drawn on one absolute scale."""
 
+from regard.explain.animation import save_animation
+from regard.explain.compare import compare_sheet
 from regard.explain.diary import Diary, DiaryEntry, write_diary
 from regard.explain.html import caption_html
 from regard.explain.maps import absolute_scale, relative_map, upsample
@@ -10,8 +12,10 @@ __all__ = [
     "DiaryEntry",
     "absolute_scale",
     "caption_html",
+    "compare_sheet",
     "contact_sheet",
     "relative_map",
+    "save_animation",
     "save_figure",
     "upsample",
     "write_diary",

@@ -10,12 +10,15 @@ whose cells are equal; the middle first is what a photographer's habit gives.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regard.captioner import Captioner
 from regard.explain.probe import Prober
 from regard.types import Caption, Grid
+
+if TYPE_CHECKING:
+    from regard.captioner import Captioner
 
 ORDERS = ("attention", "occlusion", "random", "middle")
 """By alpha; by the fall of the word's log-probability; drawn; from the middle outwards."""

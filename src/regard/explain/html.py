@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -30,6 +30,9 @@ from regard.explain.maps import (
     smoothing,
 )
 from regard.types import Caption, Grid, Word
+
+if TYPE_CHECKING:
+    from regard.explain.probe import Occlusion
 
 _SIDE = 448  # pixels of the embedded picture's longer side
 _ENLARGE = 8  # points per cell that the page computes; the browser fills in to its own pixels
@@ -55,7 +58,7 @@ class ShownWord:
     cell: int | None = None
 
 
-def caption_html(caption: Caption) -> str:
+def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     """Return the caption with its picture as an HTML fragment.
 
     Every word is a button that shows its map, on one absolute scale in multiples of uniform,

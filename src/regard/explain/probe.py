@@ -9,16 +9,19 @@ caption, and the log-probability of every word is compared with that on the whol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from regard.captioner import Captioner
 from regard.decoding.teacher import Forced, force_captions
 from regard.errors import ConfigError
 from regard.media import preprocess, read_image
 from regard.types import Caption
 from regard.vocabulary import START
+
+if TYPE_CHECKING:
+    from regard.captioner import Captioner
 
 COVERS = ("mean", "blur")
 """What a covered cell shows: the picture's mean colour, or the picture beyond recognition."""

@@ -63,8 +63,8 @@ def contact_sheet(
     top = absolute_scale(caption.trace.alpha, caption.grid, smooth=smooth)
     words = [word.text for word in caption.words]
     fonts = choose_fonts("".join([caption.text, *words, caption.file, caption.model]))
-    picture = _scaled(caption.pixels)
-    title = _wrapped(fonts.drawable(caption.text) or "(no words)", width, _TITLE_SIZE)
+    picture = drawing_of(caption.pixels)
+    title = wrapped(fonts.drawable(caption.text) or "(no words)", width, _TITLE_SIZE)
     footer = _footer(caption, fonts, width, smooth)
     layout = _arrange(
         len(words) + 1, picture.shape[0] / picture.shape[1], width, columns,
@@ -78,12 +78,12 @@ def contact_sheet(
     _label(first, fonts, layout, "picture", f"{caption.grid.source_size[1]} × "
            f"{caption.grid.source_size[0]} pixels", color=_QUIET)  # fmt: skip
     for index, word in enumerate(caption.words, start=1):
-        relative = upsample(word.alpha, caption.grid, _size(picture), smooth=smooth)
+        relative = upsample(word.alpha, caption.grid, size_of(picture), smooth=smooth)
         axis = _panel(figure, layout, index, paint(picture, relative, top))
-        _label(axis, fonts, layout, word.text, _numbers(word))
+        _label(axis, fonts, layout, word.text, word_numbers(word))
         if word.location is not None:
-            _outline(axis, caption, word.location, _size(picture))
-    _colour_bar(figure, layout, top)
+            frame_cell(axis, caption, word.location, size_of(picture))
+    colour_bar(figure, layout.box(_MARGIN, layout.foot + 0.16, _BAR, 0.13), top)
     x, y, _, _ = layout.box(_MARGIN + _BESIDE_BAR, layout.foot, 0, 0)
     figure.text(x, y, footer, size=_SMALL, color=_QUIET, va="top", linespacing=1.5,
                 family=fonts.families, parse_math=False)  # fmt: skip
@@ -144,14 +144,16 @@ def _balanced(panels: int) -> int:
     return min((6, 5, 4) if panels <= 14 else (6, 7, 5), key=lambda columns: -panels % columns)
 
 
-def _scaled(pixels: np.ndarray) -> np.ndarray:
+def drawing_of(pixels: np.ndarray) -> np.ndarray:
+    """Return a picture in the size in which it is drawn."""
     picture = Image.fromarray(pixels)
     factor = _DRAWN_PIXELS / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
 
 
-def _size(picture: np.ndarray) -> tuple[int, int]:
+def size_of(picture: np.ndarray) -> tuple[int, int]:
+    """Return (height, width) of a drawing."""
     return picture.shape[0], picture.shape[1]
 
 
@@ -178,12 +180,13 @@ def _label(
                   va="baseline", size=min(_SMALL, 3.6 * layout.panel[0]), color=_QUIET)  # fmt: skip
 
 
-def _numbers(word: Word) -> str:
+def word_numbers(word: Word) -> str:
+    """Return the line of numbers that stands below a word."""
     beta = "" if word.beta is None else f"   β {word.beta:.2f}"
     return f"p {math.exp(word.logprob):.2f}   peak {word.peak:.0%}{beta}"
 
 
-def _outline(axis: Axes, caption: Caption, cell: int, size: tuple[int, int]) -> None:
+def frame_cell(axis: Axes, caption: Caption, cell: int, size: tuple[int, int]) -> None:
     """Frame the one cell that hard attention looked at."""
     (top, bottom), (left, right) = cell_bounds(caption.grid, cell)
     y, x = (drawn / full for drawn, full in zip(size, caption.grid.source_size, strict=True))
@@ -192,9 +195,8 @@ def _outline(axis: Axes, caption: Caption, cell: int, size: tuple[int, int]) -> 
                              edgecolor=_CHOSEN, linewidth=1.8))  # fmt: skip
 
 
-def _colour_bar(figure: Figure, layout: _Layout, top: float) -> None:
+def colour_bar(figure: Figure, place: _Box, top: float) -> None:
     """Draw the scale as it looks on a mid-grey picture, with a mark at uniform."""
-    place = layout.box(_MARGIN, layout.foot + 0.16, _BAR, 0.13)
     axis = figure.add_axes(place, label="colour bar")
     grey = np.full((1, 256, 3), 140, np.uint8)
     ramp = np.linspace(0, top, 256)[None]
@@ -223,10 +225,10 @@ def _footer(caption: Caption, fonts: FontChoice, width: float, smooth: bool) -> 
         wording.SCALE,
         "  ·  ".join(filter(None, source)),
     ]
-    return "\n".join(_wrapped(fonts.drawable(x), width - _BESIDE_BAR, _SMALL) for x in lines)
+    return "\n".join(wrapped(fonts.drawable(x), width - _BESIDE_BAR, _SMALL) for x in lines)
 
 
-def _wrapped(text: str, width: float, size: float) -> str:
+def wrapped(text: str, width: float, size: float) -> str:
     """Break a text of `size` points into lines that fit a sheet `width` inches wide."""
     room = (width - 2 * _MARGIN) * 72 / (0.6 * size)
     letters = int(room * len(text) / max(1, _ems(text)))

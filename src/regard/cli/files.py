@@ -1,0 +1,52 @@
+"""Files that commands read and write: sources given as arguments, names for what is written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from regard.errors import ConfigError
+
+
+def sources_of(arguments: list[str]) -> tuple[Iterator[str], int | None]:
+    """Return the files and how many they are; None where standard input is still to be read."""
+    from regard.media.find import find_files
+
+    found = find_files(arguments, stdin=sys.stdin)
+    if "-" in arguments:
+        return found, None
+    files = list(found)
+    return iter(files), len(files)
+
+
+class OutputFolder:
+    """A folder in which every source gets a name of its own."""
+
+    def __init__(self, folder: Path, option: str) -> None:
+        """Make the folder.
+
+        Args:
+            folder: is made with its parents.
+            option: that named it, for the message.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        self.folder = folder
+        self._taken: set[str] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{option} {folder} cannot be made: {error.strerror}.") from error
+
+    def stem(self, file: str) -> Path:
+        """Return the path for what belongs to a source, without a suffix."""
+        stem = Path(file).stem or "picture"
+        name, count = stem, 1
+        # Some file systems hold "A.png" and "a.png" for one file.
+        while name.casefold() in self._taken:
+            count += 1
+            name = f"{stem}-{count}"
+        self._taken.add(name.casefold())
+        return self.folder / name

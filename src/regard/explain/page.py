@@ -1,0 +1,137 @@
+"""One HTML file that explains one picture's caption, or two models' captions side by side.
+
+It holds everything and loads nothing: it can be mailed, archived and opened without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regard.errors import ConfigError
+from regard.explain.html import caption_html, escaped
+from regard.explain.probe import Occlusion
+from regard.types import Caption
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A caption and what is known of what mattered.
+
+    Attributes:
+        caption: with its picture.
+        occlusion: None where no cell was covered.
+    """
+
+    caption: Caption
+    occlusion: Occlusion | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the caption's JSON with `occlusion`: cover, falls [words][cells] in nats, and
+        the rank correlation of each word's falls with its alpha (null where there is none)."""
+        record = self.caption.to_json()
+        if self.occlusion is None:
+            return record
+        falls = self.occlusion.falls.reshape(len(self.caption.words), -1)
+        correlation = [
+            round(float(r), 4) if np.isfinite(r) else None for r in self.occlusion.correlation
+        ]
+        return record | {
+            "occlusion": {
+                "cover": self.occlusion.cover,
+                "falls": np.round(falls, 6).tolist(),
+                "correlation": correlation,
+            }
+        }
+
+
+def explanation_page(explained: Sequence[Explained]) -> str:
+    """Return a whole HTML page.
+
+    Args:
+        explained: one caption, or several models' captions of one picture.
+
+    Raises:
+        ConfigError: there is none, or a caption does not hold its picture.
+    """
+    if not explained:
+        raise ConfigError("there is no caption to make a page of.")
+    first = explained[0].caption
+    title = f"{Path(first.file).name}: {first.text}"
+    panels = "".join(
+        f"<section><h2>{escaped(one.caption.model)}</h2>{caption_html(one.caption, one.occlusion)}"
+        f"{_table(one)}</section>"
+        for one in explained
+    )
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head>"
+        f"<body><main><h1>{escaped(first.text)}</h1><div class='panels'>{panels}</div>"
+        f"{_notes(explained)}</main></body></html>"
+    )
+
+
+def _notes(explained: Sequence[Explained]) -> str:
+    notes = [
+        "Maps show where the decoder looked for each word, on one scale for the whole caption "
+        "in multiples of uniform attention: a flat map looks flat."
+    ]
+    covers = {one.occlusion.cover for one in explained if one.occlusion is not None}
+    for cover in sorted(covers):
+        hidden = "the picture's mean colour" if cover == "mean" else "the blurred picture"
+        notes.append(
+            "What mattered was measured: each cell was covered in turn with "
+            f"{hidden}, the caption before the word was kept, and the fall of the word's "
+            "log-probability is what its map shows, in nats. Covering changes more than it hides; "
+            "a cell that shows nothing here may still be one of several that say the same."
+        )
+    return "".join(f"<p class='note'>{escaped(note)}</p>" for note in notes)
+
+
+def _table(one: Explained) -> str:
+    """Return all words' numbers as a table, for readers of numbers and of Braille."""
+    head = ["word", "p", "entropy", "peak", "β", "alternatives"]
+    if one.occlusion is not None:
+        head.insert(5, "agreement with what mattered")
+    rows: list[str] = []
+    for t, word in enumerate(one.caption.words):
+        cells = [
+            word.text,
+            f"{np.exp(word.logprob):.2f}",
+            f"{word.entropy:.2f}",
+            f"{word.peak:.1%}",
+            "–" if word.beta is None else f"{word.beta:.2f}",
+            ", ".join(f"{text} {np.exp(value):.2f}" for text, value in word.alternatives[:5]),
+        ]
+        if one.occlusion is not None:
+            agreement = one.occlusion.correlation[t]
+            cells.insert(5, f"{agreement:+.2f}" if np.isfinite(agreement) else "–")
+        rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
+    names = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in head)
+    return (
+        "<details><summary>All numbers</summary><div class='wide'><table><thead><tr>"
+        f"{names}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
+
+
+_STYLE = """
+body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1d2433; background: #f6f7f9; }
+main { max-width: 78rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
+.panels { display: flex; flex-wrap: wrap; gap: 1.5rem; }
+.panels section { flex: 1 1 22rem; min-width: 0; max-width: 40rem; }
+.note { max-width: 44rem; font-size: .9rem; color: #4b5565; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; }
+th, td { padding: .15rem .6rem; text-align: left; border-bottom: 1px solid #d5dae2; }
+summary { margin: .5rem 0; cursor: pointer; }
+@media (prefers-color-scheme: dark) {
+  body { color: #eef1f6; background: #0b0e13; }
+  .note { color: #a3acba; } th, td { border-color: #3d4757; }
+}
+"""
