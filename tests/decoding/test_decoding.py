@@ -62,7 +62,7 @@ def items(*numbers: int) -> Annotations:
 
 def run(backend, which=(0,), **options):
     return decode(backend, items(*which), DecodingOptions(**options), start=START, end=END,
-                  forbidden=(START,))  # fmt: skip
+                  forbidden=(START,), unlisted=(START,))  # fmt: skip
 
 
 def log_softmax(row: np.ndarray) -> np.ndarray:
@@ -160,6 +160,7 @@ def test_the_trace_belongs_to_the_words(
             model = log_softmax(table.logits[item, before[t], before[t + 1]])
             assert best.logprobs[t] == pytest.approx(model[word])
             order = np.argsort(-model)
+            order = order[order != START]  # no alternative; END is one, and the banned 3
             assert [i for i, _ in best.alternatives[t]] == order.tolist()
             np.testing.assert_allclose([p for _, p in best.alternatives[t]], model[order])
         assert len(best.logprobs) == len(best.alternatives) == len(best.tokens)

@@ -201,7 +201,10 @@ def _shown(word: Word) -> ShownWord:
         f"p {math.exp(word.logprob):.2f} · entropy {word.entropy:.2f} of at most "
         f"{math.log(word.alpha.size):.2f} nats · peak {word.peak:.1%}{beta}"
     )
-    others = tuple((text, round(math.exp(value), 4)) for text, value in word.alternatives[:5])
+    others = tuple(
+        (wording.candidate(text), round(math.exp(value), 4))
+        for text, value in word.alternatives[:5]
+    )
     return ShownWord(word.text, word.alpha, note, others, word.location)
 
 
