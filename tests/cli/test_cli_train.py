@@ -96,6 +96,9 @@ def test_a_stopped_run_says_how_to_go_on(
 ) -> None:
     trained.stop = True
     assert run(monkeypatch, "flickr8k-soft", "--out", "mine") == 130
+    assert "starts it again" in capsys.readouterr().err  # nothing to resume yet
+    Path("mine/last").mkdir(parents=True)
+    assert run(monkeypatch, "--resume", "mine") == 130
     assert "regard train --resume mine" in capsys.readouterr().err
 
 

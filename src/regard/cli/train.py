@@ -53,7 +53,9 @@ def train(
         with Watcher(Console(stderr=True)) as watcher:
             best = train_captioner(chosen, folder, resume=resume is not None, report=watcher)
     except KeyboardInterrupt:
-        complain(f"stopped. Go on with: regard train --resume {folder}")
+        go_on = f"Go on with: regard train --resume {folder}"
+        again = "The same command starts it again; what is encoded is kept."
+        complain(f"stopped. {go_on if (folder / 'last').is_dir() else again}")
         raise typer.Exit(130) from None
     typer.echo(str(best))
 

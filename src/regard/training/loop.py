@@ -70,6 +70,8 @@ def train(
     out = Path(out)
     reporter = report or Silent()
     run = _prepare(recipe, out, resume, reporter)
+    if not resume:
+        _save_last(run, {})  # from here on a run that is killed can be resumed
     log = RunLog(out, run.state.step)
     diary = DiaryKeeper(out, run.splits.val, recipe.evaluation.diary_pictures, run.state.epoch)
     try:
