@@ -7,7 +7,7 @@ from regard.types import AttentionTrace, Grid
 from regard.vocabulary import END, SPECIALS, UNKNOWN
 
 SCALE = "One absolute scale for the whole caption, in multiples of uniform attention 1/L"
-
+FRAMED = "framed: the chosen cell"
 _CANDIDATES = {SPECIALS[END]: "(end)", SPECIALS[UNKNOWN]: "(unknown word)"}
 
 
