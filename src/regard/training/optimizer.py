@@ -34,8 +34,12 @@ def build_optimizer(
 
 
 def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Return what the peak rate is multiplied with at a step (counted from 0) of `steps`."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    """Return what the peak rate is multiplied with at a step (counted from 0) of `steps`.
+
+    Warm-up takes a fifth of the run at most: a short one would otherwise end before it learns.
+    """
+    warmup = min(config.warmup_steps, max(1, steps // 5))
+    warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if config.schedule == "constant":
         return warm
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
