@@ -240,7 +240,7 @@ class EvaluationConfig:
     beam: int = 1
     """Beam width of the evaluation in training."""
     limit: int = 0
-    """Val pictures per evaluation; 0 takes all."""
+    """Use only this many val pictures; 0 uses all."""
     diary_pictures: int = 6
     """Fixed val pictures in the learning diary."""
 

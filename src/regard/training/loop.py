@@ -188,7 +188,7 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
     else:
         recipe = replace(recipe, data=absolute_paths(recipe.data))
     out.mkdir(parents=True, exist_ok=True)
-    splits = load_splits(recipe.data, recipe.training.seed)
+    splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit)
     encoder = build_encoder(recipe.encoder, pretrained=True)
     recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
     start = load_checkpoint(Path(recipe.training.init_from)) if recipe.training.init_from else None
