@@ -1,8 +1,12 @@
 """Markers and fixtures that every test may use."""
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -23,3 +27,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def shared_data() -> Path:
     """The folder of real data; tests that use it are marked `data`."""
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def timm() -> ModuleType:
+    """timm, which imports torchvision."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        # PyPI's torchvision is compiled against CUDA: beside the CPU torch its library does not
+        # load, and its Python half fails for want of two operators that the library declares
+        # ("operator torchvision::nms does not exist"). timm calls neither. Declared and never
+        # implemented they let the import pass. In tests only: a user is told to install the
+        # torchvision that fits.
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        declared = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(declared)
+    return importlib.import_module("timm")
+
+
+_KEPT: list[object] = []
+"""A declared operator lives as long as the object that declared it."""

@@ -25,7 +25,7 @@ from regard.errors import CheckpointError, ConfigError, MediaError, MissingExtra
 from regard.types import Caption
 from regard.vocabulary import SPECIALS, Vocabulary
 from toy_models import captioner
-from toys import jpeg, picture, vocabulary
+from toys import WORDS, jpeg, picture, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +216,13 @@ def test_a_caption_holds_its_words_maps_and_runners_up(model: Captioner) -> None
     scores = [caption.score, *(other.score for other in caption.n_best)]
     assert len(scores) == 2
     assert scores == sorted(scores, reverse=True)
+
+
+def test_alternatives_are_words_the_end_and_what_the_vocabulary_lacks(model: Captioner) -> None:
+    caption = model.caption(picture(), alternatives=99, min_length=2)
+    for word in caption.words:
+        assert {text for text, _ in word.alternatives} == {*WORDS, "<end>", "<unk>"}
+        assert len(word.alternatives) == len(WORDS) + 2
 
 
 def test_hard_attention_says_where_it_looked() -> None:

@@ -270,6 +270,7 @@ class Captioner:
             start=START,
             end=END,
             forbidden=(PAD, START, UNKNOWN),
+            unlisted=(PAD, START),
         )
         seconds = (time.perf_counter() - began) / len(media)
         writer = CaptionWriter(

@@ -185,7 +185,7 @@ class OptimizerConfig:
     schedule: str = "constant"
     """constant or cosine (to zero at the last step)."""
     warmup_steps: int = 0
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up; a fifth of the run at most."""
     clip_norm: float = 5.0
     """Largest gradient norm; 0 does not clip."""
     ema_decay: float = 0.0
@@ -217,7 +217,8 @@ class TrainingConfig:
     precision: str = "fp32"
     """fp32 or bf16 (autocast)."""
     patience: int = 0
-    """Stop after this many evaluations without a better metric; 0 never."""
+    """Stop after this many evaluations with neither a better metric nor a lower val loss; 0
+    never."""
     save_every: int = 0
     """Also save the resumable state every so many steps; 0: only after each epoch."""
     init_from: str = ""
@@ -239,7 +240,7 @@ class EvaluationConfig:
     beam: int = 1
     """Beam width of the evaluation in training."""
     limit: int = 0
-    """Val pictures per evaluation; 0 takes all."""
+    """Use only this many val pictures; 0 uses all."""
     diary_pictures: int = 6
     """Fixed val pictures in the learning diary."""
 

@@ -55,15 +55,16 @@ class UnknownName(RegardError, LookupError):
 class MissingExtra(RegardError, ImportError):
     """An optional package is needed and not installed."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, hint: str = "") -> None:
         """Say which extra brings the package.
 
         Args:
             package: the package that could not be imported.
             extra: the extra of regard that installs it.
             purpose: what it was wanted for.
+            hint: what else is to be known, such as why one that is installed does not do.
         """
         super().__init__(
             f"{purpose} needs the package {package!r}. Install it with: "
-            f"pip install 'regard[{extra}]'"
+            f"pip install 'regard[{extra}]'" + (f". {hint}" if hint else "")
         )

@@ -200,7 +200,9 @@ class Word:
         alpha: attention in the grid's shape, float32.
         beta: mean gate; None without a gate.
         location: flat index of the chosen cell (hard attention); None otherwise.
-        alternatives: strongest candidates as (text, logprob), best first.
+        alternatives: strongest candidates as (text, logprob), best first; "<end>" stands for
+            the caption's end, "<unk>" for any word that the vocabulary lacks, which is never
+            said.
         token: the word's id in the vocabulary of the model that said it.
     """
 

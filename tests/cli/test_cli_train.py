@@ -96,6 +96,9 @@ def test_a_stopped_run_says_how_to_go_on(
 ) -> None:
     trained.stop = True
     assert run(monkeypatch, "flickr8k-soft", "--out", "mine") == 130
+    assert "starts it again" in capsys.readouterr().err  # nothing to resume yet
+    Path("mine/last").mkdir(parents=True)
+    assert run(monkeypatch, "--resume", "mine") == 130
     assert "regard train --resume mine" in capsys.readouterr().err
 
 
@@ -114,6 +117,28 @@ def test_a_terminal_shows_a_bar_scores_and_samples() -> None:
     assert "250 captions/s, nll_per_word 3.250, 1:01:40 left" in text
     assert "epoch 1: cider_d 46.1, loss 2.500" in text
     assert "a[1].jpg: a [red] dog" in text
+
+
+def encode(console: Console) -> str:
+    with Watcher(console) as watcher:
+        for done in range(10, 101, 10):
+            watcher.encoded(done, 100)
+        watcher.progress(1, 10, 250.4, {"nll_per_word": 3.25}, 3700.0)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_encoding_moves_a_bar_that_goes_when_all_is_encoded() -> None:
+    text = encode(Console(file=io.StringIO(), force_terminal=True, width=120))
+    assert "encoding pictures, mirrored views too" in text
+    assert "view" not in text[text.rindex("step 1/10") :]
+
+
+def test_encoding_writes_a_line_now_and_then_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = encode(Console(file=io.StringIO(), force_terminal=False))
+    assert quiet == "encoded 100 views of pictures\n"
+    monkeypatch.setattr(regard.cli.train, "_LINE_EVERY", 0.0)
+    often = encode(Console(file=io.StringIO(), force_terminal=False))
+    assert "view 30/100: encoding" in often
 
 
 @pytest.mark.parametrize(("every", "lines"), [(0.0, 2), (30.0, 0)])

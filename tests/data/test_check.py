@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import toys
 from regard.cli.data import app
 from regard.data.check import DatasetReport, check_dataset
-from regard.data.formats import read_caption_file
+from regard.data.formats import load_dataset, read_caption_file
 from regard.errors import DatasetError
 
 
@@ -30,6 +30,7 @@ def test_a_clean_data_set_is_counted(tmp_path: Path) -> None:
         "pictures_by_split": {"train": 6, "val": 2},
     }
     assert report.text().endswith("0 problems")
+    assert "pictures by split: train 6, val 2\n" in report.text()
 
 
 def spoiled(folder: Path) -> tuple[Path, Path]:
@@ -112,6 +113,41 @@ def test_pictures_without_captions(tmp_path: Path) -> None:
     coco = {"images": [{"id": 0, "file_name": "0.jpg"}], "annotations": []}
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     assert ("no caption", "0.jpg") in kinds(check_dataset(tmp_path / "coco.json"))
+
+
+def test_pictures_without_captions_are_opened_too(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("no picture")
+    (tmp_path / "c.csv").write_text("file,caption\nbad.jpg,\ngone.jpg,\n")
+    assert kinds(check_dataset(tmp_path / "c.csv")) == [
+        ("empty caption", "bad.jpg"),
+        ("empty caption", "gone.jpg"),
+        ("missing file", "gone.jpg"),
+        ("no caption", "bad.jpg"),
+        ("no caption", "gone.jpg"),
+        ("unreadable image", "bad.jpg"),
+    ]
+
+
+def test_a_caption_of_no_picture_is_a_problem_and_the_rest_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(toys.jpeg())
+    coco = {
+        "images": [{"id": 1, "file_name": "0.jpg"}, {"id": 2, "file_name": "gone.jpg"}],
+        "annotations": [{"image_id": i, "caption": f"dog {i}"} for i in (1, 9, 2)],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    report = check_dataset(tmp_path / "coco.json")
+    assert kinds(report) == [("missing file", "gone.jpg"), ("wrong line", "annotation 2")]
+    assert "image_id 9" in report.text()
+    with pytest.raises(DatasetError, match="annotation 2: its image_id 9"):
+        load_dataset(tmp_path / "coco.json")
+
+
+def test_a_file_of_no_captions_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("")
+    report = check_dataset(tmp_path / "c.jsonl")
+    assert kinds(report) == [("no caption", str(tmp_path / "c.jsonl"))]
+    assert report.text().endswith("1 problem: 1 × no caption")
+    assert "pictures by split: none" in report.text()
 
 
 def test_unreadable_annotations(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def items(*numbers: int) -> Annotations:
 
 def run(backend, which=(0,), **options):
     return decode(backend, items(*which), DecodingOptions(**options), start=START, end=END,
-                  forbidden=(START,))  # fmt: skip
+                  forbidden=(START,), unlisted=(START,))  # fmt: skip
 
 
 def log_softmax(row: np.ndarray) -> np.ndarray:
@@ -160,6 +160,7 @@ def test_the_trace_belongs_to_the_words(
             model = log_softmax(table.logits[item, before[t], before[t + 1]])
             assert best.logprobs[t] == pytest.approx(model[word])
             order = np.argsort(-model)
+            order = order[order != START]  # no alternative; END is one, and the banned 3
             assert [i for i, _ in best.alternatives[t]] == order.tolist()
             np.testing.assert_allclose([p for _, p in best.alternatives[t]], model[order])
         assert len(best.logprobs) == len(best.alternatives) == len(best.tokens)
@@ -252,6 +253,54 @@ def test_an_end_outside_the_beam_is_no_find() -> None:
     best = run(table, beam=2, n_best=2, max_length=4)[0]
     assert [h.tokens for h in best] == [(2,), (2, 4)]
     np.testing.assert_allclose([h.score for h in best], np.log([0.225, 0.15]), rtol=1e-6)
+
+
+def possible(options: dict[str, int]) -> int:
+    """Count the captions of words 2 to 4 that end, are as long as allowed, or cannot go on."""
+    longest, shortest, block = (options[n] for n in ("max_length", "min_length", "block_ngram"))
+
+    def grows(said: tuple[int, ...]) -> int:
+        if len(said) == longest:
+            return 1
+        following = [(*said, word) for word in (2, 3, 4) if not repeats((*said, word))]
+        ends = len(said) >= shortest or not following
+        return ends + sum(map(grows, following))
+
+    def repeats(said: tuple[int, ...]) -> bool:
+        grams = [said[i : i + block] for i in range(len(said) - block + 1)] if block else []
+        return len(set(grams)) < len(grams)
+
+    return grows(())
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.data(), st.floats(0, 1.5))
+def test_n_best_are_as_many_as_asked_for(seed: int, data: st.DataObject, penalty: float) -> None:
+    longest = data.draw(st.integers(1, 4))
+    limits = {"max_length": longest, "min_length": data.draw(st.integers(0, longest)),
+              "block_ngram": data.draw(st.integers(0, 2))}  # fmt: skip
+    width = data.draw(st.integers(1, 12))
+    count = data.draw(st.integers(1, width))
+    options = limits | {"beam": width, "length_penalty": penalty}
+    table = Table(seed)
+    table.logits[..., END] += data.draw(st.sampled_from([-30.0, -3.0, 0.0, 3.0, 30.0]))
+    found = run(table, (0, 1), n_best=count, **options)
+    for several, (best,) in zip(found, run(table, (0, 1), **options), strict=True):
+        assert len(several) == min(count, possible(limits))
+        assert len({h.tokens for h in several}) == len(several)
+        order = [(not h.finished, -h.score) for h in several]
+        assert order == sorted(order)
+        same_hypothesis(several[0], best)
+
+
+def test_live_captions_fill_up_what_did_not_finish() -> None:
+    """Of at most one word: "" ends with 0.7, "2" and "3" have 0.2 and 0.1 and end with 0.01."""
+    table = Table(0)
+    table.logits[:] = np.log([1e-9, 0.01, 0.5, 0.3, 0.19])
+    table.logits[0, START, START] = np.log([1e-9, 0.7, 0.2, 0.1, 1e-9])
+    best = run(table, beam=3, n_best=3, max_length=1)[0]
+    assert [(h.tokens, h.finished) for h in best] == [((), True), ((2,), False), ((3,), False)]
+    np.testing.assert_allclose([h.score for h in best], np.log([0.7, 0.2, 0.1]), rtol=1e-6)
 
 
 def test_length_penalty_by_hand() -> None:

@@ -45,6 +45,7 @@ const buttons = page.words.map((word) => {
 });
 
 global.window = {};
+global.getComputedStyle = () => ({ direction: "ltr" });
 global.document = {
   addEventListener: (kind, listener) => { listeners[kind] = listener; },
   createElement: () => element(),

@@ -17,25 +17,37 @@ GRID = Grid(("rows", "cols"), (2, 2), (40, 60), ((0.0, 40.0), (0.0, 60.0)))
 ALPHA = np.array([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)
 
 
-def said(key: str = "dog.jpg", words: tuple[str, ...] = ("a", "dog")) -> Said:
-    return Said(key, toys.picture(), GRID, words, ALPHA[: len(words)])
+def pictures(*keys: str) -> list[DiaryPicture]:
+    return [DiaryPicture(key, toys.picture(), GRID) for key in keys]
+
+
+def said(words: tuple[str, ...] = ("a", "dog")) -> Said:
+    return Said(words, ALPHA[: len(words)])
+
+
+def add(diary: Diary, epoch: int, **captions: Said) -> None:
+    """Add an evaluation of pictures such as `dog=`, of dog.jpg."""
+    keyed = {f"{key}.jpg": value for key, value in captions.items()}
+    diary.add(DiaryEntry(epoch, {"bleu4": float(epoch)}, keyed), pictures(*keyed))
 
 
 def entry(epoch: int, score: float = 1.0) -> DiaryEntry:
-    return DiaryEntry(epoch, {"bleu4": score}, {"dog.jpg": (("a", "dog"), ALPHA)})
+    return DiaryEntry(epoch, {"bleu4": score}, {"dog.jpg": said()})
 
 
 def test_an_entry_survives_its_line() -> None:
-    first = DiaryEntry(3, {"bleu4": 20.5, "meteor": math.nan}, {"犬": (("a", "\u2028"), ALPHA)})
+    captions = {"犬": Said(("a", "\u2028"), ALPHA, cells=[0, 3]), "猫": said()}
+    first = DiaryEntry(3, {"bleu4": 20.5, "meteor": math.nan}, captions)
     line = first.to_json()
     assert "\n" not in line
     again = DiaryEntry.from_json(line)
     assert again.epoch == 3
     assert again.scores["bleu4"] == 20.5
     assert math.isnan(again.scores["meteor"])
-    words, alpha = again.captions["犬"]
-    assert words == ("a", "\u2028")
-    np.testing.assert_allclose(alpha, ALPHA, atol=1e-5)
+    assert again.captions["犬"].words == ("a", "\u2028")
+    assert again.captions["犬"].cells == [0, 3]
+    assert again.captions["猫"].cells is None
+    np.testing.assert_allclose(again.captions["犬"].alpha, ALPHA, atol=1e-5)
     assert again.to_json() == line
 
 
@@ -46,8 +58,8 @@ def test_a_damaged_line_says_what_to_do(line: str) -> None:
 
 
 def test_the_page_holds_every_evaluation_and_each_picture_once(tmp_path: Path) -> None:
-    pictures = [DiaryPicture(key, toys.picture(), GRID) for key in ("dog.jpg", "cat.jpg")]
-    write_diary(tmp_path / "d.html", "My <diary>", pictures, [entry(1, 5.0), entry(2, 7.5)])
+    both = pictures("dog.jpg", "cat.jpg")
+    write_diary(tmp_path / "d.html", "My <diary>", both, [entry(1, 5.0), entry(2, 7.5)])
     page = (tmp_path / "d.html").read_text("utf-8")
     assert page.count("data:image/jpeg;base64,") == 2
     assert re.findall(r"<li><b>(\d)</b>", page) == ["1", "2"]
@@ -60,7 +72,7 @@ def test_the_page_holds_every_evaluation_and_each_picture_once(tmp_path: Path) -
 
 
 def test_maps_are_in_multiples_of_uniform_with_one_scale_a_caption(tmp_path: Path) -> None:
-    write_diary(tmp_path / "d.html", "d", [said()], [entry(1)])
+    write_diary(tmp_path / "d.html", "d", pictures("dog.jpg"), [entry(1)])
     page = (tmp_path / "d.html").read_text("utf-8")
     assert "&quot;map&quot;:[2.8,0.4,0.4,0.4]" in page
     assert "&quot;map&quot;:[1.0,1.0,1.0,1.0]" in page
@@ -70,7 +82,7 @@ def test_maps_are_in_multiples_of_uniform_with_one_scale_a_caption(tmp_path: Pat
 
 def test_scores_that_are_missing_leave_no_hole(tmp_path: Path) -> None:
     entries = [entry(1, math.nan), entry(2, math.nan), DiaryEntry(3, {}, {})]
-    write_diary(tmp_path / "d.html", "d", [said()], entries)
+    write_diary(tmp_path / "d.html", "d", pictures("dog.jpg"), entries)
     page = (tmp_path / "d.html").read_text("utf-8")
     assert "nan" not in re.sub(r"base64,[^']+", "", page).lower()
     assert "<polyline" not in page
@@ -78,7 +90,8 @@ def test_scores_that_are_missing_leave_no_hole(tmp_path: Path) -> None:
 
 def test_words_are_escaped(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "d.html", up_to_epoch=0)
-    diary.add(1, {"bleu4": 1.0}, [said("<i>.jpg", ("<b>", "'\""))])
+    told = DiaryEntry(1, {"bleu4": 1.0}, {"<i>.jpg": said(("<b>", "'\""))})
+    diary.add(told, pictures("<i>.jpg"))
     page = (tmp_path / "d.html").read_text("utf-8")
     assert "<b>," not in page
     assert ">&lt;b&gt;</button>" in page
@@ -88,14 +101,14 @@ def test_words_are_escaped(tmp_path: Path) -> None:
 def test_a_killed_and_resumed_run_writes_the_same_page(tmp_path: Path) -> None:
     whole = Diary(tmp_path / "whole.html", up_to_epoch=0)
     for epoch in (1, 2, 3):
-        whole.add(epoch, {"bleu4": float(epoch)}, [said()])
+        add(whole, epoch, dog=said())
     killed = Diary(tmp_path / "killed.html", up_to_epoch=0)
     for epoch, words in ((1, ("a", "dog")), (2, ("other",)), (3, ("other",))):
-        killed.add(epoch, {"bleu4": float(epoch)}, [said(words=words)])
+        add(killed, epoch, dog=said(words))
     resumed = Diary(tmp_path / "killed.html", up_to_epoch=1)  # later weights were not saved
-    resumed.add(2, {"bleu4": 2.0}, [said()])
+    add(resumed, 2, dog=said())
     assert len((tmp_path / "killed.jsonl").read_text("utf-8").splitlines()) == 2
-    resumed.add(3, {"bleu4": 3.0}, [said()])
+    add(resumed, 3, dog=said())
     for suffix in ("html", "jsonl"):
         expected = (tmp_path / f"whole.{suffix}").read_bytes()
         assert (tmp_path / f"killed.{suffix}").read_bytes() == expected
@@ -103,16 +116,28 @@ def test_a_killed_and_resumed_run_writes_the_same_page(tmp_path: Path) -> None:
 
 
 def test_a_new_run_begins_a_new_diary(tmp_path: Path) -> None:
-    Diary(tmp_path / "d.html", up_to_epoch=0).add(1, {"bleu4": 1.0}, [said()])
-    Diary(tmp_path / "d.html", up_to_epoch=0).add(1, {"bleu4": 2.0}, [said()])
+    add(Diary(tmp_path / "d.html", up_to_epoch=0), 1, dog=said())
+    add(Diary(tmp_path / "d.html", up_to_epoch=0), 1, dog=said())
     assert len((tmp_path / "d.jsonl").read_text("utf-8").splitlines()) == 1
 
 
 def test_an_empty_caption_and_an_absent_picture_are_no_fault(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "d.html", up_to_epoch=0)
-    diary.add(1, {"bleu4": 0.0}, [Said("dog.jpg", toys.picture(), GRID, (), np.zeros((0, 4)))])
-    diary.add(2, {"bleu4": 1.0}, [said(), said("cat.jpg")])
+    add(diary, 1, dog=Said((), np.zeros((0, 4))))
+    add(diary, 2, dog=said(), cat=said())
     again = Diary(tmp_path / "d.html", up_to_epoch=2)
-    again.add(3, {"bleu4": 1.0}, [said(), said("cat.jpg")])
+    add(again, 3, dog=said(), cat=said())
     page = (tmp_path / "d.html").read_text("utf-8")
     assert re.findall(r"<li><b>(\d)</b>", page) == ["1", "2", "3", "2", "3"]
+
+
+def test_the_cells_that_hard_attention_chose_are_framed(tmp_path: Path) -> None:
+    hard = DiaryEntry(1, {}, {"dog.jpg": Said(("a", "dog"), ALPHA, cells=[0, 3])})
+    write_diary(tmp_path / "hard.html", "d", pictures("dog.jpg"), [hard])
+    page = (tmp_path / "hard.html").read_text("utf-8")
+    assert re.findall(r"&quot;cell&quot;:(\w+)", page) == ["0", "3"]
+    assert "framed: the chosen cell" in page
+    write_diary(tmp_path / "soft.html", "d", pictures("dog.jpg"), [entry(1)])
+    page = (tmp_path / "soft.html").read_text("utf-8")
+    assert re.findall(r"&quot;cell&quot;:(\w+)", page) == ["null", "null"]
+    assert "framed" not in page

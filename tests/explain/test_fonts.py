@@ -5,7 +5,7 @@ from matplotlib.font_manager import fontManager
 
 import toys
 from regard.explain import contact_sheet, fonts, save_figure
-from regard.explain.fonts import choose_fonts
+from regard.explain.fonts import FontChoice, choose_fonts
 
 
 def test_latin_greek_and_cyrillic_need_nothing_more() -> None:
@@ -29,11 +29,17 @@ def test_a_long_list_of_missing_characters_is_cut() -> None:
     assert choice.note.endswith("and 3 more")
 
 
+def test_missing_scripts_are_named() -> None:
+    choice = FontChoice(("DejaVu Sans",), "का犬\U0001f415")
+    note = "no installed font has CJK, Devanagari: U+0915 U+093E U+72AC U+1F415"
+    assert choice.note == note
+
+
 def test_the_sheet_tells_what_is_missing_and_draws_without_warnings(tmp_path) -> None:
     figure = contact_sheet(toys.caption(("a", "\U0002ebe0")))
     save_figure(figure, tmp_path / "sheet.png", dpi=40)  # warnings are errors here
     said = [text.get_text() for text in figure.texts]
-    assert any("no installed font has U+2EBE0" in text for text in said)
+    assert any("no installed font has CJK: U+2EBE0" in text for text in said)
     assert "a □" in said
 
 

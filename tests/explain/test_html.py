@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -167,3 +168,11 @@ def test_the_chosen_cell_of_hard_attention_is_framed() -> None:
     frame = {name: float(value.rstrip("%")) for name, value in seen["frame"].items()}
     wanted = {"left": 100 / 3, "top": 50.0, "width": 100 / 3, "height": 50.0}
     assert frame == pytest.approx(wanted)
+
+
+def test_alternatives_that_are_no_words_are_named_in_words() -> None:
+    caption = toys.caption(("a",))
+    others = (("<end>", -0.5), ("<unk>", -1.5), ("dog", -2.5))
+    told = caption_html(replace(caption, words=(replace(caption.words[0], alternatives=others),)))
+    assert "(end) 0.61; (unknown word) 0.22; dog 0.08" in told
+    assert "&lt;end&gt;" not in told

@@ -82,6 +82,18 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(kind: str, tmp_path: P
     assert steps == list(range(1, 10))
 
 
+def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "training.epochs=1", "training.save_every=0")
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "broken", report=KillAt(1))
+    train(recipe, tmp_path / "broken", resume=True)
+    train(recipe, tmp_path / "whole")
+    one, other = (Captioner.load(tmp_path / run / "last") for run in ("whole", "broken"))
+    weights = one.decoder.state_dict()
+    for key, value in other.decoder.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+
+
 def test_a_run_leaves_a_diary_logs_and_a_model_that_captions(tmp_path: Path) -> None:
     best = train(toy_recipe(tmp_path), tmp_path / "run")
     page = (tmp_path / "run" / "diary.html").read_text()

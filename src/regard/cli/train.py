@@ -53,7 +53,9 @@ def train(
         with Watcher(Console(stderr=True)) as watcher:
             best = train_captioner(chosen, folder, resume=resume is not None, report=watcher)
     except KeyboardInterrupt:
-        complain(f"stopped. Go on with: regard train --resume {folder}")
+        go_on = f"Go on with: regard train --resume {folder}"
+        again = "The same command starts it again; what is encoded is kept."
+        complain(f"stopped. {go_on if (folder / 'last').is_dir() else again}")
         raise typer.Exit(130) from None
     typer.echo(str(best))
 
@@ -109,14 +111,14 @@ class Watcher:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[unit]} {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(),
             TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Watcher:
@@ -138,12 +140,14 @@ class Watcher:
         parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
         left = timedelta(seconds=round(seconds_left))
         text = f"{captions_per_second:.0f} captions/s, {parts}, {left} left"
-        if self._task is None:
-            self._task = self._bar.add_task(text, total=steps)
-        self._bar.update(self._task, completed=step, total=steps, description=text)
-        if self._bar.disable and time.monotonic() - self._last_line >= _LINE_EVERY:
-            self._last_line = time.monotonic()
-            self.message(f"step {step}/{steps}: {text}")
+        self._move("step", step, steps, text)
+
+    def encoded(self, done: int, wanted: int) -> None:
+        """Move the bar of the encoding, which goes when all is encoded."""
+        self._move("view", done, wanted, "encoding pictures, mirrored views too")
+        if done >= wanted:
+            self._bar.remove_task(self._tasks.pop("view"))
+            self.message(f"encoded {wanted} views of pictures")
 
     def evaluated(
         self, epoch: int, scores: dict[str, float], samples: list[tuple[str, str]]
@@ -155,6 +159,14 @@ class Watcher:
         self.message(f"epoch {epoch}: {', '.join(shown)}")
         for file, text in samples:
             self.message(f"  {file}: {text}")
+
+    def _move(self, unit: str, done: int, wanted: int, text: str) -> None:
+        if unit not in self._tasks:
+            self._tasks[unit] = self._bar.add_task(text, total=wanted, unit=unit)
+        self._bar.update(self._tasks[unit], completed=done, total=wanted, description=text)
+        if self._bar.disable and time.monotonic() - self._last_line >= _LINE_EVERY:
+            self._last_line = time.monotonic()
+            self.message(f"{unit} {done}/{wanted}: {text}")
 
     def message(self, text: str) -> None:
         """Print a line."""

@@ -53,11 +53,19 @@ class DatasetReport:
 
     def text(self) -> str:
         """Return the report as lines."""
-        lines = [f"{name.replace('_', ' ')}: {value}" for name, value in self.counts.items()]
+        lines = [f"{name.replace('_', ' ')}: {_told(value)}" for name, value in self.counts.items()]
         lines += [f"{p.kind}: {p.where}: {p.what}" for p in self.problems]
         kinds = Counter(p.kind for p in self.problems)
         total = ", ".join(f"{n} × {kind}" for kind, n in kinds.items())
-        return "\n".join([*lines, f"{len(self.problems)} problems{': ' + total if total else ''}"])
+        count = f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
+        return "\n".join([*lines, f"{count}: {total}" if total else count])
+
+
+def _told(value: Any) -> str:
+    """Return a count, or counts by name, as a reader shall see them."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
+    return str(value)
 
 
 def check_dataset(
@@ -80,8 +88,10 @@ def check_dataset(
         *_id_problems(found),
         *_caption_problems(found.rows),
         *_split_problems(found),
-        *_picture_problems(found.dataset.items),
+        *_picture_problems(found.pictures),
     )
+    if not found.rows and not found.faults:
+        problems = (Problem("no caption", str(annotations), "the file holds none"),)
     return DatasetReport(_counts(found.dataset), problems)
 
 

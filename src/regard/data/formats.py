@@ -25,10 +25,10 @@ class Row(NamedTuple):
 
 
 class LineFault(ValueError):
-    """A line that cannot be used, where the others can."""
+    """A line (or an entry, by its name) that cannot be used, where the others can."""
 
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(f"line {line}: {what}")
+    def __init__(self, line: int | str, what: str) -> None:
+        super().__init__(f"line {line}: {what}" if isinstance(line, int) else f"{line}: {what}")
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,14 @@ class CaptionFile:
         rows: its captions, in order.
         faults: the lines that could not be read.
         ids: (what it is, its id, the picture) of everything that should be unique.
-        dataset: the captions by picture.
+        pictures: all of them with their captions, those without captions too.
+        dataset: the pictures that have a caption.
     """
 
     rows: tuple[Row, ...]
     faults: tuple[LineFault, ...]
     ids: tuple[tuple[str, str, str], ...]
+    pictures: tuple[CaptionedItem, ...]
     dataset: CaptionDataset
 
 
@@ -102,8 +104,9 @@ def read_caption_file(
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DatasetError(f"{path} is no whole {kind} file: {error!r}.") from error
     folder = Path(images) if str(images) else path.parent
-    dataset = CaptionDataset(_items(rows, folder), str(path))
-    return CaptionFile(tuple(rows), tuple(faults), tuple(ids), dataset)
+    pictures = _items(rows, folder)
+    dataset = CaptionDataset(tuple(item for item in pictures if item.captions), str(path))
+    return CaptionFile(tuple(rows), tuple(faults), tuple(ids), pictures, dataset)
 
 
 def _read(path: Path) -> str:
@@ -149,7 +152,6 @@ def _items(rows: Iterable[Row], folder: Path) -> tuple[CaptionedItem, ...]:
     return tuple(
         CaptionedItem(str(folder / file), tuple(texts), splits[file], file)
         for file, texts in captions.items()
-        if texts
     )
 
 
@@ -180,8 +182,12 @@ def _coco(text: str) -> Iterator[Found]:
         yield "image id", str(image["id"]), image["file_name"]
         yield "picture", image["file_name"], image["file_name"]
         files.setdefault(image["id"], image["file_name"])
-    for annotation in values["annotations"]:
-        file = files[annotation["image_id"]]
+    for number, annotation in enumerate(values["annotations"], start=1):
+        file = files.get(annotation["image_id"])
+        if file is None:
+            what = f"its image_id {annotation['image_id']!r} is that of no image"
+            yield LineFault(f"annotation {number}", what)
+            continue
         yield Row(file, annotation["caption"], "")
         if "id" in annotation:
             yield "caption id", str(annotation["id"]), file

@@ -23,6 +23,7 @@ def decode(
     start: int,
     end: int,
     forbidden: tuple[int, ...] = (),
+    unlisted: tuple[int, ...] = (),
 ) -> list[tuple[Hypothesis, ...]]:
     """Decode captions of N items together; each comes out as it would alone.
 
@@ -36,11 +37,14 @@ def decode(
         start: id that is read first.
         end: id that ends a caption.
         forbidden: ids that are never said (padding, start, unknown).
+        unlisted: ids that no word has as an alternative (padding, start).
 
     Returns:
-        For each item its captions with their traces, best first, `options.n_best` at most.
+        For each item its captions with their traces, best first, `options.n_best` of them, or
+        all that there are where the options allow fewer.
 
     Raises:
         ConfigError: `prefix` or `banned` hold an id that is no word of the vocabulary.
     """
-    return _METHODS[options.method](backend, annotations, options, Ids(start, end, forbidden))
+    ids = Ids(start, end, forbidden, unlisted)
+    return _METHODS[options.method](backend, annotations, options, ids)

@@ -26,9 +26,16 @@ class _Found:
 
 @dataclass
 class _Item:
-    """What was found for one item, best first, and whether its search is over."""
+    """What was found for one item.
+
+    Attributes:
+        found: captions that ended, best first.
+        left: captions that did not end and cannot go on.
+        done: whether the search is over.
+    """
 
     found: list[_Found] = field(default_factory=list)
+    left: list[_Found] = field(default_factory=list)
     done: bool = False
 
 
@@ -38,8 +45,13 @@ def decode_beam(
     """Keep the `beam` most likely captions of every item.
 
     A caption that ends leaves the beam, which stays as wide as it was. An item is done when
-    no live caption can still beat its `n_best`-th finished one. Where none finishes, because
-    of `max_length` or because no word may follow, the live ones are returned, unfinished.
+    no live caption can still beat its `n_best`-th finished one. Where fewer than `n_best`
+    finish, because of `max_length` or because no word may follow, the best unfinished ones
+    come after them; their scores lack an end token and do not compare with the others'.
+
+    Returns:
+        For each item `n_best` different captions, or all that there are where its options
+        allow fewer; finished before unfinished, each best first.
     """
     search = _Search(backend, annotations, options, ids)
     for t in range(options.max_length + 1):
@@ -84,7 +96,7 @@ class _Search:
         return all(item.done for item in self.items)
 
     def _extend(self, item: _Item, first: int, best: Candidates, t: int) -> list[tuple[int, int]]:
-        """Collect an item's captions that end at word t.
+        """Collect an item's captions that end at word t, and those that can only stop there.
 
         Returns:
             The row and the candidate's column of each caption that lives on.
@@ -103,19 +115,20 @@ class _Search:
                 live.append((row, column))
             elif rank < self.width:  # an end that would not have stayed in the beam is no find
                 item.found.append(_Found(self._score(total, t + 1), row, t, True))
+        item.found.sort(key=lambda found: -found.score)
         if t == self.options.max_length:
             live = []
-        if not live and not item.found:
-            item.found = self._unfinished(first, t)
-        item.found.sort(key=lambda found: -found.score)
+        item.left += self._stopped(item, first, totals, t)
         return live
 
-    def _unfinished(self, first: int, t: int) -> list[_Found]:
-        """Return an item's live captions of t words as they are."""
+    def _stopped(self, item: _Item, first: int, totals: np.ndarray, t: int) -> list[_Found]:
+        """Return an item's captions of t words that neither ended nor can go on."""
+        ended = {found.row for found in item.found if found.length == t}
+        can_go_on = np.isfinite(totals).any(1) & (t < self.options.max_length)
         return [
             _Found(self._score(float(self.total[row]), max(1, t)), row, t, False)
             for row in range(first, first + self.width)
-            if np.isfinite(self.total[row])
+            if np.isfinite(self.total[row]) and row not in ended and not can_go_on[row - first]
         ]
 
     def _score(self, total: float, length: int) -> float:
@@ -139,7 +152,11 @@ class _Search:
         return [
             tuple(
                 read(found.row, found.length, score=found.score, finished=found.finished)
-                for found in item.found[: self.options.n_best]
+                for found in self._best(item)
             )
             for item in self.items
         ]
+
+    def _best(self, item: _Item) -> list[_Found]:
+        left = sorted(item.left, key=lambda found: -found.score)
+        return [*item.found, *left][: self.options.n_best]

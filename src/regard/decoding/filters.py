@@ -21,11 +21,13 @@ class Ids:
         start: read first.
         end: ends a caption.
         forbidden: never said (padding, start, unknown).
+        unlisted: never named as an alternative (padding, start).
     """
 
     start: int
     end: int
     forbidden: tuple[int, ...] = ()
+    unlisted: tuple[int, ...] = ()
 
 
 class Filter:
@@ -48,6 +50,9 @@ class Filter:
         allowed[[*ids.forbidden, *options.banned]] = False
         without_end = allowed.copy()
         without_end[ids.end] = False
+        listed = np.ones(words, bool)
+        listed[list(ids.unlisted)] = False
+        self._listed = backend.asarray(listed)
         self._allowed = backend.asarray(allowed)
         self._without_end = backend.asarray(without_end)
         self._forced = [backend.asarray(np.arange(words) == word) for word in options.prefix]
@@ -71,6 +76,11 @@ class Filter:
             return logprobs
         repeats = repeated_ngrams(histories, self._options.block_ngram, logprobs.shape[-1])
         return xp.where(self._backend.asarray(repeats), -xp.inf, logprobs)
+
+    def listed(self, logprobs: Array) -> Array:
+        """Return (B, V) with -inf for what is no alternative; the rest keeps its value."""
+        xp = array_namespace(logprobs)
+        return xp.where(self._listed, logprobs, -xp.inf)
 
 
 def _check_ids(options: DecodingOptions, ids: Ids, words: int) -> None:

@@ -21,8 +21,8 @@ class Reading:
     Attributes:
         step: the decoder's step.
         allowed: (B, V) the model's log-probabilities, -inf for what may not be said.
-        alternatives: the model's strongest words, whether or not they may be said; None
-            where none are kept.
+        alternatives: the model's strongest words, the end among them, whether or not they
+            may be said; None where none are kept.
     """
 
     step: Step
@@ -69,7 +69,7 @@ class Stepper:
         return Reading(
             step,
             self._filter.apply(logprobs, len(self.record), histories),
-            strongest(logprobs, kept) if kept else None,
+            strongest(self._filter.listed(logprobs), kept) if kept else None,
         )
 
     def keep(self, reading: Reading, token: np.ndarray, logprob: np.ndarray) -> None:

@@ -110,4 +110,5 @@ def _pairs(candidates: Candidates | None, row: int) -> tuple[tuple[int, float], 
     return tuple(
         (int(word), float(logprob))
         for word, logprob in zip(candidates.ids[row], candidates.logprobs[row], strict=True)
+        if np.isfinite(logprob)  # a small vocabulary has fewer than were asked for
     )

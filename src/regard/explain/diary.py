@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from regard.errors import CheckpointError
+from regard.explain import wording
 from regard.explain.html import (
     ShownWord,
     assets_html,
@@ -24,6 +25,8 @@ from regard.explain.html import (
 )
 from regard.explain.maps import SCALE_LEAST, absolute_scale
 from regard.types import Grid
+
+_LEAST_SPAN = 0.01  # of a curve: a smaller change is not seen in the numbers either
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +45,18 @@ class DiaryPicture:
 
 
 @dataclass(frozen=True, eq=False)
-class Said(DiaryPicture):
-    """A picture and what was said of it.
+class Said:
+    """What was said of a picture.
 
     Attributes:
         words: the caption.
         alpha: (T, L).
+        cells: (T,) that hard attention chose; None where the context is an expectation.
     """
 
     words: Sequence[str]
     alpha: np.ndarray
+    cells: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +66,22 @@ class DiaryEntry:
     Attributes:
         epoch: after which it was made.
         scores: by name; nan where there is none.
-        captions: (words, alpha (T, L)) by the picture's key.
+        captions: by the picture's key.
     """
 
     epoch: int
     scores: Mapping[str, float]
-    captions: Mapping[str, tuple[Sequence[str], np.ndarray]]
+    captions: Mapping[str, Said]
 
     def to_json(self) -> str:
         """Return the entry as one line of JSON; weights keep 5 decimals."""
         captions = {
-            key: {"words": list(words), "alpha": np.round(alpha.astype(float), 5).tolist()}
-            for key, (words, alpha) in self.captions.items()
+            key: {
+                "words": list(said.words),
+                "alpha": np.round(said.alpha.astype(float), 5).tolist(),
+                "cells": None if said.cells is None else [int(cell) for cell in said.cells],
+            }
+            for key, said in self.captions.items()
         }
         scores = {name: float(value) for name, value in self.scores.items()}
         record = {"epoch": self.epoch, "scores": scores, "captions": captions}
@@ -88,7 +97,9 @@ class DiaryEntry:
         try:
             record = json.loads(line)
             captions = {
-                key: (tuple(said["words"]), np.array(said["alpha"], np.float32))
+                key: Said(
+                    tuple(said["words"]), np.array(said["alpha"], np.float32), said.get("cells")
+                )
                 for key, said in record["captions"].items()
             }
             return cls(int(record["epoch"]), dict(record["scores"]), captions)
@@ -121,13 +132,12 @@ class Diary:
             entries = [DiaryEntry.from_json(line) for line in lines if line]
             self._entries = [entry for entry in entries if entry.epoch <= up_to_epoch]
 
-    def add(self, epoch: int, scores: Mapping[str, float], said: Sequence[Said]) -> None:
+    def add(self, entry: DiaryEntry, pictures: Sequence[DiaryPicture]) -> None:
         """Add an evaluation (or put it in the place of the same epoch's) and write both files."""
-        captions = {s.key: (tuple(s.words), s.alpha) for s in said}
-        self._entries = [entry for entry in self._entries if entry.epoch != epoch]
-        self._entries.append(DiaryEntry(epoch, dict(scores), captions))
+        self._entries = [old for old in self._entries if old.epoch != entry.epoch]
+        self._entries.append(entry)
         _write_whole(self._lines, "".join(entry.to_json() + "\n" for entry in self._entries))
-        write_diary(self._path, "Learning diary", said, self._entries)
+        write_diary(self._path, "Learning diary", pictures, self._entries)
 
 
 def write_diary(
@@ -152,9 +162,18 @@ def write_diary(
         f"<body><h1>{escaped(title)}</h1>"
         "<p>What the model said of the same val pictures after each epoch. Point at a word to "
         "see where the decoder looked: raw cells, one absolute scale per caption, in multiples "
-        f"of uniform attention.</p>{_curves_html(entries)}{sections}</body></html>"
+        f"of uniform attention.{_framed(entries)}</p>"
+        f"{_curves_html(entries)}{sections}</body></html>"
     )
     _write_whole(Path(path), page)
+
+
+def _framed(entries: Sequence[DiaryEntry]) -> str:
+    """Return what a reader must know of frames; "" where nothing is framed."""
+    sayings = [said for entry in entries for said in entry.captions.values()]
+    if all(said.cells is None for said in sayings):
+        return ""
+    return f" Hard attention looked at one cell for each word; {wording.FRAMED}."
 
 
 def _picture_html(picture: DiaryPicture, entries: Sequence[DiaryEntry]) -> str:
@@ -162,12 +181,13 @@ def _picture_html(picture: DiaryPicture, entries: Sequence[DiaryEntry]) -> str:
     for entry in entries:
         if picture.key not in entry.captions:
             continue  # the evaluation was limited to fewer pictures
-        texts, alpha = entry.captions[picture.key]
+        said = entry.captions[picture.key]
+        cells = said.cells if said.cells is not None else [None] * len(said.words)
         words = [
-            ShownWord(text, row, f"epoch {entry.epoch} · {text} · peak {row.max():.1%}")
-            for text, row in zip(texts, alpha, strict=True)
+            ShownWord(text, row, f"epoch {entry.epoch} · peak {row.max():.1%}", cell=cell)
+            for text, row, cell in zip(said.words, said.alpha, cells, strict=True)
         ]
-        top = absolute_scale(alpha, picture.grid)
+        top = absolute_scale(said.alpha, picture.grid)
         rows.append(f"<li><b>{entry.epoch}</b>{words_html(words, (top,))}</li>")
     return (
         f"<section class='regard' data-map='{map_data(picture.grid, smooth=False)}'><div>"
@@ -201,9 +221,9 @@ def _curve_html(name: str, epochs: Sequence[int], values: Sequence[float]) -> st
         return ""
     low, high = min(v for _, v in known), max(v for _, v in known)
     first, last = known[0][0], known[-1][0]
+    span = max(_LEAST_SPAN, high - low)
     points = [
-        (4 + 152 * (e - first) / max(1, last - first), 44 - 40 * (v - low) / ((high - low) or 1))
-        for e, v in known
+        (4 + 152 * (e - first) / max(1, last - first), 44 - 40 * (v - low) / span) for e, v in known
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     x, y = points[-1]
@@ -212,7 +232,7 @@ def _curve_html(name: str, epochs: Sequence[int], values: Sequence[float]) -> st
         f"<figure><figcaption>{escaped(name)} <b>{_score(known[-1][1])}</b></figcaption>"
         f"<svg viewBox='0 0 160 48' role='img' aria-label='{escaped(about)}'>"
         f"<polyline points='{line}'/><circle cx='{x:.1f}' cy='{y:.1f}' r='3'/></svg>"
-        f"<small>{_score(low)} to {_score(high)}, epochs {first} to {last}</small></figure>"
+        f"<small>{_score(low)}–{_score(high)}, epochs {first}–{last}</small></figure>"
     )
 
 
@@ -224,10 +244,10 @@ _STYLE = """
 body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif;
   color: #1d2433; background: #f6f7f9; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
-.curves figure { width: 10rem; margin: 0; }
+.curves figure { width: 11rem; margin: 0; }
 .curves polyline { fill: none; stroke: #0b6bcb; stroke-width: 2; }
 .curves circle { fill: #0b6bcb; }
-.curves small, summary { color: #5b6576; }
+.curves small, summary { color: #5b6576; white-space: nowrap; }
 table { border-collapse: collapse; } td, th { padding: .1rem .7rem; text-align: right; }
 section.regard { display: grid; grid-template-columns: minmax(14rem, 1fr) 2fr; gap: 1.5rem;
   max-width: none; margin: 1.5rem 0; }
@@ -237,7 +257,12 @@ section.regard li { display: grid; grid-template-columns: 2rem 1fr; align-items:
 section.regard li b { color: var(--quiet); font-size: .8rem; }
 section.regard .words { margin: 0 0 .3rem; }
 @media (max-width: 44rem) { section.regard { grid-template-columns: 1fr; } }
-@media (prefers-color-scheme: dark) { body { color: #eef1f6; background: #0b0e13; } }
+@media (prefers-color-scheme: dark) {
+  body { color: #eef1f6; background: #0b0e13; }
+  .curves small, summary { color: #a3acba; }
+  .curves polyline { stroke: #4c9df0; }
+  .curves circle { fill: #4c9df0; }
+}
 """
 
 

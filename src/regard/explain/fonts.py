@@ -41,7 +41,9 @@ class FontChoice:
             return ""
         named = " ".join(f"U+{ord(c):04X}" for c in self.missing[:_NAMED])
         more = len(self.missing) - _NAMED
-        return f"no installed font has {named}" + (f" and {more} more" if more > 0 else "")
+        named += f" and {more} more" if more > 0 else ""
+        scripts = ", ".join(sorted(set(filter(None, map(_script, self.missing)))))
+        return f"no installed font has {scripts + ': ' if scripts else ''}{named}"
 
 
 def choose_fonts(text: str) -> FontChoice:
@@ -63,6 +65,17 @@ def choose_fonts(text: str) -> FontChoice:
         families.append(found[0])
         missing -= _characters(found[1])
     return FontChoice(tuple(families), "".join(sorted(missing)))
+
+
+def _script(character: str) -> str:
+    """Return the script of a letter or mark, such as "Devanagari"; "" of anything else.
+
+    Python knows no scripts, but every letter's Unicode name begins with its script's.
+    """
+    if unicodedata.category(character)[0] not in "LM":
+        return ""
+    script = unicodedata.name(character, "").partition(" ")[0]
+    return script if script == "CJK" else script.title()
 
 
 def _is_blank(character: str) -> bool:

@@ -72,8 +72,9 @@ def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     grid, alpha = caption.grid, caption.trace.alpha
     tops = (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=True))
     words = words_html([_shown(word) for word in caption.words], tops)
+    framed = any(word.location is not None for word in caption.words)
     foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
-            wording.SCALE, caption.model]  # fmt: skip
+            wording.FRAMED if framed else "", wording.SCALE, caption.model]  # fmt: skip
     return (
         f"{assets_html()}<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
         f"data-map='{map_data(grid, smooth=True)}'>"
@@ -161,7 +162,8 @@ def words_html(words: Sequence[ShownWord], tops: Sequence[float]) -> str:
             f"data-word='{escaped(json.dumps(data, ensure_ascii=False, separators=(',', ':')))}'>"
             f"{escaped(word.text)}</button>"
         )
-    return f"<div class='words' data-tops='{json.dumps(list(tops))}'>{' '.join(buttons)}</div>"
+    data_tops = f"data-tops='{json.dumps(list(tops))}'"
+    return f"<div class='words' dir='auto' {data_tops}>{' '.join(buttons)}</div>"
 
 
 def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
@@ -183,10 +185,10 @@ def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
         else "<span>raw cells</span>"
     )
     return (
-        f"<div class='scale'><div class='bar' style='background-image:linear-gradient(90deg,"
-        f"{stops})'><b style='left:{1 / top:.1%}'></b></div>{drawn}"
+        f"<div class='scale'><div><div class='bar' style='background-image:linear-gradient(90deg,"
+        f"{stops})'><b style='left:{1 / top:.1%}'></b></div>"
         f"<div class='ends'><span>0</span><span>white: 1 = uniform</span>"
-        f"<span class='top'>{top:.1f}×</span></div></div>"
+        f"<span class='top'>{top:.1f}×</span></div></div>{drawn}</div>"
     )
 
 
@@ -204,7 +206,10 @@ def _shown(word: Word) -> ShownWord:
         f"p {math.exp(word.logprob):.2f} · entropy {word.entropy:.2f} of at most "
         f"{math.log(word.alpha.size):.2f} nats · peak {word.peak:.1%}{beta}"
     )
-    others = tuple((text, round(math.exp(value), 4)) for text, value in word.alternatives[:5])
+    others = tuple(
+        (wording.candidate(text), round(math.exp(value), 4))
+        for text, value in word.alternatives[:5]
+    )
     return ShownWord(word.text, word.alpha, note, others, word.location)
 
 

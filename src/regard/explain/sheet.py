@@ -215,7 +215,7 @@ def _footer(caption: Caption, fonts: FontChoice, width: float, smooth: bool) -> 
     drawn = [
         wording.cells(caption.grid),
         wording.smoothed(caption.grid) if smooth else "raw",
-        "framed: the chosen cell" if framed else "",
+        wording.FRAMED if framed else "",
         wording.covered(caption.grid),
     ]
     source = [Path(caption.file).name, caption.model, fonts.note]

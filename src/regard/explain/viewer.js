@@ -53,9 +53,11 @@
     if (word.others.length) output.append(document.createElement("br"));
     for (const [text, p] of word.others) {
       const other = document.createElement("span");
+      const name = document.createElement("bdi"); // keeps Arabic and Hebrew from turning the rest
+      name.textContent = text;
       const meter = document.createElement("meter");
       meter.value = p;
-      other.append(`${text} ${p.toFixed(2)}`, meter);
+      other.append(name, ` ${p.toFixed(2)}`, meter);
       output.append(other);
     }
   };
@@ -94,7 +96,8 @@
     const button = wordOf(event);
     if (!button) return;
     if (event.key === "Escape") release(button.closest(".regard"));
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const forward = getComputedStyle(button).direction === "rtl" ? -1 : 1;
+    const step = { ArrowRight: forward, ArrowLeft: -forward }[event.key];
     if (!step) return;
     const words = [...button.closest(".regard").querySelectorAll("button[data-word]")];
     const next = words[words.indexOf(button) + step];

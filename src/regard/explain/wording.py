@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from regard.explain.maps import ENLARGE, sigma_cells
 from regard.types import AttentionTrace, Grid
+from regard.vocabulary import END, SPECIALS, UNKNOWN
 
 SCALE = "One absolute scale for the whole caption, in multiples of uniform attention 1/L"
+FRAMED = "framed: the chosen cell"
+_CANDIDATES = {SPECIALS[END]: "(end)", SPECIALS[UNKNOWN]: "(unknown word)"}
 
 
 def looked(trace: AttentionTrace) -> str:
@@ -36,3 +39,8 @@ def covered(grid: Grid) -> str:
     if any(start < 0 or stop > size for (start, stop), size in spans):
         notes.append("cells on the padding not drawn")
     return ", ".join(notes)
+
+
+def candidate(text: str) -> str:
+    """Return an alternative as a reader shall see it."""
+    return _CANDIDATES.get(text, text)

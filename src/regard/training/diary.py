@@ -6,7 +6,7 @@ from pathlib import Path
 
 from regard.data.dataset import CaptionDataset
 from regard.encoders import Encoder
-from regard.explain.diary import Diary, Said
+from regard.explain.diary import Diary, DiaryEntry, DiaryPicture, Said
 from regard.media import image_grid, read_image
 from regard.training.evaluation import Evaluation
 from regard.vocabulary import Vocabulary
@@ -32,13 +32,14 @@ class DiaryKeeper:
         self, epoch: int, evaluation: Evaluation, vocabulary: Vocabulary, encoder: Encoder
     ) -> None:
         """Add one evaluation and rewrite the page."""
-        said = []
+        pictures: list[DiaryPicture] = []
+        said: dict[str, Said] = {}
         for item in self.items:
-            found = evaluation.hypotheses.get(item.key)
-            if found is None:
-                continue  # evaluation.limit left it out
+            found = evaluation.hypotheses[item.key]
             media = read_image(item.file)
             grid = image_grid(media.size, encoder.spec, encoder.grid_shape)
             words = [vocabulary.word(token) for token in found.tokens]
-            said.append(Said(item.key, media.pixels, grid, words, found.alpha))
-        self._diary.add(epoch, evaluation.scores, said)
+            pictures.append(DiaryPicture(item.key, media.pixels, grid))
+            cells = None if found.location is None else found.location.tolist()
+            said[item.key] = Said(words, found.alpha, cells)
+        self._diary.add(DiaryEntry(epoch, evaluation.scores, said), pictures)

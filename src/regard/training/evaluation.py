@@ -45,8 +45,8 @@ def evaluate_decoder(
     config: EvaluationConfig,
     max_length: int,
 ) -> Evaluation:
-    """Caption the val split (or its first `limit` pictures) and score the captions."""
-    items = splits.val.items[: config.limit or None]
+    """Caption the val split and score the captions."""
+    items = splits.val.items
     method = "greedy" if config.beam == 1 else "beam"
     options = DecodingOptions(method=method, beam=config.beam, max_length=max_length)
     backend = TorchBackend(None, decoder)
@@ -66,7 +66,7 @@ def evaluate_decoder(
     references = {item.key: list(item.captions) for item in items}
     names = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d")
     scores = dict(score_captions(captions, references, tokenizer="python", names=names).values)
-    scores["loss"] = _nll_per_word(decoder, vocabulary, splits, pictures, items, max_length)
+    scores["loss"] = _nll_per_word(decoder, vocabulary, splits, pictures, max_length)
     return Evaluation(scores, captions, hypotheses)
 
 
@@ -81,11 +81,10 @@ def _nll_per_word(
     vocabulary: Vocabulary,
     splits: Splits,
     pictures: Pictures,
-    items: Sequence[CaptionedItem],
     max_length: int,
 ) -> float:
     """Teacher-forced negative log-likelihood per word, end token included, in nats."""
-    ids = encode_captions(splits.val, vocabulary, max_length)[: len(items)]
+    ids = encode_captions(splits.val, vocabulary, max_length)
     chunks = make_chunks(ids, max(map(len, ids)))
     total, words = 0.0, 0
     with torch.inference_mode():

@@ -20,6 +20,9 @@ class Reporter(Protocol):
     ) -> None:
         """A step was made."""
 
+    def encoded(self, done: int, wanted: int) -> None:
+        """So many views of pictures (mirrored ones count) are in the store."""
+
     def evaluated(
         self, epoch: int, scores: dict[str, float], samples: list[tuple[str, str]]
     ) -> None:
@@ -40,6 +43,9 @@ class Silent:
         losses: dict[str, float],
         seconds_left: float,
     ) -> None:
+        """Say nothing."""
+
+    def encoded(self, done: int, wanted: int) -> None:
         """Say nothing."""
 
     def evaluated(

@@ -77,6 +77,8 @@ def train(
     out = Path(out)
     reporter = report or Silent()
     run = _prepare(recipe, out, resume, reporter)
+    if not resume:
+        _save_last(run, {})  # from here on a run that is killed can be resumed
     log = RunLog(out, run.state.step)
     diary = DiaryKeeper(out, run.splits.val, recipe.evaluation.diary_pictures, run.state.epoch)
     try:
@@ -94,12 +96,9 @@ def _epochs(run: Run, log: RunLog, diary: DiaryKeeper) -> None:
         _one_epoch(run, log)
         state.epoch, state.batch = state.epoch + 1, 0
         evaluation = _evaluate(run, log, diary)
-        if _is_better(recipe, evaluation, state.best):
-            state.best, state.stale = evaluation.scores[recipe.evaluation.metric], 0
+        if state.judge(evaluation.scores, recipe.evaluation.metric):
             with state.averaged():
                 _captioner(run).save(run.folder / "best", metrics=_metrics(run, evaluation))
-        else:
-            state.stale += 1
         _save_last(run, _metrics(run, evaluation))
 
 
@@ -189,7 +188,7 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
     else:
         recipe = replace(recipe, data=absolute_paths(recipe.data))
     out.mkdir(parents=True, exist_ok=True)
-    splits = load_splits(recipe.data, recipe.training.seed)
+    splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit)
     encoder = build_encoder(recipe.encoder, pretrained=True)
     recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
     start = load_checkpoint(Path(recipe.training.init_from)) if recipe.training.init_from else None
@@ -209,7 +208,7 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
         splits,
         Path(recipe.data.store or out / "annotations"),
         flip=recipe.data.flip,
-        report=lambda done, wanted: reporter.message(f"encoded {done} of {wanted} pictures"),
+        report=reporter.encoded,
     )
     captions = encode_captions(splits.train, vocabulary, recipe.data.max_length)
     objective = build_objective(recipe, splits.train, vocabulary)
@@ -276,13 +275,6 @@ def _metrics(run: Run, evaluation: Evaluation) -> dict[str, object]:
             "step": run.state.step,
         },
     }
-
-
-def _is_better(recipe: Recipe, evaluation: Evaluation, best: float | None) -> bool:
-    score = evaluation.scores[recipe.evaluation.metric]
-    if best is None:
-        return True
-    return score < best if recipe.evaluation.metric == "loss" else score > best
 
 
 def _stale(run: Run) -> bool:

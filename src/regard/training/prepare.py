@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.config import DataConfig, Recipe
+from regard.config import DataConfig
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.data.formats import load_dataset
 from regard.data.store import AnnotationStore, StoreKey
@@ -39,8 +39,13 @@ def absolute_paths(config: DataConfig) -> DataConfig:
     return replace(config, **{k: str(Path(v).absolute()) for k, v in places.items() if v})
 
 
-def load_splits(config: DataConfig, seed: int) -> Splits:
+def load_splits(config: DataConfig, seed: int, val_limit: int = 0) -> Splits:
     """Load captions and split them, by picture where the data names no split.
+
+    Args:
+        config: the `[data]` section.
+        seed: of a split that the data does not name.
+        val_limit: keep only the first so many val pictures; 0 keeps all.
 
     Raises:
         ConfigError: the recipe names no captions.
@@ -60,6 +65,8 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
             raise DatasetError(f"{config.annotations} has no pictures in the {name} split.")
     if config.limit:
         train = replace(train, items=train.items[: config.limit])
+    if val_limit:
+        val = replace(val, items=val.items[:val_limit])
     return Splits(train, val)
 
 
@@ -164,8 +171,3 @@ def make_batch(
     rows, cols = pictures.encoder.grid_shape
     mask = torch.ones(len(chunks), rows * cols, dtype=torch.bool)
     return Batch(vectors, mask, tokens, targets, steps, tuple(c.item for c in chunks))
-
-
-def fill_in(recipe: Recipe, encoder: Encoder) -> Recipe:
-    """Write into the recipe what only the encoder knows: the grid of a position code."""
-    return replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))

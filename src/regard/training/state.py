@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,8 @@ class TrainState:
         batch: batches of this epoch already taken.
         step: updates made.
         best: best metric so far; None before the first evaluation.
-        stale: evaluations since.
+        lowest_loss: lowest val loss so far; None likewise.
+        stale: evaluations since one of them improved.
     """
 
     decoder: AttentionDecoder
@@ -47,6 +48,7 @@ class TrainState:
     batch: int = 0
     step: int = 0
     best: float | None = None
+    lowest_loss: float | None = None
     stale: int = 0
 
     @classmethod
@@ -61,6 +63,26 @@ class TrainState:
         if recipe.optimizer.ema_decay:
             state.average = MovingAverage(state.parameters(), recipe.optimizer.ema_decay)
         return state
+
+    def judge(self, scores: Mapping[str, float], metric: str) -> bool:
+        """Take in an evaluation; return whether it is the best so far by `metric`.
+
+        A run grows stale only while the val loss does not fall either: on few pictures the
+        scores of free-running captions stay at zero long after the loss began to fall.
+
+        Args:
+            scores: by name, `loss` among them.
+            metric: that names the best; of the loss the lowest, else the highest.
+        """
+        score, loss = scores[metric], scores["loss"]
+        gain = -score if metric == "loss" else score
+        before = None if self.best is None else -self.best if metric == "loss" else self.best
+        better = before is None or gain > before
+        fell = self.lowest_loss is None or loss < self.lowest_loss
+        self.best = score if better else self.best
+        self.lowest_loss = loss if fell else self.lowest_loss
+        self.stale = 0 if better or fell else self.stale + 1
+        return better
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the weights under training."""
@@ -99,6 +121,7 @@ class TrainState:
                 "batch": self.batch,
                 "step": self.step,
                 "best": self.best,
+                "lowest_loss": self.lowest_loss,
                 "stale": self.stale,
             },
         }

@@ -1,0 +1,42 @@
+"""When a run is at its best, when it has grown stale, and how short runs warm up."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from regard.config import OptimizerConfig
+from regard.training.optimizer import rate_factor
+from regard.training.state import TrainState
+
+
+def judged(metric: str, *evaluations: tuple[float, float]) -> list[tuple[bool, int]]:
+    """Return (better, stale) after each evaluation of (cider_d, loss)."""
+    nothing = cast(Any, None)
+    state = TrainState(nothing, nothing, nothing, nothing, None, nothing)
+    return [
+        (state.judge({"cider_d": score, "loss": loss}, metric), state.stale)
+        for score, loss in evaluations
+    ]
+
+
+def test_a_run_is_stale_when_neither_score_nor_loss_improves() -> None:
+    found = judged(
+        "cider_d", (0.0, 5.0), (0.0, 4.0), (0.0, 3.0), (0.0, 3.0), (2.0, 3.5), (1.0, 4.0)
+    )
+    assert found == [(True, 0), (False, 0), (False, 0), (False, 1), (True, 0), (False, 1)]
+
+
+def test_of_the_loss_the_lowest_is_the_best() -> None:
+    found = judged("loss", (0.0, 5.0), (9.0, 6.0), (0.0, 4.0))
+    assert found == [(True, 0), (False, 1), (True, 0)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "factors"),
+    [(1000, [0.01, 0.02, 0.03]), (50, [0.1, 0.2, 0.3]), (3, [1.0, 1.0, 1.0])],
+)
+def test_warm_up_takes_a_fifth_of_a_short_run(steps: int, factors: list[float]) -> None:
+    config = OptimizerConfig(warmup_steps=100)
+    assert [rate_factor(config, step, steps) for step in range(3)] == pytest.approx(factors)
