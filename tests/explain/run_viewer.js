@@ -12,6 +12,7 @@ const element = (extra = {}) => Object.assign({
   get textContent() { return this.text; },
   set textContent(text) { this.text = text; this.children = []; },
   setAttribute(name, value) { this.attributes[name] = value; },
+  getAttribute(name) { return this.attributes[name]; },
   append(...children) { this.children.push(...children); },
 }, extra);
 const classes = new Set();
@@ -30,16 +31,18 @@ const box = element({
     toggle: (name, on) => { if (on) classes.add(name); else classes.delete(name); },
   },
   querySelector: (selector) => {
-    if (selector === "input") return { checked: page.smooth };
+    if (selector === ".smooth") return { checked: page.smooth };
+    if (selector === "select") return page.layer ? { value: page.layer } : null;
+    if (selector === ".opacity") return page.opacity === undefined ? null : { value: page.opacity };
     if (selector === "canvas") return canvas;
     return (parts[selector] = parts[selector] || element());
   },
-  querySelectorAll: (selector) =>
-    selector.startsWith("button") ? buttons : buttons.filter((b) => b.attributes["aria-pressed"] === "true"),
+  querySelectorAll: () => buttons,
 });
 const buttons = page.words.map((word) => {
   const button = element({ dataset: { word: JSON.stringify(word) } });
-  button.closest = (selector) => (selector === ".regard" ? box : selector === ".words" ? words : button);
+  button.closest = (selector) =>
+    ({ ".regard": box, ".words": words, ".regard .play": null })[selector] ?? (selector.endsWith(".play") ? null : button);
   button.focus = () => listeners.focusin({ target: button });
   return button;
 });
@@ -47,7 +50,10 @@ const buttons = page.words.map((word) => {
 global.window = {};
 global.getComputedStyle = () => ({ direction: "ltr" });
 global.document = {
-  addEventListener: (kind, listener) => { listeners[kind] = listener; },
+  addEventListener: (kind, listener) => {
+    const before = listeners[kind];
+    listeners[kind] = before ? (event) => { before(event); listener(event); } : listener;
+  },
   createElement: () => element(),
 };
 eval(fs.readFileSync(process.argv[2], "utf-8"));
@@ -61,6 +67,7 @@ process.stdout.write(JSON.stringify({
   classes: [...classes].sort(),
   frame: parts.i ? parts.i.style : null,
   top: parts[".top"].textContent,
+  middle: parts[".middle"].textContent,
   note: parts.output.textContent,
   others: parts.output.children.length,
 }));

@@ -76,7 +76,7 @@ def test_maps_are_in_multiples_of_uniform_with_one_scale_a_caption(tmp_path: Pat
     page = (tmp_path / "d.html").read_text("utf-8")
     assert "&quot;map&quot;:[2.8,0.4,0.4,0.4]" in page
     assert "&quot;map&quot;:[1.0,1.0,1.0,1.0]" in page
-    (top,) = re.findall(r"data-tops='\[([\d.]+)\]'", page)
+    (top,) = re.findall(r"data-tops='\{\"map\": \[([\d.]+)\]\}'", page)
     assert float(top) == pytest.approx(2.8)
 
 

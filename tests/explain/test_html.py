@@ -15,7 +15,9 @@ import pytest
 import toys
 from regard.errors import ConfigError
 from regard.explain import caption_html
+from regard.explain.html import MATTERED_LEAST, mattered_scale
 from regard.explain.maps import OPACITY, absolute_scale, colours, smoothing
+from regard.explain.probe import Occlusion
 
 
 class Parsed(HTMLParser):
@@ -50,15 +52,19 @@ class Parsed(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def buttons_of(page: Parsed) -> list[dict[str, Any]]:
+    return [button for button in page.all("button") if "data-word" in button]
+
+
 def words_of(page: Parsed) -> list[dict[str, Any]]:
-    return [json.loads(b["data-word"]) for b in page.all("button")]
+    return [json.loads(button["data-word"]) for button in buttons_of(page)]
 
 
 def test_a_button_for_each_word_with_its_numbers() -> None:
     caption = toys.caption()
     page = Parsed(caption_html(caption))
-    assert len(page.all("button")) == 3
-    for word, told, button in zip(caption.words, words_of(page), page.all("button"), strict=True):
+    assert len(buttons_of(page)) == 3
+    for word, told, button in zip(caption.words, words_of(page), buttons_of(page), strict=True):
         np.testing.assert_allclose(told["map"], word.alpha.ravel() * 6, atol=0.006)
         for part in ("p 0.61", f"entropy {word.entropy:.2f}", f"peak {word.peak:.1%}", "β 0.75"):
             assert part in told["note"]
@@ -90,7 +96,7 @@ def test_text_is_escaped() -> None:
     page = Parsed(caption_html(toys.caption(("a", hostile))))
     assert len(page.all("script")) == 1
     assert hostile in page.text
-    assert hostile in page.all("button")[1]["aria-label"]
+    assert hostile in buttons_of(page)[1]["aria-label"]
     assert words_of(page)[1]["others"][0][0] == hostile
 
 
@@ -115,7 +121,7 @@ def test_a_caption_without_its_picture_is_refused() -> None:
         caption_html(toys.caption().without_pixels())
 
 
-def _pressed(html: str, *, smooth: bool) -> dict[str, Any]:
+def _pressed(html: str, *, smooth: bool, **chosen: Any) -> dict[str, Any]:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
@@ -127,7 +133,7 @@ def _pressed(html: str, *, smooth: bool) -> dict[str, Any]:
         "tops": json.loads(words["data-tops"] or ""),
         "words": words_of(page),
         "smooth": smooth,
-    }
+    } | chosen
     script = Path(__file__).with_name("run_viewer.js")
     viewer = files("regard.explain") / "viewer.js"
     done = subprocess.run(
@@ -155,9 +161,36 @@ def test_the_page_draws_what_python_draws(smooth: bool) -> None:
     assert seen["classes"] == (["looking"] if smooth else ["looking", "raw"])
 
 
+def test_what_mattered_is_drawn_on_a_scale_of_its_own() -> None:
+    caption = toys.caption(chosen=(0, 4, 5))
+    falls = np.random.default_rng(0).normal(0, 1, (3, 2, 3))
+    falls[0, 0, 0] = 3.0  # the largest of the caption, in another word than the one shown
+    occlusion = Occlusion(falls, np.array([0.5, np.nan, -0.25]), "mean")
+    html = caption_html(caption, occlusion)
+    seen = _pressed(html, smooth=False, layer="mattered", opacity="50")
+    colour, _ = colours(falls[1].clip(0) / 3.0)
+    strength = 0.5 * falls[1].clip(0) / 3.0
+    wanted = 255 * np.concatenate([colour, strength[..., None]], -1)
+    drawn = np.array(seen["pixels"]).reshape(2, 3, 4)
+    assert np.abs(drawn - wanted).max() < 6
+    assert seen["top"] == "3.00 nats"
+    assert seen["middle"] == "fall of log p"
+    assert "chosen" not in seen["classes"]  # the frame belongs to where it looked
+    notes = [word["note"] for word in words_of(Parsed(html))]
+    assert ["agreement" in note for note in notes] == [True, False, True]
+    assert "what mattered +0.50" in notes[0]
+    # Without an occlusion nothing claims to know what mattered.
+    assert "mattered" not in Parsed(caption_html(caption)).text
+
+
+def test_a_weak_fall_looks_weak() -> None:
+    grid = toys.caption().grid
+    assert mattered_scale(np.full((1, 2, 3), 0.01), grid) == (MATTERED_LEAST, MATTERED_LEAST)
+
+
 def test_arrow_keys_move_on_and_the_word_is_told() -> None:
     seen = _pressed(caption_html(toys.caption()), smooth=True)
-    assert seen["pressed"] == ["false", "true", None]
+    assert seen["pressed"] == ["false", "true", "false"]
     assert "entropy" in seen["note"]
     assert seen["others"] == 3  # a line break and two alternatives
 

@@ -187,8 +187,8 @@ def _picture_html(picture: DiaryPicture, entries: Sequence[DiaryEntry]) -> str:
             ShownWord(text, row, f"epoch {entry.epoch} · peak {row.max():.1%}", cell=cell)
             for text, row, cell in zip(said.words, said.alpha, cells, strict=True)
         ]
-        top = absolute_scale(said.alpha, picture.grid)
-        rows.append(f"<li><b>{entry.epoch}</b>{words_html(words, (top,))}</li>")
+        buttons = words_html(words, {"map": (absolute_scale(said.alpha, picture.grid),)})
+        rows.append(f"<li><b>{entry.epoch}</b>{buttons}</li>")
     return (
         f"<section class='regard' data-map='{map_data(picture.grid, smooth=False)}'><div>"
         f"{picture_html(picture.pixels, picture.grid, picture.key)}"

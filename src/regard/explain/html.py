@@ -11,7 +11,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _SIDE = 448  # pixels of the embedded picture's longer side
 _ENLARGE = 8  # points per cell that the page computes; the browser fills in to its own pixels
+MATTERED_LEAST = 0.25
+"""The least top of a scale of what mattered, in nats: a fall of p by a fifth."""
 _STOPS = 33  # colours that the page holds of the map's colours
 
 
@@ -49,6 +51,8 @@ class ShownWord:
         note: its numbers, as a reader shall see them.
         others: alternatives and their probabilities.
         cell: flat index of the cell that hard attention chose; None otherwise.
+        mattered: what covering each cell took from the word's log-probability, in nats, in the
+            shape of alpha; None where it was not tried.
     """
 
     text: str
@@ -56,13 +60,19 @@ class ShownWord:
     note: str
     others: tuple[tuple[str, float], ...] = ()
     cell: int | None = None
+    mattered: np.ndarray | None = None
 
 
 def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     """Return the caption with its picture as an HTML fragment.
 
     Every word is a button that shows its map, on one absolute scale in multiples of uniform,
-    smoothed or raw as the reader chooses.
+    smoothed or raw as the reader chooses; with an occlusion, what mattered can be shown instead,
+    on one scale in nats.
+
+    Args:
+        caption: with its picture.
+        occlusion: what covering each cell did to each word.
 
     Raises:
         ConfigError: the caption does not hold its picture, or its grid is no picture's.
@@ -70,8 +80,11 @@ def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     if caption.pixels is None:
         raise ConfigError("this caption holds no picture to draw on; caption the file again.")
     grid, alpha = caption.grid, caption.trace.alpha
-    tops = (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=True))
-    words = words_html([_shown(word) for word in caption.words], tops)
+    tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=True))}
+    if occlusion is not None:
+        tops["mattered"] = mattered_scale(occlusion.falls, grid)
+    shown = [_shown(word, occlusion, t) for t, word in enumerate(caption.words)]
+    words = words_html(shown, tops)
     framed = any(word.location is not None for word in caption.words)
     foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
             wording.FRAMED if framed else "", wording.SCALE, caption.model]  # fmt: skip
@@ -79,7 +92,8 @@ def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
         f"{assets_html()}<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
         f"data-map='{map_data(grid, smooth=True)}'>"
         f"{picture_html(caption.pixels, grid, Path(caption.file).name)}{words}"
-        f"{scale_html(tops[1], grid, smooth=True)}"
+        f"{controls_html(mattered=occlusion is not None)}"
+        f"{scale_html(tops['map'][1], grid, smooth=True)}"
         f"{output_html()}<footer>{escaped(' · '.join(filter(None, foot)))}</footer></div>"
     )
 
@@ -143,18 +157,20 @@ def picture_html(pixels: np.ndarray, grid: Grid, name: str) -> str:
     )
 
 
-def words_html(words: Sequence[ShownWord], tops: Sequence[float]) -> str:
+def words_html(words: Sequence[ShownWord], tops: Mapping[str, Sequence[float]]) -> str:
     """Return a caption's words as buttons that carry their maps.
 
     Args:
         words: of one caption.
-        tops: of its colour scale in multiples of uniform: raw, and smoothed where it can be
-            chosen.
+        tops: of the colour scales, raw, and smoothed where it can be chosen: "map" in multiples
+            of uniform, "mattered" in nats.
     """
     buttons: list[str] = []
     for word in words:
         relative = [round(float(value), 2) for value in relative_map(word.alpha).ravel()]
         data = {"map": relative, "note": word.note, "others": word.others, "cell": word.cell}
+        if word.mattered is not None:
+            data["mattered"] = [round(float(value), 4) for value in word.mattered.ravel()]
         told = "; ".join([word.note, *(f"{text} {p:.2f}" for text, p in word.others)])
         buttons.append(
             f"<button type='button' aria-pressed='false' "
@@ -162,7 +178,7 @@ def words_html(words: Sequence[ShownWord], tops: Sequence[float]) -> str:
             f"data-word='{escaped(json.dumps(data, ensure_ascii=False, separators=(',', ':')))}'>"
             f"{escaped(word.text)}</button>"
         )
-    data_tops = f"data-tops='{json.dumps(list(tops))}'"
+    data_tops = f"data-tops='{json.dumps(tops)}'"
     return f"<div class='words' dir='auto' {data_tops}>{' '.join(buttons)}</div>"
 
 
@@ -180,16 +196,49 @@ def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
         for stop, opacity in zip(_rgb(share), colours(share)[1], strict=True)
     )
     drawn = (
-        f"<label><input type='checkbox' checked> smoothed: {wording.smoothed(grid)}</label>"
+        "<label><input type='checkbox' class='smooth' checked> smoothed: "
+        f"{wording.smoothed(grid)}</label>"
         if smooth
         else "<span>raw cells</span>"
     )
     return (
         f"<div class='scale'><div><div class='bar' style='background-image:linear-gradient(90deg,"
         f"{stops})'><b style='left:{1 / top:.1%}'></b></div>"
-        f"<div class='ends'><span>0</span><span>white: 1 = uniform</span>"
+        f"<div class='ends'><span>0</span><span class='middle'>white: 1 = uniform</span>"
         f"<span class='top'>{top:.1f}×</span></div></div>{drawn}</div>"
     )
+
+
+def controls_html(*, mattered: bool) -> str:
+    """Return the buttons of a viewer: play, opacity, and which of two maps is shown.
+
+    Args:
+        mattered: whether there is a second map, of what mattered.
+    """
+    layers = (
+        "<label>show <select><option value='map'>where it looked</option>"
+        "<option value='mattered'>what mattered</option></select></label>"
+        if mattered
+        else ""
+    )
+    return (
+        "<div class='controls'><button type='button' class='play' aria-label='play the words'>▶"
+        "</button><label>opacity <input type='range' class='opacity' min='0' max='100' "
+        f"value='{round(100 * OPACITY)}'></label>{layers}</div>"
+    )
+
+
+def mattered_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
+    """Return the tops, raw and smoothed, of one scale in nats for all words of a caption.
+
+    Args:
+        falls: (T, *grid) of log p; what lies below 0 is drawn as nothing.
+        grid: of the cells.
+    """
+    raw = float(falls.max(initial=0.0))
+    rows, cols = (smoothing(cells) for cells in grid.shape)
+    smooth = float((rows @ falls.reshape(-1, *grid.shape) @ cols.T).max(initial=0.0))
+    return max(MATTERED_LEAST, raw), max(MATTERED_LEAST, smooth)
 
 
 def output_html() -> str:
@@ -200,7 +249,7 @@ def output_html() -> str:
     )
 
 
-def _shown(word: Word) -> ShownWord:
+def _shown(word: Word, occlusion: Occlusion | None, t: int) -> ShownWord:
     beta = "" if word.beta is None else f" · β {word.beta:.2f}"
     note = (
         f"p {math.exp(word.logprob):.2f} · entropy {word.entropy:.2f} of at most "
@@ -210,7 +259,11 @@ def _shown(word: Word) -> ShownWord:
         (wording.candidate(text), round(math.exp(value), 4))
         for text, value in word.alternatives[:5]
     )
-    return ShownWord(word.text, word.alpha, note, others, word.location)
+    if occlusion is None:
+        return ShownWord(word.text, word.alpha, note, others, word.location)
+    if math.isfinite(agreement := occlusion.correlation[t]):
+        note += f" · agreement with what mattered {agreement:+.2f}"
+    return ShownWord(word.text, word.alpha, note, others, word.location, occlusion.falls[t])
 
 
 def _stops() -> np.ndarray:

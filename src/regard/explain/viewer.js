@@ -3,7 +3,14 @@
   if (window.regardViewer) return;
   window.regardViewer = true;
 
-  const isRaw = (box) => { const smooth = box.querySelector("input"); return !smooth || !smooth.checked; };
+  const wordsOf = (box) => [...box.querySelectorAll("button[data-word]")];
+  const isRaw = (box) => { const smooth = box.querySelector(".smooth"); return !smooth || !smooth.checked; };
+  // What is shown: "map", where the decoder looked, or "mattered", the falls of log p.
+  const layerOf = (box) => { const layer = box.querySelector("select"); return layer ? layer.value : "map"; };
+  const opacityOf = (box, usual) => {
+    const slider = box.querySelector(".opacity");
+    return slider ? Number(slider.value) / 100 : usual;
+  };
 
   // rows · map · colsᵀ; without kernels the map as it is.
   const enlarge = (map, [rows, cols], kernels) => {
@@ -23,18 +30,23 @@
     canvas.width = drawn.width;
     canvas.height = drawn.height;
     const pen = canvas.getContext("2d");
+    const strength = opacityOf(box, opacity);
     const image = pen.createImageData(drawn.width, drawn.height);
     drawn.values.forEach((value, i) => {
       const share = Math.max(0, Math.min(1, value / top));
       const colour = colours[Math.round(share * (colours.length - 1))];
-      image.data.set([...colour, Math.round(255 * opacity * share)], 4 * i);
+      image.data.set([...colour, Math.round(255 * strength * share)], 4 * i);
     });
     pen.putImageData(image, 0, 0);
   };
 
-  const drawScale = (box, top) => {
-    box.querySelector(".top").textContent = `${top.toFixed(1)}×`;
-    box.querySelector(".bar b").style.left = `${100 / top}%`;
+  const drawScale = (box, top, layer) => {
+    const looked = layer === "map";
+    box.querySelector(".top").textContent = looked ? `${top.toFixed(1)}×` : `${top.toFixed(2)} nats`;
+    box.querySelector(".middle").textContent = looked ? "white: 1 = uniform" : "fall of log p";
+    const mark = box.querySelector(".bar b").style;
+    mark.left = `${100 / top}%`;
+    mark.visibility = looked ? "visible" : "hidden";
   };
 
   const frame = (box, cell) => {
@@ -64,42 +76,74 @@
 
   const release = (box) => {
     box.classList.remove("looking", "chosen");
-    box.querySelectorAll("[aria-pressed=true]").forEach((b) => b.setAttribute("aria-pressed", "false"));
+    wordsOf(box).forEach((b) => b.setAttribute("aria-pressed", "false"));
   };
 
   const show = (button) => {
     const box = button.closest(".regard");
     const word = JSON.parse(button.dataset.word);
     const tops = JSON.parse(button.closest(".words").dataset.tops);
-    const top = tops[isRaw(box) ? 0 : 1];
+    const layer = layerOf(box);
+    const top = tops[layer][isRaw(box) ? 0 : 1];
     release(box);
     button.setAttribute("aria-pressed", "true");
     box.classList.add("looking");
     box.classList.toggle("raw", isRaw(box));
-    box.classList.toggle("chosen", word.cell !== null);
-    drawMap(box, word.map, top);
-    drawScale(box, top);
+    box.classList.toggle("chosen", layer === "map" && word.cell !== null);
+    drawMap(box, word[layer], top);
+    drawScale(box, top, layer);
     if (word.cell !== null) frame(box, word.cell);
     tell(box, word);
   };
 
   const wordOf = (event) => event.target.closest && event.target.closest(".regard button[data-word]");
+  const shownIn = (box) => wordsOf(box).findIndex((b) => b.getAttribute("aria-pressed") === "true");
+
+  // Play goes from word to word and round again, until it is pressed once more or a word is chosen.
+  const playing = new Map();
+  const stop = (box) => {
+    clearInterval(playing.get(box));
+    playing.delete(box);
+    const button = box.querySelector(".play");
+    if (button) { button.textContent = "▶"; button.setAttribute("aria-label", "play the words"); }
+  };
+  const play = (box) => {
+    const words = wordsOf(box);
+    const next = () => show(words[(shownIn(box) + 1) % words.length]);
+    const button = box.querySelector(".play");
+    button.textContent = "❚❚";
+    button.setAttribute("aria-label", "pause");
+    next();
+    playing.set(box, setInterval(next, 900));
+  };
+
   for (const kind of ["mouseover", "focusin", "click"]) {
-    document.addEventListener(kind, (event) => { const b = wordOf(event); if (b) show(b); });
+    document.addEventListener(kind, (event) => {
+      const word = wordOf(event);
+      if (word) { stop(word.closest(".regard")); show(word); }
+    });
   }
-  document.addEventListener("change", (event) => {
-    const box = event.target.closest(".regard");
-    const shown = box && box.querySelector("button[aria-pressed=true]");
-    if (shown) show(shown);
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest && event.target.closest(".regard .play");
+    if (!button) return;
+    const box = button.closest(".regard");
+    if (playing.has(box)) stop(box); else play(box);
   });
+  for (const kind of ["input", "change"]) {
+    document.addEventListener(kind, (event) => {
+      const box = event.target.closest(".regard");
+      const shown = box && wordsOf(box)[shownIn(box)];
+      if (shown) show(shown);
+    });
+  }
   document.addEventListener("keydown", (event) => {
     const button = wordOf(event);
     if (!button) return;
-    if (event.key === "Escape") release(button.closest(".regard"));
+    if (event.key === "Escape") { stop(button.closest(".regard")); release(button.closest(".regard")); }
     const forward = getComputedStyle(button).direction === "rtl" ? -1 : 1;
     const step = { ArrowRight: forward, ArrowLeft: -forward }[event.key];
     if (!step) return;
-    const words = [...button.closest(".regard").querySelectorAll("button[data-word]")];
+    const words = wordsOf(button.closest(".regard"));
     const next = words[words.indexOf(button) + step];
     if (next) { next.focus(); event.preventDefault(); }
   });
