@@ -1,0 +1,70 @@
+"""The table of faithfulness, small: what each number is made of."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import toys
+from regard.data import load_dataset
+from regard.errors import ConfigError, DatasetError
+from regard.explain.faithfulness import control_scores, faithfulness
+from regard.explain.probe import occlude
+from regard.metrics.pointing import Region
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory):
+    captions, images = toys.write_data(tmp_path_factory.mktemp("faithful"), 12)
+    return load_dataset(captions, images)
+
+
+def test_every_experiment_is_in_the_table(data) -> None:
+    captioner = toys.captioner()
+    everywhere = {item.key: {w: [Region(((0, 0, 40, 60),))] for w in toys.WORDS} for item in data}
+    told: list[str] = []
+    found = faithfulness(
+        captioner, data, probed=2, beam=1, regions=everywhere,
+        report=lambda what, done, total: told.append(what),
+    )  # fmt: skip
+    assert found.settings["pictures"] == 3  # of the val split
+    assert found.settings["probed"] == 2
+    assert set(found.deletion) == {"attention", "occlusion", "random", "middle"}
+    assert all(0 < area < 1 for area in [*found.deletion.values(), *found.insertion.values()])
+    assert list(found.swaps) == ["none", "uniform", "permuted", "other picture"]
+    assert found.regions["mass"] == pytest.approx(1)
+    assert found.regions["hit"] == found.regions["uniform_hit"] == 1
+    assert {"captioning", "covering cells", "attention: uniform"} <= set(told)
+    said = [captioner.caption(i.file, beam=1) for i in data.split("val")]
+    logprobs = [word.logprob for caption in said for word in caption.words]
+    assert found.swaps["none"]["logprob"] == pytest.approx(np.mean(logprobs), abs=1e-4)
+    falls = occlude(captioner, said[0])
+    assert np.isfinite(falls.falls).all()
+
+
+def test_the_region_of_a_word_follows_its_mentions(data) -> None:
+    """The second mention of a word has the second region; the last serves all further."""
+    captioner = toys.captioner()
+    key = data.split("val").items[0].key
+    words = captioner.caption(data.split("val").items[0].file, beam=1).words
+    word = max({w.text for w in words}, key=[w.text for w in words].count)
+    mentions = [w.text for w in words].count(word)
+    none, whole = Region(((90, 90, 91, 91),)), Region(((0, 0, 40, 60),))
+    found = faithfulness(captioner, data, probed=1, beam=1, regions={key: {word: [none, whole]}})
+    assert found.regions["words"] == mentions
+    assert found.regions["mass"] == pytest.approx((mentions - 1) / mentions)
+
+
+def test_a_control_cannot_look_around(data) -> None:
+    with pytest.raises(ConfigError, match="looks where it likes"):
+        control_scores(toys.captioner(), data, beam=1)
+    scores = control_scores(toys.captioner(scores="uniform"), data, beam=1)
+    assert set(scores) == {"model", "bleu4", "cider_d"}
+
+
+def test_wrong_demands_are_refused(data, tmp_path: Path) -> None:
+    captioner = toys.captioner()
+    with pytest.raises(ConfigError, match="probed 0"):
+        faithfulness(captioner, data, probed=0)
+    with pytest.raises(DatasetError, match="two are needed"):
+        faithfulness(captioner, data, split="test")

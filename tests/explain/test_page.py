@@ -1,0 +1,100 @@
+"""The page, the comparison and the animation of an explanation."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import toys
+from regard.errors import ConfigError
+from regard.explain import compare_sheet, save_animation
+from regard.explain.page import Explained, explanation_page
+from regard.explain.probe import Occlusion
+
+
+def occlusion(words: int = 3) -> Occlusion:
+    falls = np.random.default_rng(0).normal(0, 1, (words, 2, 3))
+    return Occlusion(falls, np.array([0.5, np.nan, -0.25][:words]), "mean")
+
+
+def test_the_page_is_one_file_that_says_what_was_measured() -> None:
+    page = explanation_page([Explained(toys.caption(), occlusion())])
+    assert "http:" not in page
+    assert "https:" not in page
+    assert page.startswith("<!doctype html>")
+    assert "What mattered was measured" in page
+    assert page.count("<tbody>") == 1
+    assert "<td>+0.50</td>" in page
+    plain = explanation_page([Explained(toys.caption())]).split("<body>")[1]
+    text = re.sub(r"<(style|script)>.*?</\1>", "", plain, flags=re.DOTALL).lower()
+    assert [claim for claim in ("mattered", "because", "why") if claim in text] == []
+
+
+def test_two_models_stand_side_by_side() -> None:
+    other = replace(toys.caption(("a", "cat"), chosen=(0, 4)), model="hard <model>")
+    page = explanation_page([Explained(toys.caption()), Explained(other)])
+    assert page.count("class='regard'") == 2
+    assert "hard &lt;model&gt;" in page
+    with pytest.raises(ConfigError, match="no caption"):
+        explanation_page([])
+
+
+def test_the_numbers_hold_the_occlusion() -> None:
+    record = json.loads(json.dumps(Explained(toys.caption(), occlusion()).to_json()))
+    assert record["occlusion"]["cover"] == "mean"
+    assert np.shape(record["occlusion"]["falls"]) == (3, 6)
+    assert record["occlusion"]["correlation"] == [0.5, None, -0.25]
+    assert "occlusion" not in Explained(toys.caption()).to_json()
+
+
+def test_rows_share_one_scale_and_words_stand_in_columns() -> None:
+    sharp = np.eye(6)[[0, 1]]
+    flat = np.full((3, 6), 1 / 6)
+    captions = [
+        toys.caption(("a", "dog"), alpha=sharp),
+        replace(toys.caption(alpha=flat, chosen=(1, 2, 3)), model="other"),
+    ]
+    figure = compare_sheet(captions, smooth=False)
+    pictures = [axis for axis in figure.axes if axis.get_label() != ""]
+    assert len(pictures) == 2 + 1 + 3 + 1 + 1  # two rows with their pictures, and the colour bar
+    maps = [np.asarray(axis.images[0].get_array()) for axis in pictures]
+    # The flat row's maps look alike, and unlike the sharp one's.
+    assert np.array_equal(maps[4], maps[5])
+    assert not np.array_equal(maps[1], maps[4])
+    assert sum(len(axis.patches) for axis in pictures) == 3  # the chosen cells
+    with pytest.raises(ConfigError, match="two or more"):
+        compare_sheet(captions[:1])
+    with pytest.raises(ConfigError, match="caption the file again"):
+        compare_sheet([captions[0], captions[1].without_pixels()])
+
+
+@pytest.mark.parametrize("suffix", ["webp", "gif"])
+def test_the_animation_shows_the_picture_and_then_every_word(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "deep" / f"a.{suffix}"
+    save_animation(toys.caption(chosen=(0, 4, 5)), path)
+    with Image.open(path) as animation:
+        assert animation.n_frames == 4
+        assert animation.info["loop"] == 0
+        frames = []
+        for i in range(4):
+            animation.seek(i)
+            frames.append(np.asarray(animation.convert("RGB"), np.int16))
+    assert all(np.abs(frames[0] - frame).max() > 30 for frame in frames[1:])
+
+
+def test_an_animation_needs_a_fitting_name_and_a_picture(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.webp or \.gif"):
+        save_animation(toys.caption(), tmp_path / "a.mp4")
+    with pytest.raises(ConfigError, match="caption the file again"):
+        save_animation(toys.caption().without_pixels(), tmp_path / "a.gif")
+
+
+def test_a_long_word_fits_below_a_narrow_picture(tmp_path: Path) -> None:
+    grid = toys.Grid(("rows", "cols"), (2, 3), (400, 40), ((0.0, 400.0), (0.0, 40.0)))
+    save_animation(toys.caption(("a" * 60,), grid=grid), tmp_path / "n.webp")
+    with Image.open(tmp_path / "n.webp") as animation:
+        assert animation.width == 45
