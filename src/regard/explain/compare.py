@@ -53,7 +53,9 @@ def compare_sheet(captions: Sequence[Caption], *, smooth: bool = True) -> Figure
         _row(figure, caption, picture, r * row, high, top, smooth=smooth)
     foot = figure.get_figheight() - 0.5
     colour_bar(figure, _place(figure, _MARGIN, foot, 2.4, 0.12), top)
-    drawn = wording.smoothed(captions[0].grid) if smooth else "raw"
+    drawn = "raw cells"
+    if smooth:
+        drawn = "; ".join(dict.fromkeys(wording.smoothed(c.grid) for c in captions))
     x, y, _, _ = _place(figure, _MARGIN + 2.9, foot, 0, 0)
     told = f"one absolute scale for all rows, in multiples of uniform attention 1/L; {drawn}"
     figure.text(x, y, told, size=8, color=_QUIET, va="center")
