@@ -124,7 +124,7 @@ class _Search:
     def _stopped(self, item: _Item, first: int, totals: np.ndarray, t: int) -> list[_Found]:
         """Return an item's captions of t words that neither ended nor can go on."""
         ended = {found.row for found in item.found if found.length == t}
-        can_go_on = np.isfinite(totals).any(1) & (t < self.options.max_length)
+        can_go_on: np.ndarray = np.isfinite(totals).any(axis=1) & (t < self.options.max_length)
         return [
             _Found(self._score(float(self.total[row]), max(1, t)), row, t, False)
             for row in range(first, first + self.width)
