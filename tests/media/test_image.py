@@ -37,6 +37,12 @@ def test_a_path_bytes_and_a_picture_give_the_same_pixels(tmp_path: Path) -> None
     assert from_path.name == str(path)
 
 
+def test_an_endless_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.media.image.MAX_BYTES", 2**20)
+    with pytest.raises(MediaError, match="more than 1048576 bytes"):
+        read_image("/dev/zero")
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_arrays_and_tensors(dtype: type) -> None:
     pixels = toys.picture()

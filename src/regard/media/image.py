@@ -17,6 +17,8 @@ from regard.types import Media
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded; Pillow's own limit for files, past which it refuses."""
+MAX_BYTES = 2**30
+"""Most that is read of a file: what is larger is no picture, or an endless device."""
 
 # Pillow knows more; EPS among them would start an interpreter on what a stranger sent.
 _FORMATS = frozenset(
@@ -106,14 +108,19 @@ def read_image(source: Any, *, name: str | None = None, max_pixels: int = MAX_PI
 
 
 def _bytes_of(path: Path) -> bytes:
+    """Read a file or a pipe, but no endless one."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except IsADirectoryError as error:
         raise MediaError(f"{path} is a folder; a picture was wanted.") from error
     except OSError as error:
         raise MediaError(f"{path} cannot be opened: {error.strerror}.") from error
     except (ValueError, MemoryError) as error:  # a null byte in the name; more than fits
         raise MediaError(f"{str(path)!r} cannot be read: {error or 'out of memory'}.") from error
+    if len(content) > MAX_BYTES:
+        raise MediaError(f"{path} has more than {MAX_BYTES} bytes: no picture is that large.")
+    return content
 
 
 def _from_bytes(content: bytes, name: str, max_pixels: int) -> Media:
