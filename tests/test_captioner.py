@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -152,7 +153,7 @@ def test_a_config_of_another_model_is_refused(
 
 
 def test_a_changed_encoder_is_noticed(folder: Path, tmp_path: Path) -> None:
-    copy = changed(folder, tmp_path / "m", lambda config: None)
+    copy = changed(folder, tmp_path / "m", lambda config: config.pop("files"))
     weights = load_file(copy / "model.safetensors")
     key = next(k for k in weights if k.startswith("encoder.") and k.endswith("weight"))
     weights[key] = weights[key] + 0.5
@@ -223,6 +224,16 @@ def test_alternatives_are_words_the_end_and_what_the_vocabulary_lacks(model: Cap
     for word in caption.words:
         assert {text for text, _ in word.alternatives} == {*WORDS, "<end>", "<unk>"}
         assert len(word.alternatives) == len(WORDS) + 2
+
+
+def test_captions_of_characters_may_be_as_long_as_in_training(model: Captioner) -> None:
+    words = model._options({})
+    assert words.max_length == 20
+    letters = Vocabulary((*SPECIALS, *"abcdefgh"), "character")
+    recipe = replace(model.config, data=replace(model.config.data, max_length=77))
+    speller = Captioner(model.encoder, model.decoder, letters, recipe, name="speller")
+    assert speller._options({}).max_length == 77
+    assert speller._options({"max_length": 5}).max_length == 5
 
 
 def test_hard_attention_says_where_it_looked() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     state = {"step": 3, "moments": torch.tensor([1.0, 2.0])}
     folder = save(tmp_path / "deep" / "model", training_state=state)
     loaded = load_checkpoint(folder, training=True)
+    assert set(loaded.config.pop("files")) == {"vocabulary.json", "model.safetensors"}
     assert loaded.config == CONFIG | {"format_version": FORMAT_VERSION}
     assert loaded.vocabulary == vocabulary()
     assert loaded.metrics == {"scores": {"bleu4": 20.0}}
@@ -65,6 +67,32 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert loaded.training_state["moments"].equal(state["moments"])
     assert (folder / "README.md").read_text("utf-8") == "# toy\n"
     assert load_checkpoint(folder).training_state is None
+
+
+def turn_a_bit(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    stored = bytearray(path.read_bytes())
+    stored[-1] ^= 1
+    path.write_bytes(stored)
+
+
+def exchange_two_words(folder: Path) -> None:
+    path = folder / "vocabulary.json"
+    told = json.loads(path.read_text("utf-8"))
+    told["words"][-2:] = reversed(told["words"][-2:])
+    path.write_text(json.dumps(told), "utf-8")
+
+
+@pytest.mark.parametrize("damage", [turn_a_bit, exchange_two_words])
+def test_a_change_that_fits_is_noticed_too(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    folder = save(tmp_path / "m")
+    damage(folder)
+    with pytest.raises(CheckpointError, match="is not the file that config.json names"):
+        load_checkpoint(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    del config["files"]  # as checkpoints of before had none, and the message advises
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    assert load_checkpoint(folder).config["name"] == "toy"
 
 
 def test_float16_weights_are_loaded_as_float32(tmp_path: Path) -> None:

@@ -225,6 +225,8 @@ class Captioner:
         if unknown:
             raise UnknownName("captioning option", unknown[0], _OPTIONS)
         options = dict(options)
+        if self.vocabulary.tokens != "word":  # 20 characters are no caption
+            options.setdefault("max_length", self.config.data.max_length)
         for name, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
             if name in options:
                 options[name] = ids(self.vocabulary, options[name])

@@ -1,6 +1,7 @@
 """A checkpoint is a folder that needs nothing else.
 
-    config.json         format version, regard's version, recipe, preprocessing, encoder, ids
+    config.json         format version, regard's version, recipe, preprocessing, encoder, ids,
+                        digests of the next two
     vocabulary.json     words and how captions are cut
     model.safetensors   `decoder.*` and `encoder.*` weights; float16 where shipped
     metrics.json        scores with their settings
@@ -12,6 +13,7 @@ It is written whole or not at all (`regard.folders`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
 """Which id means what; stored in every config and compared when it is read."""
 
 _NEEDED = ("config.json", "vocabulary.json", "model.safetensors")
+_DIGESTED = ("vocabulary.json", "model.safetensors")
 _CONFIG_KEYS = ("name", "medium", "recipe", "preprocessing", "encoder", "special_ids")
 _ENCODER_KEYS = ("name", "digest", "annotation_dim", "grid_shape")
 _FAULTS_SHOWN = 4
@@ -71,7 +74,7 @@ def save_checkpoint(
 
     Args:
         folder: where it shall lie; a checkpoint that is there is replaced as a whole.
-        config: plain values; the format version is added.
+        config: plain values; the format version and the files' digests are added.
         vocabulary: the words.
         weights: by name; stored in the type they have.
         metrics: plain values.
@@ -85,7 +88,6 @@ def save_checkpoint(
     folder = Path(folder).resolve()
     try:
         with replaced_whole(folder, marker="config.json") as temporary:
-            _write_json(temporary / "config.json", {"format_version": FORMAT_VERSION} | config)
             (temporary / "vocabulary.json").write_text(vocabulary.to_json(), "utf-8")
             # Safetensors refuses tensors that share memory; tied weights are stored once each.
             plain = {
@@ -93,6 +95,9 @@ def save_checkpoint(
                 for name, value in weights.items()
             }
             save_file(plain, temporary / "model.safetensors", metadata={"format": "pt"})
+            files = {name: _digest(temporary / name) for name in _DIGESTED}
+            config = {"format_version": FORMAT_VERSION} | config | {"files": files}
+            _write_json(temporary / "config.json", config)
             _write_json(temporary / "metrics.json", metrics)
             (temporary / "README.md").write_text(card, "utf-8")
             if training_state is not None:
@@ -141,6 +146,7 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         _training_state(folder) if training else None,
     )
     _check_fit(checkpoint)
+    _check_digests(checkpoint)
     return checkpoint
 
 
@@ -214,6 +220,23 @@ def _check_fit(checkpoint: Checkpoint) -> None:
             f"embedding {rows.shape[0]} rows, so words would be mixed up. vocabulary.json is of "
             "another model."
         )
+
+
+def _check_digests(checkpoint: Checkpoint) -> None:
+    """Refuse files that were changed: a turned bit or two words exchanged fit the config, too."""
+    stored = checkpoint.config.get("files", {})  # older checkpoints have none
+    for name in _DIGESTED:
+        if name in stored and stored[name] != _digest(checkpoint.path / name):
+            raise CheckpointError(
+                f"{checkpoint.path / name} is not the file that config.json names: it is damaged, "
+                "or of another model. Bring it again; where it was changed on purpose, take "
+                "`files` out of config.json."
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _training_state(folder: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import toys
-from regard.config import override
+from regard.config import EncoderConfig, override
 from regard.training import train
 
 
@@ -13,7 +13,7 @@ def test_a_limit_keeps_the_first_val_pictures(tmp_path: Path) -> None:
     """Scores, samples and diary are of the same pictures, and no other is encoded."""
     captions, images = toys.write_data(tmp_path, 16)  # four of them val: 3, 7, 11, 15
     recipe = override(
-        replace(toys.recipe(), name="toy"),
+        replace(toys.recipe(), encoder=EncoderConfig("small_cnn", 64, "stride8")),
         [
             f"data.annotations={captions}",
             f"data.images={images}",

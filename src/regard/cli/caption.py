@@ -29,7 +29,10 @@ def caption(
     explain: Annotated[
         Path | None, typer.Option(help="Folder for a contact sheet of each picture.")
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Longest caption in words.")] = 20,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Longest caption in tokens; else 20 words, or as long as in training."),
+    ] = None,
     length_penalty: Annotated[
         float, typer.Option(help="Divide log p by length to this power.")
     ] = 0.0,
@@ -53,10 +56,10 @@ def caption(
         sources,
         batch_size=batch_size,
         beam=beam,
-        max_length=max_length,
         length_penalty=length_penalty,
         n_best=n_best,
         context=context,
+        **({} if max_length is None else {"max_length": max_length}),
     )
     failed = False
     for result in watched(results, "captioning", total):

@@ -124,11 +124,12 @@ class _Search:
     def _stopped(self, item: _Item, first: int, totals: np.ndarray, t: int) -> list[_Found]:
         """Return an item's captions of t words that neither ended nor can go on."""
         ended = {found.row for found in item.found if found.length == t}
-        can_go_on = np.isfinite(totals).any(1) & (t < self.options.max_length)
+        at_end = t == self.options.max_length
+        goes_on = [not at_end and bool(np.isfinite(row).any()) for row in totals]
         return [
             _Found(self._score(float(self.total[row]), max(1, t)), row, t, False)
             for row in range(first, first + self.width)
-            if np.isfinite(self.total[row]) and row not in ended and not can_go_on[row - first]
+            if np.isfinite(self.total[row]) and row not in ended and not goes_on[row - first]
         ]
 
     def _score(self, total: float, length: int) -> float:

@@ -18,7 +18,8 @@ class DecodingOptions:
     Attributes:
         method: "greedy", "beam" or "sample".
         beam: beam width.
-        max_length: longest caption in tokens, the end token not counted.
+        max_length: longest caption in tokens, the end token not counted. A captioner whose
+            tokens are no words takes its recipe's `data.max_length` where none is given.
         min_length: the end token may not come before so many tokens.
         length_penalty: a caption's score is sum(log p) / length ** length_penalty, the end
             token counted; 0 compares plain sums, as the paper does.

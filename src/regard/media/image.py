@@ -17,6 +17,8 @@ from regard.types import Media
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded; Pillow's own limit for files, past which it refuses."""
+MAX_BYTES = 2**30
+"""Most that is read of a file: what is larger is no picture, or an endless device."""
 
 # Pillow knows more; EPS among them would start an interpreter on what a stranger sent.
 _FORMATS = frozenset(
@@ -106,14 +108,21 @@ def read_image(source: Any, *, name: str | None = None, max_pixels: int = MAX_PI
 
 
 def _bytes_of(path: Path) -> bytes:
+    """Read a file or a pipe, but no endless one."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except IsADirectoryError as error:
-        raise MediaError(f"{path} is a folder; a picture was wanted.") from error
+        raise MediaError(
+            f"{path} is a folder; a picture was wanted, or a folder with pictures in it."
+        ) from error
     except OSError as error:
         raise MediaError(f"{path} cannot be opened: {error.strerror}.") from error
     except (ValueError, MemoryError) as error:  # a null byte in the name; more than fits
         raise MediaError(f"{str(path)!r} cannot be read: {error or 'out of memory'}.") from error
+    if len(content) > MAX_BYTES:
+        raise MediaError(f"{path} has more than {MAX_BYTES} bytes: no picture is that large.")
+    return content
 
 
 def _from_bytes(content: bytes, name: str, max_pixels: int) -> Media:
@@ -205,9 +214,10 @@ def _from_array(source: Any, name: str, max_pixels: int) -> np.ndarray:
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
+        hint = " Give several pictures as a list." if values.ndim == 4 else ""
         raise MediaError(
             f"{name} has shape {tuple(np.shape(source))}; wanted (H, W), (H, W, 1|3|4), or a "
-            "torch tensor (1|3|4, H, W)."
+            f"torch tensor (1|3|4, H, W).{hint}"
         )
     height, width, channels = values.shape
     _refuse_size(height, width, name, max_pixels)
@@ -221,7 +231,10 @@ def _as_numpy(source: Any, name: str) -> np.ndarray:
     """Return an array with channels last."""
     try:
         if not hasattr(source, "detach"):
-            return np.asarray(source)
+            values = np.asarray(source)
+            if values.ndim == 0:
+                raise TypeError("it is one value")
+            return values
         tensor = source.detach().cpu()
         values = np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
         return np.moveaxis(values, 0, -1) if values.ndim == 3 else values

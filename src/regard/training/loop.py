@@ -26,6 +26,7 @@ from regard.training.prepare import (
     Pictures,
     Splits,
     absolute_paths,
+    cut_captions,
     encode_captions,
     load_splits,
     make_batch,
@@ -210,7 +211,10 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
         flip=recipe.data.flip,
         report=reporter.encoded,
     )
-    captions = encode_captions(splits.train, vocabulary, recipe.data.max_length)
+    whole = encode_captions(splits.train, vocabulary)
+    captions, remark = cut_captions(whole, recipe.data.max_length)
+    if remark:
+        reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary)
     state = TrainState.begin(recipe, decoder, encoder, objective)
     if saved is not None and saved.training_state is not None:

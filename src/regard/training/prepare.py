@@ -71,10 +71,28 @@ def load_splits(config: DataConfig, seed: int, val_limit: int = 0) -> Splits:
 
 
 def encode_captions(
-    dataset: CaptionDataset, vocabulary: Vocabulary, max_length: int
+    dataset: CaptionDataset, vocabulary: Vocabulary, max_length: int | None = None
 ) -> list[list[list[int]]]:
-    """Return the ids of each caption of each picture, cut at `max_length`."""
+    """Return the ids of each caption of each picture, cut at `max_length` where it is given."""
     return [[vocabulary.encode(c)[:max_length] for c in item.captions] for item in dataset.items]
+
+
+def cut_captions(
+    captions: list[list[list[int]]], max_length: int
+) -> tuple[list[list[list[int]]], str]:
+    """Cut captions at `max_length`, and say how many that were; "" where none was longer.
+
+    What is cut off ends in mid-sentence and teaches to do so, so nobody should miss it.
+    """
+    lengths = [len(ids) for of_picture in captions for ids in of_picture]
+    longer = sum(length > max_length for length in lengths)
+    cut = [[ids[:max_length] for ids in of_picture] for of_picture in captions]
+    if not longer:
+        return cut, ""
+    return cut, (
+        f"{longer} of {len(lengths)} training captions have more than data.max_length = "
+        f"{max_length} tokens and are cut; the longest has {max(lengths)}"
+    )
 
 
 class Pictures:
