@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 METRIC_LABELS = {
@@ -43,6 +44,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> s
         f"{recipe['encoder']['image_size']} pixels ({recipe['encoder']['resize']}).",
         f"- Decoder: LSTM {decoder['hidden_dim']}, {words} words, objective "
         f"{recipe['objective']['kind']}.",
+        *_data_lines(recipe["data"]),
         f"- Made by regard {config['regard_version']}, recipe `{recipe['name']}`.",
         "",
         *_score_lines(metrics),
@@ -54,6 +56,12 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> s
         "",
     ]
     return "\n".join(lines)
+
+
+def _data_lines(data: dict[str, Any]) -> list[str]:
+    """Name the captions, not the place where they lay on one machine."""
+    name = Path(data["annotations"]).name
+    return [f"- Trained on the captions of {name}."] if name else []
 
 
 def _score_lines(metrics: dict[str, Any]) -> list[str]:
