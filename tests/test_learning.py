@@ -140,12 +140,14 @@ def check(recipe: Recipe, contexts: tuple[str, ...], capsys: pytest.CaptureFixtu
 
 
 def variant(attention: str, scores: str) -> Recipe:
-    recipe = find_recipe(f"synthetic-{attention}")
-    return replace(recipe, decoder=replace(recipe.decoder, scores=scores))
+    """Return the shipped recipe of an attention and its scores."""
+    recipe = find_recipe(f"synthetic-{'dot-' if scores == 'scaled_dot' else ''}{attention}")
+    assert (recipe.decoder.attention, recipe.decoder.scores) == (attention, scores)
+    return recipe
 
 
 def test_soft_attention_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    check(variant("soft", "additive"), ("expected",), capsys)
+    check(variant("soft", "scaled_dot"), ("expected",), capsys)
 
 
 @pytest.mark.slow

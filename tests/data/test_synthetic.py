@@ -15,6 +15,7 @@ from regard.data.synthetic import (
     COLOURS,
     RELATIONS,
     SHAPES,
+    SPLITS,
     Scene,
     combinations,
     make_scenes,
@@ -26,7 +27,7 @@ from regard.errors import ConfigError, DatasetError, UnknownName
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return make_scenes(300) + make_scenes(150, split="test")
+    return make_scenes(250) + make_scenes(100, split="val") + make_scenes(100, split="test")
 
 
 def test_the_relation_holds_and_no_other(scenes: list[Scene]) -> None:
@@ -82,17 +83,14 @@ def test_the_ground_is_light_outside_every_box(scenes: list[Scene]) -> None:
 
 
 def test_splits_share_no_combination_and_cover_every_word() -> None:
-    train, test = (set(combinations(split)) for split in ("train", "test"))
-    assert not train & test
-    assert len(train | test) == 6 * 2 * 4 * 4 * 4
-    assert len(test) == 192
+    splits = [set(combinations(split)) for split in SPLITS]
+    assert [len(split) for split in splits] == [576, 96, 96]
+    assert len(set.union(*splits)) == 6 * 2 * 4 * 4 * 4
     for place, words in enumerate((COLOURS, SHAPES, RELATIONS, COLOURS, SHAPES)):
-        for split in (train, test):
+        for split in splits:
             assert {c[place] for c in split} == set(words)
-    seen, unseen = (
-        {s.caption for s in make_scenes(400, split=split)} for split in ("train", "test")
-    )
-    assert not seen & unseen
+    captions = [{s.caption for s in make_scenes(400, split=split)} for split in SPLITS]
+    assert len(set.union(*captions)) == sum(len(said) for said in captions)
 
 
 def test_scenes_are_determined_by_seed_and_place() -> None:
@@ -113,7 +111,7 @@ def test_every_word_knows_what_it_names() -> None:
 
 def test_wrong_wishes() -> None:
     with pytest.raises(UnknownName, match="split"):
-        make_scenes(1, split="val")
+        make_scenes(1, split="validation")
     for count, size in ((1, 31), (-1, 64)):
         with pytest.raises(ConfigError, match="cannot be made"):
             make_scenes(count, size=size)
@@ -122,21 +120,22 @@ def test_wrong_wishes() -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DatasetError, match="cannot be written"):
-        write_scenes(tmp_path / "file", train=1, test=1)
+        write_scenes(tmp_path / "file", train=1, val=0, test=1)
 
 
 def test_the_command_writes_a_clean_data_set(tmp_path: Path) -> None:
-    options = ["--train", "6", "--test", "4", "--seed", "3", "--size", "48"]
+    options = ["--train", "6", "--val", "5", "--test", "4", "--seed", "3", "--size", "48"]
     result = CliRunner().invoke(app, ["synthetic", str(tmp_path / "out"), *options])
     assert result.exit_code == 0
     path = tmp_path / "out" / "dataset.json"
     assert result.stdout.strip() == str(path)
     dataset = load_dataset(path)
-    assert [len(dataset.split(name)) for name in ("train", "val", "test")] == [6, 0, 4]
+    assert [len(dataset.split(name)) for name in ("train", "val", "test")] == [6, 5, 4]
     assert check_dataset(path).problems == ()
     places = json.loads((tmp_path / "out" / "objects.json").read_text())
-    scenes = make_scenes(6, seed=3, size=48)
-    for item, scene in zip(dataset.split("train"), scenes, strict=True):
+    scenes = make_scenes(6, seed=3, size=48) + make_scenes(5, split="val", seed=3, size=48)
+    items = [*dataset.split("train"), *dataset.split("val")]
+    for item, scene in zip(items, scenes, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(item.file)), scene.pixels)
         assert item.captions == (scene.caption,)
         record = places[item.key]
@@ -146,8 +145,8 @@ def test_the_command_writes_a_clean_data_set(tmp_path: Path) -> None:
 
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "other"):
-        write_scenes(tmp_path / name, train=2, test=1)
+        write_scenes(tmp_path / name, train=2, val=1, test=1)
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()

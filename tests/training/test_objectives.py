@@ -39,6 +39,18 @@ def test_entropy_by_hand() -> None:
     assert float(attention_entropy(alpha, steps)) == pytest.approx(math.log(2))
 
 
+def test_entropy_has_a_slope_where_alpha_is_zero() -> None:
+    """Masked cells and scores far below the largest: alpha is 0 exactly, the gradient finite."""
+    scores = torch.tensor([[[3.0, 2.0, -200.0, -torch.inf]]], requires_grad=True)
+    attention_entropy(scores.softmax(-1), torch.ones(1, 1, dtype=torch.bool)).sum().backward()
+    # dH/de_i = -alpha_i (log alpha_i + H), by hand.
+    alpha = torch.tensor([3.0, 2.0]).softmax(-1)
+    entropy = -(alpha * alpha.log()).sum()
+    wanted = [*(-alpha * (alpha.log() + entropy)).tolist(), 0.0, 0.0]
+    assert scores.grad is not None
+    assert scores.grad.flatten().tolist() == pytest.approx(wanted, abs=1e-6)
+
+
 def test_caption_logprob_sums_over_real_words() -> None:
     logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [1.0, 1.0, 1.0]]]))
     targets = torch.tensor([[0, 2, 1]])

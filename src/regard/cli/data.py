@@ -36,11 +36,14 @@ def check(
 def synthetic(
     out: Annotated[Path, typer.Argument(help="Folder to write into.")],
     train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 6000,
-    test: Annotated[int, typer.Option(min=0, help="Test scenes, of other combinations.")] = 500,
+    val: Annotated[
+        int, typer.Option(min=0, help="Validation scenes, of other combinations.")
+    ] = 500,
+    test: Annotated[int, typer.Option(min=0, help="Test scenes, of yet others.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
 ) -> None:
     """Write scenes of coloured shapes with captions and the place of every object."""
     from regard.data.synthetic import write_scenes
 
-    typer.echo(str(write_scenes(out, train=train, test=test, seed=seed, size=size)))
+    typer.echo(str(write_scenes(out, train=train, val=val, test=test, seed=seed, size=size)))

@@ -13,8 +13,8 @@ with six colours, four shapes and four relations, and the picture leaves no choi
 - The pair lies along one axis (at most 0.4 times as far apart along the other), so that one
   relation holds.
 
-There are 768 combinations (colour, shape, relation, colour, shape). Every fourth of a shuffled
-list is kept for testing, so that no caption of the test split occurs in training.
+There are 768 combinations (colour, shape, relation, colour, shape). Of a shuffled list, every
+eighth is kept for validation and every eighth for testing: no caption occurs in two splits.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 RELATIONS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 0), "below": (-1, 0)}
 """Each with the (row, column) direction from the subject to the object."""
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
 
 _GREY = (125, 125, 125)
 _SIDES = (0.225, 0.244)  # of an object's box, in sides of the picture: at most 0.0595 of its area
@@ -97,7 +97,7 @@ def make_scenes(count: int, *, split: str = "train", seed: int = 0, size: int = 
 
     Args:
         count: how many.
-        split: "train" or "test"; their combinations of colour, shape and relation differ.
+        split: "train", "val" or "test"; their combinations of colour, shape and relation differ.
         seed: of all that is drawn.
         size: side of the pictures in pixels.
 
@@ -119,7 +119,13 @@ def make_scenes(count: int, *, split: str = "train", seed: int = 0, size: int = 
 
 
 def write_scenes(
-    folder: str | Path, *, train: int = 6000, test: int = 500, seed: int = 0, size: int = 64
+    folder: str | Path,
+    *,
+    train: int = 6000,
+    val: int = 500,
+    test: int = 500,
+    seed: int = 0,
+    size: int = 64,
 ) -> Path:
     """Write scenes as a data set: pictures, `dataset.json` and `objects.json`.
 
@@ -129,6 +135,7 @@ def write_scenes(
     Args:
         folder: made where it does not exist; files of the same names are replaced.
         train: training scenes.
+        val: validation scenes.
         test: test scenes.
         seed: of all that is drawn.
         size: side of the pictures in pixels.
@@ -144,7 +151,7 @@ def write_scenes(
     images: list[dict[str, Any]] = []
     objects: dict[str, Any] = {}
     try:
-        for split, count in zip(SPLITS, (train, test), strict=True):
+        for split, count in zip(SPLITS, (train, val, test), strict=True):
             (folder / split).mkdir(parents=True, exist_ok=True)
             for i, scene in enumerate(make_scenes(count, split=split, seed=seed, size=size)):
                 name = f"{i:05d}.png"
@@ -197,8 +204,9 @@ def combinations(split: str) -> tuple[Combination, ...]:
         for shape, relation, other in itertools.product(SHAPES, RELATIONS, SHAPES)
     ]
     # Shuffled once and for all: a regular pattern would be a rule that a model can learn.
-    random.Random(0).shuffle(everything)
-    return tuple(c for i, c in enumerate(everything) if (i % 4 == 0) == (split == "test"))
+    random.Random(1).shuffle(everything)
+    kept = {0: "val", 4: "test"}
+    return tuple(c for i, c in enumerate(everything) if kept.get(i % 8, "train") == split)
 
 
 def _scene(draw: np.random.Generator, combination: Combination, size: int) -> Scene:

@@ -1,10 +1,11 @@
 """A small network that is trained from scratch with the decoder, for synthetic scenes.
 
-Three convolutions of stride 2 and one of 1×1: a cell of the 8-pixel grid sees 14×14 pixels
-around its own centre and nothing else. There is no normalisation over the picture and no
-pooling, so a cell cannot know what lies elsewhere: where the decoder looked is where it saw.
-Kernels are even, since an odd kernel of stride 2 would shift what a cell sees by half a pixel
-of its layer, 3.5 pixels in all, away from where the grid says that the cell lies.
+Three convolutions of stride 2, one of 3×3 between them and one of 1×1: a cell of the 8-pixel
+grid sees 20×20 pixels around its own centre and nothing else. A shape of the synthetic scenes
+is some 15 pixels wide, so that the cell nearest to its middle sees it whole. There is no
+normalisation over the picture and no pooling, so a cell cannot know what lies elsewhere: where
+the decoder looked is where it saw. Kernels of stride 2 are even, since an odd one would shift
+what a cell sees by half a pixel of its layer away from where the grid says that the cell lies.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from regard.encoders.base import Encoder
 from regard.errors import ConfigError
 from regard.media.preprocess import PreprocessingSpec
 
-RECEPTIVE_FIELD = 14
-"""Side in pixels of what one cell sees: 4 + 2·3 + 4·1."""
+RECEPTIVE_FIELD = 20
+"""Side in pixels of what one cell sees: 6 + 2·2 + 2·3 + 4·1."""
 _STRIDE = 8
 _CHANNELS = (16, 32, 64)
 
 
 class SmallCNN(Encoder):
-    """Four convolutions; the grid has one cell per 8×8 pixels, 64 features each."""
+    """Five convolutions; the grid has one cell per 8×8 pixels, 64 features each."""
 
     def __init__(self, config: EncoderConfig, *, pretrained: bool = True) -> None:
         """Build the network with fresh weights, always the same ones.
@@ -50,7 +51,9 @@ class SmallCNN(Encoder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self._layers = nn.Sequential(
-                nn.Conv2d(3, first, 4, stride=2, padding=1),
+                nn.Conv2d(3, first, 6, stride=2, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(first, first, 3, padding=1),
                 nn.ReLU(),
                 nn.Conv2d(first, second, 4, stride=2, padding=1),
                 nn.ReLU(),

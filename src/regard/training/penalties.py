@@ -40,5 +40,6 @@ def attention_entropy(alpha: Tensor, steps: Tensor) -> Tensor:
     Returns:
         (B,).
     """
-    entropy = torch.special.entr(alpha).sum(-1)
+    # Not torch.special.entr: its slope at 0 is infinite, and alpha gets there in float32.
+    entropy = -(alpha * alpha.clamp_min(torch.finfo(alpha.dtype).tiny).log()).sum(-1)
     return (entropy * steps).sum(1)
