@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from regard.card import METRIC_LABELS
-from regard.cli.output import complain
+from regard.cli.files import check_place
+from regard.cli.output import complain, reporting
 
 if TYPE_CHECKING:
     from regard.metrics.evaluate import EvaluationResult
@@ -47,13 +47,10 @@ def evaluate(
     from regard.data import load_dataset
     from regard.metrics.evaluate import evaluate as evaluate_captioner
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise typer.BadParameter(f"no folder {json_file.parent}", param_hint="--json")
+    check_place(json_file, "--json")
     dataset = load_dataset(annotations, images or "")
     captioner = load(model, device=device)
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("captioning")
+    with reporting() as report:
         result = evaluate_captioner(
             captioner,
             dataset,
@@ -62,7 +59,7 @@ def evaluate(
             context=context,
             limit=limit,
             tokenizer=tokenizer,
-            report=lambda done, total: bar.update(task, completed=done, total=total),
+            report=lambda done, total: report("captioning", done, total),
         )
     if json_file is not None:
         text = json.dumps(result.to_json(), ensure_ascii=False, indent=1)

@@ -100,7 +100,7 @@ def _explain(
 
     pairs = [(captioner, caption)]
     if rival is not None:
-        pairs.append((rival, rival.caption(caption.pixels, beam=beam)))
+        pairs.append((rival, rival.caption(caption.file, beam=beam)))
     explained = [
         Explained(said, occlude(model, said) if wanted.occlusion else None) for model, said in pairs
     ]

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from regard.cli.output import tables
+from regard.cli.files import check_place
+from regard.cli.output import reporting, tables
 
 if TYPE_CHECKING:
     from regard.explain.faithfulness import Faithfulness
@@ -49,19 +48,12 @@ def faithfulness(
     from regard.explain.faithfulness import control_scores
     from regard.explain.faithfulness import faithfulness as measure
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise typer.BadParameter(f"no folder {json_file.parent}", param_hint="--json")
+    check_place(json_file, "--json")
     dataset = load_dataset(annotations, images or "")
     places = load_regions(regions) if regions else None
     captioner = load(model, device=device)
     rival = load(control, device=device) if control else None
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("captioning")
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
+    with reporting() as report:
         found = measure(captioner, dataset, split=split, limit=limit, probed=probed, beam=beam,
                         cover=cover, regions=places, seed=seed, report=report)  # fmt: skip
         record = found.to_json()

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import typer
+
 from regard.errors import ConfigError
 
 
@@ -18,6 +20,16 @@ def sources_of(arguments: list[str]) -> tuple[Iterator[str], int | None]:
         return found, None
     files = list(found)
     return iter(files), len(files)
+
+
+def check_place(file: Path | None, option: str) -> None:
+    """Refuse a file to be written whose folder does not exist: now, not after the work.
+
+    Raises:
+        BadParameter: there is no such folder.
+    """
+    if file is not None and not file.absolute().parent.is_dir():
+        raise typer.BadParameter(f"no folder {file.parent}", param_hint=option)
 
 
 class OutputFolder:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
@@ -58,6 +59,21 @@ def watched(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
         redirect_stdout=sys.stdout.isatty(),
     ) as bar:
         yield from bar.track(items, total=total, description=what)
+
+
+@contextmanager
+def reporting() -> Generator[Callable[[str, int, int], None]]:
+    """Show a bar on standard error where there is a terminal.
+
+    Yields:
+        What is to be told (what is being done, done, of how many).
+    """
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("")
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )
 
 
 def never_fail_to_print() -> None:

@@ -85,7 +85,7 @@ def _masks(text: str, folder: Path) -> _Found:
     found = _empty()
     for row in csv.DictReader(text.splitlines()):
         try:
-            mask = read_image(folder / row["mask"]).pixels.any(axis=-1)
+            mask = read_image(folder / row["mask"]).pixels.max(axis=-1) > 0
         except MediaError as error:
             raise DatasetError(f"the mask of {row['word']!r}: {error}") from error
         found[row["file"]][row["word"].lower()].append(Region(mask=mask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import font_manager
@@ -40,14 +41,11 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
         raise ConfigError(f"{path} shall be an animation; its name must end in .webp or .gif.")
     frames = _frames(caption, smooth=smooth)
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(
-        path,
-        save_all=True,
-        append_images=frames[1:],
-        duration=[_PICTURE_MS] + [_WORD_MS] * (len(frames) - 1),
-        loop=0,
-        **({"quality": 80} if path.suffix.lower() == ".webp" else {}),
-    )
+    durations = [_PICTURE_MS] + [_WORD_MS] * (len(frames) - 1)
+    options: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "loop": 0}
+    if path.suffix.lower() == ".webp":
+        options["quality"] = 80
+    frames[0].save(path, duration=durations, **options)
 
 
 def _frames(caption: Caption, *, smooth: bool) -> list[Image.Image]:

@@ -145,9 +145,9 @@ def _covered(pixels: np.ndarray, cover: str) -> np.ndarray:
     # Pillow has no Gaussian for planes of 32 bits; shrunk to a few pixels and enlarged again,
     # a picture is as blurred.
     few = (_BLURRED_SIDE, _BLURRED_SIDE)
-    return np.stack(
-        [
-            plane.resize(few, Image.Resampling.BOX).resize(plane.size, Image.Resampling.BICUBIC)
-            for plane in map(Image.fromarray, np.ascontiguousarray(pixels))
-        ]
-    )
+    planes = [Image.fromarray(plane) for plane in np.ascontiguousarray(pixels)]
+    blurred = [
+        plane.resize(few, Image.Resampling.BOX).resize(plane.size, Image.Resampling.BICUBIC)
+        for plane in planes
+    ]
+    return np.stack([np.asarray(plane) for plane in blurred])
