@@ -23,6 +23,7 @@ from regard import pretrained
 from regard.captioner import Captioner, Failure
 from regard.captions import banned_ids, prefix_ids
 from regard.errors import CheckpointError, ConfigError, MediaError, MissingExtra, UnknownName
+from regard.media import read_image
 from regard.types import Caption
 from regard.vocabulary import SPECIALS, Vocabulary
 from toy_models import captioner
@@ -404,3 +405,17 @@ def test_the_public_names_are_there() -> None:
         assert getattr(regard, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = regard.nothing  # type: ignore[attr-defined]
+
+
+def test_onnxruntime_captions_as_torch_does() -> None:
+    slow = captioner()
+    assert slow.accelerated(10) is slow
+    fast = slow.accelerated(10_000)
+    assert fast is not slow
+    pictures = [picture(seed) for seed in range(3)]
+    for one, other in zip(slow.caption(pictures), fast.caption(pictures), strict=True):
+        assert one.text == other.text
+        np.testing.assert_allclose(one.trace.alpha, other.trace.alpha, atol=1e-4)
+    media = [read_image(p) for p in pictures]
+    one, other = (np.asarray(model.annotate(media).vectors) for model in (slow, fast))
+    assert (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other) > 0.9999

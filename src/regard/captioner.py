@@ -25,6 +25,7 @@ from regard.config import Recipe
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
 from regard.encoders import Encoder
+from regard.encoders.fast import encode_with
 from regard.errors import ConfigError, MediaError, RegardError, UnknownName
 from regard.media import image_grid, preprocess, read_image
 from regard.types import Annotations, Caption, Media
@@ -34,6 +35,7 @@ Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 """Whatever `regard.media.read_image` reads, or what it has read."""
 
 _OPTIONS = {f.name for f in fields(DecodingOptions)}
+_WORTH_A_START = 150  # pictures from which onnxruntime's start pays
 _READERS = 2  # threads that read pictures while the batch before is captioned
 
 
@@ -148,6 +150,17 @@ class Captioner:
         pixels = np.stack([preprocess(m, self.encoder.spec) for m in media])
         grids = tuple(image_grid(m.size, self.encoder.spec, self.encoder.grid_shape) for m in media)
         return self.backend.encode(pixels, grids)
+
+    def accelerated(self, pictures: int) -> Captioner:
+        """Return a captioner that is faster on so many pictures, or this one.
+
+        Where onnxruntime is installed it encodes several times faster than torch on a CPU, with
+        the same vectors to rounding, but takes seconds to begin.
+        """
+        if pictures < _WORTH_A_START or self.device != "cpu":
+            return self
+        encode = encode_with(self.encoder)
+        return self.with_backend(TorchBackend(self.encoder, self.decoder, encode=encode))
 
     def with_backend(self, backend: Backend) -> Captioner:
         """Return a captioner of the same parts whose encoder and steps another backend runs."""

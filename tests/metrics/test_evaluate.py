@@ -32,6 +32,9 @@ class Parrot:
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
 
+    def accelerated(self, pictures: int) -> "Parrot":
+        return self
+
     def caption_many(self, sources: Any, **options: Any) -> Any:
         self.options = options
         for source in sources:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder
+from regard.encoders.fast import Encode
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 
 
@@ -18,7 +19,12 @@ class TorchBackend:
     """Runs an encoder and a decoder on one device, without gradients, in evaluation mode."""
 
     def __init__(
-        self, encoder: Encoder | None, decoder: AttentionDecoder, device: str | torch.device = "cpu"
+        self,
+        encoder: Encoder | None,
+        decoder: AttentionDecoder,
+        device: str | torch.device = "cpu",
+        *,
+        encode: Encode | None = None,
     ) -> None:
         """Wrap the modules; they are used as they are, not copied.
 
@@ -26,8 +32,10 @@ class TorchBackend:
             encoder: may be None where annotations come from a store.
             decoder: the decoder.
             device: where pixels and annotations are put.
+            encode: a faster way to do what the encoder does (`regard.encoders.fast`).
         """
         self.encoder = encoder
+        self._encode = encode
         self.decoder = decoder
         self.device = torch.device(device)
 
@@ -35,8 +43,14 @@ class TorchBackend:
         """Encode preprocessed pixels (N, 3, S, S) to annotations (N, L, D)."""
         if self.encoder is None:
             raise ValueError("this backend was made without an encoder; pass annotations instead")
-        with torch.inference_mode(), _evaluating(self.encoder):
-            vectors = self.encoder(self.asarray(pixels))
+        if self._encode is not None:
+            vectors = self.asarray(self._encode(pixels))
+        else:
+            with torch.inference_mode(), _evaluating(self.encoder):
+                # Convolutions on a CPU run twice as fast with the channels last.
+                vectors = self.encoder(
+                    self.asarray(pixels).contiguous(memory_format=torch.channels_last)
+                )
         mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=self.device)
         return Annotations(vectors, mask, grids)
 

@@ -52,7 +52,8 @@ def caption(
     from regard import load
     from regard.captioner import Failure
 
-    results = load(model, device=device).caption_many(
+    captioner = load(model, device=device).accelerated(total or 0)
+    results = captioner.caption_many(
         sources,
         batch_size=batch_size,
         beam=beam,

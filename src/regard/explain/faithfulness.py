@@ -32,6 +32,7 @@ from regard.vocabulary import START
 
 Report = Callable[[str, int, int], None]
 """Is told what is being done, and (done, of how many)."""
+_READINGS = 100  # of a picture whose cells are covered, and more
 _SCORED = ("bleu4", "cider_d")
 
 
@@ -98,6 +99,7 @@ def faithfulness(
         raise ConfigError(f"limit {limit} and probed {probed}; wanted 0 or more, and 1 or more.")
     report = report or (lambda *_: None)
     items = dataset.split(split).items[: limit or None]
+    captioner = captioner.accelerated(len(items) + probed * _READINGS)
     said = _captions(captioner, items, beam, "captioning", report)
     if len(said) < 2:
         raise DatasetError(

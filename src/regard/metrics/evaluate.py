@@ -81,7 +81,7 @@ def evaluate(
         )
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}
-    results = captioner.caption_many(
+    results = captioner.accelerated(len(items)).caption_many(
         (item.file for item in items), batch_size=batch_size, beam=beam, context=context
     )
     for item, result in zip(items, results, strict=True):
