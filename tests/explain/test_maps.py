@@ -1,9 +1,12 @@
 """Maps: one absolute scale, and cells where they lie on the picture."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from regard.errors import ConfigError
 from regard.explain.maps import (
@@ -15,6 +18,7 @@ from regard.explain.maps import (
     smoothing,
     upsample,
 )
+from regard.media import cell_at, cell_bounds, image_grid, preprocess, read_image
 from regard.media.preprocess import PreprocessingSpec, covered_extent
 from regard.types import Grid
 
@@ -101,6 +105,69 @@ def test_smoothing_is_the_papers_on_its_grid() -> None:
     # A hat of width 1 (variance 1/6) followed by the Gaussian, in cells.
     spread = np.sqrt((middle * centre**2).sum() / middle.sum())
     assert spread == pytest.approx(np.sqrt(1.25**2 + 1 / 6), rel=0.01)
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3, 7, 14])
+def test_smoothing_neither_loses_nor_makes_attention(cells: int) -> None:
+    kernel = smoothing(cells)
+    np.testing.assert_allclose(kernel.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(kernel.sum(0) / 16, 1, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    alpha=st.lists(st.floats(0, 1), min_size=49, max_size=49).filter(lambda a: sum(a) > 0.1),
+    size=st.tuples(st.integers(120, 400), st.integers(120, 400)),
+)
+def test_upsampling_conserves_mass_to_a_hundredth(
+    alpha: list[float], size: tuple[int, int]
+) -> None:
+    weights = np.array(alpha).reshape(7, 7) / sum(alpha)
+    for smooth in (True, False):
+        drawn = upsample(weights, grid_of((7, 7), size), size, smooth=smooth)
+        assert drawn.mean() == pytest.approx(1, abs=0.01 if smooth else 0.06)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(60, 200), st.integers(60, 200)),
+    place=st.tuples(st.floats(0.05, 0.95), st.floats(0.05, 0.95)),
+    resize=st.sampled_from(["squash", "crop", "pad"]),
+    turn=st.sampled_from([1, 3, 6, 8]),
+    smooth=st.booleans(),
+)
+def test_a_planted_target_is_found_on_the_original_picture(
+    size: tuple[int, int], place: tuple[float, float], resize: str, turn: int, smooth: bool
+) -> None:
+    """A bright spot, through the file, its EXIF turn and the preprocessing, to the map's peak.
+
+    The "encoder" is the brightness of the input's cells, so attention lies where the spot is.
+    """
+    height, width = size
+    row, col = int(place[0] * height), int(place[1] * width)
+    picture = np.zeros((height, width, 3), np.uint8)
+    reach = max(2, min(size) // 12)
+    picture[max(0, row - reach) : row + reach, max(0, col - reach) : col + reach] = 255
+    # As a camera stores it: turned, with a tag that says how to turn it back.
+    stored = Image.fromarray(picture)
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90,
+            8: Image.Transpose.ROTATE_270}.get(turn)  # fmt: skip
+    stored = stored if back is None else stored.transpose(back)
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = turn
+    stored.save(buffer, "PNG", exif=exif)
+    media = read_image(buffer.getvalue())
+    spec = PreprocessingSpec(56, resize, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    brightness = preprocess(media, spec)[0].reshape(7, 8, 7, 8).mean((1, 3))
+    grid = image_grid(media.size, spec, (7, 7))
+    if cell_at(grid, (row, col)) is None:
+        return  # the crop cut the spot off
+    drawn = upsample(brightness / brightness.sum(), grid, media.size, smooth=smooth)
+    y, x = np.unravel_index(np.nanargmax(drawn), drawn.shape)
+    (top, bottom), (left, right) = cell_bounds(grid, 0)
+    assert media.size == size
+    assert abs(y - row) <= (bottom - top) + reach
+    assert abs(x - col) <= (right - left) + reach
 
 
 def test_the_scale_is_one_for_the_caption_and_follows_what_is_drawn() -> None:

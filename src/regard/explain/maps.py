@@ -25,6 +25,7 @@ COLOURS = "viridis"
 OPACITY = 0.72
 """Of the colour at the top of the scale; below it falls in proportion to the weight."""
 _FIRST_COLOUR = 0.2  # darker ones would vanish in a picture's shadows
+_IMAGES = 3  # reflections on each side; on one cell the Gaussian is half a cell wide
 _GREY = 0.85  # how much of its own colour the picture gives up below a map
 _UNSEEN = 0.65  # how far what no cell covers fades to white
 
@@ -40,21 +41,25 @@ def sigma_cells(cells: int) -> float:
 
 
 def smoothing(cells: int, enlarge: int = ENLARGE) -> np.ndarray:
-    """Return how smoothing acts along one axis, (cells · enlarge, cells); rows sum to 1.
+    """Return how smoothing acts along one axis, (cells · enlarge, cells).
 
     Bilinear enlargement, then a Gaussian, as the paper draws its maps (Xu et al. 2015,
-    section 5.4). At the border the Gaussian is normalised over the points that exist, so that
-    a flat map stays exactly flat.
+    section 5.4). The Gaussian is reflected at the border, so that both laws hold: rows sum to 1
+    (a flat map stays exactly flat), columns to `enlarge` (no attention is lost or made).
 
     Args:
         cells: along the axis.
         enlarge: points per cell.
     """
-    points = np.arange(cells * enlarge) + 0.5
-    distance = (points[:, None] - points) / enlarge / sigma_cells(cells)
-    gauss = np.exp(-0.5 * distance**2)
+    points = (np.arange(cells * enlarge) + 0.5) / enlarge
+    sigma = sigma_cells(cells)
+    gauss = np.zeros((len(points), len(points)))
+    for shift in range(-_IMAGES, _IMAGES + 1):  # the mirror images of mirror images too
+        for image in (points, -points):
+            gauss += np.exp(-0.5 * ((points[:, None] - image - 2 * shift * cells) / sigma) ** 2)
+    # Even the sum over all images is a little uneven between points, where it is cut off.
     gauss /= gauss.sum(1, keepdims=True)
-    return gauss @ _between(points / enlarge, cells)
+    return gauss @ _between(points, cells)
 
 
 def absolute_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool = False) -> float:
