@@ -120,6 +120,8 @@ def test_a_missed_thing_shows_no_map_and_a_collapsed_caption_its_first(photo: st
     some = [f for f in collapsed.findings if f.kind == "collapsed attention"]
     card = finding_card(collapsed, some)
     assert Parsed(card).all("button")[0]["class"] == "marked first"
+    [count] = [f for f in collapsed.findings if f.kind == "count"]
+    assert told(collapsed, count) == "“two dogs”: references say 1 (p 0.61)"
     assert told(collapsed, some[0]) == "every word looks at one cell, with 95% or more"
 
 
@@ -202,7 +204,7 @@ def test_what_got_better_and_worse(photo: str) -> None:
     assert (record["better"], record["worse"]) == (["a.jpg"], ["b.jpg"])
     assert record["changes"][0]["gain"] == 2
     html = report_html(new, old)
-    assert "Compared: 1 pictures better, 1 worse" in html
+    assert "Compared with toy: 1 pictures better, 1 worse" in html
     # The map shown is of the wrong word of whichever caption is worse.
     better, worse = changes(new, old)
     for change, name in ((better, "now"), (worse, "before")):

@@ -78,6 +78,13 @@ class Finding:
         """Whether it is a mistake of the text, no trait of confidence or attention."""
         return self.kind in MISTAKES
 
+    @property
+    def number(self) -> str:
+        """The number that was said, in words or by the noun's form; of counts only."""
+        if self.said != self.noun:
+            return f"{self.said} {self.noun}"
+        return self.noun if is_plural(self.noun) else f"one {self.noun}"
+
 
 @dataclass(frozen=True)
 class Audited:
@@ -148,7 +155,7 @@ class Audit:
             pair
             for one in self.pictures
             for pair in {
-                (_class(f), _said(f) if f.kind == "count" else names(f.said), names(wanted))
+                (_class(f), f.number if f.kind == "count" else names(f.said), names(wanted))
                 for f in one.findings
                 if f.kind in ("unsupported", "colour", "count")
                 for wanted in f.wanted
@@ -288,13 +295,6 @@ def _attention(caption: Caption, spoken: Sequence[SpokenWord]) -> list[Finding]:
     if len(peaks) > 1 and len(at) == 1 and peaks.min() > COLLAPSED:
         found.append(Finding("collapsed attention", None, "", (), "", float(peaks.min())))
     return found
-
-
-def _said(finding: Finding) -> str:
-    """Name a number that was said, in words or by the noun's form."""
-    if finding.said != finding.noun:
-        return f"{finding.said} {finding.noun}"
-    return finding.noun if is_plural(finding.noun) else f"one {finding.noun}"
 
 
 def _class(finding: Finding) -> str:

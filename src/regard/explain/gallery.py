@@ -60,7 +60,7 @@ def told(one: Audited, finding: Finding) -> str:
         case "colour":
             return f"“{said}” of “{finding.noun}”: references say {wanted or 'others'} ({p})"
         case "count":
-            return f"“{said}” as the number of “{finding.noun}”: references say {wanted} ({p})"
+            return f"“{finding.number}”: references say {wanted} ({p})"
         case "repetition":
             return f"“{said}” is said again ({p})"
         case "flat attention":

@@ -37,7 +37,7 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
         against: of a model that it is compared with.
     """
     model = escaped(audit.settings["model"])
-    versus = f" against {escaped(against.settings['model'])}" if against else ""
+    versus = f", set against {escaped(against.settings['model'])}" if against else ""
     changed = changes(audit, against) if against else []
     room = _PICTURES - (2 * _CHANGED if against else 0)
     return (
@@ -46,8 +46,8 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
         f"<title>Where {model} fails</title>{assets_html()}<style>{_STYLE}</style></head>"
         f"<body><main><h1>Where {model} fails{versus}</h1>{_settings(audit)}"
         f"{_totals(audit, against)}{_calibration(audit, against)}{_confusions(audit)}"
-        f"{_changed(changed) if against else ''}{_galleries(audit, room)}{_failures(audit)}"
-        "</main></body></html>"
+        f"{_changed(changed, against) if against else ''}{_galleries(audit, room)}"
+        f"{_failures(audit)}</main></body></html>"
     )
 
 
@@ -147,11 +147,12 @@ def _confusions(audit: Audit) -> str:
     )
 
 
-def _changed(changed: Sequence[Change]) -> str:
+def _changed(changed: Sequence[Change], against: Audit) -> str:
     better = [c for c in changed if c.gain > 0]
     worse = [c for c in changed if c.gain < 0][::-1]
     parts = [
-        f"<h2>Compared: {len(better)} pictures better, {len(worse)} worse</h2>"
+        f"<h2>Compared with {escaped(against.settings['model'])}: {len(better)} pictures better, "
+        f"{len(worse)} worse</h2>"
         "<p class='note'>By the number of mistakes in the text. The map is of a word that "
         "the worse caption was wrong about.</p>"
     ]
