@@ -14,8 +14,12 @@ import numpy as np
 import pytest
 
 import toys
+from audits import audited
+from regard.data.dataset import CaptionedItem
 from regard.explain import DiaryEntry, caption_html, write_diary
 from regard.explain.diary import DiaryPicture, Said
+from regard.explain.failures import examine
+from regard.explain.report import report_html
 from regard.media import cell_bounds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -30,8 +34,7 @@ window.addEventListener("load", () => {
     return { left, right, top, bottom };
   };
   const box = document.querySelector(".regard");
-  const button = box.querySelectorAll("button[data-word]")[PRESS];
-  button.click();
+  if (PRESS !== null) box.querySelectorAll("button[data-word]")[PRESS].click();
   const canvas = box.querySelector("canvas");
   const drawn = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   const frame = box.querySelector("i");
@@ -54,10 +57,10 @@ window.addEventListener("load", () => {
 </script>"""
 
 
-def measured(page: str, folder: Path, *, press: int = 1, width: int = 600) -> dict[str, Any]:
-    """Press a word of a page's first caption and say where everything then lies."""
+def measured(page: str, folder: Path, *, press: int | None = 1, width: int = 600) -> dict[str, Any]:
+    """Press a word of a page's first caption, or none, and say where everything then lies."""
     file = folder / "page.html"
-    file.write_text(page + _MEASURE.replace("PRESS", str(press)), "utf-8")
+    file.write_text(page + _MEASURE.replace("PRESS", json.dumps(press)), "utf-8")
     assert BROWSER is not None
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -129,3 +132,15 @@ def test_the_diary_frames_the_chosen_cell_too(tmp_path: Path) -> None:
     frame, box = found["frame"], found["picture"]
     assert np.isclose(frame["left"] - box["left"], (box["right"] - box["left"]) / 3, atol=1)
     assert np.isclose(frame["bottom"], box["bottom"], atol=1)
+
+
+def test_the_audit_shows_the_map_of_the_word_before_any_is_pressed(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(toys.jpeg())
+    item = CaptionedItem(str(tmp_path / "a.jpg"), ("a dog runs", "a dog is running"), "val", "a")
+    one = examine(item, toys.caption(("a", "cat", "runs")))
+    found = measured(report_html(audited(one)), tmp_path, press=None)
+    assert found["mapShown"] == "visible"
+    assert covers(found["map"], found["picture"])
+    cells = np.array(found["opacity"]).reshape(2, 3)
+    assert cells.argmax() == one.caption.words[1].alpha.argmax()
+    assert found["wide"] <= 600

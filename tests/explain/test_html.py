@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,51 +12,12 @@ import numpy as np
 import pytest
 
 import toys
+from pages import Parsed, buttons_of, words_of
 from regard.errors import ConfigError
 from regard.explain import caption_html
 from regard.explain.html import MATTERED_LEAST, mattered_scale
 from regard.explain.maps import OPACITY, absolute_scale, colours, smoothing
 from regard.explain.probe import Occlusion
-
-
-class Parsed(HTMLParser):
-    """Every tag of a page with its attributes, and whether tags close in order."""
-
-    _VOID = ("img", "input", "meta", "circle", "polyline", "br")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(page)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self._VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] not in ("style", "script"):
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, Any]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def buttons_of(page: Parsed) -> list[dict[str, Any]]:
-    return [button for button in page.all("button") if "data-word" in button]
-
-
-def words_of(page: Parsed) -> list[dict[str, Any]]:
-    return [json.loads(button["data-word"]) for button in buttons_of(page)]
 
 
 def test_a_button_for_each_word_with_its_numbers() -> None:

@@ -53,6 +53,8 @@ class ShownWord:
         cell: flat index of the cell that hard attention chose; None otherwise.
         mattered: what covering each cell took from the word's log-probability, in nats, in the
             shape of alpha; None where it was not tried.
+        marked: whether the word stands out, as one that a finding is about.
+        first: whether its map is shown before a reader chooses a word.
     """
 
     text: str
@@ -61,6 +63,8 @@ class ShownWord:
     others: tuple[tuple[str, float], ...] = ()
     cell: int | None = None
     mattered: np.ndarray | None = None
+    marked: bool = False
+    first: bool = False
 
 
 def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
@@ -132,16 +136,17 @@ def map_data(grid: Grid, *, smooth: bool) -> str:
     return escaped(json.dumps(data, separators=(",", ":")))
 
 
-def picture_html(pixels: np.ndarray, grid: Grid, name: str) -> str:
+def picture_html(pixels: np.ndarray, grid: Grid, name: str, *, side: int = _SIDE) -> str:
     """Return the picture with an empty layer for maps, which lies where the cells lie.
 
     Args:
         pixels: (height, width, 3) uint8.
         grid: whose extent the layer takes.
         name: of the picture.
+        side: pixels of the embedded picture's longer side.
     """
     picture = Image.fromarray(pixels)
-    picture.thumbnail((_SIDE, _SIDE))
+    picture.thumbnail((side, side))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -173,13 +178,18 @@ def words_html(words: Sequence[ShownWord], tops: Mapping[str, Sequence[float]]) 
             data["mattered"] = [round(float(value), 4) for value in word.mattered.ravel()]
         told = "; ".join([word.note, *(f"{text} {p:.2f}" for text, p in word.others)])
         buttons.append(
-            f"<button type='button' aria-pressed='false' "
+            f"<button type='button'{_classes(word)} aria-pressed='false' "
             f"aria-label='{escaped(f'{word.text}: {told}')}' "
             f"data-word='{escaped(json.dumps(data, ensure_ascii=False, separators=(',', ':')))}'>"
             f"{escaped(word.text)}</button>"
         )
     data_tops = f"data-tops='{json.dumps(tops)}'"
     return f"<div class='words' dir='auto' {data_tops}>{' '.join(buttons)}</div>"
+
+
+def _classes(word: ShownWord) -> str:
+    names = [name for name in ("marked", "first") if getattr(word, name)]
+    return f" class='{' '.join(names)}'" if names else ""
 
 
 def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
@@ -249,12 +259,17 @@ def output_html() -> str:
     )
 
 
-def _shown(word: Word, occlusion: Occlusion | None, t: int) -> ShownWord:
+def word_note(word: Word) -> str:
+    """Return a word's numbers as a reader shall see them."""
     beta = "" if word.beta is None else f" · β {word.beta:.2f}"
-    note = (
+    return (
         f"p {math.exp(word.logprob):.2f} · entropy {word.entropy:.2f} of at most "
         f"{math.log(word.alpha.size):.2f} nats · peak {word.peak:.1%}{beta}"
     )
+
+
+def _shown(word: Word, occlusion: Occlusion | None, t: int) -> ShownWord:
+    note = word_note(word)
     others = tuple(
         (wording.candidate(text), round(math.exp(value), 4))
         for text, value in word.alternatives[:5]

@@ -147,4 +147,9 @@
     const next = words[words.indexOf(button) + step];
     if (next) { next.focus(); event.preventDefault(); }
   });
+
+  // A page may say which words' maps are shown before anybody has chosen one.
+  document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll(".regard button.first").forEach(show);
+  });
 })();
