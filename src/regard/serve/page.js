@@ -68,8 +68,10 @@ const write = ({ compare = false, occlusion = false } = {}) => {
   const before = compare && shown.captions.length ? shown.captions[which].caption : "";
   return during(occlusion ? "covering every cell in turn…" : "writing…", async (signal) => {
     const answer = await send("page/caption", await form({ occlusion }), signal);
-    shown = await answer.json();
+    const told = await answer.json();
     signal.throwIfAborted();
+    if (told.error) throw new Error(told.error);
+    shown = told;
     which = 0;
     render(before);
     if (occlusion) $("view").querySelector("select").value = "mattered";
@@ -122,7 +124,7 @@ $("view").addEventListener("regard:shown", (event) => {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "other";
-    button.setAttribute("aria-label", `say ${text} instead of ${word.text}`);
+    button.setAttribute("aria-label", `${span.textContent}, say it instead of ${word.text}`);
     button.append(...span.childNodes);
     button.addEventListener("click", () => choose(event.detail, text));
     span.replaceWith(button);

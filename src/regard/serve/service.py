@@ -102,8 +102,15 @@ class Service:
         return Answer(200, content, "regard-report.html" if form == "html" else "")
 
     async def page(self, request: Request) -> Answer:
-        """Answer the web page: a caption's JSON, and it and its runners-up as HTML fragments."""
-        asked = await self._read(request, PAGE_FIELDS)
+        """Answer the web page: a caption's JSON, and it and its runners-up as HTML fragments.
+
+        Half a word while its reader types is no failure that a browser should log: options that
+        make no sense are answered with 200 and `error`.
+        """
+        try:
+            asked = await self._read(request, PAGE_FIELDS)
+        except (ConfigError, UnknownName) as error:
+            return Answer(200, {"error": one_line(error)})
 
         def work(explained: Explained) -> dict[str, Any]:
             best, occlusion = explained.caption, explained.occlusion
