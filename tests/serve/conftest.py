@@ -15,8 +15,6 @@ from regard.captioner import Captioner
 from regard.serve import Settings, create_app
 from toy_models import captioner
 
-Ask = Callable[..., httpx.Response]
-
 
 class Service:
     """An application and a client of it."""
@@ -52,11 +50,11 @@ def models() -> dict[str, Captioner]:
 
 @pytest.fixture
 def serving(models: dict[str, Captioner]) -> Iterator[Callable[..., Service]]:
-    """Make services with settings of one's own."""
+    """Make services with settings, or captioners, of one's own."""
     made: list[Service] = []
 
-    def serve(**settings: Any) -> Service:
-        made.append(Service(models, Settings(**settings)))
+    def serve(*, captioners: dict[str, Captioner] | None = None, **settings: Any) -> Service:
+        made.append(Service(captioners or models, Settings(**settings)))
         return made[-1]
 
     yield serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import zlib
@@ -146,6 +147,31 @@ def test_too_large_a_request_is_refused_while_it_arrives(serving: Any, temporary
     kind = {"content-type": "multipart/form-data; boundary=b"}
     answer = service("POST", "/v1/caption", content=endless(), headers=kind)
     assert answer.status_code == 413
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_sender_who_leaves_midway_leaves_nothing(ask: Any, temporary: Path) -> None:
+    begin = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\n'
+    messages = [
+        {"type": "http.request", "body": begin + bytes(2_000_000), "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    statuses: list[int] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": "/v1/caption", "raw_path": b"/v1/caption", "query_string": b"",
+        "root_path": "", "headers": [(b"content-type", b"multipart/form-data; boundary=b")],
+        "client": ("127.0.0.1", 1), "server": ("here", 80),
+    }  # fmt: skip
+    asyncio.run(ask.app(scope, receive, send))
+    assert statuses[0] == 400
     assert list(temporary.iterdir()) == []
 
 

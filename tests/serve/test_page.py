@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -78,6 +79,14 @@ def captioned(page: Page, name: str = "dog.jpg") -> list[str]:
     page.click(f"[data-sample='{name}']")
     page.until(f"document.querySelector('#canvas').width > 0 && {IDLE} && {WORDS}.length > 0")
     return page.run(WORDS)
+
+
+def violations(page: Page) -> list[Any]:
+    """What axe finds wrong."""
+    page.run(Path(AXE).read_text("utf-8") + ";0")
+    return page.run(
+        "axe.run().then((found) => found.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))"
+    )
 
 
 def word(index: int) -> str:
@@ -192,8 +201,33 @@ def test_upload_models_and_downloads(visit: Visit, tmp_path: Path) -> None:
     for i in range(len(words)):
         page.hover(f".regard .words button:nth-of-type({i + 1})")
     assert page.run("document.querySelectorAll('.looking').length") == 1
+    before = page.run("document.querySelector('.regard canvas').toDataURL()")
+    page.run("(() => { const o = document.querySelector('.opacity'); o.value = 10;"
+             "o.dispatchEvent(new Event('input', {bubbles: true})); })()")  # fmt: skip
+    assert page.run("document.querySelector('.regard canvas').toDataURL()") != before
     page.screenshot(SHOTS / "report.png")
+    assert not AXE or violations(page) == []
     page.requested = [url for url in page.requested if url != report.as_uri()]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "new ClipboardEvent('paste', {clipboardData: held, bubbles: true})",
+        "new DragEvent('drop', {dataTransfer: held, bubbles: true})",
+    ],
+    ids=["paste", "drop"],
+)
+def test_a_picture_is_pasted_or_dropped(visit: Visit, event: str) -> None:
+    page = visit.page
+    page.run(
+        "fetch('samples/cat.jpg').then((a) => a.blob()).then((blob) => {"
+        "const held = new DataTransfer();"
+        "held.items.add(new File([blob], 'mine.jpg', {type: 'image/jpeg'}));"
+        f"document.body.dispatchEvent({event}); }})"
+    )
+    page.until(f"{IDLE} && {WORDS}.length > 0")
+    assert page.run("document.querySelector('#view img').alt") == "mine.jpg"
 
 
 def test_what_is_no_picture_is_said(visit: Visit, tmp_path: Path) -> None:
@@ -219,5 +253,4 @@ def test_it_fits_the_screen_and_axe_finds_nothing(visit: Visit, width: int, dark
     assert page.run("document.documentElement.scrollWidth") <= width
     if not AXE:
         pytest.skip("REGARD_AXE names no axe.min.js; the layout was checked")
-    page.run(Path(AXE).read_text("utf-8") + ";0")
-    assert page.run("axe.run().then((found) => found.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))") == []  # fmt: skip  # noqa: E501
+    assert violations(page) == []

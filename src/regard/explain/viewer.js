@@ -111,6 +111,7 @@
   };
   const play = (box) => {
     const words = wordsOf(box);
+    if (!words.length) return; // a model may say nothing
     const next = () => show(words[(shownIn(box) + 1) % words.length]);
     const button = box.querySelector(".play");
     button.textContent = "❚❚";

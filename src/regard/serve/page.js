@@ -74,8 +74,9 @@ const write = ({ compare = false, occlusion = false } = {}) => {
     shown = told;
     which = 0;
     render(before);
-    if (occlusion) $("view").querySelector("select").value = "mattered";
-    return occlusion ? "Measured: point at a word to see what mattered for it." : "";
+    const layers = $("view").querySelector("select"); // none where nothing was said
+    if (layers) layers.value = "mattered";
+    return layers ? "Measured: point at a word to see what mattered for it." : "";
   });
 };
 

@@ -166,7 +166,7 @@ async def read_request(request: Request, settings: Settings, extra: Mapping[str,
     """
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
 
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Refused(415, "wanted a multipart/form-data body with the picture in `files`.")
@@ -184,6 +184,8 @@ async def read_request(request: Request, settings: Settings, extra: Mapping[str,
                 for name, value in form.multi_items()
                 if isinstance(value, UploadFile) and name not in ("file", "files")
             ]
+    except ClientDisconnect as error:
+        raise Refused(400, "the connection ended before the request did.") from error
     except HTTPException as error:  # starlette's word for a form that it cannot take
         raise Refused(413 if "Too many" in error.detail else 400, error.detail) from error
     if strange:
