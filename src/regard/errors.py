@@ -2,6 +2,8 @@
 
     RegardError
     ├── MediaError              a picture, clip or scan that cannot be read
+    │   ├── MediaTooLarge       more pixels than wanted
+    │   └── UnknownMedia        no file of a kind that is read
     ├── DatasetError            captions or splits that cannot be used
     ├── ConfigError             a setting that is wrong (also a ValueError)
     ├── CheckpointError         a model folder that is damaged or does not fit
@@ -21,6 +23,14 @@ class RegardError(Exception):
 
 class MediaError(RegardError):
     """A media file is missing, damaged, too large or of an unknown kind."""
+
+
+class MediaTooLarge(MediaError):
+    """A media file holds more than may be decoded."""
+
+
+class UnknownMedia(MediaError):
+    """A file is of no kind that is read."""
 
 
 class DatasetError(RegardError):

@@ -38,6 +38,7 @@ const box = element({
     return (parts[selector] = parts[selector] || element());
   },
   querySelectorAll: () => buttons,
+  dispatchEvent() {},
 });
 const buttons = page.words.map((word) => {
   const button = element({ dataset: { word: JSON.stringify(word) } });

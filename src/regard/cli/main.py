@@ -10,7 +10,7 @@ from typing import Annotated, cast
 
 import typer
 
-from regard.cli import audit, caption, data, evaluate, explain, faithfulness, models, train
+from regard.cli import audit, caption, data, evaluate, explain, faithfulness, models, serve, train
 from regard.cli.output import complain, never_fail_to_print
 from regard.errors import RegardError
 from regard.version import __version__
@@ -30,6 +30,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("explain")(explain.explain)
 app.command("faithfulness")(faithfulness.faithfulness)
 app.command("audit")(audit.audit)
+app.command("serve")(serve.serve)
 app.command("models")(models.models)
 app.command("info")(models.info)
 app.add_typer(data.app, name="data")

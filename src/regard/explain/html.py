@@ -67,7 +67,9 @@ class ShownWord:
     first: bool = False
 
 
-def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
+def caption_html(
+    caption: Caption, occlusion: Occlusion | None = None, *, assets: bool = True
+) -> str:
     """Return the caption with its picture as an HTML fragment.
 
     Every word is a button that shows its map, on one absolute scale in multiples of uniform,
@@ -77,6 +79,7 @@ def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     Args:
         caption: with its picture.
         occlusion: what covering each cell did to each word.
+        assets: whether style and script come along; a page that holds them needs no others.
 
     Raises:
         ConfigError: the caption does not hold its picture, or its grid is no picture's.
@@ -93,7 +96,8 @@ def caption_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
             wording.FRAMED if framed else "", wording.SCALE, caption.model]  # fmt: skip
     return (
-        f"{assets_html()}<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
+        f"{assets_html() if assets else ''}"
+        f"<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
         f"data-map='{map_data(grid, smooth=True)}'>"
         f"{picture_html(caption.pixels, grid, Path(caption.file).name)}{words}"
         f"{controls_html(mattered=occlusion is not None)}"

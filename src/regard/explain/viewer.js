@@ -94,6 +94,8 @@
     drawScale(box, top, layer);
     if (word.cell !== null) frame(box, word.cell);
     tell(box, word);
+    // A page around the viewer may add to what is told.
+    box.dispatchEvent(new CustomEvent("regard:shown", { bubbles: true, detail: shownIn(box) }));
   };
 
   const wordOf = (event) => event.target.closest && event.target.closest(".regard button[data-word]");
@@ -109,6 +111,7 @@
   };
   const play = (box) => {
     const words = wordsOf(box);
+    if (!words.length) return; // a model may say nothing
     const next = () => show(words[(shownIn(box) + 1) % words.length]);
     const button = box.querySelector(".play");
     button.textContent = "❚❚";
@@ -120,7 +123,12 @@
   for (const kind of ["mouseover", "focusin", "click"]) {
     document.addEventListener(kind, (event) => {
       const word = wordOf(event);
-      if (word) { stop(word.closest(".regard")); show(word); }
+      if (!word) return;
+      const box = word.closest(".regard");
+      // A page pins a word so that the pointer can travel to what is told of it.
+      if (kind === "mouseover" && box.dataset.pinned) return;
+      stop(box);
+      show(word);
     });
   }
   document.addEventListener("click", (event) => {

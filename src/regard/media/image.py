@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from regard.errors import MediaError
+from regard.errors import MediaError, MediaTooLarge, UnknownMedia
 from regard.types import Media
 
 MAX_PIXELS = 178_956_970
@@ -91,7 +91,7 @@ def read_image(source: Any, *, name: str | None = None, max_pixels: int = MAX_PI
         there was no file.
 
     Raises:
-        MediaError: missing, damaged, too large, or no picture.
+        MediaError: missing or damaged; `MediaTooLarge`; `UnknownMedia` for no picture.
     """
     if isinstance(source, str | Path):
         return _from_bytes(_bytes_of(Path(source)), name or str(source), max_pixels)
@@ -142,14 +142,14 @@ def _decode(
                 return _upright(source, name, max_pixels)
             with Image.open(source) as picture:
                 if picture.format not in _FORMATS:
-                    raise MediaError(f"{name} is a {picture.format} file. {_WANTED}")
+                    raise UnknownMedia(f"{name} is a {picture.format} file. {_WANTED}")
                 return _upright(picture, name, max_pixels)
     except MediaError:
         raise
     except UnidentifiedImageError as error:
-        raise MediaError(f"{name} is no picture that can be read. {_WANTED}") from error
+        raise UnknownMedia(f"{name} is no picture that can be read. {_WANTED}") from error
     except Image.DecompressionBombError as error:
-        raise MediaError(
+        raise MediaTooLarge(
             f"{name} unpacks to too many pixels: {error} Scale it down before you bring it."
         ) from error
     # Damaged bytes lead decoders into every kind of error (struct.error, zlib.error,
@@ -181,7 +181,7 @@ def _upright(
 
 def _refuse_size(height: int, width: int, name: str, max_pixels: int) -> None:
     if height * width > max_pixels or not height * width:
-        raise MediaError(
+        raise MediaTooLarge(
             f"{name} has {width}×{height} pixels; wanted at least 1 and at most {max_pixels}. "
             "Scale it down, or set max_pixels."
         )
