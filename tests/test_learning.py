@@ -57,7 +57,13 @@ def learn(recipe: Recipe) -> Captioner:
     generator = torch.Generator().manual_seed(recipe.training.seed)
     parameters = [*decoder.parameters(), *encoder.parameters()]
     plans = [
-        plan_epoch(chunks, recipe.training.batch_size, "random", recipe.training.seed, epoch)
+        plan_epoch(
+            chunks,
+            recipe.training.batch_size,
+            recipe.training.batching,
+            recipe.training.seed,
+            epoch,
+        )
         for epoch in range(recipe.training.epochs)
     ]
     batches = [batch for plan in plans for batch in plan]
