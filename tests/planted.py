@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from regard.media.preprocess import PreprocessingSpec
+from regard.media import PreprocessingSpec, prepare
 from regard.types import (
     Annotations,
     AttentionTrace,
     Caption,
     DecoderState,
     Grid,
+    Media,
     ProjectedAnnotations,
     Step,
     Word,
@@ -30,7 +31,7 @@ class PlantedBackend:
     def __init__(self, cells: tuple[int, ...]) -> None:
         self.cells = cells
 
-    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...]) -> Annotations:
+    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: Any = None) -> Annotations:
         shape = (len(pixels), 3, 2, 4, 2, 4)
         brightness = pixels.astype(np.float64).reshape(shape).mean((1, 3, 5)).reshape(-1, 4, 1)
         return Annotations(brightness, np.ones(brightness.shape[:2], bool), grids)
@@ -75,9 +76,9 @@ def planted(cells: tuple[int, ...]) -> tuple[Any, Caption]:
     caption = Caption(
         text=" ".join(["dog"] * len(cells)), words=words, score=-1.0, finished=True,
         trace=AttentionTrace(alpha, None, None, "soft", "expected", GRID),
-        file="planted.png", medium="image", model="planted", seconds=0.0, pixels=pixels,
+        file="planted.png", medium="image", model="planted", seconds=0.0,
+        media=Media("image", pixels, "planted.png", ""),
     )  # fmt: skip
-    captioner = SimpleNamespace(
-        backend=backend, encoder=SimpleNamespace(spec=SPEC), annotate=annotate, name="planted"
-    )
+    encoder = SimpleNamespace(spec=SPEC, prepare=lambda media: prepare(media, SPEC, GRID.shape))
+    captioner = SimpleNamespace(backend=backend, encoder=encoder, annotate=annotate, name="planted")
     return captioner, caption

@@ -250,7 +250,7 @@ def test_json_has_exactly_these_keys(model: Captioner) -> None:
     record = model.caption(jpeg(), min_length=2, n_best=2).to_json()
     assert list(record) == [
         "schema_version", "file", "medium", "caption", "score", "finished", "words", "grid",
-        "alpha", "n_best", "model", "seconds",
+        "alpha", "n_best", "model", "seconds", "notices",
     ]  # fmt: skip
     assert list(record["words"][0]) == [
         "text", "logprob", "beta", "entropy", "peak", "location", "alternatives",

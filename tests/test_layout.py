@@ -25,6 +25,7 @@ ORDER = [
     {"checkpoint", "captions"},
     {"assembly"},
     {"captioner"},
+    {"routing"},
     {"data", "metrics"},
     {"explain"},
     {"training"},

@@ -12,7 +12,7 @@ from PIL import Image
 from regard.config import DecoderConfig, EncoderConfig, Recipe
 from regard.decoder import AttentionDecoder
 from regard.encoders import build_encoder
-from regard.types import AttentionTrace, Caption, Grid, Word
+from regard.types import AttentionTrace, Caption, Grid, Media, Word
 from regard.vocabulary import SPECIALS, Vocabulary
 
 WORDS = ("a", "dog", "cat", "runs", "sits", "on", "grass", "red")
@@ -126,5 +126,5 @@ def caption(
         medium="image",
         model="toy",
         seconds=0.01,
-        pixels=picture(0, (grid.source_size[0], grid.source_size[1])),
+        media=Media("image", picture(0, (grid.source_size[0], grid.source_size[1])), "toy", ""),
     )

@@ -57,7 +57,7 @@ class Model:
         return {
             "regard_version": __version__,
             "name": self.name,
-            "medium": "image",
+            "medium": self.encoder.medium,
             "recipe": to_dict(self.recipe if resumable else _without_places(self.recipe)),
             "preprocessing": to_dict(self.encoder.spec),
             "encoder": {

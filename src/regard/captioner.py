@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -21,22 +21,23 @@ from regard.backends.torch_backend import TorchBackend
 from regard.captions import CaptionWriter, banned_ids, prefix_ids
 from regard.card import model_card
 from regard.checkpoint import load_checkpoint, save_checkpoint
-from regard.config import Recipe
+from regard.config import Recipe, VideoConfig
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
-from regard.encoders import Encoder
+from regard.encoders import Encoder, FrameEncoder, PictureEncoder
 from regard.encoders.fast import encode_with
 from regard.errors import ConfigError, MediaError, RegardError, UnknownName
-from regard.media import image_grid, preprocess, read_image
 from regard.types import Annotations, Caption, Media
 from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
 Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media
-"""Whatever `regard.media.read_image` reads, or what it has read."""
+"""Whatever `regard.media.read_media` reads, or what it has read."""
 
 _OPTIONS = {f.name for f in fields(DecodingOptions)}
 _WORTH_A_START = 150  # pictures from which onnxruntime's start pays
 _READERS = 2  # threads that read pictures while the batch before is captioned
+_UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
+_PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Failure:
 
 
 class Captioner:
-    """Writes captions for pictures.
+    """Writes captions for pictures, clips or scans, whichever its encoder reads.
 
     >>> model = Captioner.load("runs/mine/best")         # doctest: +SKIP
     >>> model.caption("photo.jpg").text                  # doctest: +SKIP
@@ -106,12 +107,12 @@ class Captioner:
     def caption(
         self, source: Source | list[Any] | tuple[Any, ...], *, batch_size: int = 16, **options: Any
     ) -> Caption | list[Caption]:
-        """Caption one picture or a list of them.
+        """Caption one picture, clip or scan, or a list of them.
 
         Args:
-            source: a path, bytes, PIL image, array or tensor (see `regard.media.read_image`),
+            source: a path, bytes, PIL image, array or tensor (see `regard.media.read_media`),
                 or a list of such.
-            batch_size: pictures that go through the network together.
+            batch_size: pictures that go through the network together; fewer clips or scans.
             **options: fields of `DecodingOptions`, such as `beam=5`; `prefix` and `banned`
                 take words as well as ids.
 
@@ -143,21 +144,67 @@ class Captioner:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
+        batch_size = max(1, min(batch_size, _PICTURES_AT_ONCE // self.encoder.pictures_per_item))
         return self._stream(iter(sources), batch_size, self._options(options))
 
+    @property
+    def medium(self) -> str:
+        """What it captions: "image", "video" or "volume"."""
+        return self.encoder.medium
+
     def annotate(self, media: Sequence[Media]) -> Annotations:
-        """Encode N pictures to their annotations."""
-        pixels = np.stack([preprocess(m, self.encoder.spec) for m in media])
-        grids = tuple(image_grid(m.size, self.encoder.spec, self.encoder.grid_shape) for m in media)
-        return self.backend.encode(pixels, grids)
+        """Encode N pictures, clips or scans to their annotations."""
+        inputs = [self.encoder.prepare(m) for m in media]
+        return self.backend.encode(
+            np.stack([i.pixels for i in inputs]),
+            tuple(i.grid for i in inputs),
+            np.stack([i.mask for i in inputs]),
+        )
+
+    def for_clips(self, config: VideoConfig | None = None) -> Captioner:
+        """Return a captioner of clips by a model of pictures, without any training on clips.
+
+        The same decoder attends over all cells of all frames: to it a clip is one picture of
+        many cells. What it learned of pictures is all that it knows; it has no word for what
+        only movement shows.
+
+        Args:
+            config: which frames, and on which grid; None: 12 frames × rows × cols.
+
+        Raises:
+            ConfigError: it reads no pictures, or its decoder has a code for the positions of
+                one picture.
+        """
+        if not isinstance(self.encoder, PictureEncoder):
+            raise ConfigError(f"{self.name!r} captions {self.medium}s already; it reads no frames.")
+        if self.config.decoder.position != "none":
+            raise ConfigError(
+                f"{self.name!r} has a position code for the cells of one picture, which a clip's "
+                "frames have no place in. Use a model of clips, or one without a position code."
+            )
+        config = config or VideoConfig(frames=_UNTRAINED_FRAMES, grid="spatio_temporal")
+        encoder = FrameEncoder(self.encoder, config)
+        return Captioner(
+            encoder.eval(),
+            self.decoder,
+            self.vocabulary,
+            replace(
+                self.config,
+                encoder=replace(self.config.encoder, medium="video", video=config),
+                decoder=replace(self.config.decoder, grid_shape=encoder.grid_shape),
+            ),
+            name=self.name,
+            device=self.device,
+            metrics={},  # its scores are of pictures
+        )
 
     def accelerated(self, pictures: int) -> Captioner:
-        """Return a captioner that is faster on so many pictures, or this one.
+        """Return a captioner that is faster on so many pictures (clips, scans), or this one.
 
         Where onnxruntime is installed it encodes several times faster than torch on a CPU, with
         the same vectors to rounding, but takes seconds to begin.
         """
-        if pictures < _WORTH_A_START or self.device != "cpu":
+        if pictures * self.encoder.pictures_per_item < _WORTH_A_START or self.device != "cpu":
             return self
         encode = encode_with(self.encoder)
         return self.with_backend(TorchBackend(self.encoder, self.decoder, encode=encode))
@@ -257,7 +304,7 @@ class Captioner:
         pool = ThreadPoolExecutor(_READERS)
 
         def read_ahead() -> list[Future[Media | Failure]]:
-            return [pool.submit(_read, source) for source in islice(sources, batch_size)]
+            return [pool.submit(self._read, source) for source in islice(sources, batch_size)]
 
         try:
             ahead = read_ahead()
@@ -266,6 +313,15 @@ class Captioner:
                 yield from self._caption_batch([item.result() for item in batch], options)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _read(self, source: Source) -> Media | Failure:
+        try:
+            return self.encoder.read(source)
+        except MediaError as error:
+            if isinstance(source, Media):
+                return Failure(source.name, error)
+            is_path = isinstance(source, str | Path)
+            return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
 
     def _caption_batch(
         self, items: list[Media | Failure], options: DecodingOptions
@@ -295,16 +351,6 @@ class Captioner:
             writer.write(item, grid, best, seconds)
             for item, grid, best in zip(media, annotations.grids, found, strict=True)
         ]
-
-
-def _read(source: Source) -> Media | Failure:
-    if isinstance(source, Media):
-        return source
-    try:
-        return read_image(source)
-    except MediaError as error:
-        is_path = isinstance(source, str | Path)
-        return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
 
 
 def _check_device(device: str) -> None:

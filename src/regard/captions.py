@@ -57,6 +57,15 @@ def _checked(vocabulary: Vocabulary, token: int) -> int:
     return token
 
 
+NOT_CLINICAL = "Not for clinical use."
+"""What every caption of a scan says."""
+
+
+def notices_of(media: Media) -> tuple[str, ...]:
+    """Return what every reader of a medium's caption must know."""
+    return (NOT_CLINICAL,) if media.medium == "volume" else ()
+
+
 @dataclass(frozen=True)
 class CaptionWriter:
     """Makes `Caption`s of what decoding found.
@@ -100,7 +109,8 @@ class CaptionWriter:
             medium=media.medium,
             model=self.model,
             seconds=seconds,
-            pixels=media.pixels,
+            notices=notices_of(media),
+            media=media,
         )
 
     def _word(self, found: Hypothesis, t: int, grid: Grid) -> Word:

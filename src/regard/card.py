@@ -28,7 +28,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> s
     """
     recipe, encoder = config["recipe"], config["encoder"]
     decoder = recipe["decoder"]
-    rows, cols = encoder["grid_shape"]
+    grid = "×".join(map(str, encoder["grid_shape"]))
     lines = [
         "---",
         "library_name: regard",
@@ -37,7 +37,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> s
         f"# {config['name']}",
         "",
         f"Captions {config['medium']}s with {decoder['attention']} attention "
-        f"({decoder['scores']} scores) over a {rows}×{cols} grid.",
+        f"({decoder['scores']} scores) over a {grid} grid.",
         "",
         f"- Encoder: {encoder['name']}, {encoder['annotation_dim']} features, "
         f"{'fine-tuned' if recipe['encoder']['trainable'] else 'frozen'}, input "

@@ -27,11 +27,79 @@ def _in_range(section: str, name: str, value: float, low: float, high: float) ->
 
 
 @dataclass(frozen=True)
+class VideoConfig:
+    """Which frames of a clip are read, and on which grid (Yao et al. 2015)."""
+
+    frames: int = 26
+    """K, frames that are read at most (the paper's 26). A shorter clip has fewer: the rest of
+    its grid is padding, on which alpha is 0."""
+    choice: str = "chunks"
+    """chunks: K equal parts, one frame of each; seconds: one frame every `every` seconds, or K
+    equal parts where those would be more; all: every frame of clips of at most K."""
+    take: str = "middle"
+    """Which frame of each chunk: middle, or first (the paper's released code)."""
+    first_frames: int = 0
+    """Only the first so many frames of a clip (the paper's 240); 0: the whole clip."""
+    every: float = 1.0
+    """Seconds between frames where choice is seconds."""
+    grid: str = "temporal"
+    """temporal: one cell per frame, its mean vector (the paper); spatio_temporal: frames × rows
+    × cols."""
+    motion: str = "none"
+    """none, or conv3d: local motion features of a small 3D CNN join the frames' vectors (Yao et
+    al. 2015, section 4.1)."""
+    motion_dim: int = 64
+    """Motion features per frame."""
+
+    def __post_init__(self) -> None:
+        _one_of("encoder.video", "choice", self.choice, ("chunks", "seconds", "all"))
+        _one_of("encoder.video", "take", self.take, ("middle", "first"))
+        _one_of("encoder.video", "grid", self.grid, ("temporal", "spatio_temporal"))
+        _one_of("encoder.video", "motion", self.motion, ("none", "conv3d"))
+        _in_range("encoder.video", "frames", self.frames, 1, 4096)
+        _in_range("encoder.video", "first_frames", self.first_frames, 0, 10**9)
+        _in_range("encoder.video", "motion_dim", self.motion_dim, 1, 4096)
+        if self.every <= 0:
+            raise ConfigError(f"encoder.video.every is {self.every}; it must be above 0 seconds.")
+
+
+@dataclass(frozen=True)
+class VolumeConfig:
+    """How a scan becomes the input of a network; axes are (slices, rows, cols)."""
+
+    shape: tuple[int, ...] = (48, 48, 48)
+    """Voxels of the input."""
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    """Millimetres between the input's voxels; the scan is resampled to them, then cut or padded
+    around its middle. Empty: the whole scan is squashed into the shape."""
+    window: str = "percentile"
+    """What becomes black and white: lung, mediastinum, bone, brain, liver (CT, Hounsfield
+    units), percentile or zscore (MRI, which has no absolute scale)."""
+    channels: tuple[int, ...] = ()
+    """Features of each stage of a MONAI ResNet; empty: its own."""
+
+    def __post_init__(self) -> None:
+        windows = ("lung", "mediastinum", "bone", "brain", "liver", "percentile", "zscore")
+        _one_of("encoder.volume", "window", self.window, windows)
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ConfigError(
+                f"encoder.volume.shape is {list(self.shape)}; it must be three numbers of voxels, "
+                "for slices, rows and cols."
+            )
+        if self.spacing and (len(self.spacing) != 3 or min(self.spacing) <= 0):
+            raise ConfigError(
+                f"encoder.volume.spacing is {list(self.spacing)}; it must be three numbers of "
+                "millimetres above 0, for slices, rows and cols, or empty."
+            )
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """Which network turns pixels into annotation vectors."""
 
     name: str = "efficientnet_lite0"
-    """Name in the encoder table; `timm:NAME` takes any timm backbone."""
+    """Name in the encoder table; `timm:NAME` takes any timm backbone, `monai:NAME` any MONAI
+    network for volumes. A picture's encoder reads clips frame by frame, scans slice by slice."""
     image_size: int = 224
     """Side of the square input in pixels."""
     level: str = "stride32"
@@ -41,9 +109,16 @@ class EncoderConfig:
     pad: long side, then padded."""
     trainable: bool = False
     """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen."""
+    medium: str = "image"
+    """image, video or volume."""
+    video: VideoConfig = field(default_factory=VideoConfig)
+    """Read where the medium is video."""
+    volume: VolumeConfig = field(default_factory=VolumeConfig)
+    """Read where the medium is volume."""
 
     def __post_init__(self) -> None:
         _one_of("encoder", "resize", self.resize, ("squash", "crop", "pad"))
+        _one_of("encoder", "medium", self.medium, ("image", "video", "volume"))
         _in_range("encoder", "image_size", self.image_size, 16, 2048)
 
 
@@ -325,6 +400,9 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
     if hint == tuple[int, ...] and isinstance(value, list | tuple):
         if all(isinstance(v, int) for v in value):
             return tuple(value)
+    elif hint == tuple[float, ...] and isinstance(value, list | tuple):
+        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+            return tuple(map(float, value))
     elif isinstance(hint, type) and isinstance(value, hint):
         # To Python True is an int; to a recipe it is not.
         if hint is bool or not isinstance(value, bool):

@@ -1,8 +1,8 @@
 """The values that travel from a file to a caption, and the shapes they have.
 
-Shape letters: B captions in a batch, N items (pictures), L grid cells, D annotation
-features, A attention features, H hidden units, E embedding features, V words in the
-vocabulary, T steps. Arrays are numpy arrays or torch tensors: whatever the backend holds.
+Shape letters: B captions in a batch, N items (pictures, clips or scans), F frames, L grid
+cells, D annotation features, A attention features, H hidden units, E embedding features, V words
+in the vocabulary, T steps. Arrays are numpy arrays or torch tensors: whatever the backend holds.
 """
 
 from __future__ import annotations
@@ -27,32 +27,52 @@ SCHEMA_VERSION = 1
 class Grid:
     """Where the cells of an annotation grid lie on their source.
 
+    Source units are pixels for a picture's rows and cols, seconds for frames, and millimetres
+    along the scan's own axes for the slices, rows and cols of a volume.
+
     Attributes:
-        axes: name of each axis, such as ("rows", "cols").
+        axes: name of each axis: ("rows", "cols"), ("frames",), ("frames", "rows", "cols") or
+            ("slices", "rows", "cols").
         shape: cells along each axis; their product is L.
-        source_size: size of the upright source along each axis (pixels for rows and cols).
+        source_size: size of the upright source along each axis, in source units.
         extent: the interval of the source that each axis covers, in source units. It may
             be smaller than the source (a centre crop) or larger (padding).
+        spans: for each real frame the (start, stop) in seconds that it stands for; frames of
+            the shape beyond them are padding. Empty without an axis of frames.
+        shown: for each real frame the time in seconds at which it is shown.
+        affine: 4×4, row by row, from (slices, rows, cols) in millimetres from the scan's
+            corner to world millimetres, RAS+. Empty for other media.
     """
 
     axes: tuple[str, ...]
     shape: tuple[int, ...]
-    source_size: tuple[int, ...]
+    source_size: tuple[float, ...]
     extent: tuple[tuple[float, float], ...]
+    spans: tuple[tuple[float, float], ...] = ()
+    shown: tuple[float, ...] = ()
+    affine: tuple[tuple[float, ...], ...] = ()
 
     @property
     def cells(self) -> int:
         """Number of cells, L."""
         return math.prod(self.shape)
 
+    @property
+    def real_cells(self) -> int:
+        """Number of cells that are no padding; they come first in row-major order."""
+        if self.axes[0] != "frames":
+            return self.cells
+        return len(self.spans) * math.prod(self.shape[1:])
+
 
 @dataclass(frozen=True)
 class Media:
-    """One upright picture, ready for preprocessing.
+    """One upright picture, clip (`Clip`) or scan (`Scan`), ready for preprocessing.
 
     Attributes:
-        medium: "image".
-        pixels: (height, width, 3) uint8, RGB, upright.
+        medium: "image", "video" or "volume".
+        pixels: (height, width, 3) uint8, RGB, upright; of a clip (F, height, width, 3); of a
+            scan (slices, rows, cols) float32.
         name: the path or name that the user gave.
         digest: SHA-256 of the file's bytes, or of the pixels where there was no file.
         notes: what the reader had to decide, such as "first of 12 frames".
@@ -66,8 +86,54 @@ class Media:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """(height, width) of a picture in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class Clip(Media):
+    """The chosen frames of a video clip, upright.
+
+    Attributes:
+        pixels: (F, height, width, 3) uint8, RGB. Large frames are kept smaller than they were.
+        times: (F,) when each frame is shown, in seconds from the clip's first frame.
+        spans: (F,) the (start, stop) in seconds that each frame stands for.
+        duration: of the whole clip in seconds.
+        frame_size: (height, width) of the clip's upright frames as they are in the file.
+    """
+
+    times: tuple[float, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
+    duration: float = 0.0
+    frame_size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan(Media):
+    """A 3D scan in canonical orientation.
+
+    Attributes:
+        pixels: (slices, rows, cols) float32 in the scan's own units (Hounsfield units of a
+            CT). Axis 0 runs from inferior to superior, axis 1 from posterior to anterior,
+            axis 2 from left to right, as nearly as the scan's axes do (RAS+).
+        affine: (4, 4) from (slice, row, col, 1) of `pixels` to world millimetres, RAS+.
+        source_affine: (4, 4) from the file's own voxel (i, j, k, 1) to world millimetres, RAS+.
+        source_shape: voxels along the file's own axes (i, j, k).
+        modality: "CT", "MR" or "" where the file does not say.
+        window: the (low, high) that are drawn black and white, in the scan's own units.
+    """
+
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4), repr=False)
+    source_affine: np.ndarray = field(default_factory=lambda: np.eye(4), repr=False)
+    source_shape: tuple[int, ...] = ()
+    modality: str = ""
+    window: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between voxels along (slices, rows, cols)."""
+        slices, rows, cols = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(slices), float(rows), float(cols)
 
 
 @dataclass(frozen=True)
@@ -244,11 +310,18 @@ class Caption:
     model: str
     seconds: float
     n_best: tuple[Caption, ...] = field(default=(), repr=False)
-    pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
-    """(height, width, 3) uint8 of the source, kept for drawing."""
+    notices: tuple[str, ...] = ()
+    """What a reader of the caption must know, such as "not for clinical use"."""
+    media: Media | None = field(default=None, repr=False, compare=False)
+    """The source, kept for drawing."""
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def pixels(self) -> np.ndarray | None:
+        """The pixels of the source (see `Media`), where they were kept."""
+        return None if self.media is None else self.media.pixels
 
     @property
     def grid(self) -> Grid:
@@ -272,36 +345,52 @@ class Caption:
             "score": self.score,
             "finished": self.finished,
             "words": [_word_json(word) for word in self.words],
-            "grid": {
-                "axes": list(self.grid.axes),
-                "shape": list(self.grid.shape),
-                "source_size": list(self.grid.source_size),
-            },
+            "grid": _grid_json(self.grid),
         }
         if alpha:
             record["alpha"] = [[round(float(a), 6) for a in row] for row in self.trace.alpha]
         record["n_best"] = [
             {"caption": c.text, "score": c.score, "finished": c.finished} for c in self.n_best
         ]
-        return record | {"model": self.model, "seconds": self.seconds}
+        return record | {
+            "model": self.model,
+            "seconds": self.seconds,
+            "notices": list(self.notices),
+        }
 
     def without_pixels(self) -> Caption:
-        """Return the same caption without its source picture, for keeping many of them."""
-        return replace(self, pixels=None)
+        """Return the same caption without its source, for keeping many of them."""
+        return replace(self, media=None)
 
     def figure(self, **options: Any) -> Figure:
-        """Draw the picture once per word with its attention on it.
+        """Draw where the decoder looked for each word.
 
-        Takes the options of `regard.explain.contact_sheet` and returns its figure.
+        A picture becomes a contact sheet, a clip a film strip, a scan a three-plane montage;
+        takes the options of that drawing (`regard.explain.draw`).
         """
-        from regard.explain import contact_sheet
+        from regard.explain import draw
 
-        return contact_sheet(self, **options)
+        return draw(self, **options)
 
     def _repr_html_(self) -> str:
         from regard.explain import caption_html
 
         return caption_html(self)
+
+
+def _grid_json(grid: Grid) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "axes": list(grid.axes),
+        "shape": list(grid.shape),
+        "source_size": list(grid.source_size),
+    }
+    if grid.spans:  # seconds of the real frames
+        record["spans"] = [[round(t, 6) for t in span] for span in grid.spans]
+        record["shown"] = [round(t, 6) for t in grid.shown]
+    if grid.affine:
+        record["extent"] = [list(span) for span in grid.extent]
+        record["affine"] = [list(row) for row in grid.affine]
+    return record
 
 
 def _word_json(word: Word) -> dict[str, Any]:

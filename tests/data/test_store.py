@@ -18,10 +18,12 @@ class Encoder:
     def __init__(self) -> None:
         self.pictures = 0
 
-    def __call__(self, batch: list[tuple[str, str]]) -> np.ndarray:
+    def __call__(self, batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         self.pictures += len(batch)
         values = [int(file[0]) + (0.5 if view == "flip" else 0) for file, view in batch]
-        return np.array([np.full((4, 3), value) for value in values])
+        vectors = np.array([np.full((4, 3), value) for value in values])
+        # The picture 2 is a clip that fills only three of four cells.
+        return vectors, np.arange(4) < np.array([3 if v // 1 == 2 else 4 for v in values])[:, None]
 
 
 def test_what_is_there_is_not_encoded_again(tmp_path: Path) -> None:
@@ -31,8 +33,11 @@ def test_what_is_there_is_not_encoded_again(tmp_path: Path) -> None:
     store = AnnotationStore(tmp_path, KEY)
     assert list(store.fill(WANTED, encode, 4)) == []
     assert encode.pictures == 10
-    assert store.read([("d3", "flip"), ("d0", "plain")])[:, 0, 0].tolist() == [3.5, 0.0]
-    assert store.read([("d3", "flip")]).dtype == np.float16
+    vectors, mask = store.read([("d3", "flip"), ("d0", "plain")])
+    assert vectors[:, 0, 0].tolist() == [3.5, 0.0]
+    assert vectors.dtype == np.float16
+    assert mask.all()
+    assert store.read([("d2", "flip")])[1].tolist() == [[True, True, True, False]]
     with pytest.raises(DatasetError, match="d9"):
         store.read([("d9", "plain")])
 
@@ -43,7 +48,7 @@ def test_two_runs_that_fill_one_store_do_not_replace_each_other(tmp_path: Path) 
     list(other.fill(WANTED[4:], Encoder()))
     store = AnnotationStore(tmp_path, KEY)
     assert len(store) == 10
-    found = store.read([(digest, view) for digest, view, _ in WANTED])[:, 0, 0].tolist()
+    found = store.read([(digest, view) for digest, view, _ in WANTED])[0][:, 0, 0].tolist()
     assert found == [i / 2 for i in range(10)]
 
 

@@ -17,7 +17,7 @@ import toys
 from regard.errors import ConfigError
 from regard.explain import contact_sheet, save_figure
 from regard.media import cell_bounds
-from regard.types import Caption, Grid
+from regard.types import Caption, Grid, Media
 
 SQUARE = Grid(("rows", "cols"), (2, 2), (40, 40), ((0.0, 40.0), (0.0, 40.0)))
 
@@ -63,7 +63,9 @@ def test_columns_can_be_chosen() -> None:
 
 def test_a_flat_map_on_a_plain_picture_is_one_colour() -> None:
     caption = toys.caption(("a",), alpha=np.full((1, 4), 0.25), grid=SQUARE)
-    caption = replace(caption, pixels=np.full((40, 40, 3), 120, np.uint8))
+    caption = replace(
+        caption, media=Media("image", np.full((40, 40, 3), 120, np.uint8), "grey", "")
+    )
     for smooth in (True, False):
         panel = shown(panels(contact_sheet(caption, smooth=smooth))[1])
         assert (panel == panel[0, 0]).all()
@@ -73,7 +75,9 @@ def test_one_scale_serves_all_words() -> None:
     """The same weight looks the same beside a word of sharp and of flat attention."""
     alpha = np.array([[0.85, 0.05, 0.05, 0.05], [0.25] * 4])
     caption = toys.caption(("sharp", "flat"), alpha=alpha, grid=SQUARE)
-    caption = replace(caption, pixels=np.full((40, 40, 3), 120, np.uint8))
+    caption = replace(
+        caption, media=Media("image", np.full((40, 40, 3), 120, np.uint8), "grey", "")
+    )
     figure = contact_sheet(caption, smooth=False)
     sharp, flat = (shown(axis) for axis in panels(figure)[1:])
     assert (sharp[0, 0] != flat[0, 0]).any()

@@ -80,6 +80,13 @@ def test_cells_tile_the_extent_and_nothing_lies_outside() -> None:
 
 def test_the_law_holds_for_any_axes() -> None:
     """Clips and scans have a first axis of their own: here frames, in seconds."""
-    grid = Grid(("frames", "rows", "cols"), (4, 2, 3), (8, 20, 30), ((0, 8), (0, 20), (0, 30)))
+    spans = ((0, 2), (2, 3), (3, 6), (6, 8))  # need not be equal
+    axes, extent = ("frames", "rows", "cols"), ((0, 8), (0, 20), (0, 30))
+    grid = Grid(axes, (5, 2, 3), (8, 20, 30), extent, spans, (1, 2.5, 4, 7))
+    assert (grid.cells, grid.real_cells) == (30, 24)
     assert cell_bounds(grid, 23) == ((6, 8), (10, 20), (20, 30))
+    assert cell_bounds(grid, 6) == ((2, 3), (0, 10), (0, 10))
     assert cell_at(grid, (7.0, 15.0, 25.0)) == 23
+    assert cell_at(grid, (8.5, 15.0, 25.0)) is None
+    with pytest.raises(IndexError):
+        cell_bounds(grid, 24)  # padding lies nowhere

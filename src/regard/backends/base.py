@@ -12,8 +12,13 @@ from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnota
 class Backend(Protocol):
     """Runs an encoder and a decoder. Arrays follow the array API standard."""
 
-    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...]) -> Annotations:
-        """Encode preprocessed pixels (N, 3, S, S) to annotations (N, L, D)."""
+    def encode(
+        self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
+    ) -> Annotations:
+        """Encode preprocessed pixels (N, ...) to annotations (N, L, D).
+
+        The mask (N, L) says which cells are real; None: all are.
+        """
         ...
 
     def init_state(

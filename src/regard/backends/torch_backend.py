@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Generator
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder
-from regard.encoders.fast import Encode
+from regard.encoders.fast import Encode, channels_last
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 
 
@@ -39,20 +40,21 @@ class TorchBackend:
         self.decoder = decoder
         self.device = torch.device(device)
 
-    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...]) -> Annotations:
-        """Encode preprocessed pixels (N, 3, S, S) to annotations (N, L, D)."""
+    def encode(
+        self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
+    ) -> Annotations:
+        """Encode preprocessed pixels (N, ...) to annotations (N, L, D); see `Backend.encode`."""
         if self.encoder is None:
             raise ValueError("this backend was made without an encoder; pass annotations instead")
+        if mask is None:
+            mask = np.ones((len(pixels), math.prod(self.encoder.grid_shape)), bool)
+        real = self.asarray(mask)
         if self._encode is not None:
-            vectors = self.asarray(self._encode(pixels))
+            vectors = self.asarray(self._encode(pixels, mask))
         else:
             with torch.inference_mode(), _evaluating(self.encoder):
-                # Convolutions on a CPU run twice as fast with the channels last.
-                vectors = self.encoder(
-                    self.asarray(pixels).contiguous(memory_format=torch.channels_last)
-                )
-        mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=self.device)
-        return Annotations(vectors, mask, grids)
+                vectors = self.encoder(channels_last(self.asarray(pixels)), real)
+        return Annotations(vectors, real, grids)
 
     def init_state(
         self, annotations: Annotations, captions_per_item: int = 1

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def caption(
     files: Annotated[
         list[str],
-        typer.Argument(help="Pictures, folders, patterns, or - for paths on standard input."),
+        typer.Argument(
+            help="Pictures, clips, scans, folders, patterns, or - for paths on standard input."
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help="Folder, shipped model or hub id; else the shipped one.")
@@ -27,7 +29,7 @@ def caption(
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     no_alpha: Annotated[bool, typer.Option("--no-alpha", help="Leave the maps out.")] = False,
     explain: Annotated[
-        Path | None, typer.Option(help="Folder for a contact sheet of each picture.")
+        Path | None, typer.Option(help="Folder for a drawing of each caption's attention.")
     ] = None,
     max_length: Annotated[
         int | None,
@@ -36,24 +38,25 @@ def caption(
     length_penalty: Annotated[
         float, typer.Option(help="Divide log p by length to this power.")
     ] = 0.0,
-    n_best: Annotated[int, typer.Option(help="Captions per picture.")] = 1,
+    n_best: Annotated[int, typer.Option(help="Captions per file.")] = 1,
     context: Annotated[
         str, typer.Option(help="Hard attention: expected, sample or argmax.")
     ] = "expected",
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
-    """Caption pictures: `path: caption`, or JSON lines.
+    """Caption pictures, clips and scans: `path: caption`, or JSON lines.
 
-    A picture that fails is one line on standard error; the others go on, and the status is 1.
+    What its reader must know of a caption, such as that a scan's is not for clinical use, is a
+    line on standard error. So is a file that fails; the others go on, and the status is 1.
     """
     sources, total = sources_of(files)
     sheets = OutputFolder(explain, "--explain") if explain else None
-    from regard import load
     from regard.captioner import Failure
+    from regard.routing import Router
 
-    captioner = load(model, device=device).accelerated(total or 0)
-    results = captioner.caption_many(
+    router = Router(model, device=device, files=total or 0)
+    results = router.caption_many(
         sources,
         batch_size=batch_size,
         beam=beam,
@@ -70,6 +73,8 @@ def caption(
             if json_lines:
                 json_line({"file": result.file, "error": str(result.error)})
             continue
+        for notice in result.notices:
+            complain(f"{result.file}: {notice}")
         _write(result, json_lines, alpha=not no_alpha)
         if sheets is not None:
             _draw(result, sheets)

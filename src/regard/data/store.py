@@ -1,9 +1,10 @@
 """The annotation store: encode once, train many times.
 
 A folder of shards, each a float16 .npy file (rows, L, D) that is memory-mapped, beside a JSON
-list that says which picture and view every row is. A shard is written under a temporary name
-and renamed when whole, its list last, so that a killed encoding leaves nothing half-written
-and goes on where it stopped. `store.json` says which encoder made it.
+list that says which picture (clip, scan) and view every row is, and how many of its cells are
+real, where not all are (a clip of fewer frames than the grid has). A shard is written under a
+temporary name and renamed when whole, its list last, so that a killed encoding leaves nothing
+half-written and goes on where it stopped. `store.json` says which encoder made it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class StoreKey:
 
     Attributes:
         encoder: digest of the encoder's weights, level and preprocessing.
-        grid_shape: (rows, cols).
+        grid_shape: cells along each axis.
         annotation_dim: D.
     """
 
@@ -64,7 +65,7 @@ class AnnotationStore:
         """
         self.folder = Path(folder)
         self.key = key
-        self._rows: dict[tuple[str, str], tuple[int, int]] = {}
+        self._rows: dict[tuple[str, str], tuple[int, int, int]] = {}
         self._shards: list[np.ndarray] = []
         self._open_or_begin()
         for listing in sorted(self.folder.glob("shard-*.json")):
@@ -76,13 +77,14 @@ class AnnotationStore:
     def __contains__(self, digest_and_view: tuple[str, str]) -> bool:
         return digest_and_view in self._rows
 
-    def read(self, wanted: Iterable[tuple[str, str]]) -> np.ndarray:
-        """Return the vectors of (digest, view) pairs, (N, L, D) float16.
+    def read(self, wanted: Iterable[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the vectors of (digest, view) pairs, (N, L, D) float16, and mask (N, L) bool.
 
         Raises:
             DatasetError: a pair is not in the store.
         """
         rows: list[np.ndarray] = []
+        real: list[int] = []
         for digest, view in wanted:
             place = self._rows.get((digest, view))
             if place is None:
@@ -91,19 +93,21 @@ class AnnotationStore:
                     f"{digest[:12]}…. Encode the data set again; what is there is kept."
                 )
             rows.append(self._shards[place[0]][place[1]])
-        return np.stack(rows)
+            real.append(place[2])
+        return np.stack(rows), np.arange(self._row_shape()[0]) < np.array(real)[:, None]
 
     def fill(
         self,
         wanted: Iterable[tuple[str, str, str]],
-        encode: Callable[[list[tuple[str, str]]], np.ndarray],
+        encode: Callable[[list[tuple[str, str]]], tuple[np.ndarray, np.ndarray]],
         batch_size: int = 32,
     ) -> Iterator[int]:
         """Encode what is missing, shard by shard.
 
         Args:
             wanted: (digest, view, file) of every picture and view.
-            encode: maps [(file, view), ...] to vectors (N, L, D).
+            encode: maps [(file, view), ...] to vectors (N, L, D) and mask (N, L), whose real
+                cells come first.
             batch_size: pictures per call of `encode`.
 
         Yields:
@@ -114,12 +118,15 @@ class AnnotationStore:
         for start in range(0, len(missing), SHARD_ROWS):
             shard = missing[start : start + SHARD_ROWS]
             vectors = np.empty((len(shard), *self._row_shape()), np.float16)
+            real = np.empty(len(shard), int)
             for at in range(0, len(shard), batch_size):
                 batch = shard[at : at + batch_size]
-                vectors[at : at + len(batch)] = encode([(file, view) for _, view, file in batch])
+                made, mask = encode([(file, view) for _, view, file in batch])
+                vectors[at : at + len(batch)], real[at : at + len(batch)] = made, mask.sum(1)
                 done += len(batch)
                 yield done
-            self._write_shard(vectors, [(digest, view) for digest, view, _ in shard])
+            pairs = [(digest, view) for digest, view, _ in shard]
+            self._write_shard(vectors, pairs, real.tolist())
 
     def _row_shape(self) -> tuple[int, int]:
         return int(np.prod(self.key.grid_shape)), self.key.annotation_dim
@@ -145,26 +152,34 @@ class AnnotationStore:
 
     def _open_shard(self, listing: Path) -> None:
         try:
-            pairs = [(str(d), str(v)) for d, v in json.loads(listing.read_text("utf-8"))]
+            rows = [_row(*entry) for entry in json.loads(listing.read_text("utf-8"))]
             vectors = np.load(listing.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise DatasetError(
                 f"the shard {listing.with_suffix('.npy')} is damaged: {error}. Delete it and its "
                 ".json; the next run encodes its pictures again."
             ) from error
-        if vectors.shape != (len(pairs), *self._row_shape()) or vectors.dtype != np.float16:
+        if vectors.shape != (len(rows), *self._row_shape()) or vectors.dtype != np.float16:
             raise DatasetError(
                 f"the shard {listing.with_suffix('.npy')} holds {vectors.dtype}{vectors.shape}; "
-                f"its list says float16 {(len(pairs), *self._row_shape())}. Delete both."
+                f"its list says float16 {(len(rows), *self._row_shape())}. Delete both."
             )
-        for row, pair in enumerate(pairs):
-            self._rows[pair] = (len(self._shards), row)
+        for at, (pair, real) in enumerate(rows):
+            cells = self._row_shape()[0] if real is None else real
+            self._rows[pair] = (len(self._shards), at, cells)
         self._shards.append(vectors)
 
-    def _write_shard(self, vectors: np.ndarray, pairs: list[tuple[str, str]]) -> None:
+    def _write_shard(
+        self, vectors: np.ndarray, pairs: list[tuple[str, str]], real: list[int]
+    ) -> None:
         # Named by what it holds, so that two runs that fill one store do not replace each
         # other's shards.
-        content = json.dumps(pairs).encode()
+        cells = self._row_shape()[0]
+        rows = [
+            pair if of_row == cells else (*pair, of_row)
+            for pair, of_row in zip(pairs, real, strict=True)
+        ]
+        content = json.dumps(rows).encode()
         listing = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.json"
         temporary = listing.with_suffix(".npy.tmp")
         with temporary.open("wb") as file:
@@ -174,6 +189,10 @@ class AnnotationStore:
         temporary.rename(listing.with_suffix(".npy"))
         _write_whole(listing, content)
         self._open_shard(listing)
+
+
+def _row(digest: Any, view: Any, real: int | None = None) -> tuple[tuple[str, str], int | None]:
+    return (str(digest), str(view)), real
 
 
 def _write_whole(path: Path, content: bytes) -> None:

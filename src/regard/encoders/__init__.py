@@ -5,20 +5,25 @@ from __future__ import annotations
 import importlib
 
 from regard.config import EncoderConfig
-from regard.encoders.base import Encoder
-from regard.errors import UnknownName
+from regard.encoders.base import Encoder, PictureEncoder
+from regard.encoders.frames import FrameEncoder
+from regard.encoders.slices import SliceEncoder
+from regard.errors import ConfigError, UnknownName
 
 _TABLE = {
     "efficientnet_lite0": "regard.encoders.efficientnet_lite:EfficientNetLite",
     "efficientnet_lite2": "regard.encoders.efficientnet_lite:EfficientNetLite",
     "small_cnn": "regard.encoders.small_cnn:SmallCNN",
 }
-_TIMM = "regard.encoders.timm_backbone:TimmBackbone"
+_FAMILIES = {
+    "timm": "regard.encoders.timm_backbone:TimmBackbone",
+    "monai": "regard.encoders.monai_network:MonaiNetwork",
+}
 
 
 def known_encoders() -> tuple[str, ...]:
     """Return the names that `encoder.name` takes."""
-    return (*_TABLE, "timm:NAME")
+    return (*_TABLE, *(f"{family}:NAME" for family in _FAMILIES))
 
 
 def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
@@ -34,12 +39,37 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
         ConfigError: a setting does not fit the encoder.
         MissingExtra: its package is not installed.
     """
-    place = _TIMM if config.name.startswith("timm:") else _TABLE.get(config.name)
-    if place is None:
-        raise UnknownName("encoder", config.name, known_encoders())
-    module, name = place.split(":")
-    encoder: Encoder = getattr(importlib.import_module(module), name)(config, pretrained=pretrained)
+    encoder = _of_medium(_named(config, pretrained), config)
     return encoder.requires_grad_(config.trainable).eval()
 
 
-__all__ = ["Encoder", "build_encoder", "known_encoders"]
+def _named(config: EncoderConfig, pretrained: bool) -> Encoder:
+    family = config.name.partition(":")[0] if ":" in config.name else ""
+    place = _FAMILIES.get(family) if family else _TABLE.get(config.name)
+    if place is None:
+        raise UnknownName("encoder", config.name, known_encoders())
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)(config, pretrained=pretrained)
+
+
+def _of_medium(encoder: Encoder, config: EncoderConfig) -> Encoder:
+    """Return an encoder that reads the config's medium."""
+    if encoder.medium == config.medium:
+        return encoder
+    if isinstance(encoder, PictureEncoder):
+        if config.medium == "video":
+            return FrameEncoder(encoder, config.video)
+        return SliceEncoder(encoder, config.volume)
+    raise ConfigError(
+        f"encoder.medium is {config.medium!r}, and {config.name} reads {encoder.medium}s only."
+    )
+
+
+__all__ = [
+    "Encoder",
+    "FrameEncoder",
+    "PictureEncoder",
+    "SliceEncoder",
+    "build_encoder",
+    "known_encoders",
+]

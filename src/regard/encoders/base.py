@@ -1,14 +1,17 @@
-"""What every encoder promises: a square picture in, a grid of annotation vectors out."""
+"""What every encoder promises: a picture, clip or scan in, a grid of annotation vectors out."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regard.media.preprocess import PreprocessingSpec, spec_digest
+from regard.media import Input, PreprocessingSpec, Spec, medium_of_spec, prepare, read_media
+from regard.media.preprocess import spec_digest
+from regard.types import Media
 
 
 class Encoder(nn.Module, ABC):
@@ -18,23 +21,48 @@ class Encoder(nn.Module, ABC):
         name: the name in the encoder table.
         level: the feature map that is read.
         annotation_dim: D, features per annotation vector.
-        grid_shape: (rows, cols); L is their product.
+        grid_axes: names of the grid's axes; see `Grid`.
+        grid_shape: cells along each axis; L is their product.
         spec: the preprocessing that its pixels need; stored in every checkpoint.
+        input_shape: of one item's pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip,
+            (1, slices, rows, cols) of a scan.
+        pictures_per_item: how many pictures' worth of work an item is: a clip's frames.
+        exportable: whether its vectors of real cells depend on the pixels alone, not on the
+            mask, so that a graph of pixels can stand for it.
     """
 
     name: str
     level: str
     annotation_dim: int
-    grid_shape: tuple[int, int]
-    spec: PreprocessingSpec
+    grid_axes: tuple[str, ...]
+    grid_shape: tuple[int, ...]
+    spec: Spec
+    input_shape: tuple[int, ...]
+    pictures_per_item: int = 1
+    exportable: bool = True
 
     @abstractmethod
-    def feature_map(self, pixels: Tensor) -> Tensor:
-        """Map (N, 3, S, S) float32 pixels to an (N, D, rows, cols) feature map."""
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the annotation vectors, (N, L, D), cells in row-major order.
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the annotation vectors, (N, L, D), cells in row-major order."""
-        return self.feature_map(pixels).flatten(2).transpose(1, 2)
+        Args:
+            pixels: (N, *input_shape) float32.
+            mask: (N, L) bool, True = real cell; None: all are. What lies on padding must not
+                reach a real cell's vector.
+        """
+
+    @property
+    def medium(self) -> str:
+        """What it reads: "image", "video" or "volume"."""
+        return medium_of_spec(self.spec)
+
+    def read(self, source: Any, *, name: str | None = None) -> Media:
+        """Read a source as this encoder needs it; see `regard.media.read_media`."""
+        return read_media(source, self.spec, name=name)
+
+    def prepare(self, media: Media) -> Input:
+        """Return the pixels, mask and grid of what `read` gave."""
+        return prepare(media, self.spec, self.grid_shape)
 
     def train(self, mode: bool = True) -> Encoder:
         """Switch the mode; BatchNorm keeps its statistics even while it is fine-tuned.
@@ -59,3 +87,24 @@ class Encoder(nn.Module, ABC):
             stable = value.to(torch.float16) if value.is_floating_point() else value
             sha.update(stable.cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
+
+
+class PictureEncoder(Encoder):
+    """An encoder of pictures, by a feature map of (rows, cols)."""
+
+    grid_axes = ("rows", "cols")
+    grid_shape: tuple[int, int]
+    spec: PreprocessingSpec
+
+    @abstractmethod
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        """Map (N, 3, S, S) float32 pixels to an (N, D, rows, cols) feature map."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
+        """(3, S, S)."""
+        return 3, self.spec.size, self.spec.size
+
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the annotation vectors, (N, L, D); a picture has no padding."""
+        return self.feature_map(pixels).flatten(2).transpose(1, 2)

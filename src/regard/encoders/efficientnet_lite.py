@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regard.config import EncoderConfig
-from regard.encoders.base import Encoder
+from regard.encoders.base import PictureEncoder
 from regard.errors import ConfigError, MissingExtra
 from regard.media.preprocess import PreprocessingSpec
 
@@ -25,7 +25,7 @@ _WEIGHTS = {
 _STRIDES = {"stride16": 16, "stride32": 32}
 
 
-class EfficientNetLite(Encoder):
+class EfficientNetLite(PictureEncoder):
     """EfficientNet-Lite read at stride 16 (its fifth stage) or stride 32 (its head)."""
 
     def __init__(self, config: EncoderConfig, *, pretrained: bool = True) -> None:

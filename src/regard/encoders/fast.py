@@ -10,15 +10,20 @@ import contextlib
 import importlib
 import io
 import warnings
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from regard.encoders.base import Encoder
 
-Encode = Callable[[np.ndarray], np.ndarray]
-"""Maps pixels (N, 3, S, S) float32 to annotation vectors (N, L, D) float32."""
+
+class Encode(Protocol):
+    """Maps pixels (N, *input_shape) float32 and mask (N, L) to vectors (N, L, D) float32."""
+
+    def __call__(self, pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Encode; without a mask all cells are real."""
+        ...
 
 
 def encode_with(encoder: Encoder, *, runtime: str = "auto") -> Encode:
@@ -32,7 +37,8 @@ def encode_with(encoder: Encoder, *, runtime: str = "auto") -> Encode:
     Raises:
         ImportError: runtime is "onnxruntime" and it is not installed.
     """
-    if runtime == "torch" or next(encoder.parameters()).device.type != "cpu":
+    on_cpu = next(encoder.parameters()).device.type == "cpu"
+    if runtime == "torch" or not on_cpu or not encoder.exportable:
         return _torch(encoder)
     try:
         return _onnxruntime(encoder)
@@ -45,12 +51,18 @@ def encode_with(encoder: Encoder, *, runtime: str = "auto") -> Encode:
 def _torch(encoder: Encoder) -> Encode:
     device = next(encoder.parameters()).device
 
-    def encode(pixels: np.ndarray) -> np.ndarray:
+    def encode(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         with torch.inference_mode():
-            tensor = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
-            return encoder(tensor).float().cpu().numpy()
+            tensor = channels_last(torch.from_numpy(pixels).to(device))
+            real = None if mask is None else torch.from_numpy(mask).to(device)
+            return encoder(tensor, real).float().cpu().numpy()
 
     return encode
+
+
+def channels_last(pixels: torch.Tensor) -> torch.Tensor:
+    """Return pictures with the channels last: convolutions on a CPU run twice as fast."""
+    return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
 
 
 def _onnxruntime(encoder: Encoder) -> Encode:
@@ -64,21 +76,21 @@ def _onnxruntime(encoder: Encoder) -> Encode:
         _export(encoder), options, providers=["CPUExecutionProvider"]
     )
 
-    def encode(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(None, {"pixels": pixels})[0])
+    def encode(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        vectors = np.asarray(session.run(None, {"pixels": pixels})[0])
+        return vectors if mask is None else vectors * mask[..., None]
 
     return encode
 
 
 def _export(encoder: Encoder) -> bytes:
     """Return the encoder as ONNX bytes with a dynamic batch."""
-    size = encoder.spec.size
     # The exporter talks to stdout and warns about its own internals; neither is the user's.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             encoder,
-            (torch.zeros(2, 3, size, size),),
+            (torch.zeros(2, *encoder.input_shape),),
             input_names=["pixels"],
             dynamic_shapes=({0: torch.export.Dim("pictures")},),
             dynamo=True,

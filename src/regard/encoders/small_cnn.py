@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import EncoderConfig
-from regard.encoders.base import Encoder
+from regard.encoders.base import PictureEncoder
 from regard.errors import ConfigError
 from regard.media.preprocess import PreprocessingSpec
 
@@ -24,7 +24,7 @@ _STRIDE = 8
 _CHANNELS = (16, 32, 64)
 
 
-class SmallCNN(Encoder):
+class SmallCNN(PictureEncoder):
     """Five convolutions; the grid has one cell per 8×8 pixels, 64 features each."""
 
     def __init__(self, config: EncoderConfig, *, pretrained: bool = True) -> None:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from regard.config import EncoderConfig
-from regard.encoders.base import Encoder
+from regard.encoders.base import PictureEncoder
 from regard.errors import ConfigError, MissingExtra
 from regard.media.preprocess import PreprocessingSpec
 
 PREFIX = "timm:"
 
 
-class TimmBackbone(Encoder):
+class TimmBackbone(PictureEncoder):
     """One feature map of a timm network; `level` is an index into its `features_only` maps.
 
     The paper's annotations, VGG-19's conv5_4 after its ReLU and before the last max-pool

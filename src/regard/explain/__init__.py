@@ -3,6 +3,7 @@
 from regard.explain.animation import save_animation
 from regard.explain.compare import compare_sheet
 from regard.explain.diary import Diary, DiaryEntry, write_diary
+from regard.explain.draw import draw
 from regard.explain.html import caption_html
 from regard.explain.maps import absolute_scale, relative_map, upsample
 from regard.explain.sheet import contact_sheet, save_figure
@@ -14,6 +15,7 @@ __all__ = [
     "caption_html",
     "compare_sheet",
     "contact_sheet",
+    "draw",
     "relative_map",
     "save_animation",
     "save_figure",

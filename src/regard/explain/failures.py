@@ -235,7 +235,7 @@ def examine(item: CaptionedItem, caption: Caption) -> Audited:
     judgement = judge([word.text for word in spoken], references)
     findings = [_mistake(mistake, spoken, references) for mistake in judgement.mistakes]
     findings += _confidence(spoken) + _attention(caption, spoken)
-    light = replace(caption, pixels=None, n_best=())
+    light = replace(caption, media=None, n_best=())
     return Audited(item, light, spoken, judgement.support, tuple(findings))
 
 

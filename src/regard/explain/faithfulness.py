@@ -23,7 +23,6 @@ from regard.errors import ConfigError, DatasetError
 from regard.explain.curves import deletion_and_insertion
 from regard.explain.probe import occlude
 from regard.explain.swaps import SWAPS, SwappedAttention
-from regard.media import read_image
 from regard.metrics import score_captions
 from regard.metrics.pointing import Pointing, pointing
 from regard.metrics.word_classes import CLASSES, word_class
@@ -227,7 +226,7 @@ def _mean_logprob(captioner: Captioner, captions: Sequence[Caption]) -> float:
     for length, group in by_length.items():
         # A picture alone would lend its attention to itself.
         pictures = [*group, captions[0]] if len(group) == 1 else group
-        media = [read_image(caption.pixels) for caption in pictures]
+        media = [caption.media for caption in pictures if caption.media is not None]
         tokens = np.array([[w.token for w in c.words[:length]] for c in group], np.int64)
         if len(group) == 1:
             tokens = np.repeat(tokens, 2, axis=0)

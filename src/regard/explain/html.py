@@ -29,6 +29,7 @@ from regard.explain.maps import (
     relative_map,
     smoothing,
 )
+from regard.explain.tiles import as_picture
 from regard.types import Caption, Grid, Word
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def caption_html(
 
     Every word is a button that shows its map, on one absolute scale in multiples of uniform,
     smoothed or raw as the reader chooses; with an occlusion, what mattered can be shown instead,
-    on one scale in nats.
+    on one scale in nats. A clip or a scan is laid out as one picture, without its occlusion.
 
     Args:
         caption: with its picture.
@@ -84,6 +85,8 @@ def caption_html(
     Raises:
         ConfigError: the caption does not hold its picture, or its grid is no picture's.
     """
+    if caption.medium != "image":
+        caption, occlusion = as_picture(caption), None
     if caption.pixels is None:
         raise ConfigError("this caption holds no picture to draw on; caption the file again.")
     grid, alpha = caption.grid, caption.trace.alpha

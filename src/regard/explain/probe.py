@@ -16,7 +16,6 @@ from PIL import Image
 
 from regard.decoding.teacher import Forced, force_captions
 from regard.errors import ConfigError
-from regard.media import preprocess, read_image
 from regard.types import Caption
 from regard.vocabulary import START
 
@@ -65,16 +64,16 @@ class Prober:
         if cover not in COVERS:
             raise ConfigError(f"cover is {cover!r}; it must be one of {', '.join(COVERS)}.")
         tokens = [word.token for word in caption.words]
-        if caption.pixels is None or None in tokens:
+        if caption.media is None or None in tokens:
             raise ConfigError(
                 "this caption holds no picture or no word ids, so it cannot be read again; "
                 "caption the file with `Captioner.caption`."
             )
         self.captioner, self.cover = captioner, cover
         self.tokens = np.array(tokens, np.int64)
-        self.whole = preprocess(read_image(caption.pixels), captioner.encoder.spec)
+        found = captioner.encoder.prepare(caption.media)
+        self.whole, self.grid = found.pixels, found.grid
         self.covered = _covered(self.whole, cover)
-        self.grid = captioner.annotate([read_image(caption.pixels)]).grids[0]
 
     def read(self, kept: np.ndarray) -> Forced:
         """Read the caption on N copies of the picture, each with some cells covered.

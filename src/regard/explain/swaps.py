@@ -59,9 +59,11 @@ class SwappedAttention:
         index = self._backend.asarray(np.stack(orders)[:, :, None])
         return xp.take_along_axis(keys, xp.broadcast_to(index, keys.shape), axis=1)
 
-    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...]) -> Annotations:
+    def encode(
+        self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
+    ) -> Annotations:
         """See `Backend.encode`."""
-        return self._backend.encode(pixels, grids)
+        return self._backend.encode(pixels, grids, mask)
 
     def step(
         self,

@@ -1,18 +1,50 @@
-"""Media: files to pixels, pixels to network input, cells to pixels."""
+"""Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import find_files
-from regard.media.geometry import cell_at, cell_bounds, image_grid
+from regard.media.find import digest_of, find_files, medium_of
+from regard.media.geometry import (
+    cell_at,
+    cell_bounds,
+    cell_centre,
+    clip_grid,
+    image_grid,
+    scan_grid,
+    world_of,
+)
 from regard.media.image import read_image
-from regard.media.preprocess import PreprocessingSpec, covered_extent, preprocess, spec_digest
+from regard.media.prepare import Input, medium_of_spec, prepare, read_media
+from regard.media.preprocess import (
+    ClipSpec,
+    PreprocessingSpec,
+    ScanSpec,
+    Spec,
+    covered_extent,
+    preprocess,
+    preprocess_pixels,
+    spec_digest,
+)
 
 __all__ = [
+    "ClipSpec",
+    "Input",
     "PreprocessingSpec",
+    "ScanSpec",
+    "Spec",
     "cell_at",
     "cell_bounds",
+    "cell_centre",
+    "clip_grid",
     "covered_extent",
+    "digest_of",
     "find_files",
     "image_grid",
+    "medium_of",
+    "medium_of_spec",
+    "prepare",
     "preprocess",
+    "preprocess_pixels",
     "read_image",
+    "read_media",
+    "scan_grid",
     "spec_digest",
+    "world_of",
 ]

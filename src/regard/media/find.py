@@ -1,8 +1,9 @@
-"""From command-line arguments to files."""
+"""From command-line arguments to files, and which medium a file is of."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import TextIO
@@ -11,15 +12,65 @@ IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jp2")
     + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
+VIDEO_SUFFIXES = frozenset(
+    (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv")
+    + (".ts", ".webm", ".wmv")
+)
+VOLUME_SUFFIXES = frozenset((".dcm", ".dicom", ".ima", ".nii"))
 """What is taken from a folder; a file named by itself is tried whatever its name."""
+
+
+def medium_of(path: str) -> str:
+    """Return the medium that a path names: "image", "video" or "volume".
+
+    The suffix says it; where it says nothing, the first bytes do. A folder is taken as a
+    volume: its slices. What is none of these is tried as a picture.
+    """
+    name = path.lower().removesuffix(".gz")
+    suffix = os.path.splitext(name)[1]
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    if suffix in VOLUME_SUFFIXES or os.path.isdir(path):
+        return "volume"
+    return "image" if suffix in IMAGE_SUFFIXES else _sniffed(path)
+
+
+def digest_of(path: str) -> str:
+    """Return a SHA-256 of a file's bytes; of a folder's (a series of slices) names and bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not os.path.isdir(path):
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    sha = hashlib.sha256()
+    for name in sorted(os.listdir(path)):
+        inside = os.path.join(path, name)
+        if os.path.isfile(inside):
+            sha.update(f"{name} {digest_of(inside)}\n".encode())
+    return sha.hexdigest()
+
+
+def _sniffed(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(348 + 4)
+    except (OSError, ValueError):
+        return "image"  # whose reader says what is wrong
+    if head[128:132] == b"DICM" or head[344:348] in (b"n+1\0", b"ni1\0"):
+        return "volume"
+    boxes = (b"ftypavif", b"ftypheic", b"ftypmif1")  # pictures in a video's container
+    is_video = head[:4] in (b"\x1a\x45\xdf\xa3", b"FLV\x01") or head[8:12] == b"AVI "
+    return "video" if is_video or (head[4:8] == b"ftyp" and head[4:12] not in boxes) else "image"
 
 
 def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iterator[str]:
     """Expand globs, folders and `-` to paths.
 
-    A folder gives its pictures, recursively and sorted, hidden ones left out; a pattern gives
-    what it matches, sorted. What gives nothing (a missing path, a pattern without a match, a
-    folder without pictures) is given as it is, so that it becomes that item's error.
+    A folder gives its pictures, clips and scans, recursively and sorted, hidden ones left out; a
+    pattern gives what it matches, sorted. What gives nothing (a missing path, a pattern without
+    a match, a folder with nothing in it) is given as it is, so that it becomes that item's error.
 
     Args:
         arguments: as the user wrote them.
@@ -32,18 +83,18 @@ def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iter
         if argument == "-" and stdin is not None:
             yield from (line.rstrip("\r\n") for line in stdin if line.strip())
         elif os.path.isdir(argument):
-            yield from _pictures(argument) or [argument]
+            yield from _media(argument) or [argument]
         elif not os.path.lexists(argument) and glob.has_magic(argument):
             yield from _matches(argument) or [argument]
         else:
             yield argument
 
 
-def _pictures(folder: str) -> list[str]:
+def _media(folder: str) -> list[str]:
     found: list[str] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [os.path.join(place, f) for f in files if _is_picture(f)]
+        found += [os.path.join(place, f) for f in files if _is_media(f)]
     return sorted(found)
 
 
@@ -51,6 +102,8 @@ def _matches(pattern: str) -> list[str]:
     return sorted(f for f in glob.glob(pattern, recursive=True) if not os.path.isdir(f))
 
 
-def _is_picture(name: str) -> bool:
+def _is_media(name: str) -> bool:
     # macOS leaves `._photo.jpg` beside `photo.jpg`: no picture, whatever its suffix.
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
+    return not name.startswith(".") and suffix in known

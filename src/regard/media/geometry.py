@@ -1,14 +1,20 @@
-"""From a cell of the grid to the pixels it covers, and back."""
+"""From a cell of the grid to the pixels, seconds or millimetres it covers, and back.
+
+Nobody else computes this: drawings, pointing scores, heat maps and pages all ask here.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from regard.media.preprocess import PreprocessingSpec, covered_extent
-from regard.types import Grid
+from regard.types import Clip, Grid, Scan
+
+Extent = tuple[tuple[float, float], ...]
+"""(start, stop) along each axis, in source units."""
 
 
-def image_grid(size: tuple[int, int], spec: PreprocessingSpec, shape: tuple[int, int]) -> Grid:
+def image_grid(size: tuple[int, int], spec: PreprocessingSpec, shape: tuple[int, ...]) -> Grid:
     """Return where an encoder's cells lie on a picture.
 
     Args:
@@ -23,6 +29,57 @@ def image_grid(size: tuple[int, int], spec: PreprocessingSpec, shape: tuple[int,
     return Grid(("rows", "cols"), shape, size, covered_extent(size, spec))
 
 
+def clip_grid(clip: Clip, spec: PreprocessingSpec, shape: tuple[int, ...]) -> Grid:
+    """Return where an encoder's cells lie on a clip, in seconds and in pixels.
+
+    Args:
+        clip: with F frames, F at most shape[0].
+        spec: the preprocessing that each frame went through.
+        shape: (frames,) or (frames, rows, cols) of the encoder's grid.
+    """
+    first = (clip.spans[0][0], clip.spans[-1][1])
+    axes, size, extent = ("frames",), (clip.duration,), (first,)
+    if len(shape) == 3:
+        axes = ("frames", "rows", "cols")
+        size = (clip.duration, *clip.frame_size)
+        extent = (first, *covered_extent(clip.frame_size, spec))
+    return Grid(axes, shape, size, extent, clip.spans, clip.times)
+
+
+def scan_grid(scan: Scan, extent: Extent, shape: tuple[int, ...]) -> Grid:
+    """Return where an encoder's cells lie in a scan, in millimetres along the scan's own axes.
+
+    Args:
+        scan: the scan.
+        extent: what the network's input covers of it, in millimetres from the scan's corner
+            (the outer corner of its first voxel); negative where it was padded.
+        shape: (slices, rows, cols) of the encoder's grid.
+    """
+    spacing = np.array(scan.spacing)
+    affine = scan.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ np.full(3, 0.5)  # voxel centres to voxel corners
+    affine[:3, :3] /= spacing
+    size = tuple(float(n * mm) for n, mm in zip(scan.pixels.shape, spacing, strict=True))
+    rows = tuple(tuple(map(float, row)) for row in affine)
+    return Grid(("slices", "rows", "cols"), shape, size, extent, affine=rows)
+
+
+def world_of(grid: Grid, point: tuple[float, ...]) -> tuple[float, float, float]:
+    """Return a scan's point in world millimetres, RAS+.
+
+    Args:
+        grid: of a scan.
+        point: (slices, rows, cols) in millimetres from the scan's corner, as `cell_bounds` gives.
+    """
+    x, y, z, _ = np.array(grid.affine) @ (*point, 1.0)
+    return float(x), float(y), float(z)
+
+
+def cell_centre(grid: Grid, cell: int) -> tuple[float, ...]:
+    """Return the middle of a cell along each axis, in source units; see `cell_bounds`."""
+    return tuple((start + stop) / 2 for start, stop in cell_bounds(grid, cell))
+
+
 def cell_bounds(grid: Grid, cell: int) -> tuple[tuple[float, float], ...]:
     """Return the (start, stop) that a cell covers along each axis, in source units.
 
@@ -31,14 +88,17 @@ def cell_bounds(grid: Grid, cell: int) -> tuple[tuple[float, float], ...]:
         cell: flat index, row-major.
 
     Raises:
-        IndexError: the grid has no such cell.
+        IndexError: the grid has no such cell, or it is padding of a short clip.
     """
-    if not 0 <= cell < grid.cells:
-        raise IndexError(f"cell {cell} of a grid of {grid.cells} cells")
+    if not 0 <= cell < grid.real_cells:
+        raise IndexError(f"cell {cell} of a grid of {grid.real_cells} cells")
     bounds: list[tuple[float, float]] = []
-    for at, count, (start, stop) in zip(
-        np.unravel_index(cell, grid.shape), grid.shape, grid.extent, strict=True
+    for axis, at, count, (start, stop) in zip(
+        grid.axes, np.unravel_index(cell, grid.shape), grid.shape, grid.extent, strict=True
     ):
+        if axis == "frames":  # their spans need not be equal
+            bounds.append(grid.spans[int(at)])
+            continue
         step = (stop - start) / count
         bounds.append((start + int(at) * step, start + (int(at) + 1) * step))
     return tuple(bounds)
@@ -52,7 +112,15 @@ def cell_at(grid: Grid, point: tuple[float, ...]) -> int | None:
         point: one coordinate per axis, in source units: (y, x) for a picture.
     """
     place: list[int] = []
-    for value, count, (start, stop) in zip(point, grid.shape, grid.extent, strict=True):
+    for axis, value, count, (start, stop) in zip(
+        grid.axes, point, grid.shape, grid.extent, strict=True
+    ):
+        if axis == "frames":
+            inside = [i for i, (begin, end) in enumerate(grid.spans) if begin <= value < end]
+            if not inside:
+                return None
+            place.append(inside[0])
+            continue
         if not start <= value < stop:
             return None
         place.append(min(count - 1, int((value - start) / (stop - start) * count)))

@@ -53,7 +53,47 @@ class PreprocessingSpec:
             )
 
 
-def spec_digest(spec: PreprocessingSpec) -> str:
+@dataclass(frozen=True)
+class ClipSpec:
+    """How a clip becomes K square inputs; the fields are those of `config.VideoConfig`.
+
+    Attributes:
+        picture: how a frame becomes a square input.
+        frames: K, frames that are read at most.
+        choice: "chunks", "seconds" or "all".
+        take: frame of each chunk: "middle" or "first".
+        first_frames: only the first so many frames of a clip; 0: all.
+        every: seconds between frames where choice is "seconds".
+    """
+
+    picture: PreprocessingSpec
+    frames: int
+    choice: str
+    take: str
+    first_frames: int
+    every: float
+
+
+@dataclass(frozen=True)
+class ScanSpec:
+    """How a scan becomes an input of voxels; the fields are those of `config.VolumeConfig`.
+
+    Attributes:
+        shape: voxels of the input, (slices, rows, cols).
+        spacing: millimetres between them; empty: the whole scan is squashed into the shape.
+        window: name of the intensity window.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    window: str
+
+
+Spec = PreprocessingSpec | ClipSpec | ScanSpec
+"""Stored in every checkpoint; its type says which medium the encoder reads."""
+
+
+def spec_digest(spec: Spec) -> str:
     """Return a SHA-256 of the specification."""
     return hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()
 
@@ -100,7 +140,12 @@ def preprocess(media: Media, spec: PreprocessingSpec) -> np.ndarray:
         media: an upright RGB picture.
         spec: the encoder's specification.
     """
-    square = _square(Image.fromarray(media.pixels), media.size, spec)
+    return preprocess_pixels(media.pixels, spec)
+
+
+def preprocess_pixels(pixels: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
+    """Return the network's input for (height, width, 3) uint8 pixels; see `preprocess`."""
+    square = _square(Image.fromarray(pixels), (pixels.shape[0], pixels.shape[1]), spec)
     mean, std = (np.asarray(v, np.float32) for v in (spec.mean, spec.std))
     return np.ascontiguousarray(((square - mean) / std).transpose(2, 0, 1))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regard.errors import CheckpointError, MissingExtra
 
-DEFAULTS = {"image": "flickr8k-soft"}
+DEFAULTS = {"image": "flickr8k-soft", "video": "flickr8k-soft", "volume": "hippocampus-soft"}
 """The shipped model that a medium is captioned with where none is named."""
 
 

@@ -167,7 +167,7 @@ def _model(name: str, captioner: Captioner) -> dict[str, Any]:
     config = captioner.config
     return {
         "name": name,
-        "medium": "image",
+        "medium": captioner.medium,
         "attention": config.decoder.attention,
         "encoder": config.encoder.name,
         "grid": list(captioner.encoder.grid_shape),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from regard.data.dataset import CaptionDataset
 from regard.encoders import Encoder
 from regard.explain.diary import Diary, DiaryEntry, DiaryPicture, Said
-from regard.media import image_grid, read_image
+from regard.explain.tiles import tiled
 from regard.training.evaluation import Evaluation
 from regard.vocabulary import Vocabulary
 
@@ -36,10 +38,12 @@ class DiaryKeeper:
         said: dict[str, Said] = {}
         for item in self.items:
             found = evaluation.hypotheses[item.key]
-            media = read_image(item.file)
-            grid = image_grid(media.size, encoder.spec, encoder.grid_shape)
+            media = encoder.read(item.file)
+            picture, grid, cells = tiled(media, encoder.prepare(media).grid)
             words = [vocabulary.word(token) for token in found.tokens]
-            pictures.append(DiaryPicture(item.key, media.pixels, grid))
-            cells = None if found.location is None else found.location.tolist()
-            said[item.key] = Said(words, found.alpha, cells)
+            pictures.append(DiaryPicture(item.key, picture.pixels, grid))
+            chosen = None
+            if found.location is not None:
+                chosen = [int(np.flatnonzero(cells == cell)[0]) for cell in found.location]
+            said[item.key] = Said(words, found.alpha[:, cells], chosen)
         self._diary.add(DiaryEntry(epoch, evaluation.scores, said), pictures)

@@ -72,8 +72,8 @@ def evaluate_decoder(
 
 def _annotations(items: Sequence[CaptionedItem], pictures: Pictures) -> Annotations:
     with torch.inference_mode():
-        vectors = pictures.vectors(pictures.read(list(items), ["plain"] * len(items)))
-    return Annotations(vectors, torch.ones(vectors.shape[:2], dtype=torch.bool), ())
+        found, mask = pictures.read(list(items), ["plain"] * len(items))
+        return Annotations(pictures.vectors(found, mask), mask, ())
 
 
 def _nll_per_word(
@@ -91,7 +91,7 @@ def _nll_per_word(
         for start in range(0, len(chunks), _PICTURES_PER_BATCH):
             for group in _same_size(chunks[start : start + _PICTURES_PER_BATCH]):
                 batch = make_batch(group, splits.val, pictures, ["plain"] * len(group))
-                projected = decoder.project(pictures.vectors(batch.vectors), batch.mask)
+                projected = decoder.project(pictures.vectors(batch.vectors, batch.mask), batch.mask)
                 logits = decoder(batch.tokens, projected).logits
                 total -= caption_logprob(logits, batch.targets, batch.steps).sum().item()
                 words += int(batch.steps.sum())

@@ -141,7 +141,7 @@ def _update(run: Run, chunks: list[Chunk], factor: float) -> Loss:
     views = ["flip" if recipe.data.flip and coin else "plain" for coin in coins.tolist()]
     batch = make_batch(chunks, run.splits.train, run.pictures, views)
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.training.precision == "bf16"):
-        vectors = run.pictures.vectors(batch.vectors)
+        vectors = run.pictures.vectors(batch.vectors, batch.mask)
         projected = state.decoder.project(vectors, batch.mask)
         loss = state.objective.loss(state.decoder, projected, batch, state.generator)
     state.optimizer.zero_grad(set_to_none=True)

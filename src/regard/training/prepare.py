@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,9 +18,10 @@ from regard.data.store import AnnotationStore, StoreKey
 from regard.encoders import Encoder
 from regard.encoders.fast import encode_with
 from regard.errors import ConfigError, DatasetError, MediaError
-from regard.media import preprocess, read_image
+from regard.media import Input, digest_of
 from regard.training.batches import Chunk, collate
 from regard.training.objective import Batch
+from regard.types import Media
 from regard.vocabulary import Vocabulary
 
 
@@ -95,8 +95,12 @@ def cut_captions(
     )
 
 
+_KEPT_BYTES = 2**31  # of decoded media that a trainable encoder reads in every epoch
+_PICTURES_AT_ONCE = 32  # pictures, frames or slices that are encoded together
+
+
 class Pictures:
-    """Gives a batch its pictures: stored annotation vectors, or pixels to be encoded.
+    """Gives a batch its pictures (clips, scans): stored annotation vectors, or pixels.
 
     A frozen encoder is run once and its vectors are read from the store; a trainable one gets
     pixels, since its vectors change with every step.
@@ -126,6 +130,8 @@ class Pictures:
         self.encoder = encoder
         self.flip = flip
         self._digests: dict[str, str] = {}
+        self._kept: dict[str, Media] = {}
+        self._kept_bytes = 0
         self.store: AnnotationStore | None = None
         everything = (*splits.train.items, *splits.val.items)
         self._check(everything)
@@ -139,29 +145,36 @@ class Pictures:
         encode = encode_with(encoder)
         with ThreadPoolExecutor(2) as pool:
 
-            def vectors(batch: list[tuple[str, str]]) -> np.ndarray:
-                return encode(np.stack(list(pool.map(lambda pair: self._pixels(*pair), batch))))
+            def vectors(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+                inputs = list(
+                    pool.map(lambda pair: self._input(self._read(pair[0]), pair[1]), batch)
+                )
+                mask = np.stack([i.mask for i in inputs])
+                return encode(np.stack([i.pixels for i in inputs]), mask), mask
 
-            for done in self.store.fill(wanted, vectors):
+            at_once = max(1, _PICTURES_AT_ONCE // encoder.pictures_per_item)
+            for done in self.store.fill(wanted, vectors, at_once):
                 report(done, len(wanted))
 
-    def read(self, items: list[CaptionedItem], views: list[str]) -> Tensor:
-        """Return stored vectors (N, L, D), or pixels (N, 3, S, S), as float32."""
+    def read(self, items: list[CaptionedItem], views: list[str]) -> tuple[Tensor, Tensor]:
+        """Return stored vectors (N, L, D) or pixels (N, ...) as float32, and mask (N, L)."""
         if self.store is None:
-            pixels = [self._pixels(i.file, v) for i, v in zip(items, views, strict=True)]
-            return torch.from_numpy(np.stack(pixels))
+            inputs = [self._input(self._keep(i.file), v) for i, v in zip(items, views, strict=True)]
+            mask = np.stack([i.mask for i in inputs])
+            return torch.from_numpy(np.stack([i.pixels for i in inputs])), torch.from_numpy(mask)
         wanted = [(self._digests[i.file], v) for i, v in zip(items, views, strict=True)]
-        return torch.from_numpy(self.store.read(wanted)).float()
+        vectors, mask = self.store.read(wanted)
+        return torch.from_numpy(vectors).float(), torch.from_numpy(mask)
 
-    def vectors(self, pictures: Tensor) -> Tensor:
+    def vectors(self, pictures: Tensor, mask: Tensor) -> Tensor:
         """Return annotation vectors of what `read` gave; gradients reach the encoder."""
-        return pictures if self.store is not None else self.encoder(pictures)
+        return pictures if self.store is not None else self.encoder(pictures, mask)
 
     def _check(self, items: tuple[CaptionedItem, ...]) -> None:
         missing: list[str] = []
         for item in items:
             try:
-                self._digests[item.file] = hashlib.sha256(Path(item.file).read_bytes()).hexdigest()
+                self._digests[item.file] = digest_of(item.file)
             except OSError:
                 missing.append(item.file)
         if missing:
@@ -170,14 +183,29 @@ class Pictures:
                 f"{', '.join(missing[:3])}. `regard data check` lists them all."
             )
 
-    def _pixels(self, file: str, view: str) -> np.ndarray:
+    def _read(self, file: str) -> Media:
         try:
-            pixels = preprocess(read_image(file), self.encoder.spec)
+            return self.encoder.read(file)
         except MediaError as error:
             raise DatasetError(
                 f"a picture cannot be read: {error} `regard data check` lists all such."
             ) from error
-        return np.ascontiguousarray(pixels[..., ::-1]) if view == "flip" else pixels
+
+    def _keep(self, file: str) -> Media:
+        """Read a file, or give it again without decoding it again."""
+        if file in self._kept:
+            return self._kept[file]
+        media = self._read(file)
+        if self._kept_bytes + media.pixels.nbytes <= _KEPT_BYTES:
+            self._kept[file] = media
+            self._kept_bytes += media.pixels.nbytes
+        return media
+
+    def _input(self, media: Media, view: str) -> Input:
+        found = self.encoder.prepare(media)
+        if view != "flip":
+            return found
+        return replace(found, pixels=np.ascontiguousarray(found.pixels[..., ::-1]))
 
 
 def make_batch(
@@ -185,7 +213,5 @@ def make_batch(
 ) -> Batch:
     """Gather one batch from the chunks that an epoch's plan put together."""
     tokens, targets, steps = collate(chunks)
-    vectors = pictures.read([dataset.items[c.item] for c in chunks], views)
-    rows, cols = pictures.encoder.grid_shape
-    mask = torch.ones(len(chunks), rows * cols, dtype=torch.bool)
+    vectors, mask = pictures.read([dataset.items[c.item] for c in chunks], views)
     return Batch(vectors, mask, tokens, targets, steps, tuple(c.item for c in chunks))

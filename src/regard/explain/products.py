@@ -1,0 +1,87 @@
+"""Everything that is made to explain one caption, each as a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from regard.captioner import Captioner
+from regard.explain.animation import save_animation
+from regard.explain.compare import compare_sheet
+from regard.explain.draw import draw
+from regard.explain.page import Explained, explanation_page
+from regard.explain.probe import occlude
+from regard.explain.sheet import save_figure
+from regard.explain.tiles import as_picture
+from regard.types import Caption
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What shall be made besides drawing, page and numbers.
+
+    Attributes:
+        occlusion: cover each cell and measure what mattered.
+        animation: "webp", "gif" or "none".
+        smooth: smooth the maps.
+        grids: also the raw weights as .npy.
+    """
+
+    occlusion: bool = True
+    animation: str = "webp"
+    smooth: bool = True
+    grids: bool = False
+
+
+def write_explanation(
+    captioner: Captioner,
+    caption: Caption,
+    stem: Path,
+    wanted: Wanted,
+    *,
+    rival: Captioner | None = None,
+    beam: int = 3,
+) -> None:
+    """Write all that is wanted of one caption to files that begin with `stem`.
+
+    Args:
+        captioner: that said it.
+        caption: with its source.
+        stem: path of the files, without a suffix.
+        wanted: which of them.
+        rival: a second model, to stand beside the first.
+        beam: of the second model's caption.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    pairs = [(captioner, caption)]
+    if rival is not None:
+        pairs.append((rival, rival.caption(caption.file, beam=beam)))
+    explained = [
+        Explained(said, occlude(model, said) if wanted.occlusion else None) for model, said in pairs
+    ]
+    captions = [as_picture(said) for _, said in pairs]
+    sheet = (
+        draw(caption, smooth=wanted.smooth)
+        if rival is None
+        else compare_sheet(captions, smooth=wanted.smooth)
+    )
+    save_figure(sheet, with_suffix(stem, ".png"))
+    if wanted.animation != "none":
+        path = with_suffix(stem, f".{wanted.animation}")
+        save_animation(captions[0], path, smooth=wanted.smooth)
+    with_suffix(stem, ".html").write_text(explanation_page(explained), "utf-8")
+    records = [one.to_json() for one in explained]
+    record = records[0] if rival is None else records[0] | {"compared": records[1]}
+    with_suffix(stem, ".json").write_text(json.dumps(record, ensure_ascii=False) + "\n", "utf-8")
+    if wanted.grids:
+        np.save(with_suffix(stem, ".npy"), np.stack([word.alpha for word in caption.words]))
+
+
+def with_suffix(stem: Path, suffix: str) -> Path:
+    """Return a stem with a suffix; Path.with_suffix would cut a name at its last dot."""
+    return stem.with_name(stem.name + suffix)

@@ -1,0 +1,76 @@
+"""Every file to a model of its medium: one stream of captions from pictures, clips and scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from regard.captioner import Captioner, Failure
+from regard.errors import ConfigError, MediaError
+from regard.media import medium_of
+from regard.pretrained import find_model
+from regard.types import Caption
+
+_NAMES = {"image": "a picture", "video": "a video clip", "volume": "a scan"}
+
+
+class _WrongMedium(ConfigError):
+    """The named model does not read a file's medium."""
+
+
+class Router:
+    """Loads a model per medium when the first file of that medium comes."""
+
+    def __init__(self, model: str | None = None, *, device: str = "cpu", files: int = 1) -> None:
+        """Name the model; nothing is loaded yet.
+
+        Args:
+            model: folder, shipped model or hub id; None: the shipped model of each medium.
+            device: where the work is done.
+            files: how many there will be; from some number on a fast encoder pays.
+        """
+        self._model = model
+        self._device = device
+        self._files = files
+        self._captioners: dict[str, Captioner] = {}
+
+    def captioner(self, medium: str) -> Captioner:
+        """Return the captioner of a medium.
+
+        A model of pictures captions clips, too, frame by frame (`Captioner.for_clips`).
+
+        Raises:
+            CheckpointError: the model cannot be loaded.
+            ConfigError: the model that was named does not read this medium.
+        """
+        if medium not in self._captioners:
+            self._captioners[medium] = self._load(medium).accelerated(self._files)
+        return self._captioners[medium]
+
+    def caption_many(self, files: Iterable[str], **options: Any) -> Iterator[Caption | Failure]:
+        """Caption files in order; takes the options of `Captioner.caption_many`.
+
+        A file of a medium that the named model does not read is a `Failure` as a bad file is.
+        """
+        for medium, group in groupby(files, medium_of):
+            try:
+                captioner = self.captioner(medium)
+            except _WrongMedium as error:
+                yield from (Failure(file, MediaError(f"{file}: {error}")) for file in group)
+                continue
+            yield from captioner.caption_many(group, **options)
+
+    def _load(self, medium: str) -> Captioner:
+        captioner = Captioner.load(find_model(self._model, medium), device=self._device)
+        if captioner.medium == medium:
+            return captioner
+        if captioner.medium == "image" and medium == "video":
+            return captioner.for_clips()
+        raise _WrongMedium(
+            f"it is {_NAMES[medium]}, and the model {captioner.name!r} captions "
+            f"{captioner.medium}s. Leave --model out, or name one for {medium}s."
+        )
+
+
+__all__ = ["Router"]
