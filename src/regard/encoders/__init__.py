@@ -14,6 +14,7 @@ _TABLE = {
     "efficientnet_lite0": "regard.encoders.efficientnet_lite:EfficientNetLite",
     "efficientnet_lite2": "regard.encoders.efficientnet_lite:EfficientNetLite",
     "small_cnn": "regard.encoders.small_cnn:SmallCNN",
+    "small_cnn3d": "regard.encoders.small_cnn3d:SmallCNN3D",
 }
 _FAMILIES = {
     "timm": "regard.encoders.timm_backbone:TimmBackbone",
