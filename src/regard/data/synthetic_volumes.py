@@ -32,29 +32,21 @@ from typing import Any
 import numpy as np
 
 from regard.data.synthetic import SPLITS
+from regard.data.synthetic_lesions import (
+    FIELD,
+    KINDS,
+    PLACES,
+    SIZES,
+    Vector,
+    add_lesion,
+    add_rod,
+    arrange,
+    draw_frame,
+)
 from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName
 
-KINDS = ("ball", "hole", "shell", "target", "magnet")
-"""Bright; dark; dark with a bright rim; bright with a dark rim; one half bright, one dark."""
-SIZES = {"small": (12.0, 14.0), "large": (20.0, 22.0)}
-"""Diameters in millimetres."""
-PLACES = tuple(
-    " ".join(words)
-    for words in itertools.product(("lower", "upper"), ("left", "right"), ("back", "front"))
-)
-FIELD = 64.0
-"""Side in millimetres of the cube around the scan's middle that holds all lesions."""
-
 _COUNTS = (2, 3)
-_CORE = 0.65  # of the radius of shells and targets
-_OFF_MIDDLE = 5.0  # millimetres at least from a lesion's centre to the middle planes
-_GAP = 2.0  # millimetres between two things, and between a thing and the field's border
-_ROD = 1.5  # millimetres, radius
-_TILT = 15.0  # degrees
-_SUBSAMPLES = 3  # along each side of a voxel, whose value is their mean
 
-Vector = tuple[float, float, float]
-"""(x, y, z) in world millimetres, RAS+."""
 Combination = tuple[tuple[str, str, str], ...]
 """(size, kind, place) of each lesion, in the order of the caption."""
 
@@ -98,33 +90,6 @@ class SyntheticVolume:
     affine: np.ndarray
     caption: str
     lesions: tuple[Lesion, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """How a file lies in the world: shape and spacing of its axes, which of the scan's axes (x, y,
-    z, tilted) each is, which way it runs, the tilt, and the world's point in its middle."""
-
-    shape: np.ndarray
-    spacing: np.ndarray
-    axes: np.ndarray
-    signs: np.ndarray
-    tilt: np.ndarray
-    middle: np.ndarray
-
-    @property
-    def affine(self) -> np.ndarray:
-        affine = np.eye(4)
-        affine[:3, :3] = self.tilt[:, self.axes] * self.signs * self.spacing
-        affine[:3, 3] = self.middle - affine[:3, :3] @ ((self.shape - 1) / 2)
-        return affine
-
-    @property
-    def sides(self) -> np.ndarray:
-        """Millimetres that the file covers along the scan's own x, y, z."""
-        sides = np.empty(3)
-        sides[self.axes] = self.shape * self.spacing
-        return sides
 
 
 def combinations(split: str) -> tuple[Combination, ...]:
@@ -247,22 +212,22 @@ def _split_combinations() -> dict[str, tuple[Combination, ...]]:
 
 
 def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVolume:
-    frame = _frame(draw)
+    frame = draw_frame(draw)
     diameters = np.array([draw.uniform(*SIZES[size]) for size, _, _ in combination])
     places = [place for _, _, place in combination]
-    centres, rods = _arrange(draw, frame, diameters / 2, places)
+    centres, rods = arrange(draw, frame, diameters / 2, places)
     scale = draw.uniform(100, 3000)  # MRI has no absolute one
     slope = draw.uniform(-0.1, 0.1, 3)
-    points = _points(frame, [np.arange(n) for n in frame.shape])
+    points = frame.points([np.arange(n) for n in frame.shape])
     shades = 1 + sum(slope[a] * points[a] / (FIELD / 2) for a in range(3))
     values = np.array(np.broadcast_to(shades, frame.shape))
     for (_, kind, _), centre, radius in zip(combination, centres, diameters / 2, strict=True):
-        _add_lesion(draw, values, frame, kind, centre, radius)
+        add_lesion(draw, values, frame, kind, centre, radius)
     for start, stop in rods:
-        _add_rod(values, frame, start, stop)
+        add_rod(values, frame, start, stop)
     values += draw.normal(0, 0.06, values.shape)
     lesions = tuple(
-        Lesion(size, kind, place, _world(frame, centre), float(diameter))
+        Lesion(size, kind, place, frame.world(centre), float(diameter))
         for (size, kind, place), centre, diameter in zip(
             combination, centres, diameters, strict=True
         )
@@ -271,132 +236,3 @@ def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVol
     return SyntheticVolume(
         (values * scale).round().astype(np.int16), frame.affine, caption, lesions
     )
-
-
-def _frame(draw: np.random.Generator) -> _Frame:
-    spacing = draw.uniform(0.8, 1.6, 3)
-    spacing[draw.integers(3)] = draw.uniform(1.6, 3.0)
-    axis = draw.normal(size=3)
-    return _Frame(
-        shape=np.round(draw.uniform(FIELD, FIELD + 12, 3) / spacing).astype(int),
-        spacing=spacing,
-        axes=draw.permutation(3),
-        signs=draw.choice((-1, 1), 3),
-        tilt=_rotation(axis / np.linalg.norm(axis), np.deg2rad(draw.uniform(0, _TILT))),
-        middle=draw.uniform(-100, 100, 3),
-    )
-
-
-def _rotation(axis: np.ndarray, angle: float) -> np.ndarray:
-    """Return the rotation by an angle around a unit vector (Rodrigues)."""
-    x, y, z = axis
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-def _world(frame: _Frame, point: np.ndarray) -> Vector:
-    x, y, z = frame.middle + frame.tilt @ point
-    return float(x), float(y), float(z)
-
-
-def _directions(place: str) -> np.ndarray:
-    upper, right, front = (word in place for word in ("upper", "right", "front"))
-    return np.where((right, front, upper), 1.0, -1.0)
-
-
-def _arrange(
-    draw: np.random.Generator, frame: _Frame, radii: np.ndarray, places: list[str]
-) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Draw lesions' centres and rods' ends until nothing overlaps; millimetres from the middle.
-
-    A place holds along the world's axes and along the scan's own, which the tilt turns away from
-    them.
-    """
-    directions = np.array([_directions(place) for place in places])
-    reach = np.minimum(frame.sides, FIELD) / 2 - _GAP
-    while True:
-        centres = directions * draw.uniform(_OFF_MIDDLE, reach - radii[:, None])
-        if ((centres @ frame.tilt.T) * directions).min() < _OFF_MIDDLE:
-            continue
-        pairs = itertools.combinations(range(len(radii)), 2)
-        if all(
-            np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP for i, j in pairs
-        ):
-            break
-    rods: list[tuple[np.ndarray, np.ndarray]] = []
-    wanted = int(draw.integers(1, 3))
-    while len(rods) < wanted:
-        start, stop = draw.uniform(-reach, reach, (2, 3))
-        if not 15 < np.linalg.norm(stop - start) < 30:
-            continue
-        along = start + np.linspace(0, 1, 12)[:, None] * (stop - start)
-        distances = np.linalg.norm(along[:, None] - centres, axis=2)
-        if (distances > radii + _ROD + _GAP).all():
-            rods.append((start, stop))
-    return centres, rods
-
-
-def _points(frame: _Frame, indices: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the scan's own x, y and z of voxels, each shaped to spread over the file's axes."""
-    points: list[np.ndarray] = [np.empty(0)] * 3
-    for a in range(3):
-        along = frame.signs[a] * (indices[a] - (frame.shape[a] - 1) / 2) * frame.spacing[a]
-        points[frame.axes[a]] = np.expand_dims(along, [b for b in range(3) if b != a])
-    return points
-
-
-def _near(frame: _Frame, low: np.ndarray, high: np.ndarray) -> tuple[tuple[slice, ...], Any]:
-    """Return the voxels around a box of the scan's own axes, and the points within them."""
-    slices: list[slice] = []
-    fine: list[np.ndarray] = []
-    steps = (np.arange(_SUBSAMPLES) + 0.5) / _SUBSAMPLES - 0.5
-    for a in range(3):
-        ends = np.array((low[frame.axes[a]], high[frame.axes[a]])) * frame.signs[a]
-        first, last = np.sort(ends) / frame.spacing[a] + (frame.shape[a] - 1) / 2
-        begin = max(0, int(np.floor(first)))
-        stop = min(int(frame.shape[a]), int(np.ceil(last)) + 1)
-        slices.append(slice(begin, stop))
-        fine.append((np.arange(begin, stop)[:, None] + steps).reshape(-1))
-    return tuple(slices), _points(frame, fine)
-
-
-def _averaged(values: np.ndarray) -> np.ndarray:
-    i, j, k = (n // _SUBSAMPLES for n in values.shape)
-    parts = values.reshape(i, _SUBSAMPLES, j, _SUBSAMPLES, k, _SUBSAMPLES)
-    return parts.mean((1, 3, 5))
-
-
-def _add_lesion(
-    draw: np.random.Generator,
-    values: np.ndarray,
-    frame: _Frame,
-    kind: str,
-    centre: np.ndarray,
-    radius: float,
-) -> None:
-    where, (x, y, z) = _near(frame, centre - radius, centre + radius)
-    dx, dy, dz = x - centre[0], y - centre[1], z - centre[2]
-    depth = np.sqrt(dx**2 + dy**2 + dz**2) / radius
-    bright = {
-        "ball": depth >= 0,
-        "hole": depth < 0,
-        "shell": depth > _CORE,
-        "target": depth < _CORE,
-    }
-    if kind == "magnet":
-        across = draw.normal(size=3)
-        sign = np.where(dx * across[0] + dy * across[1] + dz * across[2] > 0, 1.0, -1.0)
-    else:
-        sign = np.where(bright[kind], 1.0, -1.0)
-    values[where] += 0.5 * _averaged(sign * (depth <= 1))
-
-
-def _add_rod(values: np.ndarray, frame: _Frame, start: np.ndarray, stop: np.ndarray) -> None:
-    low, high = np.minimum(start, stop) - _ROD, np.maximum(start, stop) + _ROD
-    where, (x, y, z) = _near(frame, low, high)
-    step = stop - start
-    offset = (x - start[0], y - start[1], z - start[2])
-    share = sum(o * s for o, s in zip(offset, step, strict=True)) / (step @ step)
-    share = np.clip(share, 0, 1)
-    distance = sum((o - share * s) ** 2 for o, s in zip(offset, step, strict=True))
-    values[where] += 0.5 * _averaged((distance <= _ROD**2).astype(float))

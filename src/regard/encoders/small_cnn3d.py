@@ -27,7 +27,6 @@ class SmallCNN3D(Encoder):
     """Four convolutions; the grid has one cell per 4×4×4 voxels, 64 features each."""
 
     grid_axes = ("slices", "rows", "cols")
-    spec: ScanSpec
 
     def __init__(self, config: EncoderConfig, *, pretrained: bool = True) -> None:
         """Build the network with fresh weights, always the same ones.
