@@ -94,7 +94,7 @@ class PictureEncoder(Encoder):
 
     grid_axes = ("rows", "cols")
     grid_shape: tuple[int, int]
-    spec: PreprocessingSpec
+    spec: PreprocessingSpec  # type: ignore[override]
 
     @abstractmethod
     def feature_map(self, pixels: Tensor) -> Tensor:

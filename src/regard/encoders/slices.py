@@ -18,7 +18,7 @@ _WHITE = 255.0
 class SliceEncoder(Encoder):
     """The slices of a scan through a picture's encoder; the grid is (slices, rows, cols)."""
 
-    spec: ScanSpec
+    spec: ScanSpec  # type: ignore[override]
     mean: Tensor
     std: Tensor
 
