@@ -12,10 +12,10 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -75,7 +75,7 @@ def read_clip(
 
 
 @contextmanager
-def _open(path: Path, name: str) -> Iterator[BinaryIO]:
+def _open(path: Path, name: str) -> Generator[BinaryIO]:
     try:
         if path.is_dir():
             raise MediaError(f"{name} is a folder; a video clip was wanted.")
@@ -93,7 +93,7 @@ def _open(path: Path, name: str) -> Iterator[BinaryIO]:
 
 def _from_file(file: BinaryIO, spec: ClipSpec, name: str, max_pixels: int) -> Clip:
     try:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         if not file.tell():
             raise MediaError(f"{name} is empty (0 bytes). Bring the clip again.")
         listed, missing = list_packets(file, name, max_pixels)
@@ -158,13 +158,11 @@ def _notes(decoded: Decoded, frames: list[np.ndarray], missing: int) -> tuple[st
 
 
 def _from_array(source: Any, spec: ClipSpec, name: str, max_pixels: int) -> Clip:
-    values = (
-        np.asarray(source) if hasattr(source, "__array__") or hasattr(source, "dtype") else None
-    )
-    if values is None or values.ndim != 4 or values.shape[3] != 3 or values.dtype != np.uint8:
-        what = type(source).__name__ if values is None else f"{values.dtype}{values.shape}"
+    values = np.asarray(source)
+    if values.ndim != 4 or values.shape[3] != 3 or values.dtype != np.uint8:
+        shape = f"{values.dtype}{values.shape}" if values.ndim else type(source).__name__
         raise MediaError(
-            f"{name} is {what}; a clip was wanted: a path, bytes, or an array (frames, height, "
+            f"{name} is {shape}; a clip was wanted: a path, bytes, or an array (frames, height, "
             "width, 3) uint8."
         )
     if not values.size:
@@ -189,7 +187,7 @@ def _from_array(source: Any, spec: ClipSpec, name: str, max_pixels: int) -> Clip
 def _array_digest(values: np.ndarray) -> str:
     sha = hashlib.sha256(str(values.shape).encode())
     for frame in values:  # never a second copy of a long clip
-        sha.update(np.ascontiguousarray(frame))
+        sha.update(frame.tobytes())
     return sha.hexdigest()
 
 
