@@ -1,6 +1,6 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import digest_of, find_files, medium_of
+from regard.media.find import NOUNS, digest_of, find_files, medium_of
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
@@ -25,6 +25,7 @@ from regard.media.preprocess import (
 from regard.media.video import read_clip
 
 __all__ = [
+    "NOUNS",
     "ClipSpec",
     "Input",
     "PreprocessingSpec",
