@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import toys
-from clips import clip
+from toy_media import clip
 from regard.captioner import Captioner, Failure
 from regard.config import VideoConfig
 from regard.errors import ConfigError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clips import clip, scan
+from toy_media import clip, scan
 from regard.config import EncoderConfig, VideoConfig, VolumeConfig
 from regard.encoders import Encoder, FrameEncoder, SliceEncoder, build_encoder
 from regard.encoders.fast import encode_with
