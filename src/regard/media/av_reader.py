@@ -96,7 +96,7 @@ def open_stream(
             buffer_size=2**17,
             io_open=_refuse,
         )
-    except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a stranger's bytes raise whatever PyAV's own code may
         raise UnknownMedia(
             f"{name} is no video that can be read, or is cut off: {_reason(error)}. {_WANTED}"
         ) from error
@@ -168,12 +168,14 @@ def list_packets(file: BinaryIO, name: str, max_pixels: int) -> tuple[Timeline, 
     """
     with open_stream(file, name, max_pixels) as (container, stream):
         timeline = _timeline(stream)
-        promised, found = stream.frames, 0
+        kind, promised, found = container.format.name, stream.frames, 0
         rows: list[tuple[int, int, bool]] = []
+        stored: list[int] = []
         for packet in _packets(container, stream, Decoded(timeline)):
             if packet.pts is None and packet.dts is None and not packet.size:
                 continue
             found += 1
+            stored.append(packet.dts or 0)
             if not packet.is_discard:
                 time = packet.dts if packet.pts is None else packet.pts
                 rows.append((0 if time is None else time, packet.duration or 0, packet.is_keyframe))
@@ -181,6 +183,10 @@ def list_packets(file: BinaryIO, name: str, max_pixels: int) -> tuple[Timeline, 
     rows.sort()
     timeline.pts, timeline.durations = [row[0] for row in rows], [row[1] for row in rows]
     timeline.keys = [at for at, row in enumerate(rows) if row[2]]
+    # An AVI whose packets follow each other without a gap left no frame out.
+    ticks_are_frames = abs(timeline.tick * timeline.rate - 1) < 1e-6
+    whole = bool(stored) and stored[-1] - stored[0] == found - 1
+    timeline.even = kind == "avi" and ticks_are_frames and whole
     return timeline, max(0, promised - found)
 
 
@@ -272,7 +278,7 @@ def _packets(
 ) -> Iterator[Packet[VideoStream]]:
     try:
         yield from container.demux(stream)
-    except (import_av().error.FFmpegError, OSError, RuntimeError):
+    except Exception:  # a stream that turns up late is an IndexError of PyAV's own
         decoded.broken_off = True
 
 
@@ -280,16 +286,15 @@ def _frames(
     container: InputContainer, stream: VideoStream, decoded: Decoded
 ) -> Iterator[VideoFrame]:
     """Decode what can be decoded; a packet that cannot is counted and passed over."""
-    errors = import_av().error.FFmpegError
     for packet in _packets(container, stream, decoded):
         try:
             yield from packet.decode()
-        except errors:
+        except Exception:
             decoded.damaged += 1
     if decoded.broken_off:  # no empty packet came, which would have called up the last frames
         try:
             yield from stream.codec_context.decode(None)
-        except errors:
+        except Exception:
             decoded.damaged += 1
 
 

@@ -34,6 +34,8 @@ class Timeline:
         durations: of each frame; 0 where unknown.
         rate: frames per second, as the file says or FFmpeg guesses; 0 where it does not.
         keys: numbers of the frames from which decoding can begin.
+        even: the file has no time for a frame, only the rate (AVI); FFmpeg's guesses at them, from
+            the order of B-frames, are not taken.
     """
 
     tick: float
@@ -41,6 +43,7 @@ class Timeline:
     pts: list[int | None] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
+    even: bool = False
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -52,6 +55,8 @@ class Timeline:
         follows that by one frame at the file's rate.
         """
         step = 1 / self.rate if self.rate > 0 else self.tick
+        if self.even:
+            return np.arange(len(self) + 1) * step
         times: list[float] = []
         origin = next((p for p in self.pts if p is not None), 0)
         for pts in self.pts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,10 +61,15 @@ def _square_size(frame: VideoFrame, stream: VideoStream, notes: list[str]) -> tu
 
 
 def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
-    """Return the (3, 3) display matrix of a frame, in its own fixed-point numbers."""
-    for kind, data in frame.side_data.items():
-        if getattr(kind, "name", str(kind)) == "DISPLAYMATRIX":
-            return np.frombuffer(bytes(cast(Any, data)), np.int32, 9).reshape(3, 3)
+    """Return the (2, 2) part of a frame's display matrix that turns and mirrors it."""
+    try:
+        for data in cast(Any, frame.side_data):
+            if data.type.name == "DISPLAYMATRIX":
+                return np.frombuffer(bytes(data), np.int32, 9).reshape(3, 3)[:2, :2]
+    except ValueError:  # PyAV does not know a kind that lies beside it; the angle it does know
+        angle = -math.radians(frame.rotation)
+        cos, sin = math.cos(angle), math.sin(angle)
+        return np.array([[cos, -sin], [sin, cos]])
     return None
 
 
@@ -72,11 +78,11 @@ def turned(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
 
     Args:
         pixels: (height, width, ...).
-        matrix: (3, 3); the point (x, y) is shown at (x, y, 1) @ matrix. None: as it is.
+        matrix: (2, 2); the point (x, y) is shown at (x, y) @ matrix. None: as it is.
     """
     if matrix is None:
         return pixels
-    (a, b), (c, d) = matrix[:2, :2].astype(float)
+    (a, b), (c, d) = matrix.astype(float)
     if abs(a) + abs(d) < abs(b) + abs(c):  # x and y change places
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     if a < 0:

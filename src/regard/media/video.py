@@ -97,7 +97,7 @@ def _open(path: Path, name: str) -> Generator[BinaryIO]:
 def _from_file(file: BinaryIO, spec: ClipSpec, name: str, max_pixels: int) -> Clip:
     try:
         digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-        if not file.tell():
+        if not file.seek(0, os.SEEK_END):
             raise MediaError(f"{name} is empty (0 bytes). Bring the clip again.")
         listed, missing = list_packets(file, name, max_pixels)
         decoded, choices, times = _decode(file, spec, name, max_pixels, listed)
@@ -136,6 +136,7 @@ def _decode(
         decoded = decode_frames(file, {c.frame for c in choices}, name, max_pixels, stop=stop)
         if not len(decoded.timeline):
             raise MediaError(f"no frame of {name} can be decoded: it is damaged, or cut off.")
+        decoded.timeline.even = listed.even
         times = decoded.timeline.seconds()
         if choices == choose_frames(times[:-1], spec, name):
             return decoded, choices, times
