@@ -47,9 +47,10 @@ class VideoConfig:
     × cols."""
     motion: str = "none"
     """none, or conv3d: local motion features of a small 3D CNN join the frames' vectors (Yao et
-    al. 2015, section 4.1)."""
+    al. 2015, section 4.1). They are trained with the decoder, at its rate, even where the encoder
+    is frozen, so that frames are encoded in every step instead of once."""
     motion_dim: int = 64
-    """Motion features per frame."""
+    """Motion features per frame, or per cell of a spatio-temporal grid."""
 
     def __post_init__(self) -> None:
         _one_of("encoder.video", "choice", self.choice, ("chunks", "seconds", "all"))
@@ -108,7 +109,8 @@ class EncoderConfig:
     """squash: to a square, aspect ratio lost; crop: short side, then centre crop (the paper);
     pad: long side, then padded."""
     trainable: bool = False
-    """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen."""
+    """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen. Motion
+    features are trained either way."""
     medium: str = "image"
     """image, video or volume."""
     video: VideoConfig = field(default_factory=VideoConfig)
