@@ -71,7 +71,7 @@ class Router:
         if captioner.medium == "image" and medium == "video":
             return captioner.for_clips()
         raise _WrongMedium(
-            f"it is {_NAMES[medium]}, and the model {captioner.name!r} captions "
+            f"{_NAMES[medium]} came, and the model {captioner.name!r} captions "
             f"{captioner.medium}s. Leave --model out, or name one for {medium}s."
         )
 

@@ -64,6 +64,13 @@ class Encoder(nn.Module, ABC):
         """Return the pixels, mask and grid of what `read` gave."""
         return prepare(media, self.spec, self.grid_shape)
 
+    def untrained_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that start from nothing and are trained even in a frozen encoder.
+
+        They learn at the decoder's rate, not at that of weights which are fine-tuned.
+        """
+        return []
+
     def train(self, mode: bool = True) -> Encoder:
         """Switch the mode; BatchNorm keeps its statistics even while it is fine-tuned.
 

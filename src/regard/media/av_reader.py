@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge, MissingExtra, UnknownMedia
+from regard.media.frame_choice import Timeline
+from regard.media.upright import upright_frame
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 MAX_FRAME_PIXELS = 8192 * 4352
 """Largest frame that is decoded: 8K."""
-LONG_SIDE = 640
-"""Frames are kept with at most so many pixels on their long side; networks read far fewer."""
 MAX_FRAMES = 4_000_000
 """Most frames that are counted: 18 hours at 60 frames a second. A forged index claims more."""
 
@@ -37,46 +37,8 @@ _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,ogg,asf,gif,apng,"
     "h264,hevc,m4v,ivf,obu,yuv4mpegpipe,nut,mxf,dv,rm,wtv,swf,h261,h263,vc1,mjpeg"
 )
+_SEEKABLE = {"mp4", "matroska"}  # each packet a frame with a time of its own, and an index
 _WANTED = "Wanted: MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGV, GIF and the like."
-_ASPECTS = (Fraction(1, 8), Fraction(8))  # of a pixel; what lies beyond is a writer's mistake
-
-
-@dataclass
-class Timeline:
-    """When the frames of a stream are shown, in ticks of its clock.
-
-    Attributes:
-        tick: seconds.
-        pts: of each frame, in the order of showing; None where the file does not say.
-        durations: of each frame; 0 where unknown.
-        rate: frames per second, as the file says or FFmpeg guesses; 0 where it does not.
-    """
-
-    tick: float
-    rate: float
-    pts: list[int | None] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.pts)
-
-    def seconds(self) -> np.ndarray:
-        """Return (n + 1,) seconds, rising: when each frame is shown, and when the last one ends.
-
-        The first is 0. A frame without a time, or with one that is not after the frame before,
-        follows that by one frame at the file's rate.
-        """
-        step = 1 / self.rate if self.rate > 0 else self.tick
-        times: list[float] = []
-        origin = next((p for p in self.pts if p is not None), 0)
-        for pts in self.pts:
-            at = None if pts is None else (pts - origin) * self.tick
-            if times and (at is None or at <= times[-1]):
-                at = times[-1] + step
-            times.append(at or 0.0)
-        last = self.durations[-1] * self.tick if self.durations else 0
-        times.append((times[-1] if times else 0.0) + (last if last > 0 else step))
-        return np.array(times) - times[0]
 
 
 @dataclass
@@ -134,7 +96,7 @@ def open_stream(
             buffer_size=2**17,
             io_open=_refuse,
         )
-    except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a stranger's bytes raise whatever PyAV's own code may
         raise UnknownMedia(
             f"{name} is no video that can be read, or is cut off: {_reason(error)}. {_WANTED}"
         ) from error
@@ -206,18 +168,25 @@ def list_packets(file: BinaryIO, name: str, max_pixels: int) -> tuple[Timeline, 
     """
     with open_stream(file, name, max_pixels) as (container, stream):
         timeline = _timeline(stream)
-        promised, found = stream.frames, 0
-        rows: list[tuple[int, int]] = []
+        kind, promised, found = container.format.name, stream.frames, 0
+        rows: list[tuple[int, int, bool]] = []
+        stored: list[int] = []
         for packet in _packets(container, stream, Decoded(timeline)):
             if packet.pts is None and packet.dts is None and not packet.size:
                 continue
             found += 1
+            stored.append(packet.dts or 0)
             if not packet.is_discard:
                 time = packet.dts if packet.pts is None else packet.pts
-                rows.append((0 if time is None else time, packet.duration or 0))
+                rows.append((0 if time is None else time, packet.duration or 0, packet.is_keyframe))
             _refuse_count(found, name)
     rows.sort()
-    timeline.pts, timeline.durations = [p for p, _ in rows], [d for _, d in rows]
+    timeline.pts, timeline.durations = [row[0] for row in rows], [row[1] for row in rows]
+    timeline.keys = [at for at, row in enumerate(rows) if row[2]]
+    # An AVI whose packets follow each other without a gap left no frame out.
+    ticks_are_frames = abs(timeline.tick * timeline.rate - 1) < 1e-6
+    whole = bool(stored) and stored[-1] - stored[0] == found - 1
+    timeline.even = kind == "avi" and ticks_are_frames and whole
     return timeline, max(0, promised - found)
 
 
@@ -257,12 +226,59 @@ def decode_frames(
     return decoded
 
 
+def decode_by_seeking(
+    file: BinaryIO, wanted: set[int], name: str, max_pixels: int, listed: Timeline
+) -> Decoded | None:
+    """Decode only from the key frame before each frame that is wanted.
+
+    Exact or nothing: every frame that is decoded on the way must carry the very time that
+    `list_packets` promised for its number.
+
+    Args:
+        file: opened for reading bytes.
+        wanted: the numbers of the frames, in the order of showing.
+        name: for messages.
+        max_pixels: larger frames are refused.
+        listed: of all frames.
+
+    Returns:
+        The frames; None where the file does not keep what it promised, is damaged, or is of a
+        kind in which times are guessed.
+    """
+    with open_stream(file, name, max_pixels) as (container, stream):
+        decoded = Decoded(listed)
+        if not _SEEKABLE & set(container.format.name.split(",")):
+            return None
+        key, at, frames = 0, 0, _frames(container, stream, decoded)
+        for number in sorted(wanted):
+            begin = max((k for k in listed.keys if k <= number), default=0)
+            if begin > at:
+                time = listed.pts[begin]
+                assert time is not None
+                container.seek(time, stream=stream)
+                key, at, frames = begin, begin, _frames(container, stream, decoded)
+            for frame in frames:
+                # After a seek come frames that are shown before the key frame: they are not whole.
+                if frame.pts is None or (at == key and frame.pts < (listed.pts[key] or 0)):
+                    continue
+                if frame.pts != listed.pts[at] or decoded.damaged or frame.is_corrupt:
+                    return None
+                at += 1
+                if at > number:
+                    refuse_size(frame.height, frame.width, name, max_pixels)
+                    _keep(decoded, number, frame, stream)
+                    break
+            else:
+                return None
+    return decoded
+
+
 def _packets(
     container: InputContainer, stream: VideoStream, decoded: Decoded
 ) -> Iterator[Packet[VideoStream]]:
     try:
         yield from container.demux(stream)
-    except (import_av().error.FFmpegError, OSError, RuntimeError):
+    except Exception:  # a stream that turns up late is an IndexError of PyAV's own
         decoded.broken_off = True
 
 
@@ -270,72 +286,20 @@ def _frames(
     container: InputContainer, stream: VideoStream, decoded: Decoded
 ) -> Iterator[VideoFrame]:
     """Decode what can be decoded; a packet that cannot is counted and passed over."""
-    errors = import_av().error.FFmpegError
     for packet in _packets(container, stream, decoded):
         try:
             yield from packet.decode()
-        except errors:
+        except Exception:
             decoded.damaged += 1
     if decoded.broken_off:  # no empty packet came, which would have called up the last frames
         try:
             yield from stream.codec_context.decode(None)
-        except errors:
+        except Exception:
             decoded.damaged += 1
 
 
 def _keep(decoded: Decoded, number: int, frame: VideoFrame, stream: VideoStream) -> None:
-    height, width = _shown_size(frame, stream, decoded.notes)
-    matrix = _display_matrix(frame)
-    scale = min(1.0, LONG_SIDE / max(height, width))
-    small = frame.reformat(
-        width=max(1, round(width * scale)),
-        height=max(1, round(height * scale)),
-        format="rgb24",
-        interpolation="AREA" if scale < 1 else "BICUBIC",
-    )
-    pixels = upright(small.to_ndarray(), matrix)
+    pixels, size = upright_frame(frame, stream, decoded.notes)
     if not decoded.frames:
-        turned = upright(np.empty((height, width, 0), np.uint8), matrix)
-        decoded.size = (turned.shape[0], turned.shape[1])
+        decoded.size = size
     decoded.frames[number] = pixels
-
-
-def _shown_size(frame: VideoFrame, stream: VideoStream, notes: list[str]) -> tuple[int, int]:
-    """Return (height, width) on square pixels, not yet turned."""
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    if aspect == 1 or aspect <= 0:
-        return frame.height, frame.width
-    if not _ASPECTS[0] <= aspect <= _ASPECTS[1]:
-        note = f"pixels of {aspect} to 1 not believed, taken as square"
-        size = frame.height, frame.width
-    else:
-        note = f"pixels of {aspect} to 1 made square"
-        size = frame.height, max(1, round(frame.width * aspect))
-    if note not in notes:
-        notes.append(note)
-    return size
-
-
-def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
-    """Return the (3, 3) display matrix of a frame, in its own fixed-point numbers."""
-    for kind, data in frame.side_data.items():
-        if getattr(kind, "name", str(kind)) == "DISPLAYMATRIX":
-            return np.frombuffer(bytes(cast(Any, data)), np.int32, 9).reshape(3, 3)
-    return None
-
-
-def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Turn and mirror pixels as a display matrix says, to the nearest quarter turn.
-
-    Args:
-        pixels: (height, width, ...).
-        matrix: (3, 3); the point (x, y) is shown at (x, y, 1) @ matrix. None: as it is.
-    """
-    if matrix is None:
-        return pixels
-    (a, b), (c, d) = matrix[:2, :2].astype(float)
-    if abs(a) + abs(d) < abs(b) + abs(c):  # x and y change places
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    if a < 0:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels[::-1] if d < 0 else pixels)

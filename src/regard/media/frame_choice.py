@@ -15,12 +15,58 @@ released code of Yao et al. 2015). With `first_frames`, only so many frames are 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from regard.errors import MediaError
 from regard.media.preprocess import ClipSpec
+
+
+@dataclass
+class Timeline:
+    """When the frames of a stream are shown, in ticks of its clock.
+
+    Attributes:
+        tick: seconds.
+        pts: of each frame, in the order of showing; None where the file does not say.
+        durations: of each frame; 0 where unknown.
+        rate: frames per second, as the file says or FFmpeg guesses; 0 where it does not.
+        keys: numbers of the frames from which decoding can begin.
+        even: the file has no time for a frame, only the rate (AVI); FFmpeg's guesses at them, from
+            the order of B-frames, are not taken.
+    """
+
+    tick: float
+    rate: float
+    pts: list[int | None] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+    even: bool = False
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    def seconds(self) -> np.ndarray:
+        """Return (n + 1,) seconds, rising: when each frame is shown, and when the last one ends.
+
+        The first is 0. A frame without a time, or with one that is not after the frame before,
+        follows that by one frame at the file's rate.
+        """
+        step = 1 / self.rate if self.rate > 0 else self.tick
+        if self.even:
+            return np.arange(len(self) + 1) * step
+        times: list[float] = []
+        origin = next((p for p in self.pts if p is not None), 0)
+        for pts in self.pts:
+            at = None if pts is None else (pts - origin) * self.tick
+            if times and (at is None or at <= times[-1]):
+                at = times[-1] + step
+            times.append(at or 0.0)
+        last = self.durations[-1] * self.tick if self.durations else 0
+        times.append((times[-1] if times else 0.0) + (last if last > 0 else step))
+        return np.array(times) - times[0]
 
 
 class Choice(NamedTuple):

@@ -4,6 +4,8 @@ Two passes over the file: the first reads the packets' times and decodes nothing
 decodes, and keeps the chosen frames alone, made smaller. So a clip of any length takes the memory
 of its chosen frames. Where the second pass meets other frames than the packets promised, the
 choice is made again by the frames that were really shown, and decoded again: exact, though slower.
+Of a long clip only the stretches from a key frame to each chosen frame are decoded, where its
+container keeps exact times.
 """
 
 from __future__ import annotations
@@ -22,19 +24,20 @@ from PIL import Image
 
 from regard.errors import MediaError
 from regard.media.av_reader import (
-    LONG_SIDE,
     MAX_FRAME_PIXELS,
     Decoded,
-    Timeline,
+    decode_by_seeking,
     decode_frames,
     import_av,
     list_packets,
     refuse_size,
 )
-from regard.media.frame_choice import Choice, choose_frames
+from regard.media.frame_choice import Choice, Timeline, choose_frames
 from regard.media.preprocess import ClipSpec
+from regard.media.upright import LONG_SIDE
 from regard.types import Clip
 
+_SEEK_FROM = 2000  # frames; a shorter clip is decoded whole in less than some seconds
 _ARRAY_RATE = 25.0  # frames per second of an array, which has no clock
 
 
@@ -94,7 +97,7 @@ def _open(path: Path, name: str) -> Generator[BinaryIO]:
 def _from_file(file: BinaryIO, spec: ClipSpec, name: str, max_pixels: int) -> Clip:
     try:
         digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-        if not file.tell():
+        if not file.seek(0, os.SEEK_END):
             raise MediaError(f"{name} is empty (0 bytes). Bring the clip again.")
         listed, missing = list_packets(file, name, max_pixels)
         decoded, choices, times = _decode(file, spec, name, max_pixels, listed)
@@ -122,11 +125,18 @@ def _decode(
     # One frame more than is chosen from tells when the last chosen one ends.
     stop = spec.first_frames + 1 if spec.first_frames else None
     timeline = listed
+    if len(listed) >= _SEEK_FROM:
+        times = listed.seconds()
+        choices = choose_frames(times[:-1], spec, name)
+        wanted = {c.frame for c in choices}
+        if decoded := decode_by_seeking(file, wanted, name, max_pixels, listed):
+            return decoded, choices, times
     for _ in range(3):
         choices = choose_frames(timeline.seconds()[:-1], spec, name) if len(timeline) else []
         decoded = decode_frames(file, {c.frame for c in choices}, name, max_pixels, stop=stop)
         if not len(decoded.timeline):
             raise MediaError(f"no frame of {name} can be decoded: it is damaged, or cut off.")
+        decoded.timeline.even = listed.even
         times = decoded.timeline.seconds()
         if choices == choose_frames(times[:-1], spec, name):
             return decoded, choices, times
