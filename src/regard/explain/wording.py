@@ -11,7 +11,7 @@ CLIP_SCALE = (
     "One absolute scale for the whole caption, in multiples of uniform attention over the clip's "
     "frames; dashed: 1 = uniform"
 )
-EVEN = "no moment more than another"
+EVEN = "all frames alike"
 FRAMED = "framed: the chosen cell"
 _CANDIDATES = {SPECIALS[END]: "(end)", SPECIALS[UNKNOWN]: "(unknown word)"}
 
