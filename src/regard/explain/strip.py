@@ -158,7 +158,7 @@ class _Strip:
         below = _BARS + _TIME
         axis = self._axis(figure, top, self.high + below, f"word {t}")
         for column, frame in enumerate(shown):
-            marked = frame == peak or frame == chosen
+            marked = frame in (peak, chosen)
             self._picture(axis, column, self._painted(t, frame), below)
             self._time(axis, column, frame, 0.0, _INK if marked else _QUIET, bold=marked)
             if marked:
