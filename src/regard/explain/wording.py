@@ -7,6 +7,11 @@ from regard.types import AttentionTrace, Grid
 from regard.vocabulary import END, SPECIALS, UNKNOWN
 
 SCALE = "One absolute scale for the whole caption, in multiples of uniform attention 1/L"
+CLIP_SCALE = (
+    "One absolute scale for the whole caption, in multiples of uniform attention over the clip's "
+    "frames; dashed: 1 = uniform"
+)
+EVEN = "all frames alike"
 FRAMED = "framed: the chosen cell"
 _CANDIDATES = {SPECIALS[END]: "(end)", SPECIALS[UNKNOWN]: "(unknown word)"}
 
@@ -22,6 +27,21 @@ def looked(trace: AttentionTrace) -> str:
 def cells(grid: Grid) -> str:
     """Name the grid, such as "7×7 cells"."""
     return f"{'×'.join(map(str, grid.shape))} cells"
+
+
+def frames(grid: Grid) -> str:
+    """Name a clip's grid by its real frames, such as "12 frames of 7×7 cells"."""
+    count = len(grid.spans)
+    named = f"{count} frame{'' if count == 1 else 's'}"
+    return named + (f" of {'×'.join(map(str, grid.shape[1:]))} cells" if grid.shape[1:] else "")
+
+
+def unread(grid: Grid) -> str:
+    """Say which seconds of a clip no frame stands for; "" where there are none."""
+    (start, stop), duration = grid.extent[0], grid.source_size[0]
+    notes = [f"before {start:.1f} s"] if start > 0.05 else []
+    notes += [f"after {stop:.1f} s"] if stop < duration - 0.05 else []
+    return f"not read: {' and '.join(notes)}" if notes else ""
 
 
 def smoothed(grid: Grid) -> str:
