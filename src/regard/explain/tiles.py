@@ -57,7 +57,8 @@ def tiled(media: Media, grid: Grid) -> tuple[Media, Grid, np.ndarray]:
         order = np.arange(grid.real_cells).reshape(len(tiles), *_tile_cells(grid))
     elif isinstance(media, Scan):
         tiles = [_slice(media, grid, at) for at in range(grid.shape[0])]
-        order = np.arange(grid.cells).reshape(grid.shape)[:, ::-1]  # anterior above
+        # Anterior above, the patient's left on the right.
+        order = np.arange(grid.cells).reshape(grid.shape)[:, ::-1, ::-1]
     else:
         return media, grid, np.arange(grid.cells)
     columns = _columns(len(tiles))
@@ -110,13 +111,13 @@ def _frame(clip: Clip, grid: Grid, at: int) -> np.ndarray:
 
 
 def _slice(scan: Scan, grid: Grid, at: int) -> np.ndarray:
-    """Return the slice in the middle of a layer of cells, anterior above, (h, w, 3) uint8."""
+    """Return the slice in the middle of a layer of cells as a radiologist sees it, (h, w, 3)."""
     (start, stop), *extent = grid.extent
     middle = start + (at + 0.5) * (stop - start) / grid.shape[0]
     number = int(np.clip(middle / grid.source_size[0] * scan.pixels.shape[0], 0,
                          scan.pixels.shape[0] - 1))  # fmt: skip
     shades = np.repeat(grey_slice(scan, scan.pixels[number])[..., None], 3, axis=-1)
-    return _cut(shades, grid.source_size[1:], tuple(extent))[::-1]
+    return _cut(shades, grid.source_size[1:], tuple(extent))[::-1, ::-1]
 
 
 def _cut(
