@@ -7,6 +7,7 @@ from regard.media.geometry import (
     cell_centre,
     clip_grid,
     image_grid,
+    places_of,
     scan_grid,
     world_of,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "image_grid",
     "medium_of",
     "medium_of_spec",
+    "places_of",
     "prepare",
     "preprocess",
     "preprocess_pixels",
