@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import toys
-from toy_media import clip
 from regard.captioner import Captioner, Failure
 from regard.config import VideoConfig
 from regard.errors import ConfigError
 from regard.media import medium_of
 from regard.routing import Router
 from regard.types import Caption
+from toy_media import clip
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from toy_media import clip, scan
 from regard.config import EncoderConfig, VideoConfig, VolumeConfig
 from regard.encoders import Encoder, FrameEncoder, SliceEncoder, build_encoder
 from regard.encoders.fast import encode_with
 from regard.errors import ConfigError
 from regard.media import cell_bounds, preprocess_pixels
+from toy_media import clip, scan
 
 
 def frames(count: int, grid: str = "temporal") -> Encoder:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.media import Input, PreprocessingSpec, Spec, medium_of_spec, prepare, read_media
+from regard.media import Input, PreprocessingSpec, medium_of_spec, prepare, read_media
 from regard.media.preprocess import spec_digest
 from regard.types import Media
 
@@ -37,7 +37,7 @@ class Encoder(nn.Module, ABC):
     annotation_dim: int
     grid_axes: tuple[str, ...]
     grid_shape: tuple[int, ...]
-    spec: Spec
+    spec: Any  # a Spec; children say which
     input_shape: tuple[int, ...]
     pictures_per_item: int = 1
     exportable: bool = True
@@ -103,7 +103,7 @@ class PictureEncoder(Encoder):
 
     grid_axes = ("rows", "cols")
     grid_shape: tuple[int, int]
-    spec: PreprocessingSpec  # type: ignore[override]
+    spec: PreprocessingSpec
 
     @abstractmethod
     def feature_map(self, pixels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from regard.media import ClipSpec
 class FrameEncoder(Encoder):
     """K frames of a clip through a picture's encoder."""
 
-    spec: ClipSpec  # type: ignore[override]
+    spec: ClipSpec
 
     def __init__(self, picture: PictureEncoder, config: VideoConfig) -> None:
         """Wrap a picture's encoder; it is used as it is, not copied.

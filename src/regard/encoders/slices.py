@@ -18,7 +18,7 @@ _WHITE = 255.0
 class SliceEncoder(Encoder):
     """The slices of a scan through a picture's encoder; the grid is (slices, rows, cols)."""
 
-    spec: ScanSpec  # type: ignore[override]
+    spec: ScanSpec
     mean: Tensor
     std: Tensor
 

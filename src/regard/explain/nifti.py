@@ -181,4 +181,3 @@ def _scan_of(caption: Caption) -> Scan:
 def _stream(raw: Any, *, packed: bool) -> Any:
     # No name and no time in the file, so that the same caption gives the same bytes.
     return gzip.GzipFile("", "wb", 4, raw, mtime=0) if packed else raw
-
