@@ -1,133 +1,112 @@
-"""Scans made for tests: NIfTI bytes, and DICOM files whose every personal attribute is planted."""
+"""Scans and captions of scans, made by hand."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import itertools
 
+import nibabel
 import numpy as np
-from nibabel.nifti1 import Nifti1Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence as Items
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
-from regard.media import ScanSpec
+from regard.captions import NOT_CLINICAL
+from regard.media import ScanSpec, cell_at, places_of, scan_grid
+from regard.media.volume import read_scan
+from regard.types import AttentionTrace, Caption, Grid, Scan, Word
 
-PLANTED = ("Quillfeather", "Ottoline", "Pneumothorax", "Grimshaw", "Bartholomew", "19410228")
-"""Parts of a person's data in every DICOM file made here; none may ever come out."""
-
-
-def spec(window: str = "percentile", **settings: Any) -> ScanSpec:
-    return ScanSpec(**({"shape": (8, 8, 8), "spacing": (2.0, 2.0, 2.0)} | settings), window=window)
-
-
-def voxels(shape: Sequence[int] = (6, 7, 8), seed: int = 0) -> np.ndarray:
-    """(i, j, k) whole numbers from -1000 to 1000, all different kinds of them."""
-    return np.random.default_rng(seed).integers(-1000, 1000, shape).astype(np.int16)
+SPEC = ScanSpec((8, 8, 8), (), "percentile")
+TURNS = [
+    (order, signs)
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+"""All 48 ways in which a file's axes can run along the world's."""
 
 
-def nifti(values: np.ndarray, affine: np.ndarray | None = None) -> bytes:
-    return Nifti1Image(values, np.eye(4) if affine is None else affine).to_bytes()
+def rotation(degrees: float) -> np.ndarray:
+    """Turn by so many degrees about an axis that is no scan's."""
+    axis = np.array([1.0, 2.0, 3.0]) / np.sqrt(14)
+    cross = np.cross(np.eye(3), axis)
+    angle = np.radians(degrees)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def dicom(
-    pixels: np.ndarray,
+def image(
+    turn: tuple[tuple[int, ...], tuple[int, ...]] = ((0, 1, 2), (1, 1, 1)),
     *,
-    position: Sequence[float] | None = (0, 0, 0),
-    orientation: Sequence[float] | None = (1, 0, 0, 0, 1, 0),
-    **attributes: Any,
-) -> Dataset:
-    """One CT slice, or with three axes a multi-frame file; attributes are laid over it."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
-    dataset.PatientName = "Quillfeather^Ottoline"
-    dataset.PatientID = "Quillfeather-0417"
-    dataset.PatientBirthDate = "19410228"
-    dataset.StudyDescription = "Pneumothorax of O. Quillfeather"
-    dataset.SeriesDescription = "Ottoline Grimshaw thorax"
-    dataset.InstitutionName = "Grimshaw Hospital"
-    dataset.ReferringPhysicianName = "Bartholomew"
-    dataset.ImageComments = "Pneumothorax"
-    dataset.Modality = "CT"
-    dataset.SeriesInstanceUID = "1.2.3"
-    dataset.SeriesNumber = 1
-    dataset.Rows, dataset.Columns = pixels.shape[-2:]
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit = 15
-    dataset.PixelRepresentation = 1
-    dataset.PixelSpacing = [1, 1]
-    dataset.SliceThickness = 2
-    dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
-    if pixels.ndim == 3:
-        dataset.NumberOfFrames = len(pixels)
-    if position is not None:
-        dataset.ImagePositionPatient = [float(v) for v in position]
-    if orientation is not None:
-        dataset.ImageOrientationPatient = [float(v) for v in orientation]
-    dataset.PixelData = pixels.astype("<i2").tobytes()
-    for key, value in attributes.items():
-        if value is None:
-            delattr(dataset, key)
-        else:
-            setattr(dataset, key, value)
-    return dataset
+    degrees: float = 0.0,
+    bright: tuple[float, float, float] = (10.5, -7.0, 12.5),
+) -> nibabel.Nifti1Image:
+    """A scan of 30 × 32 × 36 mm about the world's (0, 0, 0), brightest where it is told.
+
+    Voxels are 3, 2 and 1 mm along world x, y and z; `bright` is in the world before the scan
+    is turned by `degrees`.
+    """
+    order, signs = turn
+    size, spacing = np.array([30.0, 32.0, 36.0]), np.array([3.0, 2.0, 1.0])
+    affine = np.eye(4)
+    shape = []
+    for k, (world, sign) in enumerate(zip(order, signs, strict=True)):
+        affine[:3, k] = 0
+        affine[world, k] = sign * spacing[world]
+        affine[world, 3] = -sign * (size[world] - spacing[world]) / 2
+        shape.append(round(size[world] / spacing[world]))
+    places = np.indices(shape).reshape(3, -1)
+    world = affine[:3, :3] @ places + affine[:3, 3:]
+    values = np.abs(world).sum(0) / 10  # something to see
+    away = np.abs(world - np.array(bright)[:, None]) / spacing[:, None]
+    values[(away <= 1.01).all(0)] = 60
+    values[(away < 0.5).all(0)] = 100
+    turned = np.eye(4)
+    turned[:3, :3] = rotation(degrees)
+    return nibabel.Nifti1Image(values.reshape(shape).astype(np.float32), turned @ affine)
 
 
-def enhanced(
-    pixels: np.ndarray,
-    positions: Sequence[Sequence[float]],
-    rescales: Sequence[tuple[float, float]],
+def scan(source: nibabel.Nifti1Image | None = None, *, name: str = "scan.nii.gz") -> Scan:
+    return read_scan(image() if source is None else source, SPEC, name=name)
+
+
+def grid_of(made: Scan, shape: tuple[int, ...] = (6, 4, 5), margin: float = 0.0) -> Grid:
+    """A grid over the scan, or over a little more or less of it on every side."""
+    sizes = (n * mm for n, mm in zip(made.pixels.shape, made.spacing, strict=True))
+    return scan_grid(made, tuple((-margin, size + margin) for size in sizes), shape)
+
+
+def cell_of(grid: Grid, world: np.ndarray | tuple[float, ...]) -> int:
+    """The cell that covers a point of the world."""
+    place = (places_of(grid, np.eye(4)) @ (*world, 1.0))[:3]
+    cell = cell_at(grid, tuple(place))
+    assert cell is not None
+    return cell
+
+
+def scan_caption(
+    made: Scan,
+    grid: Grid,
+    looked: dict[str, int | None],
     *,
-    orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
-) -> Dataset:
-    """An enhanced multi-frame CT: every frame has its own place and rescale."""
-    dataset = dicom(pixels, position=None, orientation=None, SOPClassUID=EnhancedCTImageStorage)
-    for key in ("PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept"):
-        delattr(dataset, key)
-    shared, measures, plane = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.75], 2
-    plane.ImageOrientationPatient = list(orientation)
-    shared.PixelMeasuresSequence = Items([measures])
-    shared.PlaneOrientationSequence = Items([plane])
-    dataset.SharedFunctionalGroupsSequence = Items([shared])
-    frames = []
-    for position, (slope, intercept) in zip(positions, rescales, strict=True):
-        frame, place, values = Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient = [float(v) for v in position]
-        values.RescaleSlope, values.RescaleIntercept = slope, intercept
-        frame.PlanePositionSequence = Items([place])
-        frame.PixelValueTransformationSequence = Items([values])
-        frames.append(frame)
-    dataset.PerFrameFunctionalGroupsSequence = Items(frames)
-    return dataset
-
-
-def saved(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def write_series(
-    folder: Path, pixels: np.ndarray, *, gap: float = 2.0, series: int = 1, **attributes: Any
-) -> Path:
-    """Write (slices, rows, cols) as one file each, named so that their order is another one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for at, plane in enumerate(pixels):
-        dataset = dicom(
-            plane,
-            position=(10, 20, 30 + gap * at),
-            SeriesNumber=series,
-            SeriesInstanceUID=f"1.2.{series}",
-            InstanceNumber=at * 7 % 5,
-            **attributes,
-        )
-        (folder / f"{series}-{at * 7 % 11:03d}-{at}").write_bytes(saved(dataset))
-    return folder
+    chosen: bool = False,
+    notices: tuple[str, ...] = (NOT_CLINICAL,),
+) -> Caption:
+    """A caption each of whose words looked at one cell, or everywhere alike (None)."""
+    alpha = np.full((len(looked), grid.cells), 1 / grid.cells, np.float32)
+    for row, cell in zip(alpha, looked.values(), strict=True):
+        if cell is not None:
+            row[:] = 0.4 / (grid.cells - 1)
+            row[cell] = 0.6
+    words = tuple(
+        Word(text, -0.5, row.reshape(grid.shape), 0.75, cell if chosen else None,
+             ((text, -0.5), ("other", -1.5)), token=4)
+        for (text, cell), row in zip(looked.items(), alpha, strict=True)
+    )  # fmt: skip
+    location = np.array(list(looked.values())) if chosen else None
+    trace = AttentionTrace(
+        alpha,
+        None,
+        location,
+        "hard" if chosen else "soft",
+        "argmax" if chosen else "expected",
+        grid,
+    )
+    return Caption(
+        text=" ".join(looked), words=words, score=-1.0, finished=True, trace=trace,
+        file=made.name, medium="volume", model="toy", seconds=0.0, notices=notices, media=made,
+    )  # fmt: skip
