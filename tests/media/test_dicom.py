@@ -15,13 +15,13 @@ import numpy as np
 import pydicom
 import pytest
 
-import scan_files
 import toys
 from regard.errors import MediaError, MediaTooLarge, RegardError
 from regard.media import digest_of, find_files, medium_of, prepare
 from regard.media.find import split_series
 from regard.media.planes import Plane, placed
 from regard.media.volume import read_scan
+from scan_files import PLANTED, dicom, enhanced, saved, spec, voxels, write_series
 
 PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"
 NICOM = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
@@ -30,13 +30,13 @@ RAS = np.diag((-1.0, -1.0, 1.0, 1.0))  # from DICOM's LPS
 
 def planes(count: int = 4, seed: int = 0) -> np.ndarray:
     """(slices, rows, cols)"""
-    return scan_files.voxels((count, 5, 6), seed)
+    return voxels((count, 5, 6), seed)
 
 
 def test_slices_are_sorted_by_place_whatever_their_names_and_numbers(tmp_path: Path) -> None:
     pixels = planes(7)
-    folder = scan_files.write_series(tmp_path / "s", pixels, RescaleSlope=2, RescaleIntercept=-1024)
-    scan = read_scan(folder, scan_files.spec("lung"))
+    folder = write_series(tmp_path / "s", pixels, RescaleSlope=2, RescaleIntercept=-1024)
+    scan = read_scan(folder, spec("lung"))
     # LPS rows run to the left and to the back: RAS turns both round.
     np.testing.assert_array_equal(scan.pixels, pixels[:, ::-1, ::-1] * 2.0 - 1024)
     assert scan.spacing == (2, 1, 1)
@@ -59,16 +59,16 @@ def test_a_planted_voxel_of_a_tilted_series_keeps_its_place(seed: int, tmp_path:
     pixels[4, 1, 3] = 3000
     files = []
     for at, plane in enumerate(pixels):
-        dataset = scan_files.dicom(
+        dataset = dicom(
             plane,
             position=(first + at * step).round(6),
             orientation=[*along.round(8), *down.round(8)],
             PixelSpacing=[float(v) for v in spacing],
         )
-        files.append((f"{draw.integers(10**6)}.dcm", scan_files.saved(dataset)))
+        files.append((f"{draw.integers(10**6)}.dcm", saved(dataset)))
     for name, content in files:
         (tmp_path / name).write_bytes(content)
-    scan = read_scan(tmp_path, scan_files.spec())
+    scan = read_scan(tmp_path, spec())
     index = np.unravel_index(scan.pixels.argmax(), scan.pixels.shape)
     # DICOM PS3.3 C.7.6.2.1.1: rows are PixelSpacing[0] apart, columns PixelSpacing[1].
     patient = first + 4 * step + 3 * spacing[1] * along + 1 * spacing[0] * down
@@ -79,8 +79,8 @@ def test_a_planted_voxel_of_a_tilted_series_keeps_its_place(seed: int, tmp_path:
 def test_an_enhanced_file_has_places_and_units_per_frame() -> None:
     pixels = planes(4)
     heights, rescales = (6, 0, 2, 4), ((1, 0), (2, -1000), (0.5, 3), (1, 7))
-    dataset = scan_files.enhanced(pixels, [(1, 2, z) for z in heights], rescales)
-    scan = read_scan(scan_files.saved(dataset), scan_files.spec())
+    dataset = enhanced(pixels, [(1, 2, z) for z in heights], rescales)
+    scan = read_scan(saved(dataset), spec())
     order = [1, 2, 3, 0]
     expected = [pixels[i].astype(np.float32) * rescales[i][0] + rescales[i][1] for i in order]
     np.testing.assert_allclose(scan.pixels, np.array(expected)[:, ::-1, ::-1])
@@ -99,7 +99,7 @@ def test_a_real_enhanced_scan_lies_where_nibabel_says() -> None:
     planted = (20, 100, 31)
     offset = 2 * int(np.ravel_multi_index(planted, (frames, rows, cols)))
     offset += content.rindex(dataset.PixelData)
-    scan = read_scan(content[:offset] + b"\x64\0" + content[offset + 2 :], scan_files.spec())
+    scan = read_scan(content[:offset] + b"\x64\0" + content[offset + 2 :], spec())
     index = np.unravel_index(scan.pixels.argmax(), scan.pixels.shape)
     theirs = RAS @ wrapper_from_data(dataset).affine
     # The planted frame is found by its own position, since nibabel sorts frames as it likes.
@@ -126,7 +126,7 @@ def test_a_real_enhanced_scan_lies_where_nibabel_says() -> None:
     ],
 )
 def test_real_files(name: str, modality: str, shape: tuple[int, ...]) -> None:
-    scan = read_scan(PYDICOM / name, scan_files.spec())
+    scan = read_scan(PYDICOM / name, spec())
     assert (scan.modality, scan.pixels.shape) == (modality, shape)
     dataset = pydicom.dcmread(PYDICOM / name)
     values = np.sort(dataset.pixel_array.reshape(-1)).astype(np.float64)
@@ -135,7 +135,7 @@ def test_real_files(name: str, modality: str, shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(np.sort(scan.pixels.reshape(-1)), values, rtol=1e-5)
     if shape[0] == 1:
         assert any(note.startswith("one slice") for note in scan.notes)
-    assert prepare(scan, scan_files.spec(), (2, 2, 2)).pixels.max() > 0
+    assert prepare(scan, spec(), (2, 2, 2)).pixels.max() > 0
 
 
 @pytest.mark.parametrize(
@@ -156,22 +156,22 @@ def test_real_files(name: str, modality: str, shape: tuple[int, ...]) -> None:
 )
 def test_real_files_that_are_refused(name: str, message: str) -> None:
     with pytest.raises(MediaError, match=message):
-        read_scan(PYDICOM / name, scan_files.spec())
+        read_scan(PYDICOM / name, spec())
 
 
 @pytest.mark.parametrize("name", ["0.dcm", "siemens_dwi_0.dcm.gz"])
 def test_mosaics_are_refused(name: str) -> None:
     content = (NICOM / name).read_bytes()
     with pytest.raises(MediaError, match="is a mosaic"):
-        read_scan(gzip.decompress(content) if name.endswith("gz") else content, scan_files.spec())
+        read_scan(gzip.decompress(content) if name.endswith("gz") else content, spec())
 
 
 def series(tmp_path: Path, change: dict[int, dict[str, object]], count: int = 5) -> Path:
     """A series whose slices are good but for some attributes of some."""
     for at, plane in enumerate(planes(count)):
         changes = {"position": (0, 0, 2.0 * at)} | change.get(at, {})
-        dataset = scan_files.dicom(plane, **changes)  # type: ignore[arg-type]
-        (tmp_path / f"{at}.dcm").write_bytes(scan_files.saved(dataset))
+        dataset = dicom(plane, **changes)  # type: ignore[arg-type]
+        (tmp_path / f"{at}.dcm").write_bytes(saved(dataset))
     return tmp_path
 
 
@@ -197,7 +197,7 @@ def test_slices_that_make_no_volume(
     change: dict[int, dict[str, object]], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(MediaError, match=message):
-        read_scan(series(tmp_path, change), scan_files.spec())
+        read_scan(series(tmp_path, change), spec())
 
 
 def test_a_hole_in_the_series_is_found_wherever_it_is(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_hole_in_the_series_is_found_wherever_it_is(tmp_path: Path) -> None:
             if at != gone:
                 shutil.copy(tmp_path / f"{at}.dcm", folder)
         with pytest.raises(MediaError, match=f"1 slices missing: 4 mm between slices {gone} and"):
-            read_scan(folder, scan_files.spec())
+            read_scan(folder, spec())
 
 
 def test_rounded_positions_are_no_holes() -> None:
@@ -223,32 +223,32 @@ def test_rounded_positions_are_no_holes() -> None:
 
 
 def test_series_of_a_folder_are_told_apart(tmp_path: Path) -> None:
-    scan_files.write_series(tmp_path, planes(4), series=2, Modality="MR")
-    scan_files.write_series(tmp_path, planes(6, seed=1), series=1)
-    report = scan_files.dicom(planes(1)[0], Modality="SR", Rows=None, Columns=None, PixelData=None)
-    (tmp_path / "report").write_bytes(scan_files.saved(report))
+    write_series(tmp_path, planes(4), series=2, Modality="MR")
+    write_series(tmp_path, planes(6, seed=1), series=1)
+    report = dicom(planes(1)[0], Modality="SR", Rows=None, Columns=None, PixelData=None)
+    (tmp_path / "report").write_bytes(saved(report))
     (tmp_path / "notes.txt").write_text("no DICOM")
     with pytest.raises(MediaError, match="holds 2 series. Name one") as caught:
-        read_scan(tmp_path, scan_files.spec())
+        read_scan(tmp_path, spec())
     listed = f"{tmp_path}#1 is CT, 6 slices of 5×6; {tmp_path}#2 is MR, 4 slices of 5×6."
     assert str(caught.value).endswith(listed)
-    second = read_scan(f"{tmp_path}#2", scan_files.spec("lung"))
+    second = read_scan(f"{tmp_path}#2", spec("lung"))
     assert (second.pixels.shape, second.modality) == ((4, 5, 6), "MR")
     assert "left out: 1 of SR" in second.notes[0]
     assert "this scan is MR" in second.notes[1]
     assert second.digest == digest_of(f"{tmp_path}#2") != digest_of(f"{tmp_path}#1")
     for number in (0, 3):
         with pytest.raises(MediaError, match=f"and no #{number}"):
-            read_scan(f"{tmp_path}#{number}", scan_files.spec())
+            read_scan(f"{tmp_path}#{number}", spec())
     assert [medium_of(f"{tmp_path}{end}") for end in ("", "#1", "#9")] == ["volume"] * 3
     assert split_series(f"{tmp_path}#12") == (str(tmp_path), 12)
     assert split_series(f"{tmp_path}/gone#1") == (f"{tmp_path}/gone#1", None)
 
 
 def test_folders_become_one_path_per_series(tmp_path: Path) -> None:
-    scan_files.write_series(tmp_path / "b", planes(3))
+    write_series(tmp_path / "b", planes(3))
     for number in range(1, 12):
-        scan_files.write_series(tmp_path / "a" / "in", planes(2), series=number)
+        write_series(tmp_path / "a" / "in", planes(2), series=number)
     for name in ("c.png", "a/clip.mp4", "a/scan.nii.gz", "b/.hidden.dcm", "b/readme"):
         (tmp_path / name).write_bytes(b"")
     many = [f"a/in#{i}" for i in range(1, 12)]
@@ -263,48 +263,48 @@ def test_a_folder_of_damaged_dicom_is_one_item_with_its_error(tmp_path: Path) ->
     (tmp_path / "x.dcm").write_bytes(b"nothing")
     assert list(find_files([str(tmp_path)])) == [str(tmp_path)]
     with pytest.raises(MediaError, match="x.dcm cannot be read as DICOM"):
-        read_scan(tmp_path, scan_files.spec())
+        read_scan(tmp_path, spec())
 
 
 def test_encrypted_files(tmp_path: Path) -> None:
     envelope = bytes.fromhex("30820a0006092a864886f70d010703a0820900") + b"\x17" * 400
     (tmp_path / "x.dcm").write_bytes(envelope)
     with pytest.raises(MediaError, match="is encrypted"):
-        read_scan(tmp_path / "x.dcm", scan_files.spec())
-    dataset = scan_files.dicom(planes(1)[0], PixelData=None)
+        read_scan(tmp_path / "x.dcm", spec())
+    dataset = dicom(planes(1)[0], PixelData=None)
     item = pydicom.Dataset()
     item.EncryptedContentTransferSyntaxUID = "1.2.840.10008.1.2.1"
     item.EncryptedContent = b"\1\2"
     dataset.EncryptedAttributesSequence = [item]
     with pytest.raises(MediaError, match="its attributes are encrypted"):
-        read_scan(scan_files.saved(dataset), scan_files.spec())
+        read_scan(saved(dataset), spec())
     (tmp_path / "y.dcm").write_bytes(b"")
     with pytest.raises(MediaError, match="is empty"):
-        read_scan(tmp_path / "y.dcm", scan_files.spec())
+        read_scan(tmp_path / "y.dcm", spec())
 
 
 def test_absurd_sizes_are_refused_by_the_header() -> None:
-    dataset = scan_files.dicom(planes(3), Rows=65535, Columns=65535)
+    dataset = dicom(planes(3), Rows=65535, Columns=65535)
     with pytest.raises(MediaTooLarge, match="3 slices of 65535×65535"):
-        read_scan(scan_files.saved(dataset), scan_files.spec())
-    dataset = scan_files.dicom(planes(3), NumberOfFrames=2**31 - 1, Rows=1, Columns=1)
+        read_scan(saved(dataset), spec())
+    dataset = dicom(planes(3), NumberOfFrames=2**31 - 1, Rows=1, Columns=1)
     with pytest.raises(MediaTooLarge, match="2147483647 slices"):
-        read_scan(scan_files.saved(dataset), scan_files.spec())
+        read_scan(saved(dataset), spec())
 
 
 def test_unknown_compression_is_refused() -> None:
-    content = scan_files.saved(scan_files.dicom(planes(1)[0]))
+    content = saved(dicom(planes(1)[0]))
     native, video = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.4\0"
     assert native in content
     with pytest.raises(MediaError, match="compressed in a way that pydicom cannot read"):
-        read_scan(content.replace(native, video), scan_files.spec())
+        read_scan(content.replace(native, video), spec())
 
 
 def test_inverted_shades_are_turned_round() -> None:
     pixels = planes(1)[0]
     scan = read_scan(
-        scan_files.saved(scan_files.dicom(pixels, PhotometricInterpretation="MONOCHROME1")),
-        scan_files.spec(),
+        saved(dicom(pixels, PhotometricInterpretation="MONOCHROME1")),
+        spec(),
     )
     assert "MONOCHROME1" in scan.notes[-1]
     turned = pixels.max() + pixels.min() - pixels[::-1, ::-1].astype(np.float32)
@@ -313,14 +313,14 @@ def test_inverted_shades_are_turned_round() -> None:
 
 def test_damaged_files_raise_nothing_else() -> None:
     draw = np.random.default_rng(3)
-    whole = np.frombuffer(scan_files.saved(scan_files.dicom(planes(3))), np.uint8)
+    whole = np.frombuffer(saved(dicom(planes(3))), np.uint8)
     read = 0
     for _ in range(150):
         damaged = whole.copy()
         damaged[draw.integers(132, len(damaged), 5)] = draw.integers(0, 256, 5)
         cut = len(damaged) if draw.random() < 0.7 else int(draw.integers(132, len(damaged)))
         try:
-            read_scan(damaged[:cut].tobytes(), scan_files.spec(), max_voxels=10**5)
+            read_scan(damaged[:cut].tobytes(), spec(), max_voxels=10**5)
             read += 1
         except RegardError:
             pass
@@ -342,11 +342,11 @@ def planted_files(folder: Path) -> list[str]:
 
 
 def _planted_files(folder: Path) -> list[str]:
-    good = scan_files.write_series(folder / "good", planes(4))
-    hole = scan_files.write_series(folder / "hole", planes(4))
+    good = write_series(folder / "good", planes(4))
+    hole = write_series(folder / "hole", planes(4))
     next(hole.glob("*-1")).unlink()
-    two = scan_files.write_series(folder / "two", planes(4))
-    scan_files.write_series(two, planes(3), series=2, Modality="Quillfeather")
+    two = write_series(folder / "two", planes(4))
+    write_series(two, planes(3), series=2, Modality="Quillfeather")
     bad: dict[str, dict[str, object]] = {
         "slope": {"RescaleSlope": "1"},
         "no-image": {"Rows": None, "Columns": None, "PixelData": None, "Modality": "SR"},
@@ -357,18 +357,16 @@ def _planted_files(folder: Path) -> list[str]:
     single = []
     for name, attributes in bad.items():
         file = folder / f"{name}.dcm"
-        content = scan_files.saved(scan_files.dicom(planes(1)[0], **attributes))
+        content = saved(dicom(planes(1)[0], **attributes))
         if name == "slope":  # a name where a number should be: pydicom would quote it
             content = content.replace(b"(\0S\x10DS\x02\x001 ", b"(\0S\x10DS\x08\0Ottoline")
             assert b"Ottoline" in content
         file.write_bytes(content)
         single.append(str(file))
     # Values that pydicom warns of and logs: a charset, a UID and a date that are none.
-    odd = scan_files.dicom(planes(1)[0])
+    odd = dicom(planes(1)[0])
     odd.SpecificCharacterSet = "Grimshaw"
-    content = (
-        scan_files.saved(odd).replace(b"19410228", b"Grimshaw").replace(b"1.2.3\0", b"Ottol\0")
-    )
+    content = saved(odd).replace(b"19410228", b"Grimshaw").replace(b"1.2.3\0", b"Ottol\0")
     (folder / "odd.dcm").write_bytes(content)
     return [
         str(good),
@@ -413,7 +411,7 @@ def test_nothing_of_the_patient_comes_out(
     assert read >= 6
     assert len(said) > 20
     everything = "\n".join(said).lower()
-    for part in scan_files.PLANTED:
+    for part in PLANTED:
         assert part.lower() not in everything, part
 
 
@@ -422,7 +420,7 @@ def test_readers_leave_warnings_and_logs_as_they_were(tmp_path: Path) -> None:
     before, level = list(warnings.filters), logger.level
     for file in planted_files(tmp_path):
         try:
-            read_scan(file, scan_files.spec())
+            read_scan(file, spec())
         except MediaError:
             continue
     assert list(warnings.filters) == before

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import scan_files
 from regard.config import VolumeConfig
 from regard.media import cell_at, cell_bounds, cell_centre, prepare, scan_grid, world_of
 from regard.media.resample import resample
 from regard.media.volume import read_scan
 from regard.media.windows import CT_WINDOWS, window_of, windowed
 from regard.types import Scan
+from scan_files import spec, voxels
 
 SHAPE = (20, 24, 28)
 
@@ -57,10 +57,8 @@ def test_voxel_to_millimetre_to_input_to_cell_to_world(
     planted = np.array(shape) / 2 + draw.uniform(-3, 3, 3) / spacings
     world = affine[:3, :3] @ planted + affine[:3, 3]
     image = nibabel.Nifti1Image(blob(affine, shape, world).astype(np.float32), affine)
-    scan = read_scan(image, scan_files.spec())
-    made = scan_files.spec(
-        "bone", shape=SHAPE, spacing=spacing
-    )  # black at -500: nothing is cut off
+    scan = read_scan(image, spec())
+    made = spec("bone", shape=SHAPE, spacing=spacing)  # black at -500: nothing is cut off
     found, extent = resample(scan, made)
     assert found.shape == (1, *SHAPE)
     shades = found[0].astype(np.float64)
@@ -79,8 +77,8 @@ def test_voxel_to_millimetre_to_input_to_cell_to_world(
 @given(st.integers(0, 10**6), st.tuples(*[st.integers(1, 9)] * 3))
 def test_cell_to_world_and_back(seed: int, cells: tuple[int, int, int]) -> None:
     draw = np.random.default_rng(seed)
-    scan = read_scan(nibabel.Nifti1Image(scan_files.voxels(), tilted(draw)), scan_files.spec())
-    grid = prepare(scan, scan_files.spec(), cells).grid
+    scan = read_scan(nibabel.Nifti1Image(voxels(), tilted(draw)), spec())
+    grid = prepare(scan, spec(), cells).grid
     cell = int(draw.integers(grid.cells))
     world = world_of(grid, cell_centre(grid, cell))
     millimetres = np.linalg.inv(np.array(grid.affine)) @ (*world, 1)
@@ -92,12 +90,10 @@ def test_cell_to_world_and_back(seed: int, cells: tuple[int, int, int]) -> None:
 
 def test_the_same_spacing_changes_nothing() -> None:
     scan = read_scan(
-        nibabel.Nifti1Image(scan_files.voxels((8, 7, 6)), np.diag((2, 3, 4, 1.0))),
-        scan_files.spec(),
+        nibabel.Nifti1Image(voxels((8, 7, 6)), np.diag((2, 3, 4, 1.0))),
+        spec(),
     )
-    found, extent = resample(
-        scan, scan_files.spec("lung", shape=(6, 7, 8), spacing=(4.0, 3.0, 2.0))
-    )
+    found, extent = resample(scan, spec("lung", shape=(6, 7, 8), spacing=(4.0, 3.0, 2.0)))
     expected = windowed(scan.pixels, window_of(scan.pixels, "lung"), "lung")
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
     assert extent == ((0, 24), (0, 21), (0, 16))
@@ -105,16 +101,14 @@ def test_the_same_spacing_changes_nothing() -> None:
 
 def test_cut_and_padded_around_the_middle_by_hand() -> None:
     scan = Scan("volume", np.arange(27, dtype=np.float32).reshape(3, 3, 3) + 100, "", "")
-    found, extent = resample(
-        scan, scan_files.spec("bone", shape=(5, 1, 3), spacing=(1.0, 1.0, 1.0))
-    )
+    found, extent = resample(scan, spec("bone", shape=(5, 1, 3), spacing=(1.0, 1.0, 1.0)))
     assert extent == ((-1, 4), (1, 2), (0, 3))
     low, high = window_of(scan.pixels, "bone")
     np.testing.assert_allclose(
         found[0, 1:4, 0], (scan.pixels[:, 1] - low) / (high - low), rtol=1e-5
     )
     assert not found[0, [0, 4]].any()  # black
-    z = resample(scan, scan_files.spec("zscore", shape=(5, 3, 3), spacing=(1.0, 1.0, 1.0)))[0]
+    z = resample(scan, spec("zscore", shape=(5, 3, 3), spacing=(1.0, 1.0, 1.0)))[0]
     assert not z[0, [0, 4]].any()  # the mean
 
 
@@ -122,35 +116,33 @@ def test_shrinking_averages_and_growing_interpolates() -> None:
     stripes = np.zeros((8, 8, 16), np.float32)
     stripes[..., ::2] = 1000
     scan = Scan("volume", stripes - 500, "", "")
-    found, _ = resample(scan, scan_files.spec("bone", shape=(8, 8, 4), spacing=(1.0, 1.0, 4.0)))
+    found, _ = resample(scan, spec("bone", shape=(8, 8, 4), spacing=(1.0, 1.0, 4.0)))
     grey = windowed(np.float32([0.0]), window_of(stripes, "bone"), "bone")[0]
     assert np.abs(found[..., 1:3] - grey).max() < 0.01  # no aliasing: neither black nor white
     ramp = np.tile(np.arange(8, dtype=np.float32) * 100, (4, 4, 1))
     fine, _ = resample(
         Scan("volume", ramp, "", ""),
-        scan_files.spec("bone", shape=(4, 4, 16), spacing=(1.0, 1.0, 0.5)),
+        spec("bone", shape=(4, 4, 16), spacing=(1.0, 1.0, 0.5)),
     )
     np.testing.assert_allclose(np.diff(fine[0, 0, 0])[1:-1], 50 / 1800, rtol=1e-3)
 
 
 def test_without_spacing_the_whole_scan_is_squashed() -> None:
-    scan = Scan(
-        "volume", scan_files.voxels((5, 7, 9)).astype(np.float32), "", "", affine=np.eye(4) * 2
-    )
-    _, extent = resample(scan, scan_files.spec(shape=(3, 3, 30), spacing=()))
+    scan = Scan("volume", voxels((5, 7, 9)).astype(np.float32), "", "", affine=np.eye(4) * 2)
+    _, extent = resample(scan, spec(shape=(3, 3, 30), spacing=()))
     np.testing.assert_allclose(extent, ((0, 10), (0, 14), (0, 18)), atol=1e-9)
 
 
 def test_a_thin_slice_is_not_lost_between_voxels() -> None:
-    scan = Scan("volume", scan_files.voxels((1, 7, 8)).astype(np.float32), "", "")
-    found, _ = resample(scan, scan_files.spec(shape=(8, 8, 8)))
+    scan = Scan("volume", voxels((1, 7, 8)).astype(np.float32), "", "")
+    found, _ = resample(scan, spec(shape=(8, 8, 8)))
     assert [bool(part.any()) for part in found[0]] == [False] * 3 + [True] * 2 + [False] * 3
 
 
 @pytest.mark.parametrize("preset", sorted(CT_WINDOWS))
 def test_ct_windows(preset: str) -> None:
     level, width = CT_WINDOWS[preset]
-    window = window_of(scan_files.voxels(), preset)
+    window = window_of(voxels(), preset)
     assert window == (level - width / 2, level + width / 2)
     values = np.float32([-3000, window[0], level, window[1], 3000])
     np.testing.assert_allclose(windowed(values, window, preset), [0, 0, 0.5, 1, 1], atol=1e-6)
@@ -178,12 +170,12 @@ def test_windows_never_divide_by_zero(values: np.ndarray, preset: str) -> None:
     low, high = window_of(values.astype(np.float32), preset)
     assert high > low
     scan = Scan("volume", values.astype(np.float32), "", "")
-    assert np.isfinite(resample(scan, scan_files.spec(preset))[0]).all()
+    assert np.isfinite(resample(scan, spec(preset))[0]).all()
 
 
 def test_a_ct_window_on_another_scan_is_noted() -> None:
-    positive = nibabel.Nifti1Image(np.abs(scan_files.voxels()), np.eye(4))
-    assert "Hounsfield" in read_scan(positive, scan_files.spec("brain")).notes[-1]
-    assert not read_scan(positive, scan_files.spec()).notes
-    signed = nibabel.Nifti1Image(scan_files.voxels(), np.eye(4))
-    assert not read_scan(signed, scan_files.spec("brain")).notes
+    positive = nibabel.Nifti1Image(np.abs(voxels()), np.eye(4))
+    assert "Hounsfield" in read_scan(positive, spec("brain")).notes[-1]
+    assert not read_scan(positive, spec()).notes
+    signed = nibabel.Nifti1Image(voxels(), np.eye(4))
+    assert not read_scan(signed, spec("brain")).notes

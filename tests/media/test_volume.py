@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import scan_files
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
 from regard.media import digest_of, medium_of, prepare, read_media
 from regard.media.volume import read_scan
 from regard.types import Scan
+from scan_files import nifti, spec, voxels
 
 NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"
 NILEARN = Path(nilearn.__file__).parent / "datasets" / "data"
@@ -47,10 +47,10 @@ def brightest(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("affine", list(affines()))
 def test_a_planted_voxel_keeps_its_place_in_the_world(affine: np.ndarray) -> None:
-    values, planted = scan_files.voxels((5, 6, 7)), (1, 4, 2)
+    values, planted = voxels((5, 6, 7)), (1, 4, 2)
     values[planted] = 3000
-    scan = read_scan(scan_files.nifti(values, affine), scan_files.spec())
-    stored = nibabel.Nifti1Image.from_bytes(scan_files.nifti(values, affine)).affine  # as float32
+    scan = read_scan(nifti(values, affine), spec())
+    stored = nibabel.Nifti1Image.from_bytes(nifti(values, affine)).affine  # as float32
     index, world = brightest(scan)
     np.testing.assert_allclose(world, at(stored, planted), atol=1e-4)
     np.testing.assert_array_equal(scan.source_affine, stored)
@@ -77,7 +77,7 @@ def test_a_planted_voxel_keeps_its_place_in_the_world(affine: np.ndarray) -> Non
     ids=lambda path: path.name,
 )
 def test_real_scans_are_what_nibabel_says_they_are(file: Path) -> None:
-    scan = read_scan(file, scan_files.spec())
+    scan = read_scan(file, spec())
     image = nibabel.load(file)
     oriented = nibabel.as_closest_canonical(image)
     np.testing.assert_allclose(
@@ -92,9 +92,7 @@ def test_real_scans_are_what_nibabel_says_they_are(file: Path) -> None:
 
 def test_the_template_brain_lies_where_atlases_say() -> None:
     """World (0, 0, 0) is the anterior commissure, inside the head; (0, 0, 200) is above it."""
-    scan = read_scan(
-        NILEARN / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", scan_files.spec()
-    )
+    scan = read_scan(NILEARN / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", spec())
     head = scan.pixels > scan.window[0]
     x, y, z = at(scan.affine, np.array(np.nonzero(head)).mean(1))
     assert abs(x) < 3  # symmetric between left and right
@@ -104,81 +102,79 @@ def test_the_template_brain_lies_where_atlases_say() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
 def test_every_type_of_voxel_and_its_slope(dtype: type) -> None:
-    values = (scan_files.voxels() % 200).astype(dtype)
-    plain = read_scan(scan_files.nifti(values), scan_files.spec())
+    values = (voxels() % 200).astype(dtype)
+    plain = read_scan(nifti(values), spec())
     np.testing.assert_array_equal(plain.pixels, values.transpose(2, 1, 0))
     image = nibabel.Nifti1Image(values, np.eye(4))
     content = bytearray(image.to_bytes())
     content[112:120] = np.array([0.5, -1024], "<f4").tobytes()  # scl_slope, scl_inter
-    scaled = read_scan(bytes(content), scan_files.spec())
+    scaled = read_scan(bytes(content), spec())
     np.testing.assert_allclose(scaled.pixels, values.transpose(2, 1, 0) * 0.5 - 1024)
     assert scaled.pixels.dtype == np.float32
 
 
 def test_bytes_paths_images_and_gzip_are_one(tmp_path: Path) -> None:
-    content = scan_files.nifti(scan_files.voxels())
+    content = nifti(voxels())
     file = tmp_path / "a.nii.gz"
     file.write_bytes(gzip.compress(content))
     image = nibabel.Nifti1Image.from_bytes(content)
-    read = [read_scan(s, scan_files.spec()) for s in (file, content, gzip.compress(content), image)]
+    read = [read_scan(s, spec()) for s in (file, content, gzip.compress(content), image)]
     for scan in read:
         np.testing.assert_array_equal(scan.pixels, read[0].pixels)
     assert read[0].digest == read[2].digest == digest_of(str(file)) != read[1].digest
     assert [scan.name for scan in read] == [str(file), "<bytes>", "<bytes>", "<image>"]
-    assert read_scan(content, scan_files.spec(), name="x").name == "x"
+    assert read_scan(content, spec(), name="x").name == "x"
 
 
 def test_an_array_is_taken_as_it_lies() -> None:
-    values = scan_files.voxels()
-    scan = read_scan(values, scan_files.spec())
+    values = voxels()
+    scan = read_scan(values, spec())
     np.testing.assert_array_equal(scan.pixels, values)
     np.testing.assert_array_equal(scan.affine[:, [2, 1, 0, 3]], np.eye(4))
     assert (scan.source_shape, scan.name) == (values.shape[::-1], "<array>")
     assert "without affine" in scan.notes[0]
     for wrong in (np.zeros((3, 4)), np.zeros((2, 3, 4), complex), np.zeros((0, 3, 4)), object()):
         with pytest.raises(MediaError, match="<array>"):
-            read_scan(wrong, scan_files.spec())
+            read_scan(wrong, spec())
     with pytest.raises(MediaTooLarge, match="at most 10"):
-        read_scan(values, scan_files.spec(), max_voxels=10)
+        read_scan(values, spec(), max_voxels=10)
 
 
 def test_a_scan_of_the_users_own_passes_through() -> None:
-    scan = Scan(
-        "volume", scan_files.voxels().astype(np.float32), "mine", "", affine=np.diag((2, 3, 4, 1))
-    )
-    assert read_media(scan, scan_files.spec()) is scan
-    assert prepare(scan, scan_files.spec(), (2, 2, 2)).pixels.shape == (1, 8, 8, 8)
+    scan = Scan("volume", voxels().astype(np.float32), "mine", "", affine=np.diag((2, 3, 4, 1)))
+    assert read_media(scan, spec()) is scan
+    assert prepare(scan, spec(), (2, 2, 2)).pixels.shape == (1, 8, 8, 8)
 
 
 def test_one_slice_is_a_volume_of_one_slice() -> None:
-    for values in (scan_files.voxels((6, 7, 1)), scan_files.voxels((6, 7))):
-        scan = read_scan(scan_files.nifti(values), scan_files.spec())
+    for values in (voxels((6, 7, 1)), voxels((6, 7))):
+        scan = read_scan(nifti(values), spec())
         assert scan.pixels.shape == (1, 7, 6)
-        assert prepare(scan, scan_files.spec(), (2, 2, 2)).pixels.max() > 0.5
+        assert prepare(scan, spec(), (2, 2, 2)).pixels.max() > 0.5
     assert "one slice" in scan.notes
-    trailing = scan_files.nifti(scan_files.voxels((6, 7, 8))[..., None])
-    assert read_scan(trailing, scan_files.spec()).pixels.shape == (8, 7, 6)
+    trailing = nifti(voxels((6, 7, 8))[..., None])
+    assert read_scan(trailing, spec()).pixels.shape == (8, 7, 6)
 
 
 @pytest.mark.parametrize("name", ["example4d.nii.gz", "example_nifti2.nii.gz", "functional.nii"])
 def test_several_volumes_are_refused_with_advice(name: str) -> None:
     with pytest.raises(MediaError, match=r"volumes .*slicer\[\.\.\., 0\]"):
-        read_scan(NIBABEL / name, scan_files.spec())
+        read_scan(NIBABEL / name, spec())
 
 
 def test_voxels_that_are_no_numbers() -> None:
-    values = scan_files.voxels().astype(np.float32)
+    values = voxels().astype(np.float32)
     values[0, 0, :3] = np.nan, np.inf, -np.inf
-    scan = read_scan(scan_files.nifti(values), scan_files.spec())
+    scan = read_scan(nifti(values), spec())
     assert scan.pixels[0, 0, 0] == scan.pixels[2, 0, 0] == values[np.isfinite(values)].min()
     assert "3 voxels that are no numbers" in scan.notes[0]
     with pytest.raises(MediaError, match="no number in any voxel"):
-        read_scan(scan_files.nifti(np.full((4, 4, 4), np.nan, np.float32)), scan_files.spec())
+        read_scan(nifti(np.full((4, 4, 4), np.nan, np.float32)), spec())
 
 
 def test_constant_scans_are_refused() -> None:
     with pytest.raises(MediaError, match="the value 7 in every voxel"):
-        read_scan(scan_files.nifti(np.full((4, 4, 4), 7, np.int16)), scan_files.spec())
+        read_scan(nifti(np.full((4, 4, 4), 7, np.int16)), spec())
 
 
 def broken_affine(**changes: float) -> np.ndarray:
@@ -199,18 +195,18 @@ def broken_affine(**changes: float) -> np.ndarray:
     ],
 )
 def test_wrong_affines(affine: np.ndarray, message: str) -> None:
-    image = nibabel.Nifti1Image(scan_files.voxels(), np.eye(4))
+    image = nibabel.Nifti1Image(voxels(), np.eye(4))
     content = bytearray(image.to_bytes())
     content[280:328] = affine[:3].astype("<f4").tobytes()  # srow_x, srow_y, srow_z
     content[254:256] = np.array([1], "<i2").tobytes()  # sform_code
     with pytest.raises(MediaError, match=message):
-        read_scan(bytes(content), scan_files.spec())
+        read_scan(bytes(content), spec())
 
 
 def test_a_file_that_says_nothing_of_its_place() -> None:
-    content = bytearray(scan_files.nifti(scan_files.voxels()))
+    content = bytearray(nifti(voxels()))
     content[252:256] = bytes(4)  # qform_code, sform_code
-    scan = read_scan(bytes(content), scan_files.spec())
+    scan = read_scan(bytes(content), spec())
     assert "no sform and no qform" in scan.notes[0]
     # NIfTI's own rule for such files, and nibabel's: the first axis runs to the left.
     assert scan.source_affine[0, 0] < 0
@@ -218,24 +214,24 @@ def test_a_file_that_says_nothing_of_its_place() -> None:
 
 def test_lengths_in_metres_become_millimetres() -> None:
     affine = np.diag((0.002, 0.002, 0.003, 1))
-    image = nibabel.Nifti1Image(scan_files.voxels(), affine)
+    image = nibabel.Nifti1Image(voxels(), affine)
     image.header.set_xyzt_units("meter")
-    scan = read_scan(image.to_bytes(), scan_files.spec())
+    scan = read_scan(image.to_bytes(), spec())
     np.testing.assert_allclose(scan.spacing, (3, 2, 2), rtol=1e-6)
     assert "meters" in scan.notes[0]
 
 
 def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
-    content = bytearray(scan_files.nifti(scan_files.voxels()))
+    content = bytearray(nifti(voxels()))
     content[42:48] = np.array([32767] * 3, "<i2").tobytes()
     for source in (bytes(content), gzip.compress(bytes(content))):
         with pytest.raises(MediaTooLarge, match="32767×32767×32767"):
-            read_scan(source, scan_files.spec())
+            read_scan(source, spec())
     with pytest.raises(MediaTooLarge, match="at most 335 in a volume"):
-        read_scan(scan_files.nifti(scan_files.voxels()), scan_files.spec(), max_voxels=335)
+        read_scan(nifti(voxels()), spec(), max_voxels=335)
     content[42:48] = np.array([-5, 0, 3], "<i2").tobytes()
     with pytest.raises(MediaError):
-        read_scan(bytes(content), scan_files.spec())
+        read_scan(bytes(content), spec())
 
 
 @pytest.mark.parametrize(
@@ -244,8 +240,8 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
         (b"", "is empty"),
         (b"no scan at all", "neither NIfTI"),
         (b"\x1f\x8b broken gzip", "cut short or damaged"),
-        (scan_files.nifti(scan_files.voxels())[:400], "cut short or damaged"),
-        (gzip.compress(scan_files.nifti(scan_files.voxels()))[:300], "cut short or damaged"),
+        (nifti(voxels())[:400], "cut short or damaged"),
+        (gzip.compress(nifti(voxels()))[:300], "cut short or damaged"),
         ((NIBABEL / "nifti1.hdr").read_bytes(), "header of a pair"),
     ],
 )
@@ -254,33 +250,33 @@ def test_what_is_no_scan(content: bytes, message: str, tmp_path: Path) -> None:
     file.write_bytes(content)
     for source in (content, file):
         with pytest.raises(MediaError, match=message):
-            read_scan(source, scan_files.spec())
+            read_scan(source, spec())
 
 
 def test_colours_and_complex_numbers_are_refused() -> None:
     colours = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     with pytest.raises(MediaError, match="holds colours"):
-        read_scan(scan_files.nifti(colours), scan_files.spec())
+        read_scan(nifti(colours), spec())
     with pytest.raises(MediaError, match="complex64"):
-        read_scan(scan_files.nifti(np.zeros((4, 4, 4), np.complex64)), scan_files.spec())
+        read_scan(nifti(np.zeros((4, 4, 4), np.complex64)), spec())
 
 
 def test_missing_files(tmp_path: Path) -> None:
     for name in ("gone.nii", "gone.dcm", "gone"):
         with pytest.raises(MediaError, match="cannot be opened"):
-            read_scan(tmp_path / name, scan_files.spec())
+            read_scan(tmp_path / name, spec())
     with pytest.raises(MediaError, match="without a scan in it"):
-        read_scan(tmp_path, scan_files.spec())
+        read_scan(tmp_path, spec())
     with pytest.raises(MediaError, match="null"):
-        read_scan("a\0.nii", scan_files.spec())
+        read_scan("a\0.nii", spec())
     with pytest.raises(UnknownMedia):
-        read_scan(b"x" * 400, scan_files.spec())
+        read_scan(b"x" * 400, spec())
 
 
 @given(st.binary(max_size=6), st.integers(0, 351))
 def test_damaged_headers_raise_nothing_else(damage: bytes, where: int) -> None:
-    content = bytearray(scan_files.nifti(scan_files.voxels()))
+    content = bytearray(nifti(voxels()))
     content[where : where + len(damage)] = damage
     with contextlib.suppress(MediaError):
-        scan = read_scan(bytes(content), scan_files.spec(), max_voxels=10_000)
-        assert np.isfinite(prepare(scan, scan_files.spec(), (2, 2, 2)).pixels).all()
+        scan = read_scan(bytes(content), spec(), max_voxels=10_000)
+        assert np.isfinite(prepare(scan, spec(), (2, 2, 2)).pixels).all()
