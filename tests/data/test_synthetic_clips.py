@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from regard.errors import ConfigError, DatasetError, UnknownName
 from regard.media import ClipSpec, PreprocessingSpec
 from regard.media.video import read_clip
 
-SIZE = 48
+SIZE = 32
 SPEC = ClipSpec(
     PreprocessingSpec(SIZE, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     FRAMES,
@@ -47,14 +48,10 @@ def stories() -> list[Story]:
 
 
 def twins(story: Story) -> list[Story]:
-    """All clips of the same frames: every order of the events, each forwards or backwards."""
-    found = []
-    for order in itertools.permutations(range(len(story.scenes))):
-        for turns in itertools.product((False, True), repeat=len(order)):
-            twin = story.exchanged(order)
-            for index, turn in enumerate(turns):
-                twin = twin.turned(index) if turn else twin
-            found.append(twin)
+    """All clips of the same frames: either order of the events, each forwards or backwards."""
+    found = [story, story.exchanged()]
+    for index in range(2):
+        found += [twin.turned(index) for twin in found]
     return found
 
 
@@ -72,7 +69,7 @@ def test_a_twin_has_the_same_frames_in_another_order_and_another_caption(
             assert split_of([s.event for s in twin.scenes]) == split_of(
                 [s.event for s in story.scenes]
             )
-        for twin in (story.exchanged((1, 0, *range(2, len(story.scenes)))), *turned(story)):
+        for twin in (story.exchanged(), *turned(story)):
             assert twin.caption != story.caption
             assert twin.draw(SIZE).tobytes() != story.draw(SIZE).tobytes()
 
@@ -88,7 +85,7 @@ def test_a_twin_is_as_likely_as_its_clip() -> None:
     moves = [s for s in scenes if s.event.verb == "moves"]
     turns = [s for s in scenes if s.event.verb == "turns"]
 
-    def level(values: list[float], middle: float) -> None:
+    def level(values: Sequence[float], middle: float) -> None:
         error = np.std(values) / np.sqrt(len(values))
         assert abs(np.mean(values) - middle) < 3 * error
 
@@ -102,10 +99,9 @@ def test_a_twin_is_as_likely_as_its_clip() -> None:
     # Of an odd number of frames the one more is of either colour.
     more = [s.colours.count(s.event.colour) - len(s.colours) / 2 for s in turns]
     level(more, 0.0)
-    for index in range(2):  # the first two events are as long, and of the same kinds
-        level(
-            [len(s.scenes[index].path) - np.mean([len(t.path) for t in s.scenes]) for s in drawn], 0
-        )
+    # First and second events are as long, and of the same kinds.
+    level([float(len(a.path) - len(b.path)) for a, b in (s.scenes for s in drawn)], 0.0)
+    for index in range(2):
         level([float(s.scenes[index].event.verb == "moves") for s in drawn], 1 / 3)
 
 
@@ -130,7 +126,7 @@ def test_frames_show_what_the_caption_says(stories: list[Story]) -> None:
             places = []
             for frame, colour in zip(frames[start:stop], scene.colours, strict=True):
                 mine = np.abs(frame - COLOURS[colour]).max(-1) < 3
-                assert 30 < mine.sum() < 230
+                assert 25 < mine.sum() < 130
                 places.append(np.argwhere(mine).mean(0))
             step = places[-1] - places[0]
             if event.verb == "moves":
@@ -146,7 +142,7 @@ def test_frames_show_what_the_caption_says(stories: list[Story]) -> None:
 def test_events_share_neither_shape_nor_colour_and_lie_in_the_clip(stories: list[Story]) -> None:
     for story in stories:
         events = [scene.event for scene in story.scenes]
-        assert len({e.shape for e in events}) == len(events) in (2, 3)
+        assert len({e.shape for e in events}) == len(events) == 2
         colours = [c for e in events for c in (e.colour, *([e.to] if e.verb == "turns" else []))]
         assert len(set(colours)) == len(colours)
         times = [t for interval in story.intervals for t in interval]
@@ -159,9 +155,9 @@ def test_events_share_neither_shape_nor_colour_and_lie_in_the_clip(stories: list
 def test_captions_by_hand() -> None:
     first = Event("turns", "red", "cross", "blue")
     second, third = Event("moves", "cyan", "square", "up"), Event("appears", "yellow", "circle")
-    assert caption_of([first, second]) == "a red cross turns blue before a cyan square moves up"
-    assert caption_of([third, first, second.backwards]) == (
-        "first a yellow circle appears then a red cross turns blue then a cyan square moves down"
+    assert caption_of([first, second]) == "a red cross turns blue then a cyan square moves up"
+    assert caption_of([third, second.backwards]) == (
+        "a yellow circle appears then a cyan square moves down"
     )
     assert str(first.backwards) == "a blue cross turns red"
     assert third.backwards == third
@@ -176,9 +172,9 @@ def test_every_word_knows_its_event(stories: list[Story]) -> None:
 
 
 def test_splits_share_no_combination_and_cover_every_word() -> None:
-    captions = {split: {s.caption for s in make_stories(900, split=split)} for split in SPLITS}
+    captions = {split: {s.caption for s in make_stories(700, split=split)} for split in SPLITS}
     assert len(set.union(*captions.values())) == sum(map(len, captions.values()))
-    assert all(len(said) > 800 for said in captions.values())
+    assert all(len(said) > 500 for said in captions.values())
     words = {split: {w for c in said for w in c.split()} for split, said in captions.items()}
     assert words["train"] == words["val"] == words["test"]
     assert words["train"] >= {*COLOURS, *SHAPES, "left", "right", "up", "down", "appears"}

@@ -45,7 +45,7 @@ def synthetic(
     test: Annotated[int, typer.Option(min=0, help="Test scenes, of yet others.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     size: Annotated[
-        int | None, typer.Option(help="Side of the pictures (64) or frames (48) in pixels.")
+        int | None, typer.Option(help="Side of the pictures (64) or frames (32) in pixels.")
     ] = None,
 ) -> None:
     """Write scenes or clips of coloured shapes, and where or when their captions are true."""
