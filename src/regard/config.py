@@ -181,9 +181,11 @@ class DataConfig:
     """Where captions and pictures come from."""
 
     annotations: str = ""
-    """Karpathy JSON, COCO JSON, Flickr8k token file, CSV or JSONL."""
+    """Karpathy, COCO or MSR-VTT JSON, Flickr8k token file, MSVD's folder or CSV, CSV or JSONL."""
     images: str = ""
-    """Folder of the pictures."""
+    """Folder of the pictures, clips or scans."""
+    present_only: bool = False
+    """Leave out what has captions and no file; of MSVD hardly anyone has all clips."""
     store: str = ""
     """Folder of encoded annotations; empty: `annotations` inside the run's folder."""
     tokens: str = "word"
@@ -252,13 +254,13 @@ class OptimizerConfig:
     """How weights are updated."""
 
     name: str = "adam"
-    """adam, adamw, or rmsprop."""
+    """adam, adamw, rmsprop, or adadelta."""
     learning_rate: float = 4e-4
     """Peak rate of the decoder."""
     encoder_learning_rate: float = 1e-5
     """Peak rate of a trainable encoder."""
     weight_decay: float = 0.0
-    """L2 (adam, rmsprop) or decoupled (adamw)."""
+    """L2 (adam, rmsprop, adadelta) or decoupled (adamw)."""
     schedule: str = "constant"
     """constant or cosine (to zero at the last step)."""
     warmup_steps: int = 0
@@ -269,7 +271,7 @@ class OptimizerConfig:
     """Exponential moving average of the weights, used for evaluation; 0 is off."""
 
     def __post_init__(self) -> None:
-        _one_of("optimizer", "name", self.name, ("adam", "adamw", "rmsprop"))
+        _one_of("optimizer", "name", self.name, ("adam", "adamw", "rmsprop", "adadelta"))
         _one_of("optimizer", "schedule", self.schedule, ("constant", "cosine"))
         _in_range("optimizer", "ema_decay", self.ema_decay, 0.0, 0.99999)
         if self.learning_rate <= 0:

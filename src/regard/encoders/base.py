@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.media import Input, PreprocessingSpec, Spec, medium_of_spec, prepare, read_media
+from regard.media import Input, PreprocessingSpec, medium_of_spec, prepare, read_media
 from regard.media.preprocess import spec_digest
 from regard.types import Media
 
@@ -29,6 +29,7 @@ class Encoder(nn.Module, ABC):
         pictures_per_item: how many pictures' worth of work an item is: a clip's frames.
         exportable: whether its vectors of real cells depend on the pixels alone, not on the
             mask, so that a graph of pixels can stand for it.
+        frames_alone: whether each vector of a clip depends on its own frame alone.
     """
 
     name: str
@@ -36,10 +37,11 @@ class Encoder(nn.Module, ABC):
     annotation_dim: int
     grid_axes: tuple[str, ...]
     grid_shape: tuple[int, ...]
-    spec: Spec
+    spec: Any  # a Spec; children say which
     input_shape: tuple[int, ...]
     pictures_per_item: int = 1
     exportable: bool = True
+    frames_alone: bool = False
 
     @abstractmethod
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:

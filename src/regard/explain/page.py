@@ -1,4 +1,4 @@
-"""One HTML file that explains one picture's caption, or two models' captions side by side.
+"""One HTML file that explains one caption, or two models' captions side by side.
 
 It holds everything and loads nothing: it can be mailed, archived and opened without a network.
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from regard.errors import ConfigError
 from regard.explain.html import caption_html, escaped
+from regard.explain.player import clip_html, weights_table
 from regard.explain.probe import Occlusion
 from regard.types import Caption
 
@@ -31,8 +32,9 @@ class Explained:
     occlusion: Occlusion | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the caption's JSON with `occlusion`: cover, falls [words][cells] in nats, and
-        the rank correlation of each word's falls with its alpha (null where there is none)."""
+        """Return the caption's JSON with `occlusion`: cover, what was covered at a time (cell or
+        frame), falls [words][cells or frames] in nats, and the rank correlation of each word's
+        falls with its attention (null where there is none)."""
         record = self.caption.to_json()
         if self.occlusion is None:
             return record
@@ -43,6 +45,7 @@ class Explained:
         return record | {
             "occlusion": {
                 "cover": self.occlusion.cover,
+                "covered": self.occlusion.covered,
                 "falls": np.round(falls, 6).tolist(),
                 "correlation": correlation,
             }
@@ -63,17 +66,24 @@ def explanation_page(explained: Sequence[Explained]) -> str:
     first = explained[0].caption
     title = f"{Path(first.file).name}: {first.text}"
     panels = "".join(
-        f"<section><h2>{escaped(one.caption.model)}</h2>{caption_html(one.caption, one.occlusion)}"
+        f"<section><h2>{escaped(one.caption.model)}</h2>{_viewer(one, again=at > 0)}"
         f"{_table(one)}</section>"
-        for one in explained
+        for at, one in enumerate(explained)
     )
+    wide = " one" if first.medium == "video" and len(explained) == 1 else ""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escaped(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><main><h1>{escaped(first.text)}</h1><div class='panels'>{panels}</div>"
+        f"<body><main><h1>{escaped(first.text)}</h1><div class='panels{wide}'>{panels}</div>"
         f"{_notes(explained)}</main></body></html>"
     )
+
+
+def _viewer(one: Explained, *, again: bool) -> str:
+    if one.caption.medium == "video":
+        return clip_html(one.caption, one.occlusion, again=again) + weights_table(one.caption)
+    return caption_html(one.caption, one.occlusion)
 
 
 def _notes(explained: Sequence[Explained]) -> str:
@@ -81,14 +91,15 @@ def _notes(explained: Sequence[Explained]) -> str:
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
     ]
-    covers = {one.occlusion.cover for one in explained if one.occlusion is not None}
-    for cover in sorted(covers):
-        hidden = "the picture's mean colour" if cover == "mean" else "the blurred picture"
+    covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
+    for cover, part in sorted(covers):
+        source = _SOURCES[explained[0].caption.medium]
+        hidden = f"the {source}'s mean colour" if cover == "mean" else f"the blurred {source}"
         notes.append(
-            "What mattered was measured: each cell was covered in turn with "
+            f"What mattered was measured: each {part} was covered in turn with "
             f"{hidden}, the caption before the word was kept, and the fall of the word's "
             "log-probability is what its map shows, in nats. Covering changes more than it hides; "
-            "a cell that shows nothing here may still be one of several that say the same."
+            f"a {part} that shows nothing here may still be one of several that say the same."
         )
     return "".join(f"<p class='note'>{escaped(note)}</p>" for note in notes)
 
@@ -119,12 +130,14 @@ def _table(one: Explained) -> str:
     )
 
 
+_SOURCES = {"image": "picture", "video": "clip", "volume": "scan"}
 _STYLE = """
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1d2433; background: #f6f7f9; }
 main { max-width: 78rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .panels { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .panels section { flex: 1 1 22rem; min-width: 0; max-width: 40rem; }
+.panels.one section { max-width: none; }
 .note { max-width: 44rem; font-size: .9rem; color: #4b5565; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; }

@@ -303,3 +303,22 @@ def _keep(decoded: Decoded, number: int, frame: VideoFrame, stream: VideoStream)
     if not decoded.frames:
         decoded.size = size
     decoded.frames[number] = pixels
+
+
+def each_frame(
+    file: BinaryIO, name: str, max_pixels: int = MAX_FRAME_PIXELS
+) -> Iterator[tuple[VideoFrame, VideoStream]]:
+    """Decode a clip frame by frame in the order of showing; damaged ones are passed over.
+
+    Args:
+        file: opened for reading bytes.
+        name: for messages.
+        max_pixels: larger frames are refused.
+
+    Raises:
+        MediaError: see `open_stream`.
+    """
+    with open_stream(file, name, max_pixels) as (container, stream):
+        for frame in _frames(container, stream, Decoded(_timeline(stream))):
+            refuse_size(frame.height, frame.width, name, max_pixels)
+            yield frame, stream

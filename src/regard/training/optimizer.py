@@ -24,6 +24,9 @@ def build_optimizer(
     epsilon 1e-4). Theirs stands under the root, torch's beside it: sqrt(v + 1e-4) lies between
     0.71 and 1 times sqrt(v) + 1e-2, whereas 1e-4 beside the root would let a steady small
     gradient take steps a hundred times as long.
+
+    Adadelta has the constants of its paper and of the released code (decay 0.95, epsilon 1e-6);
+    its learning rate of 1 is that of the method, which has none.
     """
     fresh = encoder.untrained_parameters()
     tuned = [p for p in encoder.parameters() if p.requires_grad and all(p is not f for f in fresh)]
@@ -37,6 +40,8 @@ def build_optimizer(
         return torch.optim.RMSprop(
             groups, alpha=0.95, momentum=0.9, eps=1e-2, centered=True, weight_decay=decay
         )
+    if config.name == "adadelta":
+        return torch.optim.Adadelta(groups, rho=0.95, eps=1e-6, weight_decay=decay)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, weight_decay=decay)
     return torch.optim.Adam(groups, weight_decay=decay)
