@@ -59,13 +59,10 @@ def inside(point: np.ndarray, lesion: Lesion) -> bool:
 
 
 def mentions(caption: Caption, volume: SyntheticVolume) -> list[tuple[np.ndarray, Lesion]]:
-    """Return alpha (L,) of every word of a kind that is right, with the lesion that it names."""
-    of_kind = {lesion.kind: lesion for lesion in volume.lesions}
-    return [
-        (word.alpha.reshape(-1), of_kind[word.text])
-        for word in caption.words
-        if word.text in of_kind
-    ]
+    """Return alpha (L,) of the word of each kind, where it is right, with the lesion it names."""
+    words = [word for word in caption.words if word.text in KINDS]
+    pairs = zip(words, volume.lesions, strict=False)  # the third lesion is not spoken of
+    return [(w.alpha.reshape(-1), lesion) for w, lesion in pairs if w.text == lesion.kind]
 
 
 def report(captions: list[Caption], volumes: list[SyntheticVolume]) -> tuple[float, float, str]:
@@ -173,7 +170,8 @@ def test_the_report_itself_by_hand() -> None:
     grid = encoder.prepare(encoder.read(file_of(volume))).grid
     points = middles(grid)
     nearest = [
-        int(np.linalg.norm(points - lesion.centre, axis=1).argmin()) for lesion in volume.lesions
+        int(np.linalg.norm(points - lesion.centre, axis=1).argmin())
+        for lesion in volume.lesions[:2]
     ]
     exact, hits, _ = report([looking(volume, grid, nearest)], [volume])
     assert (exact, hits) == (1, 1)

@@ -334,6 +334,10 @@ def everything_said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixtur
     return caplog
 
 
+_NUMBERS = {"slope": b"(\0S\x10DS", "frames": b"(\0\x08\0IS", "number": b" \0\x11\0IS"}
+"""Tag and type of the attributes that get a name for a number."""
+
+
 def planted_files(folder: Path) -> list[str]:
     """Scans that are read and scans that are refused, each full of a person's data."""
     with warnings.catch_warnings():
@@ -349,6 +353,8 @@ def _planted_files(folder: Path) -> list[str]:
     write_series(two, planes(3), series=2, Modality="Quillfeather")
     bad: dict[str, dict[str, object]] = {
         "slope": {"RescaleSlope": "1"},
+        "frames": {"NumberOfFrames": "1"},
+        "number": {},
         "no-image": {"Rows": None, "Columns": None, "PixelData": None, "Modality": "SR"},
         "no-pixels": {"PixelData": None},
         "colours": {"SamplesPerPixel": 3},
@@ -358,9 +364,11 @@ def _planted_files(folder: Path) -> list[str]:
     for name, attributes in bad.items():
         file = folder / f"{name}.dcm"
         content = saved(dicom(planes(1)[0], **attributes))
-        if name == "slope":  # a name where a number should be: pydicom would quote it
-            content = content.replace(b"(\0S\x10DS\x02\x001 ", b"(\0S\x10DS\x08\0Ottoline")
-            assert b"Ottoline" in content
+        # A name where a number should be: pydicom would quote it.
+        if name in _NUMBERS:
+            start = _NUMBERS[name]
+            content = content.replace(start + b"\2\x001 ", start + b"\x08\0Ottoline")
+            assert b"\0Ottoline" in content
         file.write_bytes(content)
         single.append(str(file))
     # Values that pydicom warns of and logs: a charset, a UID and a date that are none.

@@ -24,6 +24,7 @@ FIELD = 64.0
 
 _CORE = 0.65  # of the radius of shells and targets
 _OFF_MIDDLE = 5.0  # millimetres at least from a lesion's centre to the middle planes
+_ABOVE = 8.0  # millimetres at least between the heights of two lesions
 _GAP = 2.0  # millimetres between two things, and between a thing and the field's border
 _ROD = 1.5  # millimetres, radius
 _TILT = 15.0  # degrees
@@ -118,18 +119,16 @@ def arrange(
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Draw the lesions' centres and the ends of one or two rods until nothing overlaps.
 
-    A place holds along the world's axes and along the scan's own, which the tilt turns away from
-    them.
+    The first lesion is the highest, the second the lowest, a third between them has no place of
+    its own. Places and heights hold along the world's axes and along the scan's own, which the
+    tilt turns away from them.
     """
-    directions = np.array([_directions(place) for place in places])
     reach = np.minimum(frame.sides, FIELD) / 2 - _GAP
     while True:
-        centres = directions * draw.uniform(_OFF_MIDDLE, reach - radii[:, None])
-        if ((centres @ frame.tilt.T) * directions).min() < _OFF_MIDDLE:
-            continue
-        pairs = itertools.combinations(range(len(radii)), 2)
-        if all(
-            np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP for i, j in pairs
+        centres = _centres(draw, reach - radii[:, None], places)
+        if all(_hold(points, places) for points in (centres, centres @ frame.tilt.T)) and all(
+            np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP
+            for i, j in itertools.combinations(range(len(radii)), 2)
         ):
             break
     rods: list[tuple[np.ndarray, np.ndarray]] = []
@@ -143,6 +142,22 @@ def arrange(
         if (distances > radii + _ROD + _GAP).all():
             rods.append((start, stop))
     return centres, rods
+
+
+def _centres(draw: np.random.Generator, reach: np.ndarray, places: list[str]) -> np.ndarray:
+    centres = draw.uniform(-reach, reach)
+    for i, place in enumerate(places):
+        centres[i] = _directions(place) * draw.uniform(_OFF_MIDDLE, reach[i])
+    return centres
+
+
+def _hold(points: np.ndarray, places: list[str]) -> bool:
+    """Whether points lie at their places and heights along one set of axes."""
+    named = [
+        (_directions(place) * point).min() for place, point in zip(places, points, strict=False)
+    ]
+    heights = points[[0, *range(2, len(points)), 1], 2]
+    return min(named) >= _OFF_MIDDLE and (-np.diff(heights)).min() >= _ABOVE
 
 
 def add_lesion(
