@@ -113,17 +113,18 @@ def test_a_few_volumes_are_learnt_by_heart() -> None:
     """Gradients reach the network through the grid: what differs between volumes is seen."""
     recipe = find_recipe("synthetic-volume")
     volume = replace(recipe.encoder.volume, shape=(16, 16, 16), spacing=(4.0, 4.0, 4.0))
+    rates = {"learning_rate": 4e-3, "encoder_learning_rate": 4e-3, "warmup_steps": 10}
     recipe = replace(
         recipe,
         encoder=replace(recipe.encoder, volume=volume),
-        optimizer=replace(recipe.optimizer, warmup_steps=10),
-        training=replace(recipe.training, epochs=60, batch_size=8),
+        optimizer=replace(recipe.optimizer, **rates),
+        training=replace(recipe.training, epochs=150, batch_size=8),
     )
-    model = train(recipe, 16)
-    volumes = list(make_volumes(16))
+    model = train(recipe, 8)
+    volumes = list(make_volumes(8))
     captions = model.caption([file_of(v) for v in volumes], beam=1)
     assert isinstance(captions, list)
-    assert np.mean([c.text == v.caption for c, v in zip(captions, volumes, strict=True)]) >= 0.9
+    assert [c.text for c in captions] == [v.caption for v in volumes]
 
 
 def test_a_cell_sees_its_surroundings_and_no_more() -> None:

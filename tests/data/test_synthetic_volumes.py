@@ -1,6 +1,7 @@
 """Volumes: a caption follows from its volume, lesions lie where it says, splits share nothing."""
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel
@@ -23,7 +24,7 @@ from regard.data.synthetic_volumes import (
     spoken_lesions,
     write_volumes,
 )
-from regard.errors import ConfigError, DatasetError, UnknownName
+from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName
 from regard.media.volume import read_scan
 from scan_files import spec
 
@@ -150,7 +151,12 @@ def test_written_volumes_are_a_data_set(tmp_path: Path) -> None:
         assert [tuple(word) for word in told[name]["words"]] == spoken_lesions(volume)
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="cannot be written"):
         write_volumes(tmp_path / "file" / "in", train=1, val=0, test=0)
+    done = CliRunner().invoke(app, ["synthetic", "x", "--medium", "volume", "--size", "64"])
+    assert isinstance(done.exception, ConfigError)
+    monkeypatch.setitem(sys.modules, "nibabel.nifti1", None)
+    with pytest.raises(MissingExtra, match=r"regard\[volume\]"):
+        write_volumes(tmp_path, train=1, val=0, test=0)

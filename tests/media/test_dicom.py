@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import shutil
+import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ import pydicom
 import pytest
 
 import toys
-from regard.errors import MediaError, MediaTooLarge, RegardError
+from regard.errors import MediaError, MediaTooLarge, MissingExtra, RegardError
 from regard.media import digest_of, find_files, medium_of, prepare
 from regard.media.find import split_series
 from regard.media.planes import Plane, placed
@@ -433,3 +434,14 @@ def test_readers_leave_warnings_and_logs_as_they_were(tmp_path: Path) -> None:
             continue
     assert list(warnings.filters) == before
     assert logger.level == level
+
+
+def test_without_pydicom_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_series(tmp_path / "s", planes(2))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    for source in (folder, saved(dicom(planes(1)[0]))):
+        with pytest.raises(MissingExtra, match=r"regard\[volume\]"):
+            read_scan(source, spec())
+    assert list(find_files([str(tmp_path)])) == [str(folder)]  # the item then says what it needs

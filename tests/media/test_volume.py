@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.errors import MediaError, MediaTooLarge, UnknownMedia
+from regard.errors import MediaError, MediaTooLarge, MissingExtra, UnknownMedia
 from regard.media import digest_of, medium_of, prepare, read_media
 from regard.media.volume import read_scan
 from regard.types import Scan
@@ -280,3 +281,10 @@ def test_damaged_headers_raise_nothing_else(damage: bytes, where: int) -> None:
     with contextlib.suppress(MediaError):
         scan = read_scan(bytes(content), spec(), max_voxels=10_000)
         assert np.isfinite(prepare(scan, spec(), (2, 2, 2)).pixels).all()
+
+
+def test_without_nibabel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = nifti(voxels())
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(MissingExtra, match=r"regard\[volume\]"):
+        read_scan(content, spec())
