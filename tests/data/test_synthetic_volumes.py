@@ -99,10 +99,6 @@ def test_lesions_are_where_and_what_they_are_said_to_be(volumes: list[SyntheticV
             depth = np.linalg.norm(world - lesion.centre, axis=-1) / (lesion.diameter / 2)
             inside |= depth < 1.2
             middle = scan.pixels[depth < 0.45].mean() / ground - 1
-            if lesion.kind == "magnet":
-                assert abs(middle) < 0.25
-                assert (scan.pixels[depth < 0.8] / ground - 1).std() > 0.3
-                continue
             assert middle * core[lesion.kind] > 0.25
             if lesion.kind in ("shell", "target"):
                 rim = scan.pixels[(depth > 0.75) & (depth < 0.9)].mean() / ground - 1
@@ -120,8 +116,8 @@ def test_the_same_seed_gives_the_same_volumes() -> None:
 
 def test_splits_share_no_combination() -> None:
     parts = [set(combinations(split)) for split in SPLITS]
-    assert [len(part) for part in parts] == [3000, 500, 500]
-    assert len(set.union(*parts)) == 4000
+    assert [len(part) for part in parts] == [1920, 320, 320]
+    assert len(set.union(*parts)) == 2560
     for part in parts:  # every word occurs in every split
         words = {word for combination in part for lesion in combination for word in lesion}
         assert words == {*SIZES, *KINDS, *PLACES}

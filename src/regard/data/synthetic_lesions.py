@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = ("ball", "hole", "shell", "target", "magnet")
-"""Bright; dark; dark with a bright rim; bright with a dark rim; one half bright, one dark."""
-SIZES = {"small": (12.0, 14.0), "large": (20.0, 22.0)}
+KINDS = ("ball", "hole", "shell", "target")
+"""Bright; dark; dark with a bright rim; bright with a dark rim."""
+SIZES = {"small": (14.0, 16.0), "large": (22.0, 24.0)}
 """Diameters in millimetres."""
 PLACES = tuple(
     " ".join(words)
@@ -161,24 +161,15 @@ def _hold(points: np.ndarray, places: list[str]) -> bool:
 
 
 def add_lesion(
-    draw: np.random.Generator,
-    values: np.ndarray,
-    frame: Frame,
-    kind: str,
-    centre: np.ndarray,
-    radius: float,
+    values: np.ndarray, frame: Frame, kind: str, centre: np.ndarray, radius: float
 ) -> None:
     """Lay a ball of 0.5 brighter and darker parts over the values, in place."""
     where, (x, y, z) = frame.near(centre - radius, centre + radius)
     dx, dy, dz = x - centre[0], y - centre[1], z - centre[2]
     depth = np.sqrt(dx**2 + dy**2 + dz**2) / radius
-    if kind == "magnet":
-        across = draw.normal(size=3)
-        bright = dx * across[0] + dy * across[1] + dz * across[2] > 0
-    else:
-        rim = depth > _CORE
-        everywhere = np.ones_like(rim)
-        bright = {"ball": everywhere, "hole": ~everywhere, "shell": rim, "target": ~rim}[kind]
+    rim = depth > _CORE
+    everywhere = np.ones_like(rim)
+    bright = {"ball": everywhere, "hole": ~everywhere, "shell": rim, "target": ~rim}[kind]
     values[where] += 0.5 * _averaged(np.where(bright, 1.0, -1.0) * (depth <= 1))
 
 

@@ -4,7 +4,7 @@ A volume holds two or three lesions and one or two bright rods on a noisy ground
 
     a <size> <kind> in the <place> is above a <size> <kind> in the <place>
 
-with two sizes, five kinds and eight places (upper or lower, left or right, back or front), and the
+with two sizes, four kinds and eight places (upper or lower, left or right, back or front), and the
 volume leaves no choice in it:
 
 - It speaks of the highest lesion and of the lowest, never of one between them nor of the rods.
@@ -16,7 +16,7 @@ volume leaves no choice in it:
 
 Every file is stored in another way: axes swapped and turned round (one of 48), the whole tilted
 by up to 15 degrees, voxels of 0.8 to 3 mm that are longest along a random axis, an origin of its
-own, intensities on a scale of their own. There are 4,000 combinations (size, kind, place, size,
+own, intensities on a scale of their own. There are 2,560 combinations (size, kind, place, size,
 kind, place); of a shuffled list every eighth is kept for validation and every eighth for testing:
 no caption occurs in two splits.
 """
@@ -229,7 +229,7 @@ def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVol
     shades = 1 + sum(slope[a] * points[a] / (FIELD / 2) for a in range(3))
     values = np.array(np.broadcast_to(shades, frame.shape))
     for (_, kind, _), centre, radius in zip(named, centres, diameters / 2, strict=True):
-        add_lesion(draw, values, frame, kind, centre, radius)
+        add_lesion(values, frame, kind, centre, radius)
     for start, stop in rods:
         add_rod(values, frame, start, stop)
     values += draw.normal(0, _NOISE, values.shape)
