@@ -73,7 +73,8 @@ def read_clip(
             return _from_file(file, spec, name, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         import_av()
-        return _from_file(io.BytesIO(source), spec, name or "<bytes>", max_pixels)
+        digest = hashlib.sha256(source).hexdigest()  # by way of the BytesIO it would be copied
+        return _from_file(io.BytesIO(source), spec, name or "<bytes>", max_pixels, digest)
     return _from_array(source, spec, name or "<array>", max_pixels)
 
 
@@ -94,9 +95,11 @@ def _open(path: Path, name: str) -> Generator[BinaryIO]:
         yield file
 
 
-def _from_file(file: BinaryIO, spec: ClipSpec, name: str, max_pixels: int) -> Clip:
+def _from_file(
+    file: BinaryIO, spec: ClipSpec, name: str, max_pixels: int, digest: str = ""
+) -> Clip:
     try:
-        digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+        digest = digest or hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         if not file.seek(0, os.SEEK_END):
             raise MediaError(f"{name} is empty (0 bytes). Bring the clip again.")
         listed, missing = list_packets(file, name, max_pixels)
