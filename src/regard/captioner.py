@@ -172,8 +172,8 @@ class Captioner:
             config: which frames, and on which grid; None: 12 frames × rows × cols.
 
         Raises:
-            ConfigError: it reads no pictures, or its decoder has a code for the positions of
-                one picture.
+            ConfigError: it reads no pictures, its decoder has a code for the positions of one
+                picture, or motion features are wanted.
         """
         if not isinstance(self.encoder, PictureEncoder):
             raise ConfigError(f"{self.name!r} captions {self.medium}s already; it reads no frames.")
@@ -183,6 +183,11 @@ class Captioner:
                 "frames have no place in. Use a model of clips, or one without a position code."
             )
         config = config or VideoConfig(frames=_UNTRAINED_FRAMES, grid="spatio_temporal")
+        if config.motion != "none":
+            raise ConfigError(
+                f"encoder.video.motion is {config.motion!r}, and {self.name!r} was trained on "
+                'pictures, which do not move. Set it to "none", or train on clips.'
+            )
         encoder = FrameEncoder(self.encoder, config)
         return Captioner(
             encoder.eval(),

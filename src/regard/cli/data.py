@@ -16,11 +16,19 @@ app = typer.Typer(
 @app.command()
 def check(
     annotations: Annotated[
-        Path, typer.Argument(help="CSV, JSONL, Karpathy or COCO JSON, Flickr8k tokens.")
+        Path,
+        typer.Argument(
+            help="CSV, JSONL, Karpathy, COCO or MSR-VTT JSON, Flickr8k tokens, MSVD's folder."
+        ),
     ],
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
+    ] = None,
     kind: Annotated[
-        str, typer.Option(help="auto, karpathy, coco, flickr8k, csv or jsonl.")
+        str,
+        typer.Option(
+            help="auto, karpathy, coco, flickr8k, csv, jsonl, msvd, msvd_csv, msrvtt or clips."
+        ),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
 ) -> None:

@@ -29,6 +29,8 @@ def known_encoders() -> tuple[str, ...]:
 def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
     """Build the encoder that a config names, frozen and in evaluation mode.
 
+    Weights that nobody has trained (`untrained_parameters`) are never frozen.
+
     Args:
         config: the `[encoder]` section.
         pretrained: start from the weights that its package brings; False leaves random
@@ -40,7 +42,10 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
         MissingExtra: its package is not installed.
     """
     encoder = _of_medium(_named(config, pretrained), config)
-    return encoder.requires_grad_(config.trainable).eval()
+    encoder.requires_grad_(config.trainable)
+    for parameter in encoder.untrained_parameters():
+        parameter.requires_grad_(True)
+    return encoder.eval()
 
 
 def _named(config: EncoderConfig, pretrained: bool) -> Encoder:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.media import Input, PreprocessingSpec, Spec, medium_of_spec, prepare, read_media
+from regard.media import Input, PreprocessingSpec, medium_of_spec, prepare, read_media
 from regard.media.preprocess import spec_digest
 from regard.types import Media
 
@@ -37,7 +37,7 @@ class Encoder(nn.Module, ABC):
     annotation_dim: int
     grid_axes: tuple[str, ...]
     grid_shape: tuple[int, ...]
-    spec: Spec
+    spec: Any  # a Spec; children say which
     input_shape: tuple[int, ...]
     pictures_per_item: int = 1
     exportable: bool = True
@@ -65,6 +65,13 @@ class Encoder(nn.Module, ABC):
     def prepare(self, media: Media) -> Input:
         """Return the pixels, mask and grid of what `read` gave."""
         return prepare(media, self.spec, self.grid_shape)
+
+    def untrained_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that start from nothing and are trained even in a frozen encoder.
+
+        They learn at the decoder's rate, not at that of weights which are fine-tuned.
+        """
+        return []
 
     def train(self, mode: bool = True) -> Encoder:
         """Switch the mode; BatchNorm keeps its statistics even while it is fine-tuned.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regard.explain.maps import ENLARGE, sigma_cells
-from regard.types import AttentionTrace, Grid
+from regard.types import AttentionTrace, Grid, Scan
 from regard.vocabulary import END, SPECIALS, UNKNOWN
 
 SCALE = "One absolute scale for the whole caption, in multiples of uniform attention 1/L"
@@ -13,6 +13,7 @@ CLIP_SCALE = (
 )
 EVEN = "all frames alike"
 FRAMED = "framed: the chosen cell"
+_TURNED = 0.5  # degrees; less is rounding
 _CANDIDATES = {SPECIALS[END]: "(end)", SPECIALS[UNKNOWN]: "(unknown word)"}
 
 
@@ -64,3 +65,29 @@ def covered(grid: Grid) -> str:
 def candidate(text: str) -> str:
     """Return an alternative as a reader shall see it."""
     return _CANDIDATES.get(text, text)
+
+
+def scan_notes(scan: Scan, grid: Grid, oblique: float) -> list[str]:
+    """Say how a scan's planes and positions are to be read.
+
+    Args:
+        scan: the scan.
+        grid: of its cells.
+        oblique: degrees between the scan's axes and the world's.
+    """
+    turned = f" (turned by up to {oblique:.0f}° from the world's)" if oblique >= _TURNED else ""
+    cols, rows, slices = (
+        (stop - start) / count
+        for (start, stop), count in zip(grid.extent[::-1], grid.shape[::-1], strict=True)
+    )
+    return [
+        "Radiological convention: the patient's right (R) is on the viewer's left; planes along the "
+        f"scan's own axes{turned}",
+        "Positions: world mm, RAS (x to the patient's right, y to the front, z to the head); ± half "
+        f"a cell, which is {cols:.3g} × {rows:.3g} × {slices:.3g} mm",
+    ]
+
+
+def position(world: tuple[float, float, float]) -> str:
+    """Return a position in world millimetres, such as "(−12, 34, 5) mm"."""
+    return f"({', '.join(f'{round(x):d}'.replace('-', '−') for x in world)}) mm"

@@ -1,12 +1,13 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import digest_of, find_files, medium_of
+from regard.media.find import NOUNS, digest_of, find_files, medium_of
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
     cell_centre,
     clip_grid,
     image_grid,
+    places_of,
     scan_grid,
     world_of,
 )
@@ -25,6 +26,7 @@ from regard.media.preprocess import (
 from regard.media.video import read_clip
 
 __all__ = [
+    "NOUNS",
     "ClipSpec",
     "Input",
     "PreprocessingSpec",
@@ -40,6 +42,7 @@ __all__ = [
     "image_grid",
     "medium_of",
     "medium_of_spec",
+    "places_of",
     "prepare",
     "preprocess",
     "preprocess_pixels",

@@ -75,6 +75,16 @@ def world_of(grid: Grid, point: tuple[float, ...]) -> tuple[float, float, float]
     return float(x), float(y), float(z)
 
 
+def places_of(grid: Grid, affine: np.ndarray) -> np.ndarray:
+    """Return the 4×4 from a file's voxels to millimetres along a scan's own axes.
+
+    Args:
+        grid: of the scan; the inverse of what `world_of` does is taken from it.
+        affine: (4, 4) from voxels, of any order and direction, to world millimetres, RAS+.
+    """
+    return np.linalg.inv(np.array(grid.affine)) @ affine
+
+
 def cell_centre(grid: Grid, cell: int) -> tuple[float, ...]:
     """Return the middle of a cell along each axis, in source units; see `cell_bounds`."""
     return tuple((start + stop) / 2 for start, stop in cell_bounds(grid, cell))
