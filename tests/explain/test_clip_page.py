@@ -235,61 +235,65 @@ def test_it_fits_a_telephone_and_the_dark(opened: tuple[Page, Caption, int]) -> 
     page.dark(False)
 
 
-@needs_browser
-def test_without_a_film_the_frames_stand_in(tmp_path: Path) -> None:
-    explained = made(tmp_path, rows=2)
-    (tmp_path / "clip.mp4").unlink()
-    file = tmp_path / "page.html"
-    page_ = explanation_page([explained])
-    assert "<video" not in page_
-    file.write_text(page_, "utf-8")
-    with browsing(tmp_path) as page:
-        page.go(file.as_uri())
-        fault = page.run("document.querySelector('.fault').textContent")
-        assert "is not there any more, or has changed" in fault
-        assert "shown instead" in fault
-        still = "document.querySelector('.still').src"
-        for t, peak in ((0, 5), (1, 1)):
-            point(page, t)
-            page.until(f"{FRAME} === {peak}")
-            shot = f"document.querySelector('.shot[data-frame=\"{peak}\"] img').src"
-            assert page.run(f"{still} === {shot}")
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browsing(tmp_path_factory.mktemp("browser")) as page:
+        page.size(1280)
+        yield page
         assert page.complaints == []
 
 
 @needs_browser
-def test_a_film_that_the_browser_cannot_play_gives_way_to_the_frames(tmp_path: Path) -> None:
-    page_ = explanation_page([made(tmp_path, rows=2)])
-    start = page_.index("data:video/mp4;base64,") + len("data:video/mp4;base64,")
-    stop = page_.index("'", start)
-    file = tmp_path / "page.html"
-    file.write_text(page_[:start] + "AAAA" + page_[stop:], "utf-8")
-    with browsing(tmp_path) as page:
-        page.go(file.as_uri())
-        page.until("!document.querySelector('.still').hidden")
-        point(page, 1)
-        page.until(f"{FRAME} === 1")
-        assert "cannot play" in page.run("document.querySelector('.fault').textContent")
+def test_without_a_film_the_frames_stand_in(tmp_path: Path, tab: Page) -> None:
+    explained = made(tmp_path, rows=2)
+    (tmp_path / "clip.mp4").unlink()
+    file = tmp_path / "tab.html"
+    page_ = explanation_page([explained])
+    assert "<video" not in page_
+    file.write_text(page_, "utf-8")
+    tab.go(file.as_uri())
+    fault = tab.run("document.querySelector('.fault').textContent")
+    assert "is not there any more, or has changed" in fault
+    assert "shown instead" in fault
+    still = "document.querySelector('.still').src"
+    for t, peak in ((0, 5), (1, 1)):
+        point(tab, t)
+        tab.until(f"{FRAME} === {peak}")
+        shot = f"document.querySelector('.shot[data-frame=\"{peak}\"] img').src"
+        assert tab.run(f"{still} === {shot}")
 
 
 @needs_browser
-def test_two_models_share_one_film(tmp_path: Path) -> None:
+def test_a_film_that_the_browser_cannot_play_gives_way_to_the_frames(
+    tmp_path: Path, tab: Page
+) -> None:
+    page_ = explanation_page([made(tmp_path, rows=2)])
+    start = page_.index("data:video/mp4;base64,") + len("data:video/mp4;base64,")
+    stop = page_.index("'", start)
+    file = tmp_path / "tab.html"
+    file.write_text(page_[:start] + "AAAA" + page_[stop:], "utf-8")
+    tab.go(file.as_uri())
+    tab.until("!document.querySelector('.still').hidden")
+    point(tab, 1)
+    tab.until(f"{FRAME} === 1")
+    assert "cannot play" in tab.run("document.querySelector('.fault').textContent")
+
+
+@needs_browser
+def test_two_models_share_one_film(tmp_path: Path, tab: Page) -> None:
     one = made(tmp_path, rows=2)
     other = Explained(replace(one.caption, model="other"))
     page_ = explanation_page([one, other])
     assert page_.count("data:video/mp4") == 1
-    file = tmp_path / "page.html"
+    file = tmp_path / "tab.html"
     file.write_text(page_, "utf-8")
-    with browsing(tmp_path) as page:
-        page.size(1280)
-        page.go(file.as_uri())
-        page.until("[...document.querySelectorAll('video')].every(v => v.readyState === 4)")
-        point(page, 1, of=2)
-        time = one.caption.grid.shown[1]
-        page.until(f"Math.abs(document.querySelectorAll('video')[1].currentTime - {time}) < .05")
-        assert page.run(TIME) == 0
-        assert page.run("document.documentElement.scrollWidth") <= 1280
-        assert page.complaints == []
+    tab.go(file.as_uri())
+    tab.until("[...document.querySelectorAll('video')].every(v => v.readyState === 4)")
+    point(tab, 1, of=2)
+    time = one.caption.grid.shown[1]
+    tab.until(f"Math.abs(document.querySelectorAll('video')[1].currentTime - {time}) < .05")
+    assert tab.run(TIME) == 0
+    assert tab.run("document.documentElement.scrollWidth") <= 1280
 
 
 def test_the_page_holds_real_frames_only_and_says_it_in_words(tmp_path: Path) -> None:
