@@ -134,5 +134,6 @@ def _size(frame: tuple[int, int]) -> tuple[int, int]:
 def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if pixels.shape[:2] == size:
         return pixels
-    image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+    height, width = size
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image)

@@ -225,7 +225,7 @@ class _Strip:
             for place_, frame in enumerate(chunk):
                 left = column * self.column + place_ * step
                 axis.add_patch(Rectangle(
-                    (left, _TIME), 0.86 * step, high * weights[frame] / self.top,
+                    (left, _TIME), 0.86 * step, float(high * weights[frame] / self.top),
                     color=_INK if frame == peak else _QUIET, linewidth=0, gid=f"bar {frame}",
                 ))  # fmt: skip
         wide = self.column * len(self.chunks) - _GAP
