@@ -1,4 +1,4 @@
-"""An animation: the picture, then its map for one word after another."""
+"""An animation: the picture, then its map for one word after another; a clip plays at each word."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from regard.errors import ConfigError
+from regard.explain.clips import (
+    clip_of,
+    frame_grid,
+    frame_map,
+    frame_scale,
+    frame_weights,
+    map_scale,
+    peak_frame,
+    shown_frames,
+)
 from regard.explain.fonts import choose_fonts
 from regard.explain.maps import absolute_scale, paint, upsample
+from regard.explain.sheet import drawing_of, size_of
+from regard.explain.tiles import as_picture
 from regard.media import cell_bounds
 from regard.types import Caption, Word
 
@@ -19,16 +31,20 @@ _SIDE = 448  # pixels of the longer side
 _STRIP = 44  # pixels below the picture, for the word
 _WORD_SIZE = 22
 _WORD_MS, _PICTURE_MS = 900, 1500
+_PLAYED = 12  # frames of a clip at each word
+_FRAME_MS, _PEAK_MS = 120, 500  # of a clip
+_CLIP_SIDE = 320  # pixels of the longer side of a clip's frames, which are many
 _INK, _PAPER, _CHOSEN = "#1d2433", "#ffffff", "#ff4d4d"
 
 
 def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -> None:
     """Write an animated WebP or GIF, as the suffix says; it repeats for ever.
 
-    All maps share the caption's one absolute scale.
+    All maps share the caption's one absolute scale. Of a clip its frames are played once for
+    each word, at most twelve, the word's peak among them.
 
     Args:
-        caption: with its picture.
+        caption: with its source.
         path: ends in .webp or .gif; its folder is made.
         smooth: see `regard.explain.upsample`.
 
@@ -39,28 +55,55 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
     path = Path(path)
     if path.suffix.lower() not in (".webp", ".gif"):
         raise ConfigError(f"{path} shall be an animation; its name must end in .webp or .gif.")
-    frames = _frames(caption, smooth=smooth)
+    shown = (
+        _playing(caption, smooth=smooth)
+        if caption.medium == "video"
+        else _frames(as_picture(caption), smooth=smooth)
+    )
+    frames, durations = zip(*shown, strict=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    durations = [_PICTURE_MS] + [_WORD_MS] * (len(frames) - 1)
-    options: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "loop": 0}
+    options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "loop": 0}
     if path.suffix.lower() == ".webp":
         options["quality"] = 80
-    frames[0].save(path, duration=durations, **options)
+    frames[0].save(path, duration=list(durations), **options)
 
 
-def _frames(caption: Caption, *, smooth: bool) -> list[Image.Image]:
+def _frames(caption: Caption, *, smooth: bool) -> list[tuple[Image.Image, int]]:
+    """Return a picture's frames, each with its milliseconds."""
     if caption.pixels is None:
         raise ConfigError("this caption holds no picture to draw on; caption the file again.")
-    picture = Image.fromarray(caption.pixels)
-    factor = _SIDE / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+    pixels = drawing_of(caption.pixels, _SIDE)
     top = absolute_scale(caption.trace.alpha, caption.grid, smooth=smooth)
-    frames = [_captioned(pixels, caption.text)]
+    frames = [(_captioned(pixels, caption.text), _PICTURE_MS)]
     for word in caption.words:
-        relative = upsample(word.alpha, caption.grid, (size[1], size[0]), smooth=smooth)
+        relative = upsample(word.alpha, caption.grid, size_of(pixels), smooth=smooth)
         painted = _framed(paint(pixels, relative, top), caption, word)
-        frames.append(_captioned(painted, word.text))
+        frames.append((_captioned(painted, word.text), _WORD_MS))
+    return frames
+
+
+def _playing(caption: Caption, *, smooth: bool) -> list[tuple[Image.Image, int]]:
+    """Return a clip's frames under each word's map, each with its milliseconds."""
+    clip, grid, still = clip_of(caption), caption.grid, frame_grid(caption.grid)
+    weights = frame_weights(caption)
+    top = frame_scale(weights) if still is None else map_scale(caption, smooth=smooth)
+    pictures = [drawing_of(frame, _CLIP_SIDE) for frame in clip.pixels]
+    frames = [
+        (_captioned(pictures[frame], caption.text), _FRAME_MS)
+        for frame in shown_frames(len(pictures), _PLAYED, None)
+    ]
+    for word, row in zip(caption.words, weights, strict=True):
+        peak = peak_frame(row)
+        for frame in shown_frames(len(pictures), _PLAYED, peak):
+            if still is None:
+                relative = np.full(size_of(pictures[frame]), row[frame])
+            else:
+                alpha = frame_map(word, grid, frame)
+                relative = upsample(alpha, still, size_of(pictures[frame]), smooth=smooth)
+            painted = paint(pictures[frame], relative, top)
+            told = f"{word.text}   {clip.times[frame]:.1f} s  {row[frame]:.1f}×"
+            longer = _PEAK_MS if frame == peak else _FRAME_MS
+            frames.append((_captioned(painted, told), longer))
     return frames
 
 

@@ -24,7 +24,7 @@ class Wanted:
     """What shall be made besides drawing, page and numbers.
 
     Attributes:
-        occlusion: cover each cell and measure what mattered.
+        occlusion: cover each cell, or each frame of a clip, and measure what mattered.
         animation: "webp", "gif" or "none".
         smooth: smooth the maps.
         grids: also the raw weights as .npy.
@@ -64,16 +64,15 @@ def write_explanation(
     explained = [
         Explained(said, occlude(model, said) if wanted.occlusion else None) for model, said in pairs
     ]
-    captions = [as_picture(said) for _, said in pairs]
     sheet = (
         draw(caption, smooth=wanted.smooth)
         if rival is None
-        else compare_sheet(captions, smooth=wanted.smooth)
+        else compare_sheet([as_picture(said) for _, said in pairs], smooth=wanted.smooth)
     )
     save_figure(sheet, with_suffix(stem, ".png"))
     if wanted.animation != "none":
         path = with_suffix(stem, f".{wanted.animation}")
-        save_animation(captions[0], path, smooth=wanted.smooth)
+        save_animation(caption, path, smooth=wanted.smooth)
     with_suffix(stem, ".html").write_text(explanation_page(explained), "utf-8")
     records = [one.to_json() for one in explained]
     record = records[0] if rival is None else records[0] | {"compared": records[1]}
