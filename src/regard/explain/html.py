@@ -93,11 +93,11 @@ def caption_html(
     tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=True))}
     if occlusion is not None:
         tops["mattered"] = mattered_scale(occlusion.falls, grid)
-    shown = [_shown(word, occlusion, t) for t, word in enumerate(caption.words)]
+    shown = [shown_word(word, occlusion, t) for t, word in enumerate(caption.words)]
     words = words_html(shown, tops)
     framed = any(word.location is not None for word in caption.words)
     foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
-            wording.FRAMED if framed else "", wording.SCALE, caption.model]  # fmt: skip
+            wording.FRAMED if framed else "", wording.SCALE, caption.model, *caption.notices]  # fmt: skip
     return (
         f"{assets_html() if assets else ''}"
         f"<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
@@ -275,8 +275,16 @@ def word_note(word: Word) -> str:
     )
 
 
-def _shown(word: Word, occlusion: Occlusion | None, t: int) -> ShownWord:
-    note = word_note(word)
+def shown_word(word: Word, occlusion: Occlusion | None, t: int, place: str = "") -> ShownWord:
+    """Return what a page knows of a caption's word number t.
+
+    Args:
+        word: the word.
+        occlusion: of the caption.
+        t: its number.
+        place: where it looked, in words.
+    """
+    note = " · ".join(filter(None, [word_note(word), place]))
     others = tuple(
         (wording.candidate(text), round(math.exp(value), 4))
         for text, value in word.alternatives[:5]

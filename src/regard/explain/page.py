@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from regard.errors import ConfigError
-from regard.explain.html import caption_html, escaped
+from regard.explain import wording
+from regard.explain.html import assets_html, caption_html, escaped
+from regard.explain.lattice import cell_size, peak_of
 from regard.explain.probe import Occlusion
-from regard.types import Caption
+from regard.explain.scan_html import scan_assets, scan_html
+from regard.types import Caption, Scan
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,10 @@ class Explained:
 
     def to_json(self) -> dict[str, Any]:
         """Return the caption's JSON with `occlusion`: cover, falls [words][cells] in nats, and
-        the rank correlation of each word's falls with its alpha (null where there is none)."""
-        record = self.caption.to_json()
+        the rank correlation of each word's falls with its alpha (null where there is none); of
+        a scan with `peaks_mm`, where each word looked most in world millimetres (RAS; null where
+        its map is flat), and `cell_mm`, how large a cell is along the scan's own x, y and z."""
+        record = self.caption.to_json() | self._places()
         if self.occlusion is None:
             return record
         falls = self.occlusion.falls.reshape(len(self.caption.words), -1)
@@ -46,6 +51,16 @@ class Explained:
                 "falls": np.round(falls, 6).tolist(),
                 "correlation": correlation,
             }
+        }
+
+    def _places(self) -> dict[str, Any]:
+        if self.caption.medium != "volume":
+            return {}
+        grid = self.caption.grid
+        peaks = (peak_of(word, grid) for word in self.caption.words)
+        return {
+            "peaks_mm": [None if p is None else np.round(p.world, 3).tolist() for p in peaks],
+            "cell_mm": np.round(cell_size(grid), 3).tolist(),
         }
 
 
@@ -61,19 +76,28 @@ def explanation_page(explained: Sequence[Explained]) -> str:
     if not explained:
         raise ConfigError("there is no caption to make a page of.")
     first = explained[0].caption
-    title = f"{Path(first.file).name}: {first.text}"
+    scans = any(isinstance(one.caption.media, Scan) for one in explained)
+    # Scans are often named after patients.
+    title = first.text if scans else f"{Path(first.file).name}: {first.text}"
     panels = "".join(
-        f"<section><h2>{escaped(one.caption.model)}</h2>{caption_html(one.caption, one.occlusion)}"
+        f"<section><h2>{escaped(one.caption.model)}</h2>{_viewer(one)}"
         f"{_table(one)}</section>"
         for one in explained
     )
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head>"
+        f"<title>{escaped(title)}</title><style>{_STYLE}</style>"
+        f"{assets_html() + scan_assets() if scans else ''}</head>"
         f"<body><main><h1>{escaped(first.text)}</h1><div class='panels'>{panels}</div>"
         f"{_notes(explained)}</main></body></html>"
     )
+
+
+def _viewer(one: Explained) -> str:
+    if isinstance(one.caption.media, Scan):
+        return scan_html(one.caption, one.occlusion)
+    return caption_html(one.caption, one.occlusion)
 
 
 def _notes(explained: Sequence[Explained]) -> str:
@@ -98,6 +122,9 @@ def _table(one: Explained) -> str:
     head = ["word", "p", "entropy", "peak", "β", "alternatives"]
     if one.occlusion is not None:
         head.insert(5, "agreement with what mattered")
+    scan = isinstance(one.caption.media, Scan)
+    if scan:
+        head.append("most at")
     rows: list[str] = []
     for t, word in enumerate(one.caption.words):
         cells = [
@@ -111,6 +138,9 @@ def _table(one: Explained) -> str:
         if one.occlusion is not None:
             agreement = one.occlusion.correlation[t]
             cells.insert(5, f"{agreement:+.2f}" if np.isfinite(agreement) else "–")
+        if scan:
+            peak = peak_of(word, one.caption.grid)
+            cells.append("–" if peak is None else wording.position(peak.world))
         rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
     names = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in head)
     return (
@@ -125,6 +155,7 @@ main { max-width: 78rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .panels { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .panels section { flex: 1 1 22rem; min-width: 0; max-width: 40rem; }
+.panels section:has(.scan) { flex-basis: 34rem; max-width: 60rem; }
 .note { max-width: 44rem; font-size: .9rem; color: #4b5565; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; }

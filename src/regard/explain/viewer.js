@@ -90,9 +90,9 @@
     box.classList.add("looking");
     box.classList.toggle("raw", isRaw(box));
     box.classList.toggle("chosen", layer === "map" && word.cell !== null);
-    drawMap(box, word[layer], top);
+    if (box.dataset.map) drawMap(box, word[layer], top); // a scan's map is drawn by its own viewer
     drawScale(box, top, layer);
-    if (word.cell !== null) frame(box, word.cell);
+    if (box.dataset.map && word.cell !== null) frame(box, word.cell);
     tell(box, word);
     // A page around the viewer may add to what is told.
     box.dispatchEvent(new CustomEvent("regard:shown", { bubbles: true, detail: shownIn(box) }));
