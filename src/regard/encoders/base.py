@@ -29,6 +29,7 @@ class Encoder(nn.Module, ABC):
         pictures_per_item: how many pictures' worth of work an item is: a clip's frames.
         exportable: whether its vectors of real cells depend on the pixels alone, not on the
             mask, so that a graph of pixels can stand for it.
+        frames_alone: whether each vector of a clip depends on its own frame alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Encoder(nn.Module, ABC):
     input_shape: tuple[int, ...]
     pictures_per_item: int = 1
     exportable: bool = True
+    frames_alone: bool = False
 
     @abstractmethod
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -42,6 +42,7 @@ class FrameEncoder(Encoder):
         )
         self.input_shape = (config.frames, *picture.input_shape)
         self.pictures_per_item = config.frames
+        self.frames_alone = config.motion == "none"
         self.grid_axes, self.grid_shape = ("frames",), (config.frames,)
         if config.grid == "spatio_temporal":
             self.grid_axes = ("frames", "rows", "cols")

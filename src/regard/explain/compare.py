@@ -12,7 +12,7 @@ from regard.errors import ConfigError
 from regard.explain import wording
 from regard.explain.fonts import FontChoice, choose_fonts
 from regard.explain.maps import absolute_scale, paint, upsample
-from regard.explain.sheet import colour_bar, drawing_of, frame_cell, size_of, word_numbers
+from regard.explain.sheet import colour_bar, drawing_of, frame_cell, place, size_of, word_numbers
 from regard.types import Caption
 
 _INK, _QUIET = "#1d2433", "#667085"
@@ -52,11 +52,11 @@ def compare_sheet(captions: Sequence[Caption], *, smooth: bool = True) -> Figure
     for r, caption in enumerate(captions):
         _row(figure, caption, picture, r * row, high, top, smooth=smooth)
     foot = figure.get_figheight() - 0.5
-    colour_bar(figure, _place(figure, _MARGIN, foot, 2.4, 0.12), top)
+    colour_bar(figure, place(figure, _MARGIN, foot, 2.4, 0.12), top)
     drawn = "raw cells"
     if smooth:
         drawn = "; ".join(dict.fromkeys(wording.smoothed(c.grid) for c in captions))
-    x, y, _, _ = _place(figure, _MARGIN + 2.9, foot, 0, 0)
+    x, y, _, _ = place(figure, _MARGIN + 2.9, foot, 0, 0)
     told = f"one absolute scale for all rows, in multiples of uniform attention 1/L; {drawn}"
     figure.text(x, y, told, size=8, color=_QUIET, va="center")
     return figure
@@ -67,10 +67,10 @@ def _row(
     *, smooth: bool,
 ) -> None:  # fmt: skip
     fonts = choose_fonts(caption.text + caption.model + "".join(w.text for w in caption.words))
-    x, y, _, _ = _place(figure, _MARGIN, down + 0.4, 0, 0)
+    x, y, _, _ = place(figure, _MARGIN, down + 0.4, 0, 0)
     title = fonts.drawable(caption.text) or "(no words)"
     figure.text(x, y, title, size=14, color=_INK, family=fonts.families, parse_math=False)
-    x, y, _, _ = _place(figure, _MARGIN, down + 0.6, 0, 0)
+    x, y, _, _ = place(figure, _MARGIN, down + 0.6, 0, 0)
     about = f"{caption.model} · {wording.looked(caption.trace)} · {wording.cells(caption.grid)}"
     figure.text(x, y, fonts.drawable(about), size=8, color=_QUIET, family=fonts.families,
                 parse_math=False)  # fmt: skip
@@ -80,8 +80,8 @@ def _row(
         panels.append((word.text, word_numbers(word), paint(picture, relative, top)))
     for column, (name, numbers, drawn) in enumerate(panels):
         left = _MARGIN + column * (_CELL + _GAP)
-        place = _place(figure, left, down + _ROW_HEAD + _PANEL_HEAD, _CELL, high)
-        axis = figure.add_axes(place, label=f"{caption.model} {down} {column}")
+        box = place(figure, left, down + _ROW_HEAD + _PANEL_HEAD, _CELL, high)
+        axis = figure.add_axes(box, label=f"{caption.model} {down} {column}")
         axis.imshow(drawn, interpolation="antialiased")
         axis.set_axis_off()
         _label(axis, fonts, name, numbers)
@@ -96,11 +96,3 @@ def _label(axis: Axes, fonts: FontChoice, word: str, numbers: str) -> None:
                   size=size, color=_INK, family=fonts.families, parse_math=False)  # fmt: skip
     axis.annotate(numbers, (0.5, 1), (0, 4), "axes fraction", "offset points", ha="center",
                   size=5.5, color=_QUIET)  # fmt: skip
-
-
-def _place(
-    figure: Figure, left: float, top: float, wide: float, high: float
-) -> tuple[float, float, float, float]:
-    """Return matplotlib's (left, bottom, width, height) of a place in inches from above."""
-    width, height = figure.get_figwidth(), figure.get_figheight()
-    return left / width, (height - top - high) / height, wide / width, high / height

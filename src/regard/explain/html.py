@@ -56,6 +56,7 @@ class ShownWord:
             shape of alpha; None where it was not tried.
         marked: whether the word stands out, as one that a finding is about.
         first: whether its map is shown before a reader chooses a word.
+        frame: of a clip, the frame that the word leads to; None of other media.
     """
 
     text: str
@@ -66,6 +67,7 @@ class ShownWord:
     mattered: np.ndarray | None = None
     marked: bool = False
     first: bool = False
+    frame: int | None = None
 
 
 def caption_html(
@@ -183,6 +185,8 @@ def words_html(words: Sequence[ShownWord], tops: Mapping[str, Sequence[float]]) 
         data = {"map": relative, "note": word.note, "others": word.others, "cell": word.cell}
         if word.mattered is not None:
             data["mattered"] = [round(float(value), 4) for value in word.mattered.ravel()]
+        if word.frame is not None:
+            data["frame"] = word.frame
         told = "; ".join([word.note, *(f"{text} {p:.2f}" for text, p in word.others)])
         buttons.append(
             f"<button type='button'{_classes(word)} aria-pressed='false' "
@@ -199,28 +203,36 @@ def _classes(word: ShownWord) -> str:
     return f" class='{' '.join(names)}'" if names else ""
 
 
-def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
+def bar_html(top: float) -> str:
+    """Return the colour bar of a scale in multiples of uniform, with a mark at 1."""
+    share = np.linspace(0, 1, 9)
+    stops = ",".join(
+        f"rgba({','.join(map(str, stop))},{opacity:.2f})"
+        for stop, opacity in zip(_rgb(share), colours(share)[1], strict=True)
+    )
+    return (
+        f"<div class='bar' style='background-image:linear-gradient(90deg,{stops})'>"
+        f"<b style='left:{1 / top:.1%}'></b></div>"
+    )
+
+
+def scale_html(top: float, grid: Grid, *, smooth: bool, plain: str = "raw cells") -> str:
     """Return the colour bar in multiples of uniform, and what the maps are drawn with.
 
     Args:
         top: of the scale.
         grid: of the maps.
         smooth: whether the reader can choose between smoothed and raw.
+        plain: what is said of maps that are not smoothed.
     """
-    share = np.linspace(0, 1, 9)
-    stops = ",".join(
-        f"rgba({','.join(map(str, stop))},{opacity:.2f})"
-        for stop, opacity in zip(_rgb(share), colours(share)[1], strict=True)
-    )
     drawn = (
         "<label><input type='checkbox' class='smooth' checked> smoothed: "
         f"{wording.smoothed(grid)}</label>"
         if smooth
-        else "<span>raw cells</span>"
+        else f"<span>{plain}</span>"
     )
     return (
-        f"<div class='scale'><div><div class='bar' style='background-image:linear-gradient(90deg,"
-        f"{stops})'><b style='left:{1 / top:.1%}'></b></div>"
+        f"<div class='scale'><div>{bar_html(top)}"
         f"<div class='ends'><span>0</span><span class='middle'>white: 1 = uniform</span>"
         f"<span class='top'>{top:.1f}×</span></div></div>{drawn}</div>"
     )

@@ -256,7 +256,7 @@ def _footer(
         wording.looked(caption.trace),
         ", ".join(filter(None, parts)),
         wording.SCALE,
-        *wording.scan_notes(scan, caption.grid, oblique_degrees(scan)),
+        *wording.scan_notes(caption.grid, oblique_degrees(scan)),
         "  ·  ".join(filter(None, source)),
     ]
     return "\n".join(wrapped(fonts.drawable(x), width - _BESIDE_BAR, _SMALL) for x in lines)

@@ -1,4 +1,4 @@
-"""One HTML file that explains one picture's caption, or two models' captions side by side.
+"""One HTML file that explains one caption, or two models' captions side by side.
 
 It holds everything and loads nothing: it can be mailed, archived and opened without a network.
 """
@@ -16,6 +16,7 @@ from regard.errors import ConfigError
 from regard.explain import wording
 from regard.explain.html import assets_html, caption_html, escaped
 from regard.explain.lattice import cell_size, peak_of
+from regard.explain.player import clip_html, weights_table
 from regard.explain.probe import Occlusion
 from regard.explain.scan_html import scan_assets, scan_html
 from regard.types import Caption, Scan
@@ -34,10 +35,11 @@ class Explained:
     occlusion: Occlusion | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the caption's JSON with `occlusion`: cover, falls [words][cells] in nats, and
-        the rank correlation of each word's falls with its alpha (null where there is none); of
-        a scan with `peaks_mm`, where each word looked most in world millimetres (RAS; null where
-        its map is flat), and `cell_mm`, how large a cell is along the scan's own x, y and z."""
+        """Return the caption's JSON with `occlusion`: cover, what was covered at a time (cell or
+        frame), falls [words][cells or frames] in nats, and the rank correlation of each word's
+        falls with its attention (null where there is none); of a scan with `peaks_mm`, where each
+        word looked most in world millimetres (RAS; null where its map is flat), and `cell_mm`, how
+        large a cell is along the scan's own x, y and z."""
         record = self.caption.to_json() | self._places()
         if self.occlusion is None:
             return record
@@ -48,6 +50,7 @@ class Explained:
         return record | {
             "occlusion": {
                 "cover": self.occlusion.cover,
+                "covered": self.occlusion.covered,
                 "falls": np.round(falls, 6).tolist(),
                 "correlation": correlation,
             }
@@ -80,22 +83,25 @@ def explanation_page(explained: Sequence[Explained]) -> str:
     # Scans are often named after patients.
     title = first.text if scans else f"{Path(first.file).name}: {first.text}"
     panels = "".join(
-        f"<section><h2>{escaped(one.caption.model)}</h2>{_viewer(one)}"
+        f"<section><h2>{escaped(one.caption.model)}</h2>{_viewer(one, again=at > 0)}"
         f"{_table(one)}</section>"
-        for one in explained
+        for at, one in enumerate(explained)
     )
+    wide = " one" if first.medium == "video" and len(explained) == 1 else ""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escaped(title)}</title><style>{_STYLE}</style>"
         f"{assets_html() + scan_assets() if scans else ''}</head>"
-        f"<body><main><h1>{escaped(first.text)}</h1><div class='panels'>{panels}</div>"
+        f"<body><main><h1>{escaped(first.text)}</h1><div class='panels{wide}'>{panels}</div>"
         f"{_notes(explained)}</main></body></html>"
     )
 
 
-def _viewer(one: Explained) -> str:
-    if isinstance(one.caption.media, Scan):
+def _viewer(one: Explained, *, again: bool) -> str:
+    if one.caption.medium == "video":
+        return clip_html(one.caption, one.occlusion, again=again) + weights_table(one.caption)
+    if one.caption.medium == "volume":
         return scan_html(one.caption, one.occlusion)
     return caption_html(one.caption, one.occlusion)
 
@@ -105,14 +111,15 @@ def _notes(explained: Sequence[Explained]) -> str:
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
     ]
-    covers = {one.occlusion.cover for one in explained if one.occlusion is not None}
-    for cover in sorted(covers):
-        hidden = "the picture's mean colour" if cover == "mean" else "the blurred picture"
+    covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
+    for cover, part in sorted(covers):
+        source = _SOURCES[explained[0].caption.medium]
+        hidden = f"the {source}'s mean colour" if cover == "mean" else f"the blurred {source}"
         notes.append(
-            "What mattered was measured: each cell was covered in turn with "
+            f"What mattered was measured: each {part} was covered in turn with "
             f"{hidden}, the caption before the word was kept, and the fall of the word's "
             "log-probability is what its map shows, in nats. Covering changes more than it hides; "
-            "a cell that shows nothing here may still be one of several that say the same."
+            f"a {part} that shows nothing here may still be one of several that say the same."
         )
     return "".join(f"<p class='note'>{escaped(note)}</p>" for note in notes)
 
@@ -149,6 +156,7 @@ def _table(one: Explained) -> str:
     )
 
 
+_SOURCES = {"image": "picture", "video": "clip", "volume": "scan"}
 _STYLE = """
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1d2433; background: #f6f7f9; }
 main { max-width: 78rem; margin: 0 auto; padding: 1rem; }
@@ -156,6 +164,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .panels { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .panels section { flex: 1 1 22rem; min-width: 0; max-width: 40rem; }
 .panels section:has(.scan) { flex-basis: 34rem; max-width: 60rem; }
+.panels.one section { max-width: none; }
 .note { max-width: 44rem; font-size: .9rem; color: #4b5565; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; }

@@ -1,5 +1,8 @@
 // Shows a word's map on a scan: niivue draws, the page's viewer says which word is shown.
 (() => {
+  const viewer = window.regardViewer;
+  if (!viewer || viewer.media.scan) return;
+  const { wordsOf, shownIn, isRaw, opacityOf } = viewer;
   const SHADES = 255;
   const MARK = [1, 0.3, 0.3, 1]; // seen on black and on white
   const WIDE = 640; // pixels from which the planes stand in one row
@@ -36,14 +39,11 @@
     });
   };
 
-  const show = (box, at) => {
+  const show = (box, word, layer, top) => {
     const state = viewers.get(box);
+    if (!state) return; // the still picture is shown
     const { nv, overlay, data } = state;
-    const button = box.querySelectorAll("button[data-word]")[at];
-    const word = JSON.parse(button.dataset.word);
-    const layer = (box.querySelector("select") || { value: "map" }).value;
-    const raw = !box.querySelector(".smooth").checked;
-    const top = JSON.parse(button.closest(".words").dataset.tops)[layer][raw ? 0 : 1];
+    const at = shownIn(box), raw = isRaw(box);
     const drawn = [at, layer, raw].join();
     if (state.drawn !== drawn) {
       const values = enlarged(word[layer], data, raw);
@@ -53,7 +53,7 @@
       if (peak && state.word !== at) nv.scene.crosshairPos = nv.mm2frac(peak);
       Object.assign(state, { drawn, layer, values, word: at });
     }
-    nv.setOpacity(1, Number(box.querySelector(".opacity").value) / 100);
+    nv.setOpacity(1, opacityOf(box, data.opacity));
     nv.createOnLocationChange();
   };
 
@@ -109,14 +109,13 @@
     box.regardScan = nv; // for whoever wants to do more with it
     nv.onLocationChange = (location) => tell(box, location);
     nv.createOnLocationChange();
-    box.addEventListener("regard:shown", (event) => show(box, event.detail));
-    box.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(box); });
-    const shown = [...box.querySelectorAll("button[data-word]")].findIndex((button) =>
-      button.getAttribute("aria-pressed") === "true");
-    if (shown >= 0) show(box, shown);
+    box.addEventListener("regard:released", () => hide(box));
+    const pressed = wordsOf(box)[shownIn(box)];
+    if (pressed) pressed.click();
     box.classList.add("ready");
   };
 
+  viewer.media.scan = show;
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".regard.scan").forEach((box) =>
       start(box).catch((error) => { box.classList.remove("live"); console.error(error); }));

@@ -29,7 +29,7 @@ from regard.explain.html import (
     words_html,
 )
 from regard.explain.lattice import mixed, peak_of, scan_scale
-from regard.explain.maps import colours, smoothing
+from regard.explain.maps import OPACITY, colours, smoothing
 from regard.explain.montage import montage, notices
 from regard.explain.planes import oblique_degrees
 from regard.explain.tiles import grey_slice
@@ -69,11 +69,11 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     shown = [shown_word(word, occlusion, t, _told(caption, t))
              for t, word in enumerate(caption.words)]  # fmt: skip
     small, factors = reduced(scan)
-    foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
-            wording.SCALE, *wording.scan_notes(scan, grid, oblique_degrees(scan)),
+    foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid, "beyond the maps"),
+            wording.SCALE, *wording.scan_notes(grid, oblique_degrees(scan)),
             _thinned(factors), *scan.notes, caption.model]  # fmt: skip
     return (
-        f"<div class='regard scan' role='group' aria-label='{escaped(caption.text)}' "
+        f"<div class='regard scan' data-medium='scan' role='group' aria-label='{escaped(caption.text)}' "
         f"data-scan='{_data(caption)}'>"
         f"<p class='warning'>{escaped(' '.join(notices(caption)))}</p>"
         f"<figure class='stage live-only' style='{_proportions(grid)}'><canvas tabindex='0' aria-label='the scan in three "
@@ -161,6 +161,7 @@ def _data(caption: Caption) -> str:
     data: dict[str, Any] = {
         "grid": grid.shape,
         "enlarge": enlarge,
+        "opacity": OPACITY,
         "longest": max(grid.source_size),
         "kernels": [np.round(smoothing(cells, enlarge), 4).tolist() for cells in grid.shape],
         "peaks": [None if peak is None else np.round(peak.world, 3).tolist() for peak in peaks],

@@ -23,6 +23,7 @@ from regard.media.preprocess import (
     preprocess_pixels,
     spec_digest,
 )
+from regard.media.video import read_clip
 
 __all__ = [
     "ClipSpec",
@@ -44,6 +45,7 @@ __all__ = [
     "prepare",
     "preprocess",
     "preprocess_pixels",
+    "read_clip",
     "read_image",
     "read_media",
     "scan_grid",
