@@ -1,4 +1,4 @@
-"""An animation: the picture, then its map for one word after another."""
+"""An animation: the picture, then its map for one word after another; of a scan three planes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from PIL import Image, ImageDraw, ImageFont
 from regard.errors import ConfigError
 from regard.explain.fonts import choose_fonts
 from regard.explain.maps import absolute_scale, paint, upsample
+from regard.explain.montage import notices
+from regard.explain.sweep import swept
 from regard.media import cell_bounds
-from regard.types import Caption, Word
+from regard.types import Caption, Scan, Word
 
 _SIDE = 448  # pixels of the longer side
 _STRIP = 44  # pixels below the picture, for the word
-_WORD_SIZE = 22
+_WORD_SIZE, _NOTICE_SIZE = 22, 15
 _WORD_MS, _PICTURE_MS = 900, 1500
 _INK, _PAPER, _CHOSEN = "#1d2433", "#ffffff", "#ff4d4d"
+_WARNING = "#b42318"
 
 
 def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -> None:
@@ -28,12 +31,12 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
     All maps share the caption's one absolute scale.
 
     Args:
-        caption: with its picture.
+        caption: with its picture or scan.
         path: ends in .webp or .gif; its folder is made.
         smooth: see `regard.explain.upsample`.
 
     Raises:
-        ConfigError: the caption holds no picture, its grid is no picture's, or the suffix is
+        ConfigError: the caption holds no source, its grid is no picture's, or the suffix is
             another.
     """
     path = Path(path)
@@ -51,6 +54,10 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
 def _frames(caption: Caption, *, smooth: bool) -> list[Image.Image]:
     if caption.pixels is None:
         raise ConfigError("this caption holds no picture to draw on; caption the file again.")
+    if isinstance(caption.media, Scan):
+        drawn = swept(caption, caption.media, smooth=smooth)
+        notice = " ".join(notices(caption))
+        return [_captioned(pixels, text, notice) for pixels, text in drawn]
     picture = Image.fromarray(caption.pixels)
     factor = _SIDE / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
@@ -77,19 +84,24 @@ def _framed(pixels: np.ndarray, caption: Caption, word: Word) -> np.ndarray:
     return np.asarray(image)
 
 
-def _captioned(pixels: np.ndarray, text: str) -> Image.Image:
-    """Return the picture with a text below it, as large as fits."""
+def _captioned(pixels: np.ndarray, text: str, notice: str = "") -> Image.Image:
+    """Return the picture with a text below it, as large as fits, and a notice below that."""
     height, width = pixels.shape[:2]
-    frame = Image.new("RGB", (width, height + _STRIP), _PAPER)
+    frame = Image.new("RGB", (width, height + _STRIP * (2 if notice else 1)), _PAPER)
     frame.paste(Image.fromarray(pixels), (0, 0))
+    _write(frame, text, _WORD_SIZE, _INK, height + _STRIP / 2)
+    if notice:
+        _write(frame, notice, _NOTICE_SIZE, _WARNING, height + 1.4 * _STRIP)
+    return frame
+
+
+def _write(frame: Image.Image, text: str, size: int, colour: str, down: float) -> None:
     fonts = choose_fonts(text)
     # Pillow draws with one font: the last that was chosen has what the first lacks.
     path = font_manager.findfont(fonts.families[-1])
-    drawn, size = fonts.drawable(text), _WORD_SIZE
+    drawn = fonts.drawable(text)
     font = ImageFont.truetype(path, size)
-    while font.getlength(drawn) > width - 12 and size > 8:
+    while font.getlength(drawn) > frame.width - 12 and size > 8:
         size -= 1
         font = ImageFont.truetype(path, size)
-    place = (width / 2, height + _STRIP / 2)
-    ImageDraw.Draw(frame).text(place, drawn, fill=_INK, font=font, anchor="mm")
-    return frame
+    ImageDraw.Draw(frame).text((frame.width / 2, down), drawn, fill=colour, font=font, anchor="mm")

@@ -29,10 +29,12 @@ class Explained:
     Attributes:
         caption: with its picture.
         occlusion: None where no cell was covered.
+        unmeasured: why not, where it was wanted.
     """
 
     caption: Caption
     occlusion: Occlusion | None = None
+    unmeasured: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the caption's JSON with `occlusion`: cover, what was covered at a time (cell or
@@ -111,6 +113,7 @@ def _notes(explained: Sequence[Explained]) -> str:
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
     ]
+    notes += dict.fromkeys(one.unmeasured for one in explained if one.unmeasured)
     covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
     for cover, part in sorted(covers):
         source = _SOURCES[explained[0].caption.medium]

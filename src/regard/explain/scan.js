@@ -31,12 +31,19 @@
   const viewers = new Map();
 
   // Colour and opacity of every point; niivue's own colour maps know no opacity in between.
-  const paint = (overlay, values, top, colours) => {
-    values.forEach((value, i) => {
-      const share = Math.max(0, Math.min(1, value / top));
-      const [r, g, b] = colours[Math.round(share * (colours.length - 1))];
-      overlay.img.set([r, g, b, Math.round(SHADES * share)], 4 * i);
-    });
+  // The image has a border of one empty point all around.
+  const paint = ({ img, hdr }, values, top, colours) => {
+    const [, wide, high, deep] = hdr.dims;
+    let at = 0;
+    for (let z = 1; z < deep - 1; z++) {
+      for (let y = 1; y < high - 1; y++) {
+        for (let x = 1; x < wide - 1; x++) {
+          const share = Math.max(0, Math.min(1, values[at++] / top));
+          const [r, g, b] = colours[Math.round(share * (colours.length - 1))];
+          img.set([r, g, b, Math.round(SHADES * share)], 4 * ((z * high + y) * wide + x));
+        }
+      }
+    }
   };
 
   const show = (box, word, layer, top) => {
@@ -66,8 +73,8 @@
 
   const valueAt = ({ values, overlay, layer }, mm) => {
     if (!values) return "";
-    const [, wide, high, deep] = overlay.hdr.dims;
-    const [x, y, z] = overlay.mm2vox(mm);
+    const [wide, high, deep] = overlay.hdr.dims.slice(1).map((points) => points - 2);
+    const [x, y, z] = overlay.mm2vox(mm).map((voxel) => voxel - 1);
     if (x < 0 || y < 0 || z < 0 || x >= wide || y >= high || z >= deep) return " · not seen";
     const value = values[(z * high + y) * wide + x];
     return layer === "map" ? ` · ${value.toFixed(1)}× uniform` : ` · ${value.toFixed(2)} nats`;

@@ -142,15 +142,18 @@ def _enlarge(grid: Grid) -> int:
 
 
 def _blank(grid: Grid) -> str:
-    """Return an empty map on the grid's extent, for the viewer to fill."""
-    enlarge = _enlarge(grid)
-    shape = tuple(cells * enlarge for cells in grid.shape)
+    """Return an empty map on the grid's extent, for the viewer to fill.
+
+    A border of one point stays empty: beyond an image the viewer repeats the outermost points.
+    """
+    points = np.array(grid.shape) * _enlarge(grid)
+    extent = np.array(grid.extent)
+    steps = (extent[:, 1] - extent[:, 0]) / points
+    first = extent[:, 0] - steps / 2
     affine = np.array(grid.affine)
-    steps = np.array([(stop - start) / n for (start, stop), n in zip(grid.extent, shape, strict=True)])
-    first = np.array([start for start, _ in grid.extent]) + steps / 2
     affine[:3, 3] += affine[:3, :3] @ first
     affine[:3, :3] *= steps
-    return _nifti(np.zeros(shape, _RGBA), affine)
+    return _nifti(np.zeros(points + 2, _RGBA), affine)
 
 
 def _data(caption: Caption) -> str:
