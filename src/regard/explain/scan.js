@@ -57,7 +57,7 @@
       paint(overlay, values, top, data.colours);
       nv.updateGLVolume();
       const peak = data.peaks[at];
-      if (peak && state.word !== at) nv.scene.crosshairPos = nv.mm2frac(peak);
+      if (peak && state.word !== at) nv.scene.crosshairPos = nv.mm2frac(peak, 0, true); // true: of the world, however oblique
       Object.assign(state, { drawn, layer, values, word: at });
     }
     nv.setOpacity(1, opacityOf(box, data.opacity));
