@@ -104,7 +104,12 @@ def scan_caption(
     )  # fmt: skip
     location = np.array(list(looked.values())) if chosen else None
     trace = AttentionTrace(
-        alpha, None, location, "hard" if chosen else "soft", "argmax" if chosen else "expected", grid
+        alpha,
+        None,
+        location,
+        "hard" if chosen else "soft",
+        "argmax" if chosen else "expected",
+        grid,
     )
     return Caption(
         text=" ".join(looked), words=words, score=-1.0, finished=True, trace=trace,

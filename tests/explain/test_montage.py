@@ -71,7 +71,11 @@ def test_millimetres_are_as_long_along_every_axis() -> None:
     figure = montage(caption())
     width, height = figure.get_size_inches()
     scales = []
-    for name, (high, wide) in {"axial": (32, 30), "coronal": (36, 30), "sagittal": (36, 32)}.items():
+    for name, (high, wide) in {
+        "axial": (32, 30),
+        "coronal": (36, 30),
+        "sagittal": (36, 32),
+    }.items():
         for group in range(4):
             box = panel(figure, f"{group} {name}").get_position()
             scales += [box.height * height / high, box.width * width / wide]

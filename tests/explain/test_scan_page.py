@@ -40,7 +40,8 @@ SHADES = """(() => {
   const seen = new Set();
   for (let i = 0; i < pixels.length; i += 4) {
     seen.add(pixels[i]);
-    if (pixels[i + 1] > Math.min(pixels[i], pixels[i + 2]) + 12 && pixels[i + 1] !== pixels[i + 2]) colourful++;
+    const [r, g, b] = pixels.subarray(i, i + 3);
+    if (g !== b && g > Math.min(r, b) + 12) colourful++; // the map's colours, not the cross's
   }
   return [seen.size, colourful / (wide * high)];
 })()"""

@@ -58,7 +58,7 @@ def test_many_cells_are_not_covered_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioner = scans.captioner()
-    caption = captioner.caption(scans.image(), beam=1)
+    caption = captioner.caption(scans.image(), beam=1, max_length=2)
     monkeypatch.setattr(products, "MOST_COVERED", caption.grid.cells - 1)
     write_explanation(captioner, caption, tmp_path / "a", Wanted(animation="none"))
     assert "occlusion" not in json.loads((tmp_path / "a.json").read_text("utf-8"))
@@ -120,7 +120,7 @@ def test_a_notebook_shows_raw_cells_and_the_warning() -> None:
 def test_two_models_are_compared_with_the_warning(tmp_path: Path) -> None:
     one, other = scans.captioner(2), scans.captioner(3)
     nibabel.save(scans.image(), tmp_path / "scan.nii")
-    caption = one.caption(tmp_path / "scan.nii", beam=1)
+    caption = one.caption(tmp_path / "scan.nii", beam=1, max_length=2)
     wanted = Wanted(occlusion=False, animation="none")
     write_explanation(one, caption, tmp_path / "a", wanted, rival=other, beam=1)
     record = json.loads((tmp_path / "a.json").read_text("utf-8"))

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -183,8 +182,8 @@ def _group(
 ) -> None:  # fmt: skip
     left, top = layout.corner(index)
     word = fonts.drawable(word)
-    _text(figure, layout, left, top, word, min(_WORD_SIZE, layout.group[0] * 100 / len(word or "-")),
-          colour, fonts)  # fmt: skip
+    size = min(_WORD_SIZE, layout.group[0] * 100 / len(word or "-"))
+    _text(figure, layout, left, top, word, size, colour, fonts)
     small = min(_SMALL, layout.group[0] * 72 / 0.55 / max(map(len, numbers)))
     _text(figure, layout, left, top + 0.25, "\n".join(numbers), small, _QUIET, fonts,
           linespacing=1.35)  # fmt: skip

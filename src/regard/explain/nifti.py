@@ -166,7 +166,9 @@ def _header(caption: Caption, scan: Scan, kind: np.dtype[Any], smooth: bool) -> 
     header["descrip"] = DESCRIPTION
     header["cal_min"], header["cal_max"] = 0.0, 0.0  # viewers choose
     told = json.dumps(described(caption, smooth=smooth), ensure_ascii=False).encode()
-    header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, told))
+    from nibabel.nifti1 import Nifti1Extension
+
+    header.extensions.append(Nifti1Extension(_COMMENT, told))
     return header
 
 
@@ -181,4 +183,3 @@ def _scan_of(caption: Caption) -> Scan:
 def _stream(raw: Any, *, packed: bool) -> Any:
     # No name and no time in the file, so that the same caption gives the same bytes.
     return gzip.GzipFile("", "wb", 4, raw, mtime=0) if packed else raw
-

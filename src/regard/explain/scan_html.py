@@ -69,15 +69,16 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     shown = [shown_word(word, occlusion, t, _told(caption, t))
              for t, word in enumerate(caption.words)]  # fmt: skip
     small, factors = reduced(scan)
-    foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid, "beyond the maps"),
-            wording.SCALE, *wording.scan_notes(grid, oblique_degrees(scan)),
-            _thinned(factors), *scan.notes, caption.model]  # fmt: skip
+    foot = [wording.looked(caption.trace), wording.cells(grid),
+            wording.covered(grid, "beyond the maps"), wording.SCALE,
+            *wording.scan_notes(grid, oblique_degrees(scan)), _thinned(factors), *scan.notes, caption.model]  # fmt: skip
     return (
-        f"<div class='regard scan' data-medium='scan' role='group' aria-label='{escaped(caption.text)}' "
-        f"data-scan='{_data(caption)}'>"
+        f"<div class='regard scan' data-medium='scan' role='group' "
+        f"aria-label='{escaped(caption.text)}' data-scan='{_data(caption)}'>"
         f"<p class='warning'>{escaped(' '.join(notices(caption)))}</p>"
-        f"<figure class='stage live-only' style='{_proportions(grid)}'><canvas tabindex='0' aria-label='the scan in three "
-        f"planes'></canvas></figure><p class='place live-only'></p>{_still(caption)}"
+        f"<figure class='stage live-only' style='{_proportions(grid)}'><canvas "
+        f"tabindex='0' aria-label='the scan in three planes'></canvas></figure>"
+        f"<p class='place live-only'></p>{_still(caption)}"
         f"{words_html(shown, tops)}{controls_html(mattered=occlusion is not None)}"
         f"{scale_html(tops['map'][1], grid, smooth=True)}{output_html()}"
         f"<footer>{escaped(' · '.join(filter(None, foot)))}</footer>"
@@ -90,10 +91,11 @@ def scan_assets() -> str:
     """Return the viewer's style and scripts; once on a page is enough."""
     here = files("regard.explain")
     style, script = ((here / f"scan.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    niivue = (here / "vendor" / "niivue.umd.js").read_text("utf-8")
+    notice, niivue = (
+        (here / "vendor" / name).read_text("utf-8") for name in ("NOTICE", "niivue.umd.js")
+    )
     return (
-        "<!-- The first script is NiiVue 0.69.0, Copyright (c) 2021 Niivue, BSD 2-Clause License: "
-        "https://github.com/niivue/niivue -->"
+        f"<!-- Of the first script:\n{notice}-->\n"
         f"<style>{style}</style><script>{niivue}</script><script>{script}</script>"
     )
 

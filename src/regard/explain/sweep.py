@@ -28,7 +28,9 @@ def swept(caption: Caption, scan: Scan, *, smooth: bool) -> list[tuple[np.ndarra
     grid = caption.grid
     high, back, wide = grid.source_size
     middle = (high / 2, back / 2, wide / 2)
-    drawn = [(_joined(three_planes(scan, grid, middle, pixels=_LONGEST), cross=False), caption.text)]
+    drawn = [
+        (_joined(three_planes(scan, grid, middle, pixels=_LONGEST), cross=False), caption.text)
+    ]
     top = scan_scale(caption.trace.alpha, grid, smooth=smooth)
     for word in caption.words:
         peak = peak_of(word, grid)
@@ -62,9 +64,10 @@ def _marked(plane: Plane, *, cross: bool) -> Image.Image:
     )
     if cross:
         hole = _LONGEST / 25
-        for line in ((0, down, across - hole, down), (across + hole, down, wide, down),
-                     (across, 0, across, down - hole), (across, down + hole, across, high)):  # fmt: skip
-            pen.line(line, fill=_LINE)
+        for start, stop in ((0, across - hole), (across + hole, wide)):
+            pen.line((start, down, stop, down), fill=_LINE)
+        for start, stop in ((0, down - hole), (down + hole, high)):
+            pen.line((across, start, across, stop), fill=_LINE)
     if plane.box is not None:
         top, left, bottom, right = plane.box
         y, x = high / plane.size[0], wide / plane.size[1]

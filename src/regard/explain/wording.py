@@ -83,10 +83,10 @@ def scan_notes(grid: Grid, oblique: float) -> list[str]:
     turned = f" (turned by up to {oblique:.0f}° from the world's)" if oblique >= _TURNED else ""
     cell = " × ".join(f"{mm:.3g}" for mm in cell_size(grid))
     return [
-        "Radiological convention: the patient's right (R) is on the viewer's left; planes along the "
-        f"scan's own axes{turned}",
-        "Positions: world mm, RAS (x to the patient's right, y to the front, z to the head); ± half "
-        f"a cell, which is {cell} mm",
+        "Radiological convention: the patient's right (R) is on the viewer's left; planes along "
+        f"the scan's own axes{turned}",
+        "Positions: world mm, RAS (x to the patient's right, y to the front, z to the head); ± "
+        f"half a cell, which is {cell} mm",
     ]
 
 
