@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from learning import learn
 from nibabel.nifti1 import Nifti1Image
 from torch import Tensor
 
-from learning import learn
 from regard.captioner import Captioner
 from regard.config import Recipe
 from regard.data.synthetic_volumes import KINDS, Lesion, SyntheticVolume, make_volumes
