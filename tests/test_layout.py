@@ -18,7 +18,7 @@ PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
     {"types", "errors", "config", "vocabulary", "version", "folders"},
     {"media", "recipes"},
-    {"encoders", "attention", "kernels", "pretrained", "card"},
+    {"encoders", "attention", "kernels", "pretrained", "card", "familiarity"},
     {"decoder"},
     {"backends"},
     {"decoding"},

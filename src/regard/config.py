@@ -198,6 +198,8 @@ class DataConfig:
     """Share of pictures held out where the data names no split."""
     limit: int = 0
     """Use only this many training pictures; 0 uses all."""
+    familiarity: bool = False
+    """Keep with the model what its training items were like; captions of others then say so."""
 
     def __post_init__(self) -> None:
         _one_of("data", "tokens", self.tokens, ("word", "character", "bpe"))

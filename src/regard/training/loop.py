@@ -18,6 +18,7 @@ from regard.errors import CheckpointError, RegardError
 from regard.training.batches import Chunk, make_chunks, plan_epoch
 from regard.training.diary import DiaryKeeper
 from regard.training.evaluation import Evaluation, evaluate_decoder
+from regard.training.familiar import learn_familiarity
 from regard.training.logs import Reporter, RunLog, Silent
 from regard.training.objective import Loss
 from regard.training.objectives import build_objective
@@ -99,7 +100,12 @@ def _epochs(run: Run, log: RunLog, diary: DiaryKeeper) -> None:
         evaluation = _evaluate(run, log, diary)
         if state.judge(evaluation.scores, recipe.evaluation.metric):
             with state.averaged():
-                _captioner(run).save(run.folder / "best", metrics=_metrics(run, evaluation))
+                captioner = _captioner(run)
+                if recipe.data.familiarity:
+                    captioner.familiarity = learn_familiarity(
+                        state.encoder, run.splits, run.pictures
+                    )
+                captioner.save(run.folder / "best", metrics=_metrics(run, evaluation))
         _save_last(run, _metrics(run, evaluation))
 
 
