@@ -196,7 +196,7 @@ def _write_listings(out: Path, written: list[_Written], captions: int, seed: int
             for split in ("train", "val", "test")
             if any(w.split == split for w in real)
         },
-        "scans": {w.key: {"split": w.split, "values": {k: round(v, 4) for k, v in w.values.items()},
+        "scans": {w.key: {"split": w.split, "values": w.values,
                           "classes": classify(w.values, thresholds)} for w in written},
     }  # fmt: skip
     (out / "facts.json").write_text(json.dumps(facts, indent=1), "utf-8")
