@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from regard.errors import RegardError
+
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jp2")
     + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -16,7 +18,8 @@ VIDEO_SUFFIXES = frozenset(
     (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv")
     + (".ts", ".webm", ".wmv")
 )
-VOLUME_SUFFIXES = frozenset((".dcm", ".dicom", ".ima", ".nii"))
+DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
+VOLUME_SUFFIXES = DICOM_SUFFIXES | {".nii"}
 """What is taken from a folder; a file named by itself is tried whatever its name."""
 
 
@@ -24,15 +27,26 @@ def medium_of(path: str) -> str:
     """Return the medium that a path names: "image", "video" or "volume".
 
     The suffix says it; where it says nothing, the first bytes do. A folder is taken as a
-    volume: its slices. What is none of these is tried as a picture.
+    volume: its slices, or those of its N-th series (`FOLDER#N`). What is none of these is tried
+    as a picture.
     """
+    if os.path.isdir(split_series(path)[0]):
+        return "volume"
     name = path.lower().removesuffix(".gz")
     suffix = os.path.splitext(name)[1]
     if suffix in VIDEO_SUFFIXES:
         return "video"
-    if suffix in VOLUME_SUFFIXES or os.path.isdir(path):
+    if suffix in VOLUME_SUFFIXES:
         return "volume"
     return "image" if suffix in IMAGE_SUFFIXES else _sniffed(path)
+
+
+def split_series(path: str) -> tuple[str, int | None]:
+    """Return the folder and the number that `FOLDER#N` names; else the path and None."""
+    folder, mark, number = path.rpartition("#")
+    if mark and number.isdecimal() and not os.path.lexists(path) and os.path.isdir(folder):
+        return folder, int(number)
+    return path, None
 
 
 def digest_of(path: str) -> str:
@@ -40,13 +54,22 @@ def digest_of(path: str) -> str:
 
     Raises:
         OSError: it cannot be read.
+        MediaError: it is `FOLDER#N`, and the folder has no such series.
     """
-    if not os.path.isdir(path):
+    folder, number = split_series(path)
+    if number is not None:
+        from regard.media.series import pick_series
+
+        headers, _ = pick_series(folder, number)
+        names = [os.path.basename(str(header.source)) for header in headers]
+    elif os.path.isdir(path):
+        names = os.listdir(path)
+    else:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     sha = hashlib.sha256()
-    for name in sorted(os.listdir(path)):
-        inside = os.path.join(path, name)
+    for name in sorted(names):
+        inside = os.path.join(folder, name)
         if os.path.isfile(inside):
             sha.update(f"{name} {digest_of(inside)}\n".encode())
     return sha.hexdigest()
@@ -69,6 +92,7 @@ def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iter
     """Expand globs, folders and `-` to paths.
 
     A folder gives its pictures, clips and scans, recursively and sorted, hidden ones left out; a
+    folder of DICOM files in it is one scan, or `FOLDER#1`, `FOLDER#2` ... one for each series. A
     pattern gives what it matches, sorted. What gives nothing (a missing path, a pattern without
     a match, a folder with nothing in it) is given as it is, so that it becomes that item's error.
 
@@ -91,11 +115,24 @@ def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iter
 
 
 def _media(folder: str) -> list[str]:
-    found: list[str] = []
+    found: list[tuple[str, int]] = []  # with the number of the series, 0 where there is none
     for place, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [os.path.join(place, f) for f in files if _is_media(f)]
-    return sorted(found)
+        found += [(os.path.join(place, f), 0) for f in files if _is_media(f)]
+        found += [(place, number) for number in _series_in(place)]
+    return [f"{path}#{number}" if number else path for path, number in sorted(found)]
+
+
+def _series_in(folder: str) -> list[int]:
+    from regard.media.series import dicom_files, read_series
+
+    try:
+        if not dicom_files(folder):
+            return []
+        count = len(read_series(folder)[0])
+    except (RegardError, OSError):
+        count = 1  # whose reader says what is wrong
+    return [0] if count == 1 else [*range(1, count + 1)]
 
 
 def _matches(pattern: str) -> list[str]:
@@ -106,4 +143,4 @@ def _is_media(name: str) -> bool:
     # macOS leaves `._photo.jpg` beside `photo.jpg`: no picture, whatever its suffix.
     suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
-    return not name.startswith(".") and suffix in known
+    return not name.startswith(".") and suffix in known - DICOM_SUFFIXES

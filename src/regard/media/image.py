@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
+from regard.media.quiet import quiet
 from regard.types import Media
 
 MAX_PIXELS = 178_956_970
@@ -40,37 +39,6 @@ _TURNS = {
 
 # Resampling overshoots 0..1 by this much at most; normalised pictures go far beyond.
 _OVERSHOOT = 0.25
-
-
-class _QuietPillow:
-    """Silences Pillow's warnings while any thread reads a picture.
-
-    Its warning about size is replaced by `max_pixels`, and odd metadata harms nobody.
-    `warnings.catch_warnings` is one for the whole process: two readers that enter and leave it
-    crosswise would leave the filter behind. So the first reader sets it, the last restores it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._saved = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._readers == 0:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.filterwarnings("ignore", module="PIL")
-            self._readers += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._readers -= 1
-            if self._readers == 0:
-                self._saved.__exit__(None, None, None)
-
-
-_quiet_pillow = _QuietPillow()
 
 
 def read_image(source: Any, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Media:
@@ -137,7 +105,7 @@ def _decode(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return pixels and notes; whatever Pillow raises becomes a MediaError here."""
     try:
-        with _quiet_pillow:
+        with quiet:
             if isinstance(source, Image.Image):
                 return _upright(source, name, max_pixels)
             with Image.open(source) as picture:

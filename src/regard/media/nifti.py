@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.errors import MediaError, MediaTooLarge, RegardError
+from regard.errors import MediaError, MediaTooLarge, RegardError, UnknownMedia
 from regard.media.orientation import Stored, checked_affine, import_nibabel
 
 _GZIP = b"\x1f\x8b"
@@ -89,8 +89,9 @@ def _read(nibabel: Any, stream: Any, name: str, max_voxels: int) -> Stored:
     if not head:
         raise MediaError(f"{name} is empty (0 bytes). Bring the scan again.")
     if not is_nifti(head):
-        raise MediaError(
-            f"{name} is no NIfTI file: its header lacks the mark. Wanted .nii or .nii.gz, or DICOM."
+        raise UnknownMedia(
+            f"{name} is no scan that can be read: by its header neither NIfTI (.nii, .nii.gz) nor "
+            "DICOM."
         )
     if head[344:348] in _PAIRS or head[4:8] in _PAIRS:
         raise MediaError(

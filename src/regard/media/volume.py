@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge
-from regard.media.find import digest_of
+from regard.media.dicom import read_dicom
+from regard.media.find import DICOM_SUFFIXES, digest_of, split_series
 from regard.media.nifti import read_nifti, stored_image
 from regard.media.orientation import Stored, canonical, checked_affine
 from regard.media.preprocess import ScanSpec
+from regard.media.series import pick_series, read_header
 from regard.media.windows import CT_WINDOWS, window_of
 from regard.types import Scan
 
+_HEAD = 132
 MAX_VOXELS = 2**28
 """Largest scan that is read: 1024 slices of 512 × 512, 1 GiB of float32."""
 
@@ -28,8 +32,10 @@ def read_scan(
     """Read one scan into canonical orientation.
 
     Args:
-        source: path of a NIfTI file (.nii, .nii.gz); its bytes; a nibabel image; or an array
-            (slices, rows, cols), taken as RAS+ with voxels of 1 mm.
+        source: path of a NIfTI file (.nii, .nii.gz) or a DICOM file of one or many frames; a
+            folder of DICOM slices, or `FOLDER#N` for its N-th series; a file's bytes; a nibabel
+            image; or an array (slices, rows, cols), taken as RAS+ with voxels of 1 mm. A `Scan`
+            that you build yourself gives an array any other place and spacing.
         spec: the encoder's; its window is that of the scan.
         name: what messages and results call it; the path where there is one.
         max_voxels: larger scans are refused by their headers, before anything is allocated.
@@ -39,17 +45,17 @@ def read_scan(
         Its digest is that of the file's bytes, or of affine and voxels where there was no file.
 
     Raises:
-        MediaError: missing, damaged, several volumes, all voxels alike; `MediaTooLarge`.
+        MediaError: missing, damaged, encrypted, several volumes or series, slices that make no
+            volume, colours, no image, all voxels alike; `MediaTooLarge`.
         MissingExtra: nibabel or pydicom is not installed.
     """
     if isinstance(source, str | Path):
         path = os.fspath(source)
         name = name or path
-        stored = read_nifti(path, name, max_voxels)
-        return _scan(stored, spec, name, digest_of(path))
+        return _scan(_from_path(path, name, max_voxels), spec, name, digest_of(path))
     if isinstance(source, bytes | bytearray | memoryview):
         content, name = bytes(source), name or "<bytes>"
-        stored = read_nifti(content, name, max_voxels)
+        stored = _from_file(content, content[:_HEAD], name, max_voxels)
         return _scan(stored, spec, name, hashlib.sha256(content).hexdigest())
     if hasattr(source, "dataobj") and hasattr(source, "header"):
         name = name or str(source.get_filename() or "<image>")
@@ -60,6 +66,29 @@ def read_scan(
     sha = hashlib.sha256(f"{stored.values.shape} {stored.affine.tolist()}".encode())
     sha.update(np.ascontiguousarray(stored.values).tobytes())
     return _scan(stored, spec, name, sha.hexdigest())
+
+
+def _from_path(path: str, name: str, max_voxels: int) -> Stored:
+    folder, number = split_series(path)
+    if os.path.isdir(folder):
+        headers, notes = pick_series(folder, number)
+        stored = read_dicom(headers, name, max_voxels)
+        return replace(stored, notes=(*stored.notes, *notes))
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise MediaError(f"{name} cannot be opened: {error.strerror}.") from error
+    except ValueError as error:  # a null byte in the name
+        raise MediaError(f"{name!r} cannot be opened: {error}.") from error
+    return _from_file(path, head, name, max_voxels)
+
+
+def _from_file(source: str | bytes, head: bytes, name: str, max_voxels: int) -> Stored:
+    suffix = os.path.splitext(source)[1].lower() if isinstance(source, str) else ""
+    if head[128:132] == b"DICM" or suffix in DICOM_SUFFIXES:
+        return read_dicom((read_header(source, name),), name, max_voxels)
+    return read_nifti(source, name, max_voxels)
 
 
 def _from_array(source: Any, name: str, max_voxels: int) -> Stored:

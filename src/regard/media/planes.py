@@ -1,0 +1,169 @@
+"""Where DICOM slices lie: their order, their affine, and whether they make a volume at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from regard.errors import MediaError
+
+_SAME_DIRECTION = 1e-3  # of unit vectors, which files give to some six digits
+_SAME_PLACE = 1e-3  # millimetres
+_UNEVEN = 0.1  # of the usual gap between slices
+_ASIDE = 0.5  # of a pixel that a slice may lie beside the line through the others
+_SPLIT = (
+    "Convert it into one volume per file, such as with dcm2niix, or put the slices of one volume "
+    "into a folder of their own."
+)
+
+Found = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+"""Slices in their order; (4, 4) from (column, row, slice, 1) to world millimetres, RAS+; notes."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where one slice lies, as DICOM says it: in millimetres towards left, back and head (LPS).
+
+    Attributes:
+        position: of the first pixel's centre; None where the file does not say.
+        orientation: unit vectors along a row and down a column; None likewise.
+        spacing: between rows and between columns, in millimetres; None likewise.
+        depth: between slices, as the file says it.
+    """
+
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    depth: float | None
+
+
+def placed(planes: Sequence[Plane], name: str) -> Found:
+    """Return the slices' order and affine; their number in the file decides nothing.
+
+    Args:
+        planes: of all slices, in any order.
+        name: what messages call the scan.
+
+    Raises:
+        MediaError: orientations or spacings differ, places are missing, or slices are missing,
+            double or beside the others.
+    """
+    spacing, notes = _spacing(planes, name)
+    orientation = _orientation(planes, name)
+    if orientation is None:
+        return _unplaced(planes, spacing, notes, name)
+    along, down = orientation
+    normal = np.cross(along, down)
+    positions = np.array([plane.position for plane in planes], np.float64)
+    heights = positions @ normal
+    order = np.argsort(heights, kind="stable")
+    if len(planes) == 1:
+        depth, remark = _depth(planes[0])
+        step = normal * depth
+        notes += remark
+    else:
+        positions, heights = positions[order], heights[order]
+        _check_gaps(np.diff(heights), name)
+        # Not along the normal where the gantry was tilted.
+        step = (positions[-1] - positions[0]) / (len(planes) - 1)
+        aside = positions - (positions[0] + np.arange(len(planes))[:, None] * step)
+        aside -= (aside @ normal)[:, None] * normal
+        if np.abs(aside).max() > _ASIDE * min(spacing):
+            raise MediaError(
+                f"{name} has slices that lie beside the others by up to {np.abs(aside).max():.3g} "
+                f"mm: they make no volume. {_SPLIT}"
+            )
+    first = positions[0]
+    return order, _ras(along * spacing[1], down * spacing[0], step, first), notes
+
+
+def _spacing(planes: Sequence[Plane], name: str) -> tuple[tuple[float, float], tuple[str, ...]]:
+    found = {plane.spacing for plane in planes}
+    if len({s and tuple(round(v, 4) for v in s) for s in found}) > 1:
+        raise MediaError(f"{name} has slices of {len(found)} pixel spacings. {_SPLIT}")
+    spacing = found.pop()
+    if spacing is None:
+        return (1.0, 1.0), ("no pixel spacing: taken as 1 mm",)
+    if min(spacing) <= 0:
+        raise MediaError(f"{name} has a pixel spacing of 0 mm or less. Export it again.")
+    return (spacing[0], spacing[1]), ()
+
+
+def _orientation(planes: Sequence[Plane], name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return unit vectors along a row and down a column; None where no slice has a place."""
+    lost = sum(plane.position is None or plane.orientation is None for plane in planes)
+    if lost == len(planes):
+        return None
+    if lost:
+        raise MediaError(
+            f"{name} has {lost} of {len(planes)} slices that do not say where they lie. Take them "
+            "out, or export them again."
+        )
+    found = np.array([plane.orientation for plane in planes], np.float64)
+    distinct: list[np.ndarray] = []
+    for row in found:
+        if not any(np.abs(row - other).max() < _SAME_DIRECTION for other in distinct):
+            distinct.append(row)
+    if len(distinct) > 1:
+        raise MediaError(
+            f"{name} has slices of {len(distinct)} orientations, such as a localizer has: they "
+            f"make no volume. {_SPLIT}"
+        )
+    along, down = distinct[0][:3], distinct[0][3:]
+    lengths = np.linalg.norm((along, down), axis=1)
+    if np.abs(lengths - 1).max() > 0.01 or abs(along @ down) > 0.01:
+        raise MediaError(
+            f"{name} has an orientation whose row and column are no unit vectors at a right angle. "
+            "Export it again."
+        )
+    return along / lengths[0], down / lengths[1]
+
+
+def _unplaced(
+    planes: Sequence[Plane], spacing: tuple[float, float], notes: tuple[str, ...], name: str
+) -> Found:
+    if len(planes) > 1:
+        raise MediaError(
+            f"{name} has {len(planes)} frames or slices that do not say where they lie, as a film "
+            "has: their order in space is not known. Convert it to NIfTI with a right affine."
+        )
+    depth, remark = _depth(planes[0])
+    axes = np.diag((spacing[1], spacing[0], depth))
+    notes += (*remark, "no position and orientation: left and right, front and back are not known")
+    return np.zeros(1, int), _ras(axes[0], axes[1], axes[2], np.zeros(3)), notes
+
+
+def _depth(plane: Plane) -> tuple[float, tuple[str, ...]]:
+    if plane.depth is None:
+        return 1.0, ("one slice of unknown thickness: taken as 1 mm",)
+    return plane.depth, ("one slice",)
+
+
+def _check_gaps(gaps: np.ndarray, name: str) -> None:
+    double = int((gaps < _SAME_PLACE).sum())
+    if double:
+        count = len(gaps) + 1
+        raise MediaError(
+            f"{name} has {count} slices at {count - double} places: several volumes in one "
+            f"series, such as time points, echoes or diffusion weightings. {_SPLIT}"
+        )
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # of two different ones the smaller
+    uneven = np.flatnonzero(np.abs(gaps - usual) > _UNEVEN * usual)
+    if not uneven.size:
+        return
+    at = int(uneven[0])
+    missing = sum(max(0, round(float(gaps[i]) / usual) - 1) for i in uneven)
+    what = f"{missing} slices missing" if missing else "slices at uneven distances"
+    raise MediaError(
+        f"{name} has {what}: {gaps[at]:.4g} mm between slices {at + 1} and {at + 2}, where "
+        f"{usual:.4g} mm is usual. Add what is missing, or resample it to even distances first."
+    )
+
+
+def _ras(along: np.ndarray, down: np.ndarray, step: np.ndarray, first: np.ndarray) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3] = np.column_stack((along, down, step, first))
+    affine[:2] *= -1  # LPS to RAS
+    return affine
