@@ -40,8 +40,7 @@ def test_a_shipped_recipe_builds_and_makes_a_step(name: str) -> None:
     recipe = find_recipe(name)
     assert tomllib.loads(shipped_recipes()[name].read_text("utf-8"))["name"] == name
     eyes = encoder(recipe.encoder)
-    size = recipe.encoder.image_size
-    pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(2, *eyes.input_shape, generator=torch.Generator().manual_seed(0))
     vocabulary = build_vocabulary((c for i in ITEMS for c in i.captions), min_count=1)
     data = CaptionDataset(ITEMS, "toy")
     config = replace(recipe.decoder, grid_shape=eyes.grid_shape)
