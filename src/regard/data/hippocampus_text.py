@@ -1,7 +1,7 @@
 """Rule-made text on real scans: facts to captions, and captions back to facts.
 
 A caption states every fact once, in nine sentences. The first speaks of the whole's volume, the
-others follow in any order; each sentence is worded in one of several ways. A *clause* is the part
+others follow in a circle that is entered anywhere; each is worded in one of several ways. A *clause* is the part
 of a sentence that states one fact, with a gap for its class. No two facts have a clause in common,
 so a text is read back by looking for clauses (`stated_facts`), also in a text that a model wrote.
 """
@@ -178,11 +178,13 @@ def caption(classes: Mapping[str, str], thresholds: Thresholds, draw: random.Ran
     Args:
         classes: every fact's class.
         thresholds: that the classes were made with; some wordings name them.
-        draw: chooses wordings and the order of sentences.
+        draw: chooses wordings and the second sentence, with which the circle begins.
     """
     first, *others = (_sentence(draw.choice(ways), classes, thresholds) for ways in SENTENCES)
-    draw.shuffle(others)
-    return ", ".join((first, *others))
+    # Turned, not shuffled: a small model that writes 100 words must know what it has said already,
+    # and of shuffled sentences it did not.
+    at = draw.randrange(len(others))
+    return ", ".join((first, *others[at:], *others[:at]))
 
 
 def _sentence(
