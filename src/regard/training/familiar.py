@@ -15,11 +15,11 @@ _FEWEST = 10
 _AT_ONCE = 16
 
 
-def learn_familiarity(encoder: Encoder, splits: Splits, pictures: Pictures) -> Familiarity:
-    """Look at training items as the trained encoder sees them.
+def check_enough(splits: Splits) -> None:
+    """Refuse, before anything is trained, too few items to say what they have in common.
 
     Raises:
-        ConfigError: there are too few to say what they have in common.
+        ConfigError: there are too few.
     """
     items = splits.train.items
     if len(items) < _FEWEST:
@@ -27,6 +27,11 @@ def learn_familiarity(encoder: Encoder, splits: Splits, pictures: Pictures) -> F
             f"data.familiarity is true, and {len(items)} training items are too few to say what "
             f"is familiar; wanted {_FEWEST} or more. Set it to false."
         )
+
+
+def learn_familiarity(encoder: Encoder, splits: Splits, pictures: Pictures) -> Familiarity:
+    """Look at training items as the trained encoder sees them."""
+    items = splits.train.items
     chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, _ITEMS).astype(int))]
     sightings: list[Sighting] = []
     for start in range(0, len(chosen), _AT_ONCE):

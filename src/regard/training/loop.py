@@ -18,7 +18,7 @@ from regard.errors import CheckpointError, RegardError
 from regard.training.batches import Chunk, make_chunks, plan_epoch
 from regard.training.diary import DiaryKeeper
 from regard.training.evaluation import Evaluation, evaluate_decoder
-from regard.training.familiar import learn_familiarity
+from regard.training.familiar import check_enough, learn_familiarity
 from regard.training.logs import Reporter, RunLog, Silent
 from regard.training.objective import Loss
 from regard.training.objectives import build_objective
@@ -196,6 +196,8 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
         recipe = replace(recipe, data=absolute_paths(recipe.data))
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit)
+    if recipe.data.familiarity:
+        check_enough(splits)
     encoder = build_encoder(recipe.encoder, pretrained=True)
     recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
     start = load_checkpoint(Path(recipe.training.init_from)) if recipe.training.init_from else None
