@@ -1,13 +1,15 @@
-"""A model whose every word is known to depend on one cell, and on nothing else."""
+"""Models whose every word is known to depend on one cell or frame, and on nothing else."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from regard.media import PreprocessingSpec, prepare
+import filmed
+from regard.media import ClipSpec, PreprocessingSpec, prepare
 from regard.types import (
     Annotations,
     AttentionTrace,
@@ -26,15 +28,18 @@ WORDS = 6
 
 
 class PlantedBackend:
-    """p(word t) is the logistic of how much brighter cell `cells[t]` is than the picture."""
+    """p(word t) is the logistic of the brightness of cell `cells[t]` alone."""
 
     def __init__(self, cells: tuple[int, ...]) -> None:
         self.cells = cells
+        self.encoded = 0  # items
 
-    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: Any = None) -> Annotations:
-        shape = (len(pixels), 3, 2, 4, 2, 4)
-        brightness = pixels.astype(np.float64).reshape(shape).mean((1, 3, 5)).reshape(-1, 4, 1)
-        return Annotations(brightness, np.ones(brightness.shape[:2], bool), grids)
+    def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray) -> Annotations:
+        self.encoded += len(pixels)
+        # (N, [frames,] colours, rows, pixels of a row, cols, pixels of a column)
+        blocks = pixels.astype(np.float64).reshape(*pixels.shape[:-2], 2, 4, 2, 4)
+        cells = blocks.mean((-5, -3, -1)).reshape(*mask.shape, -1)
+        return Annotations(cells.mean(-1, keepdims=True), mask, grids)
 
     def init_state(
         self, annotations: Annotations, captions_per_item: int = 1
@@ -50,7 +55,8 @@ class PlantedBackend:
         seen = projected.values[:, self.cells[t], 0] / 50
         logits = np.zeros((len(seen), WORDS))
         logits[:, 4] = seen  # word 4 against five others of logit 0
-        alpha = np.full((len(seen), 4), 0.1)
+        cells = projected.values.shape[1]
+        alpha = np.full((len(seen), cells), 0.3 / (cells - 1))
         alpha[:, self.cells[t]] = 0.7
         return Step(logits, DecoderState(state.hidden + 1, state.memory), alpha)
 
@@ -79,6 +85,34 @@ def planted(cells: tuple[int, ...]) -> tuple[Any, Caption]:
         file="planted.png", medium="image", model="planted", seconds=0.0,
         media=Media("image", pixels, "planted.png", ""),
     )  # fmt: skip
-    encoder = SimpleNamespace(spec=SPEC, prepare=lambda media: prepare(media, SPEC, GRID.shape))
+    encoder = SimpleNamespace(
+        spec=SPEC, pictures_per_item=1, prepare=lambda media: prepare(media, SPEC, GRID.shape)
+    )
     captioner = SimpleNamespace(backend=backend, encoder=encoder, annotate=annotate, name="planted")
     return captioner, caption
+
+
+def planted_clip(
+    cells: tuple[int, ...], shape: tuple[int, ...], *, alone: bool = True
+) -> tuple[Any, Caption]:
+    """A captioner and its caption of a clip of three frames of different brightness.
+
+    Args:
+        cells: that the words depend on.
+        shape: of the grid, (frames,) or (frames, 2, 2); frames beyond three are padding.
+        alone: whether the captioner says that its frames are encoded each for itself.
+    """
+    clip = filmed.clip((200, 20, 80))
+    spec = ClipSpec(SPEC, shape[0], "chunks", "middle", 0, 1.0)
+    encoder = SimpleNamespace(
+        spec=spec, pictures_per_item=shape[0], frames_alone=alone,
+        prepare=lambda media: prepare(media, spec, shape),
+    )  # fmt: skip
+    captioner = SimpleNamespace(backend=PlantedBackend(cells), encoder=encoder, name="planted")
+    grid = encoder.prepare(clip).grid
+    alpha = np.zeros((len(cells), grid.cells), np.float32)
+    alpha[:, : grid.real_cells] = 0.3 / (grid.real_cells - 1)
+    alpha[np.arange(len(cells)), cells] = 0.7
+    caption = filmed.caption(("dog",) * len(cells), alpha=alpha, clip=clip, grid=grid)
+    words = tuple(replace(word, token=4) for word in caption.words)
+    return captioner, replace(caption, words=words)

@@ -41,20 +41,26 @@ _LAZY = {
 }
 
 
-def load(name: str | None = None, *, device: str = "cpu") -> Captioner:
+def load(name: str | None = None, *, medium: str | None = None, device: str = "cpu") -> Captioner:
     """Load a captioner.
 
     Args:
-        name: a folder, a shipped model's name, or a hub id; None: the shipped default.
+        name: a folder, a shipped model's name, or a hub id; None: the medium's shipped default.
+        medium: "image", "video" or "volume"; None: what the model is for, pictures where none is
+            named. A model of pictures captions clips frame by frame.
         device: where it works, such as "cpu" or "cuda".
 
     Raises:
         CheckpointError: nothing can be loaded by that name.
+        ConfigError: the named model does not read that medium.
         MissingExtra: a hub id was given and huggingface_hub is not installed.
     """
     from regard.captioner import Captioner
     from regard.pretrained import find_model
+    from regard.routing import Router
 
+    if medium is not None:
+        return Router(name, device=device).captioner(medium)
     return Captioner.load(find_model(name), device=device)
 
 

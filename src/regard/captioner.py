@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -34,6 +35,9 @@ from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
 Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media
 """Whatever `regard.media.read_media` reads, or what it has read."""
+
+Report: TypeAlias = Callable[[str, int, int], None]
+"""Is told of a source that is being read: its name, frames that are decoded, of how many."""
 
 _OPTIONS = {f.name for f in fields(DecodingOptions)}
 _WORTH_A_START = 150  # pictures from which onnxruntime's start pays
@@ -139,18 +143,24 @@ class Captioner:
         return captions if many else captions[0]
 
     def caption_many(
-        self, sources: Iterable[Source], *, batch_size: int = 16, **options: Any
+        self,
+        sources: Iterable[Source],
+        *,
+        batch_size: int = 16,
+        report: Report | None = None,
+        **options: Any,
     ) -> Iterator[Caption | Failure]:
         """Caption a stream of sources in order; a bad one yields a `Failure`, the rest go on.
 
         While one batch is captioned the next is read, and no more, so memory stays flat
         however long the stream is. Takes the arguments of `caption`; options are checked at
-        once, before the first picture is read.
+        once, before the first picture is read. `report` is told, from the threads that read,
+        how many frames of a clip are decoded.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
         batch_size = max(1, min(batch_size, _PICTURES_AT_ONCE // self.encoder.pictures_per_item))
-        return self._stream(iter(sources), batch_size, self._options(options))
+        return self._stream(iter(sources), batch_size, self._options(options), report)
 
     @property
     def medium(self) -> str:
@@ -179,8 +189,8 @@ class Captioner:
             config: which frames, and on which grid; None: 12 frames × rows × cols.
 
         Raises:
-            ConfigError: it reads no pictures, or its decoder has a code for the positions of
-                one picture.
+            ConfigError: it reads no pictures, its decoder has a code for the positions of one
+                picture, or motion features are wanted.
         """
         if not isinstance(self.encoder, PictureEncoder):
             raise ConfigError(f"{self.name!r} captions {self.medium}s already; it reads no frames.")
@@ -190,6 +200,11 @@ class Captioner:
                 "frames have no place in. Use a model of clips, or one without a position code."
             )
         config = config or VideoConfig(frames=_UNTRAINED_FRAMES, grid="spatio_temporal")
+        if config.motion != "none":
+            raise ConfigError(
+                f"encoder.video.motion is {config.motion!r}, and {self.name!r} was trained on "
+                'pictures, which do not move. Set it to "none", or train on clips.'
+            )
         encoder = FrameEncoder(self.encoder, config)
         return Captioner(
             encoder.eval(),
@@ -316,12 +331,17 @@ class Captioner:
         return made
 
     def _stream(
-        self, sources: Iterator[Source], batch_size: int, options: DecodingOptions
+        self,
+        sources: Iterator[Source],
+        batch_size: int,
+        options: DecodingOptions,
+        report: Report | None,
     ) -> Iterator[Caption | Failure]:
         pool = ThreadPoolExecutor(_READERS)
 
         def read_ahead() -> list[Future[Media | Failure]]:
-            return [pool.submit(self._read, source) for source in islice(sources, batch_size)]
+            ahead = islice(sources, batch_size)
+            return [pool.submit(self._read, source, report) for source in ahead]
 
         try:
             ahead = read_ahead()
@@ -331,9 +351,10 @@ class Captioner:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, source: Source) -> Media | Failure:
+    def _read(self, source: Source, report: Report | None) -> Media | Failure:
+        told = None if report is None else partial(report, str(source))
         try:
-            return self.encoder.read(source)
+            return self.encoder.read(source, report=told)
         except MediaError as error:
             if isinstance(source, Media):
                 return Failure(source.name, error)

@@ -47,9 +47,10 @@ class VideoConfig:
     × cols."""
     motion: str = "none"
     """none, or conv3d: local motion features of a small 3D CNN join the frames' vectors (Yao et
-    al. 2015, section 4.1)."""
+    al. 2015, section 4.1). They are trained with the decoder, at its rate, even where the encoder
+    is frozen, so that frames are encoded in every step instead of once."""
     motion_dim: int = 64
-    """Motion features per frame."""
+    """Motion features per frame, or per cell of a spatio-temporal grid."""
 
     def __post_init__(self) -> None:
         _one_of("encoder.video", "choice", self.choice, ("chunks", "seconds", "all"))
@@ -108,7 +109,8 @@ class EncoderConfig:
     """squash: to a square, aspect ratio lost; crop: short side, then centre crop (the paper);
     pad: long side, then padded."""
     trainable: bool = False
-    """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen."""
+    """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen. Motion
+    features are trained either way."""
     medium: str = "image"
     """image, video or volume."""
     video: VideoConfig = field(default_factory=VideoConfig)
@@ -179,9 +181,11 @@ class DataConfig:
     """Where captions and pictures come from."""
 
     annotations: str = ""
-    """Karpathy JSON, COCO JSON, Flickr8k token file, CSV or JSONL."""
+    """Karpathy, COCO or MSR-VTT JSON, Flickr8k token file, MSVD's folder or CSV, CSV or JSONL."""
     images: str = ""
-    """Folder of the pictures."""
+    """Folder of the pictures, clips or scans."""
+    present_only: bool = False
+    """Leave out what has captions and no file; of MSVD hardly anyone has all clips."""
     store: str = ""
     """Folder of encoded annotations; empty: `annotations` inside the run's folder."""
     tokens: str = "word"
@@ -254,13 +258,13 @@ class OptimizerConfig:
     """How weights are updated."""
 
     name: str = "adam"
-    """adam, adamw, or rmsprop."""
+    """adam, adamw, rmsprop, or adadelta."""
     learning_rate: float = 4e-4
     """Peak rate of the decoder."""
     encoder_learning_rate: float = 1e-5
     """Peak rate of a trainable encoder."""
     weight_decay: float = 0.0
-    """L2 (adam, rmsprop) or decoupled (adamw)."""
+    """L2 (adam, rmsprop, adadelta) or decoupled (adamw)."""
     schedule: str = "constant"
     """constant or cosine (to zero at the last step)."""
     warmup_steps: int = 0
@@ -271,7 +275,7 @@ class OptimizerConfig:
     """Exponential moving average of the weights, used for evaluation; 0 is off."""
 
     def __post_init__(self) -> None:
-        _one_of("optimizer", "name", self.name, ("adam", "adamw", "rmsprop"))
+        _one_of("optimizer", "name", self.name, ("adam", "adamw", "rmsprop", "adadelta"))
         _one_of("optimizer", "schedule", self.schedule, ("constant", "cosine"))
         _in_range("optimizer", "ema_decay", self.ema_decay, 0.0, 0.99999)
         if self.learning_rate <= 0:

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from regard.captioner import Captioner, Failure
-from regard.errors import ConfigError, MediaError
+from regard.errors import ConfigError, MediaError, UnknownName
 from regard.media import medium_of
 from regard.pretrained import find_model
 from regard.types import Caption
@@ -43,7 +43,10 @@ class Router:
         Raises:
             CheckpointError: the model cannot be loaded.
             ConfigError: the model that was named does not read this medium.
+            UnknownName: there is no such medium.
         """
+        if medium not in _NAMES:
+            raise UnknownName("medium", medium, _NAMES)
         if medium not in self._captioners:
             self._captioners[medium] = self._load(medium).accelerated(self._files)
         return self._captioners[medium]
@@ -68,7 +71,7 @@ class Router:
         if captioner.medium == "image" and medium == "video":
             return captioner.for_clips()
         raise _WrongMedium(
-            f"it is {_NAMES[medium]}, and the model {captioner.name!r} captions "
+            f"{_NAMES[medium]} came, and the model {captioner.name!r} captions "
             f"{captioner.medium}s. Leave --model out, or name one for {medium}s."
         )
 

@@ -58,8 +58,17 @@ def test_a_shipped_recipe_with_settings(
     assert "begun" in written.err
 
 
-def test_own_pictures_need_no_recipe(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("file", "recipe"),
+    [("a.jpg", "own-data"), ("a.mp4", "own-clips"), ("a.nii.gz", "own-scans")],
+)
+def test_own_media_need_no_recipe(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, file: str, recipe: str
+) -> None:
+    Path("d").mkdir()
+    Path("d/captions.csv").write_text(f"file,caption\n{file},a dog\n")
     run(monkeypatch, "--data", "d/captions.csv", "--images", "pictures", "--out", "m")
+    assert trained.recipe.name == recipe
     assert trained.recipe.data.annotations == str(Path("d/captions.csv"))
     assert trained.recipe.data.images == "pictures"
     run(monkeypatch, "--data", "d/captions.csv", "--out", "m")
@@ -129,13 +138,13 @@ def encode(console: Console) -> str:
 
 def test_encoding_moves_a_bar_that_goes_when_all_is_encoded() -> None:
     text = encode(Console(file=io.StringIO(), force_terminal=True, width=120))
-    assert "encoding pictures, mirrored views too" in text
+    assert "encoding, mirrored views too" in text
     assert "view" not in text[text.rindex("step 1/10") :]
 
 
 def test_encoding_writes_a_line_now_and_then_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = encode(Console(file=io.StringIO(), force_terminal=False))
-    assert quiet == "encoded 100 views of pictures\n"
+    assert quiet == "encoded 100 views\n"
     monkeypatch.setattr(regard.cli.train, "_LINE_EVERY", 0.0)
     often = encode(Console(file=io.StringIO(), force_terminal=False))
     assert "view 30/100: encoding" in often

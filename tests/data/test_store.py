@@ -67,3 +67,14 @@ def test_a_damaged_store_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:200])
     with pytest.raises(DatasetError, match=r"damaged.*Delete it"):
         AnnotationStore(tmp_path, KEY)
+
+
+def test_a_shard_of_large_rows_has_fewer_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.data.store._SHARD_BYTES", 3 * 2 * 4 * 3)  # three rows
+    store = AnnotationStore(tmp_path, KEY)
+    assert list(store.fill(WANTED, Encoder()))[-1] == 10
+    assert len(list(tmp_path.glob("*.npy"))) == 4
+    found = AnnotationStore(tmp_path, KEY).read([(d, v) for d, v, _ in WANTED])[0][:, 0, 0]
+    assert found.tolist() == [i / 2 for i in range(10)]

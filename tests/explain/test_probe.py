@@ -3,15 +3,20 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import filmed
 import regard
-from planted import GRID, planted
+from planted import GRID, planted, planted_clip
+from regard.config import VideoConfig
 from regard.errors import ConfigError
 from regard.explain.curves import deletion_and_insertion
-from regard.explain.probe import Prober, occlude, rank_correlation
+from regard.explain.probe import Prober, _smeared, occlude, rank_correlation
+from regard.media import Input
+from regard.types import Grid
 
 SAMPLES = Path(regard.__file__).parent / "samples"
 
@@ -94,3 +99,74 @@ def test_rank_correlation_by_hand() -> None:
     tied = rank_correlation(np.array([1.0, 2, 2, 3]), np.array([1.0, 2, 3, 4]))
     assert tied == pytest.approx(4.5 / math.sqrt(4.5 * 5))
     assert math.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(("cell", "shape"), [(0, (3,)), (0, (5,)), (2, (3, 2, 2)), (1, (4, 2, 2))])
+def test_a_clip_is_covered_frame_by_frame(cell: int, shape: tuple[int, ...], alone: bool) -> None:
+    """Only the frame that holds the planted cell matters; the mean is that of real frames."""
+    captioner, caption = planted_clip((cell,), shape, alone=alone)
+    found = occlude(captioner, caption)
+    assert (found.covered, found.falls.shape) == ("frame", (1, 3))
+    by_hand = [[logprob(200) - logprob(100), 0, 0]]  # the mean of 200, 20 and 80
+    np.testing.assert_allclose(found.falls, by_hand, atol=1e-6)
+    np.testing.assert_allclose(found.correlation, [1])
+    # Frames that are encoded each for itself are encoded whole and covered, and never again.
+    assert captioner.backend.encoded == (2 if alone else 4)
+
+
+def test_joined_frames_are_what_the_whole_encoding_gives() -> None:
+    """The shipped model on a clip: two clips' encoding says what one per reading says."""
+    captioner = regard.load().for_clips(VideoConfig(frames=4, grid="spatio_temporal"))
+    caption = captioner.caption(filmed.clip((40, 90, 200)), beam=1)
+    kept = np.array([[True, True, True], [False, True, True], [True, False, False]])
+    for cover in ("mean", "blur"):
+        joined = Prober(captioner, caption, cover=cover)
+        whole = Prober(captioner, caption, cover=cover)
+        whole._frames_alone = False
+        one, other = joined.read(kept), whole.read(kept)
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+        np.testing.assert_allclose(one.alpha, other.alpha, atol=1e-5)
+        np.testing.assert_allclose(one.logprobs[0], [w.logprob for w in caption.words], atol=1e-4)
+        assert (one.alpha[..., 3 * 49 :] == 0).all()
+
+
+def test_deletion_of_a_clip_goes_frame_by_frame() -> None:
+    captioner, caption = planted_clip((0,), (4, 2, 2))
+    falls = occlude(captioner, caption).falls
+    curves = deletion_and_insertion(captioner, caption, falls=falls, steps=3, draws=1)
+    bright, covered = math.exp(logprob(200)), math.exp(logprob(100))
+    for order in ("attention", "occlusion"):
+        np.testing.assert_allclose(curves.deletion[order], [[bright] + [covered] * 3], rtol=1e-5)
+
+
+def test_the_cells_of_a_scan_are_covered_along_all_three_axes() -> None:
+    """Nearest cell along each axis."""
+    voxels = np.zeros((1, 4, 6, 9), np.float32)
+    voxels[0, ::2] = 8.0
+    grid = Grid(("slices", "rows", "cols"), (2, 3, 3), (4.0, 6.0, 9.0), ())
+    encoder = SimpleNamespace(
+        pictures_per_item=1, prepare=lambda media: Input(voxels, np.ones(18, bool), grid)
+    )
+    caption = replace(planted((0,))[1], medium="volume")
+    for cover in ("mean", "blur"):
+        prober = Prober(SimpleNamespace(encoder=encoder), caption, cover=cover)  # type: ignore[arg-type]
+        assert (prober.part, prober.shape) == ("cell", (2, 3, 3))
+        kept = np.ones((1, 18), bool)
+        kept[0, 1 * 9 + 2 * 3 + 1] = False  # slices 2 and 3, rows 4 and 5, cols 3 to 5
+        masks = prober._pixel_mask(kept)
+        wanted = np.ones((1, 1, 4, 6, 9), bool)
+        wanted[:, :, 2:4, 4:6, 3:6] = False
+        np.testing.assert_array_equal(masks, wanted)
+        np.testing.assert_allclose(prober.covered.mean(), 4.0)
+        assert np.ptp(prober.covered) == (0 if cover == "mean" else pytest.approx(8.0))
+
+
+def test_a_blurred_scan_keeps_its_mass_and_loses_its_detail() -> None:
+    draw = np.random.default_rng(0)
+    voxels = draw.normal(5.0, 1.0, (1, 24, 20, 16)).astype(np.float32)
+    blurred = _smeared(voxels)
+    assert blurred.shape == voxels.shape
+    assert blurred.dtype == np.float32
+    assert blurred.mean() == pytest.approx(5.0, abs=0.05)
+    assert blurred.std() < 0.15

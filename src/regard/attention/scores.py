@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 
 from regard.errors import UnknownName
+from regard.kernels import additive_scores
 
 
 class Scores(nn.Module, ABC):
@@ -53,8 +53,8 @@ class AdditiveScores(Scores):
 
     def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
         # --8<-- [start:additive]
-        joined = torch.tanh(keys[:, None] + self.query(hidden)[:, :, None])  # (N, G, L, A)
-        return self.v(joined).squeeze(-1)
+        # e_ti = v · tanh(keys_i + query_t), without keeping the (N, G, L, A) tanh of every step
+        return additive_scores(keys, self.query(hidden).to(keys.dtype), self.v.weight[0])
         # --8<-- [end:additive]
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from regard.errors import UnknownName
+
 app = typer.Typer(
     help="Check your own data; make scenes whose truth is known.", no_args_is_help=True
 )
@@ -16,11 +18,19 @@ app = typer.Typer(
 @app.command()
 def check(
     annotations: Annotated[
-        Path, typer.Argument(help="CSV, JSONL, Karpathy or COCO JSON, Flickr8k tokens.")
+        Path,
+        typer.Argument(
+            help="CSV, JSONL, Karpathy, COCO or MSR-VTT JSON, Flickr8k tokens, MSVD's folder."
+        ),
     ],
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
+    ] = None,
     kind: Annotated[
-        str, typer.Option(help="auto, karpathy, coco, flickr8k, csv or jsonl.")
+        str,
+        typer.Option(
+            help="auto, karpathy, coco, flickr8k, csv, jsonl, msvd, msvd_csv, msrvtt or clips."
+        ),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
 ) -> None:
@@ -35,18 +45,27 @@ def check(
 @app.command()
 def synthetic(
     out: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    medium: Annotated[str, typer.Option(help="image or video.")] = "image",
     train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 6000,
     val: Annotated[
         int, typer.Option(min=0, help="Validation scenes, of other combinations.")
     ] = 500,
     test: Annotated[int, typer.Option(min=0, help="Test scenes, of yet others.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the pictures (64) or frames (32) in pixels.")
+    ] = None,
 ) -> None:
-    """Write scenes of coloured shapes with captions and the place of every object."""
+    """Write scenes or clips of coloured shapes, and where or when their captions are true."""
     from regard.data.synthetic import write_scenes
+    from regard.data.synthetic_clips import write_clips
 
-    typer.echo(str(write_scenes(out, train=train, val=val, test=test, seed=seed, size=size)))
+    writers = {"image": write_scenes, "video": write_clips}
+    if medium not in writers:
+        raise UnknownName("medium", medium, writers)
+    sizes = {} if size is None else {"size": size}
+    path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
+    typer.echo(str(path))
 
 
 @app.command()

@@ -21,10 +21,10 @@ _WIDTH_OF_A_FILE = 180  # the table is never cut where the output is no terminal
 
 
 def evaluate(
-    annotations: Annotated[
-        Path, typer.Option(help="Karpathy JSON, COCO JSON, Flickr8k token file, CSV or JSONL.")
-    ],
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    annotations: Annotated[Path, typer.Option(help="Captions, as for `regard data check`.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Folder, shipped model or hub id; else the shipped one.")
     ] = None,
@@ -37,19 +37,25 @@ def evaluate(
     tokenizer: Annotated[
         str, typer.Option(help="ptb (Java), python (the same tokens), or auto.")
     ] = "auto",
+    present_only: Annotated[
+        bool, typer.Option("--present-only", help="Leave out what has captions and no file.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write scores and captions here.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Score one caption per picture of a split, beside the papers' rows."""
-    from regard import load
     from regard.data import load_dataset
+    from regard.media import medium_of
     from regard.metrics.evaluate import evaluate as evaluate_captioner
+    from regard.routing import Router
 
     check_place(json_file, "--json")
-    dataset = load_dataset(annotations, images or "")
-    captioner = load(model, device=device)
+    dataset = load_dataset(annotations, images or "", present_only=present_only)
+    items = dataset.split(split).items or dataset.items
+    medium = medium_of(items[0].file) if items else "image"
+    captioner = Router(model, device=device).captioner(medium)
     with reporting() as report:
         result = evaluate_captioner(
             captioner,

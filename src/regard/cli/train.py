@@ -33,9 +33,11 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Captions: CSV, JSONL, Karpathy or COCO JSON, tokens.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
+    ] = None,
 ) -> None:
-    """Train a captioner from a recipe, or on your own pictures with --data and --images."""
+    """Train a captioner from a recipe, or on your own pictures, clips or scans with --data."""
     from regard.config import Recipe
     from regard.training import train as train_captioner
 
@@ -64,14 +66,17 @@ def _chosen(
     name: str | None, settings: list[str], data: Path | None, images: Path | None
 ) -> Recipe:
     from regard.config import override
-    from regard.recipes import find_recipe
+    from regard.data import load_dataset
+    from regard.recipes import OWN, find_recipe
 
     if name is None and data is None:
         raise ConfigError(
-            "nothing to train: name a recipe, or give your own pictures with --data captions.csv "
+            "nothing to train: name a recipe, or give your own media with --data captions.csv "
             "--images FOLDER."
         )
-    recipe = find_recipe(name or "own-data")
+    if name is None:
+        name = OWN[load_dataset(data or "", images or "").medium]
+    recipe = find_recipe(name)
     places: dict[str, str] = {}
     if data is not None:
         places = {"annotations": str(data), "images": str(data.parent)}
@@ -144,10 +149,10 @@ class Watcher:
 
     def encoded(self, done: int, wanted: int) -> None:
         """Move the bar of the encoding, which goes when all is encoded."""
-        self._move("view", done, wanted, "encoding pictures, mirrored views too")
+        self._move("view", done, wanted, "encoding, mirrored views too")
         if done >= wanted:
             self._bar.remove_task(self._tasks.pop("view"))
-            self.message(f"encoded {wanted} views of pictures")
+            self.message(f"encoded {wanted} views")
 
     def evaluated(
         self, epoch: int, scores: dict[str, float], samples: list[tuple[str, str]]

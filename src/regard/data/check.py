@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from regard.data.dataset import CaptionDataset, CaptionedItem
-from regard.data.formats import CaptionFile, Row, read_caption_file
+from regard.data.formats import CaptionFile, read_caption_file
+from regard.data.rows import Row
 from regard.errors import MediaError
-from regard.media import read_image
+from regard.media import ClipSpec, PreprocessingSpec, ScanSpec, Spec, medium_of, read_media
 from regard.vocabulary import words_of
 
 _MIN_COUNT = 5
+_PICTURE = PreprocessingSpec(32, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+_SPECS: dict[str, Spec] = {
+    "image": _PICTURE,
+    "video": ClipSpec(_PICTURE, 1, "chunks", "middle", 0, 1.0),
+    "volume": ScanSpec((8, 8, 8), (), "percentile"),
+}
+_NAMES = {"image": "image", "video": "clip", "volume": "scan"}
 _KNOWN_SPLITS = ("train", "val", "test", "")
 
 
@@ -24,8 +32,8 @@ class Problem:
 
     Attributes:
         kind: "wrong line", "duplicate id", "empty caption", "no caption", "duplicate caption",
-            "unknown split", "in two splits", "missing file", "unreadable image" or
-            "same picture in two splits".
+            "unknown split", "in two splits", "missing file", "unreadable image", "unreadable
+            clip", "unreadable scan" or "same picture in two splits" (or clip, or scan).
         where: the picture's key, or the line.
         what: a sentence.
     """
@@ -71,7 +79,7 @@ def _told(value: Any) -> str:
 def check_dataset(
     annotations: str | Path, images: str | Path = "", *, kind: str = "auto"
 ) -> DatasetReport:
-    """Look for everything that would spoil a training, opening every picture.
+    """Look for everything that would spoil a training, opening every picture, clip and scan.
 
     Args:
         annotations: see `load_dataset`.
@@ -81,6 +89,7 @@ def check_dataset(
     Raises:
         DatasetError: the annotations cannot be read at all.
         UnknownName: no such kind.
+        MissingExtra: a package that reads the clips or scans is not installed.
     """
     found = read_caption_file(annotations, images, kind=kind)
     problems = (
@@ -143,18 +152,20 @@ def _split_problems(found: CaptionFile) -> Iterator[Problem]:
 def _picture_problems(items: tuple[CaptionedItem, ...]) -> Iterator[Problem]:
     by_content: dict[str, CaptionedItem] = {}
     for item in items:
-        if not Path(item.file).is_file():
+        if not Path(item.file).exists():
             yield Problem("missing file", item.key, f"no file {item.file}")
             continue
+        medium = medium_of(item.file)
         try:
-            digest = read_image(item.file).digest
+            digest = read_media(item.file, _SPECS[medium]).digest
         except MediaError as error:
-            yield Problem("unreadable image", item.key, str(error))
+            yield Problem(f"unreadable {_NAMES[medium]}", item.key, str(error))
             continue
         twin = by_content.setdefault(digest, item)
         if twin.split != item.split:
             what = f"the same bytes as {twin.key} in {twin.split}; this one is in {item.split}"
-            yield Problem("same picture in two splits", item.key, what)
+            name = "picture" if medium == "image" else _NAMES[medium]
+            yield Problem(f"same {name} in two splits", item.key, what)
 
 
 def _counts(dataset: CaptionDataset) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from regard.media import medium_of
+
 
 @dataclass(frozen=True)
 class CaptionedItem:
@@ -41,6 +43,11 @@ class CaptionDataset:
 
     def __iter__(self) -> Iterator[CaptionedItem]:
         return iter(self.items)
+
+    @property
+    def medium(self) -> str:
+        """The medium of the first item: "image", "video" or "volume"."""
+        return medium_of(self.items[0].file) if self.items else "image"
 
     def split(self, name: str) -> CaptionDataset:
         """Return the pictures of one split."""

@@ -6,29 +6,22 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.rows import Found, LineFault, Row, numbered_lines
+from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
 from regard.errors import DatasetError, UnknownName
 
-_SPLITS = {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}
-
-
-class Row(NamedTuple):
-    """One caption as a file of any kind gives it; "" where a picture has none."""
-
-    file: str
-    caption: str
-    split: str
-
-
-class LineFault(ValueError):
-    """A line (or an entry, by its name) that cannot be used, where the others can."""
-
-    def __init__(self, line: int | str, what: str) -> None:
-        super().__init__(f"line {line}: {what}" if isinstance(line, int) else f"{line}: {what}")
+_SPLITS = {
+    "restval": "train",
+    "dev": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+}
 
 
 @dataclass(frozen=True)
@@ -51,18 +44,29 @@ class CaptionFile:
 
 
 def load_dataset(
-    annotations: str | Path, images: str | Path = "", *, kind: str = "auto"
+    annotations: str | Path,
+    images: str | Path = "",
+    *,
+    kind: str = "auto",
+    present_only: bool = False,
 ) -> CaptionDataset:
-    """Read captions; pictures are not opened.
+    """Read captions; pictures, clips and scans are not opened.
 
     Args:
         annotations: Karpathy JSON, COCO captions JSON, Flickr8k token file
-            (`name.jpg#0<TAB>caption`), CSV or JSONL with file, caption[, split].
-        images: folder of the pictures; empty: the annotations' own folder.
-        kind: "karpathy", "coco", "flickr8k", "csv", "jsonl"; "auto" looks at the file.
+            (`name.jpg#0<TAB>caption`), CSV or JSONL with file, caption[, split]; of clips the
+            files of MSVD (or their folder), its CSV, MSR-VTT's JSON, or a JSON list (see
+            `regard.data.video_formats`).
+        images: folder of the files; empty: the annotations' own folder, or a folder `clips`,
+            `YouTubeClips` or `videos` in it.
+        kind: "karpathy", "coco", "flickr8k", "csv", "jsonl", "msvd", "msvd_csv", "msrvtt",
+            "clips"; "auto" looks at the file.
+        present_only: leave out what has captions and no file: of MSVD, whose clips were
+            YouTube's, hardly anyone has all.
 
     Raises:
-        DatasetError: the file cannot be read, is none of these, or a line of it is wrong.
+        DatasetError: the file cannot be read, is none of these, or a line of it is wrong; or
+            only what is present was wanted, and nothing is.
         UnknownName: no such kind.
     """
     found = read_caption_file(annotations, images, kind=kind)
@@ -78,7 +82,15 @@ def load_dataset(
             f"{annotations}, {found.faults[0]} ({len(found.faults)} such lines; "
             "`regard data check` lists them)."
         )
-    return found.dataset
+    if not present_only:
+        return found.dataset
+    there = tuple(item for item in found.dataset if Path(item.file).exists())
+    if not there and found.dataset.items:
+        raise DatasetError(
+            f"{annotations} names {len(found.dataset)} files, and none of them is there; the "
+            f"first would be {found.dataset.items[0].file}. Name their folder (data.images)."
+        )
+    return replace(found.dataset, items=there)
 
 
 def read_caption_file(
@@ -86,24 +98,30 @@ def read_caption_file(
 ) -> CaptionFile:
     """Read captions and keep what is wrong with them; see `load_dataset`."""
     path = Path(annotations)
-    text = _read(path)
-    kind = _kind_of(path, text) if kind == "auto" else kind
-    if kind not in _READERS:
-        raise UnknownName("annotation kind", kind, _READERS)
+    of_clips = kind_of_clips(path, "") if path.is_dir() else None
+    text = "" if of_clips else _read(path)
+    if kind == "auto":
+        kind = of_clips or _kind_of(path, text)
+    if kind not in (*_READERS, *CLIP_READERS):
+        raise UnknownName("annotation kind", kind, (*_READERS, *CLIP_READERS))
+    folder = folder_of_clips(path) if kind in CLIP_READERS else path.parent
+    folder = Path(images) if str(images) else folder
     rows: list[Row] = []
     faults: list[LineFault] = []
     ids: list[tuple[str, str, str]] = []
     try:
-        for found in _READERS[kind](text):
+        of_kind = (
+            CLIP_READERS[kind](text, path, folder) if kind in CLIP_READERS else _READERS[kind](text)
+        )
+        for found in of_kind:
             if isinstance(found, Row):
                 rows.append(_checked(found))
             elif isinstance(found, LineFault):
                 faults.append(found)
             else:
                 ids.append(found)
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DatasetError(f"{path} is no whole {kind} file: {error!r}.") from error
-    folder = Path(images) if str(images) else path.parent
     pictures = _items(rows, folder)
     dataset = CaptionDataset(tuple(item for item in pictures if item.captions), str(path))
     return CaptionFile(tuple(rows), tuple(faults), tuple(ids), pictures, dataset)
@@ -119,6 +137,8 @@ def _read(path: Path) -> str:
 
 
 def _kind_of(path: Path, text: str) -> str:
+    if (of_clips := kind_of_clips(path, text)) is not None:
+        return of_clips
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         return "csv"
@@ -129,8 +149,9 @@ def _kind_of(path: Path, text: str) -> str:
     if "#" in text.partition("\t")[0]:
         return "flickr8k"
     raise DatasetError(
-        f"{path} is of no known kind. Wanted: Karpathy or COCO JSON (.json), .csv, .jsonl, or a "
-        "Flickr8k token file with lines such as name.jpg#0<TAB>caption."
+        f"{path} is of no known kind. Wanted: Karpathy, COCO or MSR-VTT JSON (.json), .csv, "
+        ".jsonl, a Flickr8k token file with lines such as name.jpg#0<TAB>caption, or MSVD's "
+        "sentences with lines such as vid1<TAB>caption."
     )
 
 
@@ -153,10 +174,6 @@ def _items(rows: Iterable[Row], folder: Path) -> tuple[CaptionedItem, ...]:
         CaptionedItem(str(folder / file), tuple(texts), splits[file], file)
         for file, texts in captions.items()
     )
-
-
-Found = Row | LineFault | tuple[str, str, str]
-"""What a reader yields: a caption, a line it had to skip, or an id that should be unique."""
 
 
 def _karpathy(text: str) -> Iterator[Found]:
@@ -196,7 +213,7 @@ def _coco(text: str) -> Iterator[Found]:
 
 
 def _flickr8k(text: str) -> Iterator[Found]:
-    for number, line in _lines(text):
+    for number, line in numbered_lines(text):
         name, tab, caption = line.partition("\t")
         file = name.rpartition("#")[0] or name
         if not tab:
@@ -224,7 +241,7 @@ def _csv(text: str) -> Iterator[Found]:
 
 
 def _jsonl(text: str) -> Iterator[Found]:
-    for number, line in _lines(text):
+    for number, line in numbered_lines(text):
         try:
             record = json.loads(line)
         except ValueError as error:
@@ -240,13 +257,6 @@ def _row(record: Any, line: int) -> Row | LineFault:
     if isinstance(file, str) and isinstance(caption, str) and isinstance(split, str | None):
         return Row(file, caption, split or "")
     return LineFault(line, f"file, caption and split must be text, and {record!r} came")
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines that hold something; a caption may hold U+2028 and its like."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
 
 
 _READERS: dict[str, Callable[[str], Iterator[Found]]] = {

@@ -22,6 +22,7 @@ import numpy as np
 from regard.errors import DatasetError
 
 SHARD_ROWS = 512
+_SHARD_BYTES = 2**28  # a shard is made in memory: fewer rows of a long clip's many cells
 VIEWS = ("plain", "flip")
 
 
@@ -115,9 +116,11 @@ class AnnotationStore:
         """
         missing = [w for w in dict.fromkeys(wanted) if (w[0], w[1]) not in self._rows]
         done = len(self._rows)
-        for start in range(0, len(missing), SHARD_ROWS):
-            shard = missing[start : start + SHARD_ROWS]
-            vectors = np.empty((len(shard), *self._row_shape()), np.float16)
+        cells, features = self._row_shape()
+        rows = max(1, min(SHARD_ROWS, _SHARD_BYTES // (2 * cells * features)))
+        for start in range(0, len(missing), rows):
+            shard = missing[start : start + rows]
+            vectors = np.empty((len(shard), cells, features), np.float16)
             real = np.empty(len(shard), int)
             for at in range(0, len(shard), batch_size):
                 batch = shard[at : at + batch_size]

@@ -13,7 +13,9 @@ from regard.errors import ConfigError, UnknownName
 _TABLE = {
     "efficientnet_lite0": "regard.encoders.efficientnet_lite:EfficientNetLite",
     "efficientnet_lite2": "regard.encoders.efficientnet_lite:EfficientNetLite",
+    "googlenet": "regard.encoders.googlenet:GoogLeNet",
     "small_cnn": "regard.encoders.small_cnn:SmallCNN",
+    "small_cnn3d": "regard.encoders.small_cnn3d:SmallCNN3D",
 }
 _FAMILIES = {
     "timm": "regard.encoders.timm_backbone:TimmBackbone",
@@ -29,6 +31,8 @@ def known_encoders() -> tuple[str, ...]:
 def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
     """Build the encoder that a config names, frozen and in evaluation mode.
 
+    Weights that nobody has trained (`untrained_parameters`) are never frozen.
+
     Args:
         config: the `[encoder]` section.
         pretrained: start from the weights that its package brings; False leaves random
@@ -40,7 +44,10 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
         MissingExtra: its package is not installed.
     """
     encoder = _of_medium(_named(config, pretrained), config)
-    return encoder.requires_grad_(config.trainable).eval()
+    encoder.requires_grad_(config.trainable)
+    for parameter in encoder.untrained_parameters():
+        parameter.requires_grad_(True)
+    return encoder.eval()
 
 
 def _named(config: EncoderConfig, pretrained: bool) -> Encoder:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regard.media import Input, PreprocessingSpec, Spec, medium_of_spec, prepare, read_media
+from regard.media import Input, PreprocessingSpec, medium_of_spec, prepare, read_media
 from regard.media.preprocess import spec_digest
 from regard.types import Media
 
@@ -29,6 +30,7 @@ class Encoder(nn.Module, ABC):
         pictures_per_item: how many pictures' worth of work an item is: a clip's frames.
         exportable: whether its vectors of real cells depend on the pixels alone, not on the
             mask, so that a graph of pixels can stand for it.
+        frames_alone: whether each vector of a clip depends on its own frame alone.
     """
 
     name: str
@@ -36,10 +38,11 @@ class Encoder(nn.Module, ABC):
     annotation_dim: int
     grid_axes: tuple[str, ...]
     grid_shape: tuple[int, ...]
-    spec: Spec
+    spec: Any  # a Spec; children say which
     input_shape: tuple[int, ...]
     pictures_per_item: int = 1
     exportable: bool = True
+    frames_alone: bool = False
 
     @abstractmethod
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -56,13 +59,26 @@ class Encoder(nn.Module, ABC):
         """What it reads: "image", "video" or "volume"."""
         return medium_of_spec(self.spec)
 
-    def read(self, source: Any, *, name: str | None = None) -> Media:
+    def read(
+        self,
+        source: Any,
+        *,
+        name: str | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Media:
         """Read a source as this encoder needs it; see `regard.media.read_media`."""
-        return read_media(source, self.spec, name=name)
+        return read_media(source, self.spec, name=name, report=report)
 
     def prepare(self, media: Media) -> Input:
         """Return the pixels, mask and grid of what `read` gave."""
         return prepare(media, self.spec, self.grid_shape)
+
+    def untrained_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that start from nothing and are trained even in a frozen encoder.
+
+        They learn at the decoder's rate, not at that of weights which are fine-tuned.
+        """
+        return []
 
     def train(self, mode: bool = True) -> Encoder:
         """Switch the mode; BatchNorm keeps its statistics even while it is fine-tuned.

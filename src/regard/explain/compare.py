@@ -12,7 +12,7 @@ from regard.errors import ConfigError
 from regard.explain import wording
 from regard.explain.fonts import FontChoice, choose_fonts
 from regard.explain.maps import absolute_scale, paint, upsample
-from regard.explain.sheet import colour_bar, drawing_of, frame_cell, size_of, word_numbers
+from regard.explain.sheet import colour_bar, drawing_of, frame_cell, place, size_of, word_numbers
 from regard.types import Caption
 
 _INK, _QUIET = "#1d2433", "#667085"
@@ -43,20 +43,22 @@ def compare_sheet(captions: Sequence[Caption], *, smooth: bool = True) -> Figure
     if any(caption.pixels is None for caption in captions):
         raise ConfigError("a caption holds no picture to draw on; caption the file again.")
     top = max(absolute_scale(c.trace.alpha, c.grid, smooth=smooth) for c in captions)
-    picture = drawing_of(np.asarray(captions[0].pixels))
-    high = _CELL * min(_TALLEST, max(_FLATTEST, picture.shape[0] / picture.shape[1]))
+    # Of one file two models may read different pixels: other frames of a clip.
+    pictures = [drawing_of(np.asarray(caption.pixels)) for caption in captions]
+    aspect = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    high = _CELL * min(_TALLEST, max(_FLATTEST, aspect))
     columns = 1 + max(len(caption.words) for caption in captions)
     row = _ROW_HEAD + _PANEL_HEAD + high
     width = 2 * _MARGIN + columns * (_CELL + _GAP)
     figure = Figure(figsize=(width, row * len(captions) + _FOOT), facecolor="white")
-    for r, caption in enumerate(captions):
+    for r, (caption, picture) in enumerate(zip(captions, pictures, strict=True)):
         _row(figure, caption, picture, r * row, high, top, smooth=smooth)
     foot = figure.get_figheight() - 0.5
-    colour_bar(figure, _place(figure, _MARGIN, foot, 2.4, 0.12), top)
+    colour_bar(figure, place(figure, _MARGIN, foot, 2.4, 0.12), top)
     drawn = "raw cells"
     if smooth:
         drawn = "; ".join(dict.fromkeys(wording.smoothed(c.grid) for c in captions))
-    x, y, _, _ = _place(figure, _MARGIN + 2.9, foot, 0, 0)
+    x, y, _, _ = place(figure, _MARGIN + 2.9, foot, 0, 0)
     told = f"one absolute scale for all rows, in multiples of uniform attention 1/L; {drawn}"
     figure.text(x, y, told, size=8, color=_QUIET, va="center")
     return figure
@@ -67,11 +69,12 @@ def _row(
     *, smooth: bool,
 ) -> None:  # fmt: skip
     fonts = choose_fonts(caption.text + caption.model + "".join(w.text for w in caption.words))
-    x, y, _, _ = _place(figure, _MARGIN, down + 0.4, 0, 0)
+    x, y, _, _ = place(figure, _MARGIN, down + 0.4, 0, 0)
     title = fonts.drawable(caption.text) or "(no words)"
     figure.text(x, y, title, size=14, color=_INK, family=fonts.families, parse_math=False)
-    x, y, _, _ = _place(figure, _MARGIN, down + 0.6, 0, 0)
+    x, y, _, _ = place(figure, _MARGIN, down + 0.6, 0, 0)
     about = f"{caption.model} · {wording.looked(caption.trace)} · {wording.cells(caption.grid)}"
+    about = " · ".join([about, *caption.notices])
     figure.text(x, y, fonts.drawable(about), size=8, color=_QUIET, family=fonts.families,
                 parse_math=False)  # fmt: skip
     panels = [("picture", "", picture)]
@@ -80,8 +83,8 @@ def _row(
         panels.append((word.text, word_numbers(word), paint(picture, relative, top)))
     for column, (name, numbers, drawn) in enumerate(panels):
         left = _MARGIN + column * (_CELL + _GAP)
-        place = _place(figure, left, down + _ROW_HEAD + _PANEL_HEAD, _CELL, high)
-        axis = figure.add_axes(place, label=f"{caption.model} {down} {column}")
+        box = place(figure, left, down + _ROW_HEAD + _PANEL_HEAD, _CELL, high)
+        axis = figure.add_axes(box, label=f"{caption.model} {down} {column}")
         axis.imshow(drawn, interpolation="antialiased")
         axis.set_axis_off()
         _label(axis, fonts, name, numbers)
@@ -96,11 +99,3 @@ def _label(axis: Axes, fonts: FontChoice, word: str, numbers: str) -> None:
                   size=size, color=_INK, family=fonts.families, parse_math=False)  # fmt: skip
     axis.annotate(numbers, (0.5, 1), (0, 4), "axes fraction", "offset points", ha="center",
                   size=5.5, color=_QUIET)  # fmt: skip
-
-
-def _place(
-    figure: Figure, left: float, top: float, wide: float, high: float
-) -> tuple[float, float, float, float]:
-    """Return matplotlib's (left, bottom, width, height) of a place in inches from above."""
-    width, height = figure.get_figwidth(), figure.get_figheight()
-    return left / width, (height - top - high) / height, wide / width, high / height

@@ -1,21 +1,22 @@
 """Deletion and insertion: does what was looked at most matter most?
 
-Cells are covered from the first in an order to the last (deletion), or uncovered on a covered
-picture (insertion), and p(word) is followed with the caption before it fixed. An order that
-knows what matters makes p fall early and rise early: a small area under the deletion curve, a
-large one under the insertion curve. A random order is what uniform attention gives, all of
-whose cells are equal; the middle first is what a photographer's habit gives.
+Cells, or frames of a clip, are covered from the first in an order to the last (deletion), or
+uncovered on a covered input (insertion), and p(word) is followed with the caption before it
+fixed. An order that knows what matters makes p fall early and rise early: a small area under the
+deletion curve, a large one under the insertion curve. A random order is what uniform attention
+gives, all of whose parts are equal; the middle first is what a photographer's habit gives.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regard.explain.probe import Prober
-from regard.types import Caption, Grid
+from regard.types import Caption
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
@@ -29,7 +30,7 @@ class Curves:
     """Curves of one caption's T words over S + 1 shares of the picture, from none to all.
 
     Attributes:
-        shares: (S + 1,) share of cells covered (deletion) or uncovered (insertion).
+        shares: (S + 1,) share of cells or frames covered (deletion) or uncovered (insertion).
         deletion: (T, S + 1) p(word) by order.
         insertion: (T, S + 1) p(word) by order.
     """
@@ -69,40 +70,40 @@ def deletion_and_insertion(
         ConfigError: see `Prober`.
     """
     prober = Prober(captioner, caption, cover=cover)
-    cells, words = prober.grid.cells, len(caption.words)
-    counts = np.round(np.linspace(0, cells, steps + 1)).astype(int)
+    parts, words = math.prod(prober.shape), len(caption.words)
+    counts = np.round(np.linspace(0, parts, steps + 1)).astype(int)
     draw = np.random.default_rng(seed)
-    orders = {"attention": _descending(caption.trace.alpha)}
+    orders = {"attention": _descending(prober.looked(caption.trace.alpha))}
     if falls is not None:
-        orders["occlusion"] = _descending(falls.reshape(words, cells))
+        orders["occlusion"] = _descending(falls.reshape(words, parts))
     shared = {
-        "random": np.stack([draw.permutation(cells) for _ in range(draws)]),
-        "middle": _middle_first(prober.grid)[None],
+        "random": np.stack([draw.permutation(parts) for _ in range(draws)]),
+        "middle": _middle_first(prober.shape)[None],
     }
     deletion: dict[str, np.ndarray] = {}
     insertion: dict[str, np.ndarray] = {}
     for name, order in (orders | shared).items():
-        covered = _first(order, counts)  # (orders, S + 1, L)
+        covered = _first(order, counts)  # (orders, S + 1, P)
         for curves, kept in ((deletion, ~covered), (insertion, covered)):
-            p = np.exp(prober.read(kept.reshape(-1, cells)).logprobs)
+            p = np.exp(prober.read(kept.reshape(-1, parts)).logprobs)
             p = p.reshape(*kept.shape[:2], words)  # (orders, S + 1, T)
             own = p[np.arange(words), :, np.arange(words)] if name in orders else p.mean(0).T
             curves[name] = own
-    return Curves(counts / cells, deletion, insertion)
+    return Curves(counts / parts, deletion, insertion)
 
 
 def _descending(values: np.ndarray) -> np.ndarray:
-    """Return (T, L): the cells of each row, the largest first."""
+    """Return (T, P): the parts of each row, the largest first."""
     return np.argsort(-values, axis=1, kind="stable")
 
 
-def _middle_first(grid: Grid) -> np.ndarray:
-    """Return (L,): cells by their distance from the grid's middle."""
-    places = np.indices(grid.shape).reshape(len(grid.shape), -1).T
-    return np.argsort(np.abs((places + 0.5) / grid.shape - 0.5).max(axis=1), kind="stable")
+def _middle_first(shape: tuple[int, ...]) -> np.ndarray:
+    """Return (P,): parts by their distance from the middle."""
+    places = np.indices(shape).reshape(len(shape), -1).T
+    return np.argsort(np.abs((places + 0.5) / shape - 0.5).max(axis=1), kind="stable")
 
 
 def _first(order: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return (orders, counts, L) bool: the first `count` cells of each order."""
-    rank = np.argsort(order, axis=1)  # of every cell in the order
+    """Return (orders, counts, P) bool: the first `count` parts of each order."""
+    rank = np.argsort(order, axis=1)  # of every part in the order
     return rank[:, None, :] < counts[:, None]

@@ -56,6 +56,7 @@ class ShownWord:
             shape of alpha; None where it was not tried.
         marked: whether the word stands out, as one that a finding is about.
         first: whether its map is shown before a reader chooses a word.
+        frame: of a clip, the frame that the word leads to; None of other media.
     """
 
     text: str
@@ -66,6 +67,7 @@ class ShownWord:
     mattered: np.ndarray | None = None
     marked: bool = False
     first: bool = False
+    frame: int | None = None
 
 
 def caption_html(
@@ -75,7 +77,8 @@ def caption_html(
 
     Every word is a button that shows its map, on one absolute scale in multiples of uniform,
     smoothed or raw as the reader chooses; with an occlusion, what mattered can be shown instead,
-    on one scale in nats. A clip or a scan is laid out as one picture, without its occlusion.
+    on one scale in nats. A clip or a scan is laid out as one picture of raw cells (smoothing would
+    carry attention from a frame or slice into the one beside it), without its occlusion.
 
     Args:
         caption: with its picture.
@@ -85,26 +88,28 @@ def caption_html(
     Raises:
         ConfigError: the caption does not hold its picture, or its grid is no picture's.
     """
-    if caption.medium != "image":
+    smooth = caption.medium == "image"
+    if not smooth:
         caption, occlusion = as_picture(caption), None
     if caption.pixels is None:
         raise ConfigError("this caption holds no picture to draw on; caption the file again.")
     grid, alpha = caption.grid, caption.trace.alpha
-    tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=True))}
+    tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=smooth))}
     if occlusion is not None:
         tops["mattered"] = mattered_scale(occlusion.falls, grid)
-    shown = [_shown(word, occlusion, t) for t, word in enumerate(caption.words)]
+    shown = [shown_word(word, occlusion, t) for t, word in enumerate(caption.words)]
     words = words_html(shown, tops)
     framed = any(word.location is not None for word in caption.words)
     foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
-            wording.FRAMED if framed else "", wording.SCALE, caption.model]  # fmt: skip
+            wording.FRAMED if framed else "", wording.SCALE, caption.model,
+            *caption.notices]  # fmt: skip
     return (
         f"{assets_html() if assets else ''}"
         f"<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
-        f"data-map='{map_data(grid, smooth=True)}'>"
+        f"data-map='{map_data(grid, smooth=smooth)}'>"
         f"{picture_html(caption.pixels, grid, Path(caption.file).name)}{words}"
         f"{controls_html(mattered=occlusion is not None)}"
-        f"{scale_html(tops['map'][1], grid, smooth=True)}"
+        f"{scale_html(tops['map'][1], grid, smooth=smooth)}"
         f"{output_html()}<footer>{escaped(' · '.join(filter(None, foot)))}</footer></div>"
     )
 
@@ -183,6 +188,8 @@ def words_html(words: Sequence[ShownWord], tops: Mapping[str, Sequence[float]]) 
         data = {"map": relative, "note": word.note, "others": word.others, "cell": word.cell}
         if word.mattered is not None:
             data["mattered"] = [round(float(value), 4) for value in word.mattered.ravel()]
+        if word.frame is not None:
+            data["frame"] = word.frame
         told = "; ".join([word.note, *(f"{text} {p:.2f}" for text, p in word.others)])
         buttons.append(
             f"<button type='button'{_classes(word)} aria-pressed='false' "
@@ -199,28 +206,36 @@ def _classes(word: ShownWord) -> str:
     return f" class='{' '.join(names)}'" if names else ""
 
 
-def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
+def bar_html(top: float) -> str:
+    """Return the colour bar of a scale in multiples of uniform, with a mark at 1."""
+    share = np.linspace(0, 1, 9)
+    stops = ",".join(
+        f"rgba({','.join(map(str, stop))},{opacity:.2f})"
+        for stop, opacity in zip(_rgb(share), colours(share)[1], strict=True)
+    )
+    return (
+        f"<div class='bar' style='background-image:linear-gradient(90deg,{stops})'>"
+        f"<b style='left:{1 / top:.1%}'></b></div>"
+    )
+
+
+def scale_html(top: float, grid: Grid, *, smooth: bool, plain: str = "raw cells") -> str:
     """Return the colour bar in multiples of uniform, and what the maps are drawn with.
 
     Args:
         top: of the scale.
         grid: of the maps.
         smooth: whether the reader can choose between smoothed and raw.
+        plain: what is said of maps that are not smoothed.
     """
-    share = np.linspace(0, 1, 9)
-    stops = ",".join(
-        f"rgba({','.join(map(str, stop))},{opacity:.2f})"
-        for stop, opacity in zip(_rgb(share), colours(share)[1], strict=True)
-    )
     drawn = (
         "<label><input type='checkbox' class='smooth' checked> smoothed: "
         f"{wording.smoothed(grid)}</label>"
         if smooth
-        else "<span>raw cells</span>"
+        else f"<span>{plain}</span>"
     )
     return (
-        f"<div class='scale'><div><div class='bar' style='background-image:linear-gradient(90deg,"
-        f"{stops})'><b style='left:{1 / top:.1%}'></b></div>"
+        f"<div class='scale'><div>{bar_html(top)}"
         f"<div class='ends'><span>0</span><span class='middle'>white: 1 = uniform</span>"
         f"<span class='top'>{top:.1f}×</span></div></div>{drawn}</div>"
     )
@@ -275,8 +290,16 @@ def word_note(word: Word) -> str:
     )
 
 
-def _shown(word: Word, occlusion: Occlusion | None, t: int) -> ShownWord:
-    note = word_note(word)
+def shown_word(word: Word, occlusion: Occlusion | None, t: int, place: str = "") -> ShownWord:
+    """Return what a page knows of a caption's word number t.
+
+    Args:
+        word: the word.
+        occlusion: of the caption.
+        t: its number.
+        place: where it looked, in words.
+    """
+    note = " · ".join(filter(None, [word_note(word), place]))
     others = tuple(
         (wording.candidate(text), round(math.exp(value), 4))
         for text, value in word.alternatives[:5]

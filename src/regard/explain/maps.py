@@ -59,7 +59,7 @@ def smoothing(cells: int, enlarge: int = ENLARGE) -> np.ndarray:
             gauss += np.exp(-0.5 * ((points[:, None] - image - 2 * shift * cells) / sigma) ** 2)
     # Even the sum over all images is a little uneven between points, where it is cut off.
     gauss /= gauss.sum(1, keepdims=True)
-    return gauss @ _between(points, cells)
+    return gauss @ between(points, cells)
 
 
 def absolute_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool = False) -> float:
@@ -103,9 +103,9 @@ def upsample(
     places = [_places(grid, axis, pixels) for axis, pixels in enumerate(size)]
     inside = [(p >= 0) & (p < n) for p, n in zip(places, grid.shape, strict=True)]
     rows, cols = (
-        _between(place * ENLARGE, cells * ENLARGE) @ smoothing(cells)
+        between(place * ENLARGE, cells * ENLARGE) @ smoothing(cells)
         if smooth
-        else _nearest(place, cells)
+        else nearest(place, cells)
         for place, cells in zip(places, grid.shape, strict=True)
     )
     values = rows @ relative_map(alpha.astype(np.float64)) @ cols.T
@@ -162,12 +162,12 @@ def _places(grid: Grid, axis: int, pixels: int) -> np.ndarray:
     return (source - start) / (stop - start) * grid.shape[axis]
 
 
-def _nearest(places: np.ndarray, cells: int) -> np.ndarray:
+def nearest(places: np.ndarray, cells: int) -> np.ndarray:
     """Return (places, cells): 1 for the cell that each place lies in."""
     return np.eye(cells)[np.clip(np.floor(places).astype(int), 0, cells - 1)]
 
 
-def _between(places: np.ndarray, cells: int) -> np.ndarray:
+def between(places: np.ndarray, cells: int) -> np.ndarray:
     """Return (places, cells): linear interpolation between the centres of cells."""
     centred = np.clip(places - 0.5, 0, cells - 1)
     return np.clip(1 - np.abs(centred[:, None] - np.arange(cells)), 0, None)

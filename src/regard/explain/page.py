@@ -1,4 +1,4 @@
-"""One HTML file that explains one picture's caption, or two models' captions side by side.
+"""One HTML file that explains one caption, or two models' captions side by side.
 
 It holds everything and loads nothing: it can be mailed, archived and opened without a network.
 """
@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 
 from regard.errors import ConfigError
-from regard.explain.html import caption_html, escaped
+from regard.explain import wording
+from regard.explain.html import assets_html, caption_html, escaped
+from regard.explain.lattice import cell_size, peak_of
+from regard.explain.player import clip_html, weights_table
 from regard.explain.probe import Occlusion
-from regard.types import Caption
+from regard.explain.scan_html import scan_assets, scan_html
+from regard.types import Caption, Scan
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,20 @@ class Explained:
     Attributes:
         caption: with its picture.
         occlusion: None where no cell was covered.
+        unmeasured: why not, where it was wanted.
     """
 
     caption: Caption
     occlusion: Occlusion | None = None
+    unmeasured: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the caption's JSON with `occlusion`: cover, falls [words][cells] in nats, and
-        the rank correlation of each word's falls with its alpha (null where there is none)."""
-        record = self.caption.to_json()
+        """Return the caption's JSON with `occlusion`: cover, what was covered at a time (cell or
+        frame), falls [words][cells or frames] in nats, and the rank correlation of each word's
+        falls with its attention (null where there is none); of a scan with `peaks_mm`, where each
+        word looked most in world millimetres (RAS; null where its map is flat), and `cell_mm`, how
+        large a cell is along the scan's own x, y and z."""
+        record = self.caption.to_json() | self._places()
         if self.occlusion is None:
             return record
         falls = self.occlusion.falls.reshape(len(self.caption.words), -1)
@@ -43,9 +52,20 @@ class Explained:
         return record | {
             "occlusion": {
                 "cover": self.occlusion.cover,
+                "covered": self.occlusion.covered,
                 "falls": np.round(falls, 6).tolist(),
                 "correlation": correlation,
             }
+        }
+
+    def _places(self) -> dict[str, Any]:
+        if self.caption.medium != "volume":
+            return {}
+        grid = self.caption.grid
+        peaks = (peak_of(word, grid) for word in self.caption.words)
+        return {
+            "peaks_mm": [None if p is None else np.round(p.world, 3).tolist() for p in peaks],
+            "cell_mm": np.round(cell_size(grid), 3).tolist(),
         }
 
 
@@ -61,19 +81,31 @@ def explanation_page(explained: Sequence[Explained]) -> str:
     if not explained:
         raise ConfigError("there is no caption to make a page of.")
     first = explained[0].caption
-    title = f"{Path(first.file).name}: {first.text}"
+    scans = any(isinstance(one.caption.media, Scan) for one in explained)
+    # Scans are often named after patients.
+    title = first.text if scans else f"{Path(first.file).name}: {first.text}"
     panels = "".join(
-        f"<section><h2>{escaped(one.caption.model)}</h2>{caption_html(one.caption, one.occlusion)}"
+        f"<section><h2>{escaped(one.caption.model)}</h2>{_viewer(one, again=at > 0)}"
         f"{_table(one)}</section>"
-        for one in explained
+        for at, one in enumerate(explained)
     )
+    wide = " one" if first.medium == "video" and len(explained) == 1 else ""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><main><h1>{escaped(first.text)}</h1><div class='panels'>{panels}</div>"
+        f"<title>{escaped(title)}</title><style>{_STYLE}</style>"
+        f"{assets_html() + scan_assets() if scans else ''}</head>"
+        f"<body><main><h1>{escaped(first.text)}</h1><div class='panels{wide}'>{panels}</div>"
         f"{_notes(explained)}</main></body></html>"
     )
+
+
+def _viewer(one: Explained, *, again: bool) -> str:
+    if one.caption.medium == "video":
+        return clip_html(one.caption, one.occlusion, again=again) + weights_table(one.caption)
+    if one.caption.medium == "volume":
+        return scan_html(one.caption, one.occlusion)
+    return caption_html(one.caption, one.occlusion)
 
 
 def _notes(explained: Sequence[Explained]) -> str:
@@ -81,14 +113,16 @@ def _notes(explained: Sequence[Explained]) -> str:
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
     ]
-    covers = {one.occlusion.cover for one in explained if one.occlusion is not None}
-    for cover in sorted(covers):
-        hidden = "the picture's mean colour" if cover == "mean" else "the blurred picture"
+    notes += dict.fromkeys(one.unmeasured for one in explained if one.unmeasured)
+    covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
+    for cover, part in sorted(covers):
+        source = _SOURCES[explained[0].caption.medium]
+        hidden = f"the {source}'s mean colour" if cover == "mean" else f"the blurred {source}"
         notes.append(
-            "What mattered was measured: each cell was covered in turn with "
+            f"What mattered was measured: each {part} was covered in turn with "
             f"{hidden}, the caption before the word was kept, and the fall of the word's "
             "log-probability is what its map shows, in nats. Covering changes more than it hides; "
-            "a cell that shows nothing here may still be one of several that say the same."
+            f"a {part} that shows nothing here may still be one of several that say the same."
         )
     return "".join(f"<p class='note'>{escaped(note)}</p>" for note in notes)
 
@@ -98,6 +132,9 @@ def _table(one: Explained) -> str:
     head = ["word", "p", "entropy", "peak", "β", "alternatives"]
     if one.occlusion is not None:
         head.insert(5, "agreement with what mattered")
+    scan = isinstance(one.caption.media, Scan)
+    if scan:
+        head.append("most at")
     rows: list[str] = []
     for t, word in enumerate(one.caption.words):
         cells = [
@@ -111,6 +148,9 @@ def _table(one: Explained) -> str:
         if one.occlusion is not None:
             agreement = one.occlusion.correlation[t]
             cells.insert(5, f"{agreement:+.2f}" if np.isfinite(agreement) else "–")
+        if scan:
+            peak = peak_of(word, one.caption.grid)
+            cells.append("–" if peak is None else wording.position(peak.world))
         rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
     names = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in head)
     return (
@@ -119,12 +159,15 @@ def _table(one: Explained) -> str:
     )
 
 
+_SOURCES = {"image": "picture", "video": "clip", "volume": "scan"}
 _STYLE = """
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1d2433; background: #f6f7f9; }
 main { max-width: 78rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .panels { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .panels section { flex: 1 1 22rem; min-width: 0; max-width: 40rem; }
+.panels section:has(.scan) { flex-basis: 34rem; max-width: 60rem; }
+.panels.one section { max-width: none; }
 .note { max-width: 44rem; font-size: .9rem; color: #4b5565; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; }

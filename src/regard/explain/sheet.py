@@ -144,10 +144,10 @@ def _balanced(panels: int) -> int:
     return min((6, 5, 4) if panels <= 14 else (6, 7, 5), key=lambda columns: -panels % columns)
 
 
-def drawing_of(pixels: np.ndarray) -> np.ndarray:
-    """Return a picture in the size in which it is drawn."""
+def drawing_of(pixels: np.ndarray, side: int = _DRAWN_PIXELS) -> np.ndarray:
+    """Return a picture in the size in which it is drawn, by its longer side."""
     picture = Image.fromarray(pixels)
-    factor = _DRAWN_PIXELS / max(picture.size)
+    factor = side / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
 
@@ -168,16 +168,20 @@ def _label(
     axis: Axes, fonts: FontChoice, layout: _Layout, word: str, numbers: str, color: str = _INK
 ) -> None:
     """Write a word and its numbers above its panel, the word as small as needed."""
-    word = fonts.drawable(word)
-    room = layout.panel[0] * 72 / 0.62  # points, for letters 0.62 of their size wide
-    if _ems(word) * _SMALL > room:
-        word = word[: max(1, int(room / _SMALL * len(word) / _ems(word)) - 1)] + "…"
-    size = min(_WORD_SIZE, room / max(1, _ems(word)))
+    word, size = fitted(fonts.drawable(word), layout.panel[0])
     axis.annotate(word, (0.5, 1), (0, 19), "axes fraction", "offset points", ha="center",
                   va="baseline", size=size, color=color, family=fonts.families,
                   parse_math=False)  # fmt: skip
     axis.annotate(numbers, (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center",
                   va="baseline", size=min(_SMALL, 3.6 * layout.panel[0]), color=_QUIET)  # fmt: skip
+
+
+def fitted(word: str, width: float) -> tuple[str, float]:
+    """Return a word as it fits a width in inches, and its size in points; cut where it must be."""
+    room = width * 72 / 0.62  # points, for letters 0.62 of their size wide
+    if _ems(word) * _SMALL > room:
+        word = word[: max(1, int(room / _SMALL * len(word) / _ems(word)) - 1)] + "…"
+    return word, min(_WORD_SIZE, room / max(1, _ems(word)))
 
 
 def word_numbers(word: Word) -> str:
@@ -218,7 +222,7 @@ def _footer(caption: Caption, fonts: FontChoice, width: float, smooth: bool) -> 
         wording.FRAMED if framed else "",
         wording.covered(caption.grid),
     ]
-    source = [Path(caption.file).name, caption.model, fonts.note]
+    source = [*caption.notices, Path(caption.file).name, caption.model, fonts.note]
     lines = [
         wording.looked(caption.trace),
         ", ".join(filter(None, drawn)),
@@ -226,6 +230,12 @@ def _footer(caption: Caption, fonts: FontChoice, width: float, smooth: bool) -> 
         "  ·  ".join(filter(None, source)),
     ]
     return "\n".join(wrapped(fonts.drawable(x), width - _BESIDE_BAR, _SMALL) for x in lines)
+
+
+def place(figure: Figure, left: float, top: float, wide: float, high: float) -> _Box:
+    """Return matplotlib's (left, bottom, width, height) of a place in inches from above."""
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    return left / width, (height - top - high) / height, wide / width, high / height
 
 
 def wrapped(text: str, width: float, size: float) -> str:

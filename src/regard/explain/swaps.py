@@ -47,17 +47,24 @@ class SwappedAttention:
     ) -> tuple[ProjectedAnnotations, DecoderState]:
         """See `Backend.init_state`; the first state is the picture's own."""
         projected, state = self._backend.init_state(annotations, captions_per_item)
-        return replace(projected, keys=self._swapped(projected.keys)), state
+        return replace(projected, keys=self._swapped(projected)), state
 
-    def _swapped(self, keys: Array) -> Array:
+    def _swapped(self, projected: ProjectedAnnotations) -> Array:
+        keys = projected.keys
         xp = array_namespace(keys)
-        if self._swap == "uniform":
+        if self._swap == "uniform":  # any keys that are all alike
             return xp.broadcast_to(xp.mean(keys, axis=1, keepdims=True), keys.shape)
         if self._swap == "other picture":
             return xp.roll(keys, 1, axis=0)
-        orders = [self._draw.permutation(keys.shape[1]) for _ in range(keys.shape[0])]
+        orders = [self._order(np.asarray(mask)) for mask in projected.mask]
         index = self._backend.asarray(np.stack(orders)[:, :, None])
         return xp.take_along_axis(keys, xp.broadcast_to(index, keys.shape), axis=1)
+
+    def _order(self, mask: np.ndarray) -> np.ndarray:
+        """Return the cells with the real ones shuffled; padding stays where it is."""
+        order, real = np.arange(len(mask)), np.flatnonzero(mask)
+        order[real] = self._draw.permutation(real)
+        return order
 
     def encode(
         self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None

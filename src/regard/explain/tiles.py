@@ -14,14 +14,14 @@ from PIL import Image
 from regard.types import AttentionTrace, Caption, Clip, Grid, Media, Scan, Word
 
 _SIDE = 160  # pixels of a tile's longer side
-_COLUMNS = 8  # tiles in a row, where their number has such a divisor
 
 
 def as_picture(caption: Caption) -> Caption:
     """Return the caption as one of a picture of tiles; a picture's caption as it is.
 
     Frames go from left to right and from top to bottom; slices from inferior to superior, each
-    with anterior above, the patient's left on the right. Padding is left out.
+    as radiologists look at it: anterior above, the patient's left on the right. Padding is left
+    out.
 
     Args:
         caption: with its source.
@@ -57,7 +57,7 @@ def tiled(media: Media, grid: Grid) -> tuple[Media, Grid, np.ndarray]:
         order = np.arange(grid.real_cells).reshape(len(tiles), *_tile_cells(grid))
     elif isinstance(media, Scan):
         tiles = [_slice(media, grid, at) for at in range(grid.shape[0])]
-        order = np.arange(grid.cells).reshape(grid.shape)[:, ::-1]  # anterior above
+        order = np.arange(grid.cells).reshape(grid.shape)[:, ::-1, ::-1]  # as they are drawn
     else:
         return media, grid, np.arange(grid.cells)
     columns = _columns(len(tiles))
@@ -87,10 +87,7 @@ def _tile_cells(grid: Grid) -> tuple[int, ...]:
 
 def _columns(tiles: int) -> int:
     """Return tiles per row, such that all rows are full."""
-    return max(
-        (n for n in range(1, min(tiles, _COLUMNS) + 1) if tiles % n == 0 and n * n >= tiles),
-        default=tiles,
-    )
+    return next(n for n in range(1, tiles + 1) if tiles % n == 0 and n * n >= tiles)
 
 
 def _laid(tiles: np.ndarray, columns: int) -> np.ndarray:
@@ -110,13 +107,13 @@ def _frame(clip: Clip, grid: Grid, at: int) -> np.ndarray:
 
 
 def _slice(scan: Scan, grid: Grid, at: int) -> np.ndarray:
-    """Return the slice in the middle of a layer of cells, anterior above, (h, w, 3) uint8."""
+    """Return the slice in the middle of a layer of cells, as it is drawn, (h, w, 3) uint8."""
     (start, stop), *extent = grid.extent
     middle = start + (at + 0.5) * (stop - start) / grid.shape[0]
     number = int(np.clip(middle / grid.source_size[0] * scan.pixels.shape[0], 0,
                          scan.pixels.shape[0] - 1))  # fmt: skip
     shades = np.repeat(grey_slice(scan, scan.pixels[number])[..., None], 3, axis=-1)
-    return _cut(shades, grid.source_size[1:], tuple(extent))[::-1]
+    return _cut(shades, grid.source_size[1:], tuple(extent))[::-1, ::-1]
 
 
 def _cut(

@@ -1,7 +1,8 @@
 // Shows a word's map over the picture. One listener per kind serves every fragment of a page.
 (() => {
   if (window.regardViewer) return;
-  window.regardViewer = true;
+  // How other media than pictures show a word, by the box's data-medium: (box, word, layer, top).
+  const media = {};
 
   const wordsOf = (box) => [...box.querySelectorAll("button[data-word]")];
   const isRaw = (box) => { const smooth = box.querySelector(".smooth"); return !smooth || !smooth.checked; };
@@ -59,6 +60,12 @@
     style.height = `${100 * high / rows}%`;
   };
 
+  const onPicture = (box, word, layer, top) => {
+    box.classList.toggle("chosen", layer === "map" && word.cell !== null);
+    drawMap(box, word[layer], top);
+    if (word.cell !== null) frame(box, word.cell);
+  };
+
   const tell = (box, word) => {
     const output = box.querySelector("output");
     output.textContent = word.note;
@@ -74,9 +81,13 @@
     }
   };
 
-  const release = (box) => {
+  const clear = (box) => {
     box.classList.remove("looking", "chosen");
     wordsOf(box).forEach((b) => b.setAttribute("aria-pressed", "false"));
+  };
+  const release = (box) => {
+    clear(box);
+    box.dispatchEvent(new CustomEvent("regard:released", { bubbles: true }));
   };
 
   const show = (button) => {
@@ -85,14 +96,12 @@
     const tops = JSON.parse(button.closest(".words").dataset.tops);
     const layer = layerOf(box);
     const top = tops[layer][isRaw(box) ? 0 : 1];
-    release(box);
+    clear(box);
     button.setAttribute("aria-pressed", "true");
     box.classList.add("looking");
     box.classList.toggle("raw", isRaw(box));
-    box.classList.toggle("chosen", layer === "map" && word.cell !== null);
-    drawMap(box, word[layer], top);
+    (media[box.dataset.medium] || onPicture)(box, word, layer, top);
     drawScale(box, top, layer);
-    if (word.cell !== null) frame(box, word.cell);
     tell(box, word);
     // A page around the viewer may add to what is told.
     box.dispatchEvent(new CustomEvent("regard:shown", { bubbles: true, detail: shownIn(box) }));
@@ -160,4 +169,6 @@
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".regard button.first").forEach(show);
   });
+
+  window.regardViewer = { media, drawMap, frame, show, stop, wordsOf, shownIn, isRaw, opacityOf };
 })();

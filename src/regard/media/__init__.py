@@ -1,12 +1,13 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import digest_of, find_files, medium_of
+from regard.media.find import NOUNS, digest_of, find_files, medium_of
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
     cell_centre,
     clip_grid,
     image_grid,
+    places_of,
     scan_grid,
     world_of,
 )
@@ -22,8 +23,10 @@ from regard.media.preprocess import (
     preprocess_pixels,
     spec_digest,
 )
+from regard.media.video import read_clip
 
 __all__ = [
+    "NOUNS",
     "ClipSpec",
     "Input",
     "PreprocessingSpec",
@@ -39,9 +42,11 @@ __all__ = [
     "image_grid",
     "medium_of",
     "medium_of_spec",
+    "places_of",
     "prepare",
     "preprocess",
     "preprocess_pixels",
+    "read_clip",
     "read_image",
     "read_media",
     "scan_grid",

@@ -23,6 +23,10 @@ VOLUME_SUFFIXES = DICOM_SUFFIXES | {".nii"}
 """What is taken from a folder; a file named by itself is tried whatever its name."""
 
 
+NOUNS = {"image": "picture", "video": "clip", "volume": "scan"}
+"""What one file of a medium is called."""
+
+
 def medium_of(path: str) -> str:
     """Return the medium that a path names: "image", "video" or "volume".
 

@@ -56,7 +56,7 @@ def scan_grid(scan: Scan, extent: Extent, shape: tuple[int, ...]) -> Grid:
         shape: (slices, rows, cols) of the encoder's grid.
     """
     spacing = np.array(scan.spacing)
-    affine = scan.affine.copy()
+    affine = np.array(scan.affine, np.float64)
     affine[:3, 3] -= affine[:3, :3] @ np.full(3, 0.5)  # voxel centres to voxel corners
     affine[:3, :3] /= spacing
     size = tuple(float(n * mm) for n, mm in zip(scan.pixels.shape, spacing, strict=True))
@@ -73,6 +73,16 @@ def world_of(grid: Grid, point: tuple[float, ...]) -> tuple[float, float, float]
     """
     x, y, z, _ = np.array(grid.affine) @ (*point, 1.0)
     return float(x), float(y), float(z)
+
+
+def places_of(grid: Grid, affine: np.ndarray) -> np.ndarray:
+    """Return the 4×4 from a file's voxels to millimetres along a scan's own axes.
+
+    Args:
+        grid: of the scan; the inverse of what `world_of` does is taken from it.
+        affine: (4, 4) from voxels, of any order and direction, to world millimetres, RAS+.
+    """
+    return np.linalg.inv(np.array(grid.affine)) @ affine
 
 
 def cell_centre(grid: Grid, cell: int) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from regard.captioner import Captioner, Failure
 from regard.data.dataset import CaptionDataset
 from regard.errors import ConfigError, DatasetError
+from regard.media import medium_of
 from regard.metrics.scores import Scores, check_scorers, score_captions
 
 
@@ -49,12 +50,13 @@ def evaluate(
     batch_size: int = 50,
     report: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
-    """Caption every picture of a split once and score the captions.
+    """Caption every picture (clip, scan) of a split once and score the captions.
 
-    A picture that fails is scored as an empty caption, so that no model gains by failing.
+    A model of pictures captions clips frame by frame (`Captioner.for_clips`), as `regard caption`
+    does. A picture that fails is scored as an empty caption, so that no model gains by failing.
 
     Args:
-        captioner: the model.
+        captioner: the model; one of pictures may be given clips.
         dataset: pictures and references.
         split: which part of it.
         beam: beam width; 1 is greedy.
@@ -79,6 +81,8 @@ def evaluate(
         raise DatasetError(
             f"{dataset.source} has no pictures in the split {split!r}; it has {', '.join(names)}."
         )
+    if medium_of(items[0].file) == "video" and captioner.medium == "image":
+        captioner = captioner.for_clips()
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}
     results = captioner.accelerated(len(items)).caption_many(

@@ -8,6 +8,9 @@ from pathlib import Path
 from regard.config import Recipe, load_recipe
 from regard.errors import UnknownName
 
+OWN = {"image": "own-data", "video": "own-clips", "volume": "own-scans"}
+"""The recipe for a user's own media, where none is named."""
+
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the shipped recipes' files by name."""

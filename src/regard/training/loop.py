@@ -15,6 +15,7 @@ from regard.config import Recipe, from_dict
 from regard.decoder import AttentionDecoder
 from regard.encoders import build_encoder
 from regard.errors import CheckpointError, RegardError
+from regard.media import NOUNS
 from regard.training.batches import Chunk, make_chunks, plan_epoch
 from regard.training.diary import DiaryKeeper
 from regard.training.evaluation import Evaluation, evaluate_decoder
@@ -208,7 +209,8 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
     if start is not None and saved is None:
         _start_from(decoder, encoder, start.weights)
     reporter.message(
-        f"{len(splits.train.items)} training and {len(splits.val.items)} val pictures, "
+        f"{len(splits.train.items)} training and {len(splits.val.items)} val "
+        f"{NOUNS[encoder.medium]}s, "
         f"{len(vocabulary)} words, {sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} "
         "million decoder weights"
     )

@@ -9,21 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import OptimizerConfig
+from regard.encoders import Encoder
 
 
 def build_optimizer(
-    config: OptimizerConfig, decoder: nn.Module, encoder: nn.Module | None
+    config: OptimizerConfig, decoder: nn.Module, encoder: Encoder
 ) -> torch.optim.Optimizer:
-    """Build the optimizer; a trainable encoder gets its own, smaller rate.
+    """Build the optimizer over decoder and encoder, frozen weights left out.
+
+    An encoder that is fine-tuned gets its own, smaller rate; what nobody trained before it
+    (`Encoder.untrained_parameters`) gets the decoder's.
 
     RMSProp is in Graves' form with the released code's constants (decay 0.95, momentum 0.9,
     epsilon 1e-4). Theirs stands under the root, torch's beside it: sqrt(v + 1e-4) lies between
     0.71 and 1 times sqrt(v) + 1e-2, whereas 1e-4 beside the root would let a steady small
     gradient take steps a hundred times as long.
+
+    Adadelta has the constants of its paper and of the released code (decay 0.95, epsilon 1e-6);
+    its learning rate of 1 is that of the method, which has none.
     """
-    groups = [{"params": list(decoder.parameters()), "peak": config.learning_rate}]
-    if encoder is not None:
-        groups.append({"params": list(encoder.parameters()), "peak": config.encoder_learning_rate})
+    fresh = encoder.untrained_parameters()
+    tuned = [p for p in encoder.parameters() if p.requires_grad and all(p is not f for f in fresh)]
+    groups = [{"params": [*decoder.parameters(), *fresh], "peak": config.learning_rate}]
+    if tuned:
+        groups.append({"params": tuned, "peak": config.encoder_learning_rate})
     for group in groups:
         group["lr"] = group["peak"]
     decay = config.weight_decay
@@ -31,6 +40,8 @@ def build_optimizer(
         return torch.optim.RMSprop(
             groups, alpha=0.95, momentum=0.9, eps=1e-2, centered=True, weight_decay=decay
         )
+    if config.name == "adadelta":
+        return torch.optim.Adadelta(groups, rho=0.95, eps=1e-6, weight_decay=decay)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, weight_decay=decay)
     return torch.optim.Adam(groups, weight_decay=decay)

@@ -56,7 +56,7 @@ def load_splits(config: DataConfig, seed: int, val_limit: int = 0) -> Splits:
             "the recipe names no captions. Give --data FILE --images DIR, or set "
             "data.annotations and data.images."
         )
-    dataset = load_dataset(config.annotations, config.images)
+    dataset = load_dataset(config.annotations, config.images, present_only=config.present_only)
     if not any(item.split == "val" for item in dataset.items):
         dataset = dataset.with_split(config.val_fraction, seed)
     train, val = dataset.split("train"), dataset.split("val")

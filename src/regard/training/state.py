@@ -27,7 +27,7 @@ class TrainState:
         decoder: being trained.
         encoder: frozen, or trained with it.
         objective: with what it remembers (REINFORCE's baseline).
-        optimizer: over decoder and trainable encoder.
+        optimizer: over the decoder and what the encoder trains.
         average: moving average of the trained weights, or None.
         generator: of dropout, sampling and mirrored views.
         epoch: counted from 0.
@@ -56,8 +56,7 @@ class TrainState:
         cls, recipe: Recipe, decoder: AttentionDecoder, encoder: Encoder, objective: Objective
     ) -> TrainState:
         """Start a run from step 0."""
-        trained_encoder = encoder if recipe.encoder.trainable else None
-        optimizer = build_optimizer(recipe.optimizer, decoder, trained_encoder)
+        optimizer = build_optimizer(recipe.optimizer, decoder, encoder)
         generator = torch.Generator().manual_seed(recipe.training.seed)
         state = cls(decoder, encoder, objective, optimizer, None, generator)
         if recipe.optimizer.ema_decay:

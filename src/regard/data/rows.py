@@ -1,0 +1,32 @@
+"""What a reader of captions yields, one by one, whatever kind of file it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One caption as a file of any kind gives it; "" where a picture has none."""
+
+    file: str
+    caption: str
+    split: str
+
+
+class LineFault(ValueError):
+    """A line (or an entry, by its name) that cannot be used, where the others can."""
+
+    def __init__(self, line: int | str, what: str) -> None:
+        super().__init__(f"line {line}: {what}" if isinstance(line, int) else f"{line}: {what}")
+
+
+Found = Row | LineFault | tuple[str, str, str]
+"""A caption, a line that had to be skipped, or (what it is, its id, the picture)."""
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines that hold something; a caption may hold U+2028 and its like."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.removesuffix("\r")

@@ -1,0 +1,165 @@
+"""The files in which the common data sets of clips come.
+
+- "msvd": `sents_train_lc_nopunc.txt` and its like, `vid1<TAB>caption`, with `youtube_mapping.txt`
+  beside it (`-4wsuPCjDBc_5_15 vid1`). The split is in the file's name; the folder that holds the
+  files stands for all of them.
+- "msvd_csv": the corpus as it was published, with the columns VideoID, Start, End, Language and
+  Description. English captions are taken, whatever their Source; the split is the official one by
+  number (1200, 100, 670) where `youtube_mapping.txt` lies beside it, else none.
+- "msrvtt": MSR-VTT's JSON of `videos` and `sentences`.
+- "clips": a JSON list of {file, split, captions}.
+
+Captions name a clip without its suffix; the suffix is that of the file in the folder of clips.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from regard.data.rows import Found, LineFault, Row, numbered_lines
+from regard.errors import DatasetError
+from regard.media.find import VIDEO_SUFFIXES
+
+_SENTENCES = "sents_*_lc_nopunc.txt"
+_MAPPING = "youtube_mapping.txt"
+_FOLDERS = ("clips", "YouTubeClips", "videos")  # in which clips lie beside their captions
+_LAST = (("train", 1200), ("val", 1300), ("test", 1970))  # MSVD's splits by their last number
+
+
+def kind_of_clips(path: Path, text: str) -> str | None:
+    """Return which of these kinds a file (or a folder, with no text) is, or None."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return "msvd" if any(path.glob(_SENTENCES)) else None
+    if suffix == ".json":
+        if text.lstrip().startswith("["):
+            return "clips"
+        return "msrvtt" if '"video_id"' in text and '"sentences"' in text else None
+    if suffix == ".csv" and {"VideoID", "Description"} <= set(re.split(r"\W", text[:500])):
+        return "msvd_csv"
+    return "msvd" if re.match(r"vid\d+\t", text) else None
+
+
+def folder_of_clips(path: Path) -> Path:
+    """Return where the clips lie if nobody says: in a folder `clips` or the like, or beside."""
+    beside = path if path.is_dir() else path.parent
+    return next((beside / name for name in _FOLDERS if (beside / name).is_dir()), beside)
+
+
+class _Clips:
+    """Names of clips to file names, by what lies in the folder."""
+
+    def __init__(self, folder: Path, usual: str) -> None:
+        self._usual = usual
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        self._names = {f.stem: f.name for f in files if f.suffix.lower() in VIDEO_SUFFIXES}
+
+    def file(self, name: str) -> str:
+        """Return a clip's file name, with the usual suffix where there is no such file."""
+        return self._names.get(name, name + self._usual)
+
+
+def _msvd(text: str, path: Path, folder: Path) -> Iterator[Found]:
+    if path.is_dir():
+        files = {split: path / _SENTENCES.replace("*", split) for split, _ in _LAST}
+        for file in files.values():
+            if file.is_file():
+                yield from _msvd(file.read_bytes().decode("utf-8-sig"), file, folder)
+        return
+    names = {vid: name for name, vid in _mapping(path.parent).items()}
+    if not names:
+        raise DatasetError(
+            f"{path} names clips by number, and there is no {path.parent / _MAPPING} that says "
+            "which files those are. Put it there."
+        )
+    clips = _Clips(folder, ".avi")
+    named = re.search(r"train|val|test", path.name)
+    split = named.group() if named else ""
+    for number, line in numbered_lines(text):
+        vid, tab, caption = line.partition("\t")
+        where = f"{path.name} line {number}"
+        if not tab:
+            yield LineFault(where, f"no tab between clip and caption in {line!r}")
+        elif vid not in names:
+            yield LineFault(where, f"{_MAPPING} does not name {vid!r}")
+        else:
+            yield Row(clips.file(names[vid]), caption, split)
+
+
+def _mapping(folder: Path) -> dict[str, str]:
+    """Return the number ("vid1") of each clip by its name; empty where no file tells."""
+    path = folder / _MAPPING
+    if not path.is_file():
+        return {}
+    pairs = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    if any(len(pair) != 2 for pair in pairs):
+        raise DatasetError(f"{path} is no mapping; wanted lines such as `-4wsuPCjDBc_5_15 vid1`.")
+    return {name: vid for name, vid in pairs}
+
+
+def _msvd_csv(text: str, path: Path, folder: Path) -> Iterator[Found]:
+    numbers = _mapping(path.parent)
+    clips = _Clips(folder, ".avi")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    wanted = ["VideoID", "Start", "End", "Language", "Description"]
+    if not set(wanted) <= set(reader.fieldnames or ()):
+        yield LineFault(1, f"the columns are {reader.fieldnames}; wanted {', '.join(wanted)}")
+        return
+    for record in reader:
+        name, start, end, language, caption = (record[column] for column in wanted)
+        if None in (name, start, end, language, caption):
+            yield LineFault(reader.line_num, "fewer fields than columns")
+        elif language.strip() == "English":
+            clip = f"{name}_{start}_{end}"
+            split = _official_split(numbers[clip]) if clip in numbers else ""
+            yield Row(clips.file(clip), caption, split)
+
+
+def _official_split(vid: str) -> str:
+    number = int(vid.removeprefix("vid"))
+    return next((split for split, last in _LAST if number <= last), "")
+
+
+def _msrvtt(text: str, path: Path, folder: Path) -> Iterator[Found]:
+    values = json.loads(text)
+    clips = _Clips(folder, ".mp4")
+    files: dict[str, tuple[str, str]] = {}
+    for item in values["videos"]:
+        file = clips.file(item["video_id"])
+        yield "clip", item["video_id"], file
+        files.setdefault(item["video_id"], (file, item.get("split", "")))
+    captioned: set[str] = set()
+    for number, sentence in enumerate(values["sentences"], start=1):
+        name = sentence["video_id"]
+        if name not in files:
+            yield LineFault(f"sentence {number}", f"its video_id {name!r} is that of no video")
+            continue
+        captioned.add(name)
+        file, split = files[name]
+        yield Row(file, sentence["caption"], split)
+        if "sen_id" in sentence:
+            yield "caption id", str(sentence["sen_id"]), file
+    yield from (Row(file, "", split) for n, (file, split) in files.items() if n not in captioned)
+
+
+def _list(text: str, path: Path, folder: Path) -> Iterator[Found]:
+    entries: list[dict[str, Any]] = json.loads(text)
+    for entry in entries:
+        file, split = entry["file"], entry.get("split", "")
+        yield "clip", file, file
+        yield from (Row(file, caption, split) for caption in entry["captions"] or [""])
+
+
+CLIP_READERS: dict[str, Callable[[str, Path, Path], Iterator[Found]]] = {
+    "msvd": _msvd,
+    "msvd_csv": _msvd_csv,
+    "msrvtt": _msrvtt,
+    "clips": _list,
+}
+"""By kind: (text, path of the captions, folder of the clips) to what they hold."""

@@ -1,0 +1,110 @@
+"""A word's attention at any places of a scan, in multiples of uniform, and where it peaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from regard.explain.maps import ENLARGE, SCALE_LEAST, between, nearest, relative_map, smoothing
+from regard.media import cell_centre, world_of
+from regard.types import Grid, Word
+
+PEAK_LEAST = 1.05
+"""The least peak in multiples of uniform; the cells of a flatter map are as good as alike."""
+_SCALE_ENLARGE = 5  # odd, so that a point lies on the centre of each cell
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Where in a scan a word's attention is greatest.
+
+    Attributes:
+        cell: flat index of the cell.
+        place: its centre in millimetres along the scan's own axes, from the scan's corner.
+        world: its centre in world millimetres, RAS+.
+    """
+
+    cell: int
+    place: tuple[float, float, float]
+    world: tuple[float, float, float]
+
+
+def peak_of(word: Word, grid: Grid) -> Peak | None:
+    """Return where a word looked most: the chosen cell, or that of the greatest weight.
+
+    Args:
+        word: of a scan's caption.
+        grid: of the scan.
+
+    Returns:
+        None where the map is flat, so that no cell stands out.
+    """
+    if word.location is None and word.peak * word.alpha.size < PEAK_LEAST:
+        return None
+    cell = int(word.alpha.argmax()) if word.location is None else word.location
+    down, back, across = cell_centre(grid, cell)
+    return Peak(cell, (down, back, across), world_of(grid, (down, back, across)))
+
+
+def cell_size(grid: Grid) -> tuple[float, float, float]:
+    """Return the millimetres of a cell along (cols, rows, slices): the order of world x, y, z."""
+    slices, rows, cols = (
+        (stop - start) / count for (start, stop), count in zip(grid.extent, grid.shape, strict=True)
+    )
+    return cols, rows, slices
+
+
+def along(grid: Grid, axis: int, places: np.ndarray, *, smooth: bool) -> np.ndarray:
+    """Return how places along an axis mix the cells along it.
+
+    The law is the pictures': interpolation between the centres of cells and a Gaussian, or the
+    cell that a place lies in.
+
+    Args:
+        grid: the grid.
+        axis: of the grid.
+        places: (n,) in source units.
+        smooth: see `regard.explain.maps.smoothing`.
+
+    Returns:
+        (n, cells); a row is nan where no cell lies.
+    """
+    (start, stop), cells = grid.extent[axis], grid.shape[axis]
+    at = (places - start) / (stop - start) * cells
+    if smooth:
+        weights = between(at * ENLARGE, cells * ENLARGE) @ smoothing(cells)
+    else:
+        weights = nearest(at, cells)
+    return np.where(((at >= 0) & (at < cells))[:, None], weights, np.nan)
+
+
+def mixed(alpha: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return a word's map, (a, b, c), at a lattice of places.
+
+    Args:
+        alpha: (slices, rows, cols) weights of one word.
+        weights: (a, slices), (b, rows) and (c, cols) of `along`.
+
+    Returns:
+        In multiples of uniform; nan where no cell lies.
+    """
+    relative = relative_map(alpha.astype(np.float64))
+    for axis in np.argsort([len(w) for w in weights]):  # what grows most comes last
+        relative = np.moveaxis(np.tensordot(weights[axis], relative, (1, axis)), 0, axis)
+    return relative
+
+
+def scan_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool) -> float:
+    """Return the top of a scan's colour scale in multiples of uniform, as on pictures.
+
+    Args:
+        alpha: (T, L) weights of all words.
+        grid: of the L cells.
+        smooth: whether smoothed maps or raw cells are drawn.
+    """
+    if not smooth:
+        return max(SCALE_LEAST, float(alpha.max(initial=0.0)) * grid.cells)
+    slices, rows, cols = (smoothing(cells, _SCALE_ENLARGE) for cells in grid.shape)
+    tops = [float(mixed(row.reshape(grid.shape), (slices, rows, cols)).max()) for row in alpha]
+    return max(SCALE_LEAST, *tops, 0.0)

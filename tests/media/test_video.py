@@ -1,0 +1,517 @@
+"""Clips with painted frame numbers: the chosen frames, their times, and what is no clip."""
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clips
+from regard.errors import MediaError, MediaTooLarge, UnknownMedia
+from regard.media import av_reader, read_clip, read_media, video
+from regard.media.frame_choice import Choice, choose_frames
+from regard.types import Clip
+
+av = pytest.importorskip("av")
+
+ALT_REF = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "good", "b": "200k"}
+KINDS = {
+    "mp4": {},
+    "mp4 B-frames": {"b_frames": 3},
+    "mp4 MPEG-4 B-frames": {"codec": "mpeg4", "b_frames": 2},
+    "mov": {"container": "mov", "codec": "mjpeg", "pixel_format": "yuvj420p"},
+    "avi": {"container": "avi", "codec": "mpeg4"},
+    "avi B-frames": {"container": "avi", "codec": "mpeg4", "b_frames": 2},
+    "avi H.264 B-frames": {"container": "avi", "b_frames": 3},
+    "webm VP8 with hidden frames": {"container": "webm", "codec": "libvpx", "options": ALT_REF},
+    "webm VP9": {"container": "webm", "codec": "libvpx-vp9", "options": {"deadline": "realtime"}},
+    "mkv": {"container": "matroska", "codec": "ffv1"},
+    "gif": {"container": "gif", "codec": "gif"},
+    "transport stream": {"container": "mpegts", "b_frames": 3},
+    "program stream": {"container": "mpeg", "codec": "mpeg2video", "b_frames": 2},
+    "flv": {"container": "flv", "b_frames": 2},
+}
+each_kind = pytest.mark.parametrize("kind", list(KINDS))
+
+
+def chosen(count: int, chunks: int, take: str = "middle") -> list[int]:
+    """The rule of the released code, and its middle."""
+    parts = np.array_split(np.arange(count), chunks)
+    return [int(p[len(p) // 2 if take == "middle" else 0]) for p in parts if len(p)]
+
+
+@each_kind
+@pytest.mark.parametrize("take", ["middle", "first"])
+def test_the_chosen_frames_are_those_of_the_rule(kind: str, take: str) -> None:
+    clip = read_clip(clips.clip_bytes(40, **KINDS[kind]), clips.spec(7, take=take))
+    assert clips.numbers_of(clip.pixels) == chosen(40, 7, take)
+    np.testing.assert_allclose(clip.times, np.array(chosen(40, 7, take)) / 25, atol=1e-3)
+    starts = [*chosen(40, 7, "first"), 40]
+    np.testing.assert_allclose(clip.spans, np.array([starts[:-1], starts[1:]]).T / 25, atol=1e-3)
+    assert clip.duration == pytest.approx(1.6, abs=1e-3)
+    assert clip.frame_size == clips.SIZE
+    assert clip.notes == ()
+
+
+@each_kind
+def test_seeking_gives_the_same_clip_or_declines(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = clips.clip_bytes(100, **KINDS[kind])
+    plain = read_clip(content, clips.spec(5))
+    monkeypatch.setattr(video, "_SEEK_FROM", 1)
+    sought = read_clip(content, clips.spec(5))
+    assert np.array_equal(plain.pixels, sought.pixels)
+    np.testing.assert_allclose(sought.times, plain.times, atol=1e-9)
+    np.testing.assert_allclose(sought.spans, plain.spans, atol=1e-9)
+
+
+def test_a_long_clip_is_decoded_only_around_its_chosen_frames(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.mp4"
+    path.write_bytes(clips.clip_bytes(video._SEEK_FROM, b_frames=2, gop=20))
+    kept = []
+    decode = av_reader._frames
+
+    def counted(*args: object) -> object:
+        for frame in decode(*args):  # type: ignore[arg-type]
+            kept.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(av_reader, "_frames", counted)
+    clip = read_clip(path, clips.spec(4))
+    assert clips.numbers_of(clip.pixels) == chosen(video._SEEK_FROM, 4)
+    assert len(kept) < 4 * 30
+
+
+UNEVEN = [i * 40 + (i % 3) * 7 + (i > 20) * 1000 for i in range(40)]
+"""Milliseconds, with a second of standstill after frame 20."""
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_variable_frame_rate_keeps_its_own_times(container: str) -> None:
+    content = clips.clip_bytes(
+        40, container=container, b_frames=2, tick=Fraction(1, 1000), times=UNEVEN
+    )
+    clip = read_clip(content, clips.spec(7))
+    assert clips.numbers_of(clip.pixels) == chosen(40, 7)
+    assert clip.times == pytest.approx([UNEVEN[i] / 1000 for i in chosen(40, 7)])
+    starts = [UNEVEN[i] / 1000 for i in chosen(40, 7, "first")]
+    assert [span[0] for span in clip.spans] == pytest.approx(starts)
+    assert [span[1] for span in clip.spans[:-1]] == pytest.approx(starts[1:])
+
+
+def test_every_n_seconds_goes_by_the_time_of_frames_not_their_number() -> None:
+    content = clips.clip_bytes(40, tick=Fraction(1, 1000), times=UNEVEN)
+    clip = read_clip(content, clips.spec(9, choice="seconds", take="first", every=0.5))
+    shown = np.array(UNEVEN) / 1000
+    expected = sorted({int(np.flatnonzero(shown >= n * 0.5)[0]) for n in range(6)})
+    assert clips.numbers_of(clip.pixels) == expected
+    assert clip.times == pytest.approx(shown[expected])
+    assert [s[1] for s in clip.spans[:-1]] == [s[0] for s in clip.spans[1:]]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+def test_rotation_and_mirroring_are_undone(degrees: int, mirrored: bool) -> None:
+    # The player turns the stored frame counter-clockwise by -degrees, then mirrors it.
+    upright = [clips.painted(i) for i in range(10)]
+    stored = [np.rot90(f[:, ::-1] if mirrored else f, degrees // 90) for f in upright]
+    shown = read_clip(
+        clips.clip_bytes(
+            [np.ascontiguousarray(f) for f in stored], turn=(-degrees, mirrored, False)
+        ),
+        clips.spec(3),
+    )
+    assert clips.numbers_of(shown.pixels) == chosen(10, 3)
+    assert shown.frame_size == clips.SIZE
+    assert shown.pixels.shape[1:3] == clips.SIZE
+
+
+def test_a_rotation_written_by_hand_into_the_track_header() -> None:
+    # (a, b, u, c, d, v, x, y, w) of a telephone held upright: x' = -y, y' = x.
+    content = bytearray(
+        clips.clip_bytes([np.ascontiguousarray(np.rot90(clips.painted(i))) for i in range(5)])
+    )
+    at = content.index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
+    one = 1 << 16
+    matrix = np.array([0, one, 0, -one, 0, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    content[at : at + 36] = matrix
+    assert clips.numbers_of(read_clip(bytes(content), clips.spec(5)).pixels) == [0, 1, 2, 3, 4]
+
+
+def cut_first(content: bytes, frames: int) -> bytes:
+    """Let the edit list begin so many frames (of 512 ticks, 40 ms) later."""
+    edited = bytearray(content)
+    at = content.index(b"elst") + 4 + 4 + 4  # version and flags; number of entries
+    duration, start = np.frombuffer(content, ">i4", 2, at)
+    edited[at : at + 8] = np.array([duration - 40 * frames, start + 512 * frames], ">i4").tobytes()
+    return bytes(edited)
+
+
+@pytest.mark.parametrize("seek_from", [1, 10**6])
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_frames_that_an_edit_list_cuts_do_not_count(
+    b_frames: int, seek_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "_SEEK_FROM", seek_from)
+    content = cut_first(clips.clip_bytes(40, b_frames=b_frames), 5)  # in the middle of a group
+    clip = read_clip(content, clips.spec(7))
+    assert clips.numbers_of(clip.pixels) == [i + 5 for i in chosen(35, 7)]
+    assert clip.times == pytest.approx([i / 25 for i in chosen(35, 7)])
+    assert clip.duration == pytest.approx(1.4)
+
+
+def test_pixels_that_are_not_square_are_made_so() -> None:
+    clip = read_clip(clips.clip_bytes(5, aspect=Fraction(4, 3)), clips.spec(5))
+    assert clip.pixels.shape == (5, 64, 128, 3)
+    assert clip.frame_size == (64, 128)
+    assert clip.notes == ("pixels of 4/3 to 1 made square",)
+    assert clips.numbers_of(clip.pixels) == [0, 1, 2, 3, 4]
+
+
+def test_large_frames_are_kept_smaller_and_their_size_is_told() -> None:
+    frames = [clips.painted(i, (360, 1280)) for i in range(3)]
+    for source in (clips.clip_bytes(frames, codec="mpeg4"), np.stack(frames)):
+        clip = read_clip(source, clips.spec(3))
+        assert clip.pixels.shape == (3, 180, 640, 3)
+        assert clip.frame_size == (360, 1280)
+        assert clips.numbers_of(clip.pixels) == [0, 1, 2]
+
+
+def test_colours_survive() -> None:
+    red, green = np.zeros((2, 64, 96, 3), np.uint8)
+    red[..., 0], green[..., 1] = 220, 200
+    clip = read_clip(clips.clip_bytes([red, green]), clips.spec(2))
+    np.testing.assert_allclose(clip.pixels[:, 32, 48], [[220, 0, 0], [0, 200, 0]], atol=8)
+
+
+def test_an_array_is_taken_at_25_frames_per_second_and_says_so() -> None:
+    frames = np.stack([clips.painted(i) for i in range(10)])
+    clip = read_clip(frames, clips.spec(4, take="first"))
+    assert clips.numbers_of(clip.pixels) == [0, 3, 6, 8]
+    assert clip.times == pytest.approx((0, 0.12, 0.24, 0.32))
+    assert clip.duration == pytest.approx(0.4)
+    assert "25 frames per second" in clip.notes[0]
+    assert clip.digest != read_clip(frames[::-1], clips.spec(4)).digest
+
+
+def test_only_the_first_frames_and_the_whole_duration() -> None:
+    clip = read_clip(clips.clip_bytes(40), clips.spec(4, first_frames=20))
+    assert clips.numbers_of(clip.pixels) == chosen(20, 4)
+    assert clip.spans[-1][1] == pytest.approx(20 / 25)
+    assert clip.duration == pytest.approx(40 / 25)
+
+
+def test_rules_of_choice() -> None:
+    times = np.arange(10) / 10
+
+    def choose(frames: int, **settings: object) -> list[Choice]:
+        return choose_frames(times, clips.spec(frames, **settings), "clip.mp4")
+
+    assert choose(3) == [(2, 0, 4), (5, 4, 7), (8, 7, 10)]
+    assert choose(20) == [(i, i, i + 1) for i in range(10)]
+    assert choose(9, choice="seconds", every=0.4) == [(2, 0, 4), (6, 4, 8), (9, 8, 10)]
+    # More intervals than frames are wanted: equal parts instead.
+    assert choose(2, choice="seconds", every=0.1) == choose(2)
+    assert choose(10, choice="all") == [(i, i, i + 1) for i in range(10)]
+    assert choose(5, choice="all", first_frames=5) == [(i, i, i + 1) for i in range(5)]
+    with pytest.raises(MediaError, match=r"10 frames.*at most 9.*chunks or seconds"):
+        choose(9, choice="all")
+
+
+def test_one_frame_is_a_clip() -> None:
+    clip = read_clip(clips.clip_bytes(1), clips.spec(7))
+    assert clips.numbers_of(clip.pixels) == [0]
+    assert clip.times == (0.0,)
+    assert clip.spans[0] == pytest.approx((0.0, 0.04))
+
+
+def test_paths_bytes_and_digests_agree(tmp_path: Path) -> None:
+    content = clips.clip_bytes(8)
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    spec = clips.spec(4)
+    by_path, by_bytes = read_clip(path, spec), read_clip(content, spec, name="sent")
+    assert by_path.digest == by_bytes.digest
+    assert (by_path.name, by_bytes.name) == (str(path), "sent")
+    assert np.array_equal(by_path.pixels, by_bytes.pixels)
+    assert isinstance(read_media(str(path), spec), Clip)
+
+
+# What is no clip, or a damaged one
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"this is no video at all" * 100, "no video that can be read"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(200), "no video that can be read"),
+        (clips.sound_bytes(), "holds no video, only audio"),
+        (clips.clip_bytes(20)[:900], "no video that can be read, or is cut off"),
+        (b"YUV4MPEG2 W9000 H8000 F25:1 C420\nFRAME\n" + bytes(99), "9000×8000"),
+        (b"YUV4MPEG2 W100000 H100000 F25:1 C420\nFRAME\n" + bytes(99), "no video that can be"),
+    ],
+)
+def test_what_is_no_clip_is_one_clear_error(content: bytes, message: str) -> None:
+    with pytest.raises(MediaError, match=message) as error:
+        read_clip(content, clips.spec(), name="thing.mp4")
+    assert "thing.mp4" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_folders_and_other_types(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"nowhere\.mp4 cannot be opened: No such file"):
+        read_clip(tmp_path / "nowhere.mp4", clips.spec())
+    with pytest.raises(MediaError, match="is a folder"):
+        read_clip(tmp_path, clips.spec())
+    with pytest.raises(MediaError, match="cannot be opened"):
+        read_clip("a\0b.mp4", clips.spec())
+    for wrong, what in ((None, "NoneType"), (np.zeros((2, 4, 4)), r"float64\(2, 4, 4\)")):
+        with pytest.raises(MediaError, match=what):
+            read_clip(wrong, clips.spec())
+    with pytest.raises(MediaError, match="at least one frame"):
+        read_clip(np.zeros((0, 4, 4, 3), np.uint8), clips.spec())
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(MediaError, match="no ordinary file"):
+        read_clip(tmp_path / "pipe.mp4", clips.spec())
+
+
+def test_large_frames_are_refused_before_anything_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(av_reader, "_frames", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(MediaTooLarge, match="96×64"):
+        read_clip(clips.clip_bytes(3), clips.spec(), max_pixels=96 * 64 - 1)
+    with pytest.raises(MediaTooLarge, match="96×64"):
+        read_clip(np.zeros((2, 64, 96, 3), np.uint8), clips.spec(), max_pixels=99)
+
+
+def test_more_packets_than_any_clip_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(av_reader, "MAX_FRAMES", 10)
+    with pytest.raises(MediaTooLarge, match="more than 10 frames"):
+        read_clip(clips.clip_bytes(20), clips.spec())
+
+
+def packet_places(content: bytes) -> list[tuple[int, int]]:
+    """Return (first byte, bytes) of each packet, in the order of the file."""
+    with av.open(io.BytesIO(content)) as container:
+        return [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+
+
+@pytest.mark.parametrize("seek_from", [1, 10**6])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"codec": "mpeg4"},
+        {"container": "matroska", "codec": "ffv1"},
+        {"container": "avi", "codec": "mpeg4"},
+    ],
+)
+def test_damage_in_the_middle_is_passed_over_with_a_note(
+    kind: dict[str, str], seek_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "_SEEK_FROM", seek_from)
+    content = bytearray(clips.clip_bytes(48, gop=16, **kind))
+    for pos, size in packet_places(bytes(content))[14:20]:
+        content[pos + 16 : pos + size] = b"\xa5" * (size - 16)
+    clip = read_clip(bytes(content), clips.spec(3, take="first"))  # without damage 0, 16, 32
+    assert any("damaged" in note for note in clip.notes)
+    assert clips.number_of(clip.pixels[0]) == 0
+    assert clips.number_of(clip.pixels[-1]) >= 32
+
+
+def test_a_clip_that_is_cut_off_gives_what_is_there_and_says_so() -> None:
+    content = clips.clip_bytes(48, container="avi", codec="mpeg4")
+    half = content[: packet_places(content)[24][0]]
+    clip = read_clip(half, clips.spec(4, take="first"))
+    assert all("cut off" in note for note in clip.notes)
+    assert clip.notes
+    assert clips.numbers_of(clip.pixels) == [0, 6, 12, 18]
+
+
+def test_where_nothing_decodes_it_is_an_error() -> None:
+    content = bytearray(clips.clip_bytes(10, codec="mpeg4"))
+    for pos, size in packet_places(bytes(content)):
+        content[pos : pos + size] = b"\xa5" * size
+    with pytest.raises(MediaError, match="no frame of broken can be decoded"):
+        read_clip(bytes(content), clips.spec(), name="broken")
+
+
+# Safety
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.ffconcat", "list.mp4", "list.sdp", "list.mpd"])
+def test_a_playlist_opens_neither_files_nor_connections(name: str, tmp_path: Path) -> None:
+    (tmp_path / "other.mp4").write_bytes(clips.clip_bytes(3))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/clip.mp4"
+        for target in (url, "other.mp4", str(tmp_path / "other.mp4")):
+            text = {
+                "list.m3u8": f"#EXTM3U\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n",
+                "list.sdp": f"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na={target}\n",
+                "list.mpd": f'<?xml version="1.0"?><MPD><BaseURL>{target}</BaseURL></MPD>',
+            }.get(name, f"ffconcat version 1.0\nfile '{target}'\n")
+            (tmp_path / name).write_text(text)
+            with pytest.raises(UnknownMedia, match="no video that can be read"):
+                read_clip(tmp_path / name, clips.spec())
+        with pytest.raises(BlockingIOError):  # nobody called
+            server.accept()
+
+
+def test_a_container_that_asks_for_another_file_gets_none() -> None:
+    with pytest.raises(PermissionError, match=r"another file, 'http://host/clip'"):
+        av_reader._refuse("http://host/clip", 0, {})
+
+
+QUIET = """
+import sys
+import clips
+from regard.errors import MediaError
+from regard.media import read_clip
+import numpy as np, random, time
+
+contents = [
+    clips.clip_bytes(30, b_frames=2),
+    clips.clip_bytes(30, container="avi", codec="mpeg4"),
+    clips.clip_bytes(30, container="webm", codec="libvpx", options={"deadline": "realtime"}),
+    clips.clip_bytes(30, container="mpegts"),
+    clips.clip_bytes(10, container="gif", codec="gif"),
+]
+draw = random.Random(0)
+read = refused = 0
+sys.stderr.flush()
+for round in range(40):
+    content = bytearray(contents[round % len(contents)])
+    for _ in range(draw.choice([1, 10, 200])):
+        content[draw.randrange(len(content))] = draw.randrange(256)
+    if round % 3 == 0:
+        content = content[: draw.randrange(len(content))]
+    try:
+        clip = read_clip(bytes(content), clips.spec(5))
+        assert len(clip.pixels) == len(clip.times) == len(clip.spans) <= 5
+        assert all(a[1] == b[0] for a, b in zip(clip.spans, clip.spans[1:]))
+        assert list(clip.times) == sorted(clip.times)
+        assert np.isfinite(clip.duration)
+        read += 1
+    except MediaError:
+        refused += 1
+print(read, refused)
+"""
+
+
+def run(code: str, *, timeout: float) -> subprocess.CompletedProcess[str]:
+    paths = [str(Path(clips.__file__).parent), str(Path(video.__file__).parents[2])]
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=True,
+    )
+
+
+def test_damaged_files_end_soon_in_a_clip_or_one_error_and_in_silence() -> None:
+    done = run(QUIET, timeout=60)
+    read, refused = map(int, done.stdout.split())
+    assert read + refused == 40
+    assert read >= 5
+    assert refused >= 5
+    assert done.stderr == ""
+
+
+LONG = """
+import io, resource, sys
+import av, clips
+from regard.media import read_clip
+
+source = io.BytesIO(clips.clip_bytes(50, container="matroska", codec="mjpeg",
+                                     pixel_format="yuvj420p"))
+long = io.BytesIO()
+with av.open(source) as given, av.open(long, "w", format=sys.argv[1]) as out:
+    stream = given.streams.video[0]
+    copy = out.add_stream_from_template(stream)
+    packets = [(bytes(p), p.pts, p.duration) for p in given.demux(stream) if p.size]
+    for turn in range(400):
+        for content, pts, duration in packets:
+            packet = av.Packet(content)
+            packet.pts = packet.dts = pts + turn * 2000
+            packet.duration, packet.time_base = duration, stream.time_base
+            packet.stream, packet.is_keyframe = copy, True
+            out.mux(packet)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+clip = read_clip(long.getvalue(), clips.spec(26, choice="chunks"))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(clip.duration, after - before, *clips.numbers_of(clip.pixels))
+"""
+
+
+@pytest.mark.parametrize(("container", "megabytes"), [("matroska", 90), ("avi", 90)])
+def test_a_clip_of_20000_frames_is_never_held_decoded(container: str, megabytes: int) -> None:
+    # Decoded it would take 368 MB; an AVI is decoded whole, a Matroska file by seeking.
+    code = LONG.replace("sys.argv[1]", repr(container))
+    seconds, kilobytes, *numbers = run(code, timeout=120).stdout.split()
+    assert float(seconds) == pytest.approx(800)
+    assert [int(n) for n in numbers] == [i % 50 for i in chosen(20000, 26)]
+    assert int(kilobytes) < megabytes * 1000
+
+
+def test_two_threads_read_at_once() -> None:
+    content = clips.clip_bytes(40, b_frames=3)
+    found: list[list[int]] = []
+
+    def work() -> None:
+        for _ in range(5):
+            found.append(clips.numbers_of(read_clip(content, clips.spec()).pixels))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [chosen(40, 7)] * 20
+
+
+def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"regard\[video\]"):
+        read_clip(b"anything", clips.spec())
+
+
+@pytest.mark.data
+def test_real_clips(shared_data: Path) -> None:
+    files = sorted((shared_data / "msvd" / "clips").glob("*.avi"))
+    assert len(files) == 7
+    for path in files:
+        clip = read_clip(path, clips.spec(26, first_frames=240))
+        assert clip.notes == ()
+        assert len(clip.pixels) == 26
+        assert max(clip.pixels.shape[1:3]) <= 640
+        begin, end = map(int, path.stem.rsplit("_", 2)[1:])  # the name ends in its seconds
+        assert clip.duration == pytest.approx(end - begin, abs=0.1)
+        assert all(a < b for a, b in zip(clip.times, clip.times[1:], strict=False))
+
+
+@pytest.mark.data
+def test_a_real_clip_of_the_paper_s_length_takes_a_fraction_of_a_second(
+    shared_data: Path,
+) -> None:
+    path = shared_data / "msvd" / "clips" / "778mkceE0UQ_40_46.avi"  # 360 frames of 640×480
+    began = time.process_time()
+    read_clip(path, clips.spec(26))
+    assert time.process_time() - began < 2
