@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,38 +106,67 @@ def test_a_twin_is_as_likely_as_its_clip() -> None:
         level([float(s.scenes[index].event.verb == "moves") for s in drawn], 1 / 3)
 
 
+def coloured(frame: np.ndarray) -> np.ndarray:
+    """Return where a frame shows a colour: of ground and grey shapes red, green, blue are close."""
+    return np.ptp(frame.astype(int), axis=-1) > 60
+
+
 def test_an_event_leaves_no_trace_in_other_frames(stories: list[Story]) -> None:
     for story in stories:
         frames = story.draw(SIZE)
-        bare = np.ones(FRAMES, bool)
         seen = [set(map(bytes, frames[start:stop])) for start, stop in story.intervals]
+        others = np.ones(FRAMES, bool)
         for start, stop in story.intervals:
-            bare[start:stop] = False
-        ground = set(map(bytes, frames[bare]))
-        assert len(ground) <= 1
-        for one, other in itertools.combinations([*seen, ground], 2):
-            assert not one & other
+            assert all(coloured(frame).sum() > 20 for frame in frames[start:stop])
+            others[start:stop] = False
+        assert not any(coloured(frame).any() for frame in frames[others])
+        assert others.sum() == len(story.greys)
+        assert not seen[0] & seen[1]
+        # An event is drawn from its own scene, its ground, and nothing else.
+        alone = replace(story, scenes=(story.scenes[0], make_stories(1)[0].scenes[1]))
+        start, stop = story.intervals[0]
+        np.testing.assert_array_equal(
+            frames[start:stop], replace(alone, greys=story.greys[:2] * 9).draw(SIZE)[start:stop]
+        )
 
 
 def test_frames_show_what_the_caption_says(stories: list[Story]) -> None:
     for story in stories[:60]:
-        frames = story.draw(SIZE).astype(int)
+        frames = story.draw(SIZE)
         for (start, stop), scene in zip(story.intervals, story.scenes, strict=True):
             event = scene.event
             places = []
             for frame, colour in zip(frames[start:stop], scene.colours, strict=True):
-                mine = np.abs(frame - COLOURS[colour]).max(-1) < 3
-                assert 25 < mine.sum() < 130
+                mine = coloured(frame)
+                assert 20 < mine.sum() < 190
                 places.append(np.argwhere(mine).mean(0))
+                # As dark as its place is, it has the colour's own ratio of red, green and blue.
+                shown = frame[mine].mean(0)
+                wanted = np.array(COLOURS[colour]) / np.linalg.norm(COLOURS[colour])
+                assert shown / np.linalg.norm(shown) @ wanted > 0.97
             step = places[-1] - places[0]
             if event.verb == "moves":
                 along = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}[event.to]
-                assert 0.33 * SIZE < step @ along < 0.53 * SIZE
+                assert 0.3 * SIZE < step @ along < 0.56 * SIZE
                 assert abs(step @ along[::-1]) < 1
             else:
-                assert np.abs(step).max() < 1
+                assert np.abs(step).max() < 1.5
             wanted = [event.colour, event.to] if event.verb == "turns" else [event.colour]
             assert [c for c, _ in itertools.groupby(scene.colours)] == wanted
+
+
+def test_places_show_in_light_and_size() -> None:
+    """A shape's brightness tells its column, its size the row."""
+    for story in make_stories(60):
+        frames = story.draw(SIZE)
+        for (start, stop), scene in zip(story.intervals, story.scenes, strict=True):
+            first, last = frames[start], frames[stop - 1]
+            if scene.event.to in ("left", "right"):
+                darker, lighter = (first, last) if scene.event.to == "left" else (last, first)
+                assert darker[coloured(darker)].mean() < lighter[coloured(lighter)].mean()
+            elif scene.event.to in ("up", "down"):
+                smaller, larger = (first, last) if scene.event.to == "down" else (last, first)
+                assert coloured(smaller).sum() < coloured(larger).sum()
 
 
 def test_events_share_neither_shape_nor_colour_and_lie_in_the_clip(stories: list[Story]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_SIDE = 28  # frames are averaged down to about this many pixels a side: cuboids are coarse too
+_SIDE = 28  # frames are averaged down to this many pixels a side at most: cuboids are coarse too
 LAYERS = 3
 """Convolutions; a frame's vector sees so many frames to each side, and one more before it."""
 
@@ -67,9 +67,9 @@ class MotionNetwork(nn.Module):
 
 
 def _smaller(pixels: Tensor) -> Tensor:
-    """Average (N, K, 3, S, S) frames down to about 28 pixels a side."""
+    """Average (N, K, 3, S, S) frames down to at most 28 pixels a side."""
     side = pixels.shape[-1]
-    small = side // max(1, round(side / _SIDE))
+    small = side // -(-side // _SIDE)
     if small == side:
         return pixels
     averaged = functional.adaptive_avg_pool2d(pixels.flatten(0, 1), small)
