@@ -17,6 +17,8 @@ import pydicom
 import pytest
 
 import toys
+from regard.data import load_dataset
+from regard.data.check import check_dataset
 from regard.errors import MediaError, MediaTooLarge, MissingExtra, RegardError
 from regard.media import digest_of, find_files, medium_of, prepare
 from regard.media.find import split_series
@@ -244,6 +246,16 @@ def test_series_of_a_folder_are_told_apart(tmp_path: Path) -> None:
     assert [medium_of(f"{tmp_path}{end}") for end in ("", "#1", "#9")] == ["volume"] * 3
     assert split_series(f"{tmp_path}#12") == (str(tmp_path), 12)
     assert split_series(f"{tmp_path}/gone#1") == (f"{tmp_path}/gone#1", None)
+
+
+def test_a_data_set_may_name_a_series(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_series(tmp_path / "scans", planes(3, seed=number), series=number)
+    captions = tmp_path / "captions.csv"
+    captions.write_text("file,caption,split\nscans#1,a scan,train\nscans#2,a scan,val\n")
+    found = load_dataset(captions, present_only=True)
+    assert [Path(item.file).name for item in found] == ["scans#1", "scans#2"]
+    assert not [p for p in check_dataset(captions).problems if "scans#" in str(p)]
 
 
 def test_folders_become_one_path_per_series(tmp_path: Path) -> None:
