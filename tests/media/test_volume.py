@@ -235,6 +235,18 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
         read_scan(bytes(content), spec())
 
 
+@pytest.mark.timeout(20)
+def test_a_zip_bomb_is_not_unpacked() -> None:
+    content = bytearray(nifti(voxels()))
+    content[108:112] = np.array([1e9], "<f4").tobytes()  # vox_offset
+    bomb = gzip.compress(bytes(content) + bytes(2**26))
+    with pytest.raises(MediaError, match="begin after 1e\\+09 bytes"):
+        read_scan(bomb, spec())
+    content[108:112] = np.array([np.nan], "<f4").tobytes()
+    with pytest.raises(MediaError, match="begin after nan"):
+        read_scan(bytes(content), spec())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
