@@ -13,6 +13,7 @@ from regard.cli.data import app
 from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.data.synthetic import SPLITS
+from regard.data.synthetic_lesions import arrange
 from regard.data.synthetic_volumes import (
     FIELD,
     KINDS,
@@ -112,6 +113,18 @@ def test_the_same_seed_gives_the_same_volumes() -> None:
     one, other = (next(make_volumes(n)) for n in (1, 5))
     np.testing.assert_array_equal(one.values, other.values)
     assert not np.array_equal(one.values.shape, next(make_volumes(1, seed=1)).values.shape)
+
+
+@pytest.mark.timeout(60)
+def test_every_pair_of_places_has_room_whatever_the_tilt() -> None:
+    pairs = {(one[2], other[2]) for one, other in combinations("train")}
+    assert len(pairs) == 40
+    for seed, pair in enumerate(sorted(pairs)):
+        radii = np.array([12.0, 12.0])
+        frame, centres, rods = arrange(np.random.default_rng(seed), radii, list(pair))
+        assert np.linalg.norm(centres[0] - centres[1]) > 24
+        assert np.abs(centres).max() + 12 <= frame.sides.min() / 2
+        assert 1 <= len(rods) <= 2
 
 
 def test_splits_share_no_combination() -> None:

@@ -28,6 +28,7 @@ _ABOVE = 8.0  # millimetres at least between the heights of two lesions
 _GAP = 2.0  # millimetres between two things, and between a thing and the field's border
 _ROD = 1.5  # millimetres, radius
 _TILT = 15.0  # degrees
+_TRIES = 300
 _SUBSAMPLES = 3  # along each side of a voxel, whose value is their mean
 
 Vector = tuple[float, float, float]
@@ -115,22 +116,29 @@ def draw_frame(draw: np.random.Generator) -> Frame:
 
 
 def arrange(
-    draw: np.random.Generator, frame: Frame, radii: np.ndarray, places: list[str]
-) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Draw the lesions' centres and the ends of one or two rods until nothing overlaps.
+    draw: np.random.Generator, radii: np.ndarray, places: list[str]
+) -> tuple[Frame, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Draw a frame, the lesions' centres and the ends of one or two rods; nothing overlaps.
 
     The first lesion is the highest, the second the lowest, a third between them has no place of
     its own. Places and heights hold along the world's axes and along the scan's own, which the
-    tilt turns away from them.
+    tilt turns away from them. A frame whose tilt leaves no room for that is drawn anew.
     """
-    reach = np.minimum(frame.sides, FIELD) / 2 - _GAP
     while True:
-        centres = _centres(draw, reach - radii[:, None], places)
-        if all(_hold(points, places) for points in (centres, centres @ frame.tilt.T)) and all(
-            np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP
-            for i, j in itertools.combinations(range(len(radii)), 2)
-        ):
-            break
+        frame = draw_frame(draw)
+        reach = np.minimum(frame.sides, FIELD) / 2 - _GAP
+        for _ in range(_TRIES):
+            centres = _centres(draw, reach - radii[:, None], places)
+            if all(_hold(points, places) for points in (centres, centres @ frame.tilt.T)) and all(
+                np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP
+                for i, j in itertools.combinations(range(len(radii)), 2)
+            ):
+                return frame, centres, _rods(draw, reach, centres, radii)
+
+
+def _rods(
+    draw: np.random.Generator, reach: np.ndarray, centres: np.ndarray, radii: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
     rods: list[tuple[np.ndarray, np.ndarray]] = []
     wanted = int(draw.integers(1, 3))
     while len(rods) < wanted:
@@ -141,7 +149,7 @@ def arrange(
         distances = np.linalg.norm(along[:, None] - centres, axis=2)
         if (distances > radii + _ROD + _GAP).all():
             rods.append((start, stop))
-    return centres, rods
+    return rods
 
 
 def _centres(draw: np.random.Generator, reach: np.ndarray, places: list[str]) -> np.ndarray:

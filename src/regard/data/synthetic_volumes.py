@@ -44,7 +44,6 @@ from regard.data.synthetic_lesions import (
     add_lesion,
     add_rod,
     arrange,
-    draw_frame,
 )
 from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName
 
@@ -214,7 +213,6 @@ def _split_combinations() -> dict[str, tuple[Combination, ...]]:
 
 
 def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVolume:
-    frame = draw_frame(draw)
     named = list(combination)
     places = [place for _, _, place in named]
     if (
@@ -222,7 +220,7 @@ def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVol
     ):  # else there is no room
         named.append((str(draw.choice(list(SIZES))), str(draw.choice(KINDS)), ""))
     diameters = np.array([draw.uniform(*SIZES[size]) for size, _, _ in named])
-    centres, rods = arrange(draw, frame, diameters / 2, places)
+    frame, centres, rods = arrange(draw, diameters / 2, places)
     scale = draw.uniform(100, 3000)  # MRI has no absolute one
     slope = draw.uniform(-0.1, 0.1, 3)
     points = frame.points([np.arange(n) for n in frame.shape])
