@@ -27,7 +27,7 @@ from regard.media import cell_at, cell_centre, world_of
 from regard.recipes import find_recipe
 from regard.types import AttentionTrace, Caption, Grid, Word
 
-TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 5000, 300, 20261125
+TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 4000, 300, 20261125
 
 
 def file_of(volume: SyntheticVolume) -> bytes:

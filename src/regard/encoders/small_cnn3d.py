@@ -1,8 +1,9 @@
 """A small 3D network that is trained from scratch with the decoder, for synthetic volumes.
 
-The 3D sibling of `small_cnn`: two convolutions of stride 2, one of 3×3×3 between them and two of
-1×1×1. A cell of the 4-voxel grid sees 14×14×14 voxels around its own centre and nothing else: at
-2 mm a voxel 28 mm, where a lesion of the synthetic volumes is at most 24 mm wide. There is no
+The 3D sibling of `small_cnn`: two convolutions of stride 2 and two of 1×1×1. A cell of the 4-voxel
+grid sees 10×10×10 voxels around its own centre and nothing else: at 2 mm a voxel 20 mm, where a
+lesion of the synthetic volumes is 14 to 24 mm wide. A wider view would show the whole of a lesion to
+many cells alike, and attention would have no reason to settle on the one in its middle. There is no
 normalisation over the scan and no pooling, so a cell cannot know what lies elsewhere: where the
 decoder looked is where it saw. Kernels of stride 2 are even, as there.
 """
@@ -17,14 +18,14 @@ from regard.encoders.base import Encoder
 from regard.errors import ConfigError
 from regard.media.preprocess import ScanSpec
 
-RECEPTIVE_FIELD = 14
-"""Side in voxels of what one cell sees: 4 + 2·2 + 3·2."""
+RECEPTIVE_FIELD = 10
+"""Side in voxels of what one cell sees: 4 + 3·2."""
 _STRIDE = 4
-_CHANNELS = (16, 64, 64)
+_CHANNELS = (24, 64, 64)
 
 
 class SmallCNN3D(Encoder):
-    """Five convolutions; the grid has one cell per 4×4×4 voxels, 64 features each."""
+    """Four convolutions; the grid has one cell per 4×4×4 voxels, 64 features each."""
 
     grid_axes = ("slices", "rows", "cols")
 
@@ -54,8 +55,6 @@ class SmallCNN3D(Encoder):
             torch.manual_seed(0)
             self._layers = nn.Sequential(
                 nn.Conv3d(1, first, 4, stride=2, padding=1),
-                nn.ReLU(),
-                nn.Conv3d(first, first, 3, padding=1),
                 nn.ReLU(),
                 nn.Conv3d(first, second, 4, stride=2, padding=1),
                 nn.ReLU(),
