@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -21,17 +22,22 @@ from regard.backends.torch_backend import TorchBackend
 from regard.captions import CaptionWriter, banned_ids, prefix_ids
 from regard.card import model_card
 from regard.checkpoint import load_checkpoint, save_checkpoint
-from regard.config import Recipe, VideoConfig
+from regard.config import DataConfig, Recipe, VideoConfig
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
 from regard.encoders import Encoder, FrameEncoder, PictureEncoder
 from regard.encoders.fast import encode_with
 from regard.errors import ConfigError, MediaError, RegardError, UnknownName
+from regard.familiarity import Familiarity, Sighting
+from regard.media import Input
 from regard.types import Annotations, Caption, Media
 from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
 Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media
 """Whatever `regard.media.read_media` reads, or what it has read."""
+
+Report: TypeAlias = Callable[[str, int, int], None]
+"""Is told of a source that is being read: its name, frames that are decoded, of how many."""
 
 _OPTIONS = {f.name for f in fields(DecodingOptions)}
 _WORTH_A_START = 150  # pictures from which onnxruntime's start pays
@@ -71,6 +77,7 @@ class Captioner:
         name: str,
         device: str = "cpu",
         metrics: dict[str, Any] | None = None,
+        familiarity: Familiarity | None = None,
     ) -> None:
         """Put the parts together; the modules are used as they are, not copied.
 
@@ -82,6 +89,7 @@ class Captioner:
             name: printed with every caption.
             device: where the work is done.
             metrics: scores that travel with the model.
+            familiarity: what its training items were like; captions of others then say so.
 
         Raises:
             ConfigError: there is no such device.
@@ -94,6 +102,7 @@ class Captioner:
         self.name = name
         self.device = device
         self.metrics = metrics or {}
+        self.familiarity = familiarity
         self.backend: Backend = TorchBackend(self.encoder, self.decoder, device)
 
     @overload
@@ -134,18 +143,24 @@ class Captioner:
         return captions if many else captions[0]
 
     def caption_many(
-        self, sources: Iterable[Source], *, batch_size: int = 16, **options: Any
+        self,
+        sources: Iterable[Source],
+        *,
+        batch_size: int = 16,
+        report: Report | None = None,
+        **options: Any,
     ) -> Iterator[Caption | Failure]:
         """Caption a stream of sources in order; a bad one yields a `Failure`, the rest go on.
 
         While one batch is captioned the next is read, and no more, so memory stays flat
         however long the stream is. Takes the arguments of `caption`; options are checked at
-        once, before the first picture is read.
+        once, before the first picture is read. `report` is told, from the threads that read,
+        how many frames of a clip are decoded.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
         batch_size = max(1, min(batch_size, _PICTURES_AT_ONCE // self.encoder.pictures_per_item))
-        return self._stream(iter(sources), batch_size, self._options(options))
+        return self._stream(iter(sources), batch_size, self._options(options), report)
 
     @property
     def medium(self) -> str:
@@ -154,7 +169,9 @@ class Captioner:
 
     def annotate(self, media: Sequence[Media]) -> Annotations:
         """Encode N pictures, clips or scans to their annotations."""
-        inputs = [self.encoder.prepare(m) for m in media]
+        return self._encode([self.encoder.prepare(m) for m in media])
+
+    def _encode(self, inputs: Sequence[Input]) -> Annotations:
         return self.backend.encode(
             np.stack([i.pixels for i in inputs]),
             tuple(i.grid for i in inputs),
@@ -239,7 +256,14 @@ class Captioner:
         Raises:
             CheckpointError: it cannot be written; what was there before is untouched.
         """
-        model = Model(self.encoder, self.decoder, self.vocabulary, self.config, self.name)
+        model = Model(
+            self.encoder,
+            self.decoder,
+            self.vocabulary,
+            self.config,
+            self.name,
+            self.familiarity,
+        )
         metrics = self.metrics if metrics is None else metrics
         config = model.describe(resumable=training_state is not None)
         save_checkpoint(
@@ -271,6 +295,7 @@ class Captioner:
             name=model.name,
             device=device,
             metrics=checkpoint.metrics,
+            familiarity=model.familiarity,
         )
 
     @classmethod
@@ -290,8 +315,10 @@ class Captioner:
         if unknown:
             raise UnknownName("captioning option", unknown[0], _OPTIONS)
         options = dict(options)
-        if self.vocabulary.tokens != "word":  # 20 characters are no caption
-            options.setdefault("max_length", self.config.data.max_length)
+        longest = self.config.data.max_length
+        # 20 characters are no caption, nor are 20 words where captions are long.
+        if self.vocabulary.tokens != "word" or longest > DataConfig().max_length:
+            options.setdefault("max_length", longest)
         for name, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
             if name in options:
                 options[name] = ids(self.vocabulary, options[name])
@@ -304,12 +331,17 @@ class Captioner:
         return made
 
     def _stream(
-        self, sources: Iterator[Source], batch_size: int, options: DecodingOptions
+        self,
+        sources: Iterator[Source],
+        batch_size: int,
+        options: DecodingOptions,
+        report: Report | None,
     ) -> Iterator[Caption | Failure]:
         pool = ThreadPoolExecutor(_READERS)
 
         def read_ahead() -> list[Future[Media | Failure]]:
-            return [pool.submit(self._read, source) for source in islice(sources, batch_size)]
+            ahead = islice(sources, batch_size)
+            return [pool.submit(self._read, source, report) for source in ahead]
 
         try:
             ahead = read_ahead()
@@ -319,9 +351,10 @@ class Captioner:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, source: Source) -> Media | Failure:
+    def _read(self, source: Source, report: Report | None) -> Media | Failure:
+        told = None if report is None else partial(report, str(source))
         try:
-            return self.encoder.read(source)
+            return self.encoder.read(source, report=told)
         except MediaError as error:
             if isinstance(source, Media):
                 return Failure(source.name, error)
@@ -338,7 +371,8 @@ class Captioner:
 
     def _captions(self, media: list[Media], options: DecodingOptions) -> list[Caption]:
         began = time.perf_counter()
-        annotations = self.annotate(media)
+        inputs = [self.encoder.prepare(m) for m in media]
+        annotations = self._encode(inputs)
         found = decode(
             self.backend,
             annotations,
@@ -352,9 +386,23 @@ class Captioner:
         writer = CaptionWriter(
             self.vocabulary, self.name, self.config.decoder.attention, options.context
         )
+        notices = self._unfamiliar(media, inputs, annotations)
         return [
-            writer.write(item, grid, best, seconds)
-            for item, grid, best in zip(media, annotations.grids, found, strict=True)
+            writer.write(item, grid, best, seconds, more)
+            for item, grid, best, more in zip(media, annotations.grids, found, notices, strict=True)
+        ]
+
+    def _unfamiliar(
+        self, media: list[Media], inputs: list[Input], annotations: Annotations
+    ) -> list[tuple[str, ...]]:
+        """Return for each item what its reader must know of how it differs from training."""
+        if self.familiarity is None:
+            return [()] * len(media)
+        vectors = annotations.vectors
+        arrays = vectors.float().cpu().numpy() if isinstance(vectors, torch.Tensor) else vectors
+        return [
+            self.familiarity.notices(Sighting.of(item, prepared, array))
+            for item, prepared, array in zip(media, inputs, arrays, strict=True)
         ]
 
 

@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -17,7 +18,7 @@ import regard.cli.output
 import toys
 from regard.cli.files import OutputFolder
 from regard.cli.main import main
-from regard.cli.output import json_line, never_fail_to_print, watched
+from regard.cli.output import Watch, json_line, never_fail_to_print
 from toy_models import captioner
 
 Run = Callable[..., tuple[int, str, str]]
@@ -162,7 +163,7 @@ def test_a_bar_leaves_standard_output_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = terminal(monkeypatch)
-    for number in watched(range(20), "counting", 20):
+    for number in Watch("counting", 20).pass_on(range(20)):
         json_line({"number": number})
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["number"] for line in lines] == list(range(20))
@@ -172,11 +173,40 @@ def test_a_bar_leaves_standard_output_alone(
 def test_few_items_or_no_terminal_have_no_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert list(watched(range(20), "counting", 20)) == list(range(20))
+    assert list(Watch("counting", 20).pass_on(range(20))) == list(range(20))
     shown = terminal(monkeypatch)
-    assert list(watched(range(3), "counting", 3)) == [0, 1, 2]
+    assert list(Watch("counting", 3).pass_on(range(3))) == [0, 1, 2]
     assert shown.getvalue() == ""
     assert capsys.readouterr().err == ""
+
+
+def test_a_clip_that_is_read_is_shown_by_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal(monkeypatch)
+    watch = Watch("captioning", 1)
+
+    def results() -> Iterator[SimpleNamespace]:
+        assert shown.getvalue() == ""
+        watch.report("a[b].mp4", 3, 40)
+        watch._bar.refresh()
+        assert "reading a[b].mp4" in shown.getvalue()
+        assert "3/40" in shown.getvalue()
+        watch.report("a[b].mp4", 40, 40)
+        watch._bar.refresh()
+        assert "captioning a[b].mp4" in shown.getvalue()
+        yield SimpleNamespace(file="a[b].mp4")
+
+    assert len(list(watch.pass_on(results()))) == 1
+    assert watch._bar.tasks == []
+    assert not watch._bar.live.is_started
+
+
+def test_no_terminal_is_told_nothing_of_a_clip(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch("captioning", 1)
+    for done in range(1, 41):
+        watch.report("a.mp4", done, 40)
+    assert list(watch.pass_on([1])) == [1]
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
 
 
 @pytest.mark.parametrize(("encoding", "raw"), [("utf-8", "जल"), ("latin-1", "\\u091c\\u0932")])

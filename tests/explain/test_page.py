@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import filmed
 import toys
 from regard.errors import ConfigError
 from regard.explain import compare_sheet, save_animation
 from regard.explain.page import Explained, explanation_page
 from regard.explain.probe import Occlusion
+from regard.explain.tiles import as_picture
 
 
 def occlusion(words: int = 3) -> Occlusion:
@@ -98,3 +100,37 @@ def test_a_long_word_fits_below_a_narrow_picture(tmp_path: Path) -> None:
     save_animation(toys.caption(("a" * 60,), grid=grid), tmp_path / "n.webp")
     with Image.open(tmp_path / "n.webp") as animation:
         assert animation.width == 45
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_clip_plays_at_every_word_on_one_scale(tmp_path: Path, rows: int) -> None:
+    clip = filmed.clip((120,) * 14)
+    grid = filmed.spatial(clip, rows, rows, 20) if rows else filmed.temporal(clip, 20)
+    alpha = np.zeros((2, grid.cells))
+    alpha[0, : grid.real_cells] = 1 / grid.real_cells
+    cells = grid.real_cells // 14
+    alpha[1, 9 * cells : 10 * cells] = 1 / cells
+    path = tmp_path / "a.webp"
+    save_animation(filmed.caption(("flat", "late"), alpha=alpha, clip=clip, grid=grid), path)
+    spreads: list[int] = []
+    middles: list[np.ndarray] = []
+    with Image.open(path) as animation:
+        assert animation.n_frames > 20  # frames that look alike are shown as one
+        for at in range(animation.n_frames):
+            animation.seek(at)
+            drawn = np.asarray(animation.convert("RGB"))[:200].astype(int)
+            spreads.append(int(np.ptp(drawn, axis=(0, 1)).max()))
+            middles.append(drawn[100, 160])
+    assert max(spreads) < 8  # no word looks at a part of a frame
+    unlike = [float(np.abs(m - middles[0]).max()) for m in middles]
+    assert sum(u > 40 for u in unlike) == 1  # one frame of one word, and no flat one
+
+
+def test_rows_of_different_pixels_are_each_drawn_on_their_own() -> None:
+    """Two models may read other frames of one clip."""
+    few, many = filmed.clip((30, 60)), filmed.clip((90, 120, 150, 180))
+    captions = [as_picture(filmed.caption(("a",), clip=clip)) for clip in (few, many)]
+    figure = compare_sheet(captions)
+    plain = [np.asarray(axis.images[0].get_array()) for axis in figure.axes
+             if axis.get_label().endswith(" 0")]  # fmt: skip
+    assert [int(picture[0, 0, 0]) for picture in plain] == [30, 90]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regard.cli.files import OutputFolder, sources_of
-from regard.cli.output import complain, json_line, watched
+from regard.cli.output import Watch, complain, json_line
 from regard.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,8 +56,10 @@ def caption(
     from regard.routing import Router
 
     router = Router(model, device=device, files=total or 0)
+    watch = Watch("captioning", total)
     results = router.caption_many(
         sources,
+        report=watch.report,
         batch_size=batch_size,
         beam=beam,
         length_penalty=length_penalty,
@@ -66,7 +68,7 @@ def caption(
         **({} if max_length is None else {"max_length": max_length}),
     )
     failed = False
-    for result in watched(results, "captioning", total):
+    for result in watch.pass_on(results):
         if isinstance(result, Failure):
             failed = True
             complain(result.error)

@@ -66,3 +66,29 @@ def synthetic(
     sizes = {} if size is None else {"size": size}
     path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
     typer.echo(str(path))
+
+
+@app.command()
+def hippocampus(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with images and labels (Decathlon, Task04).")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    captions: Annotated[int, typer.Option(min=1, help="Captions of each real scan.")] = 6,
+    copies: Annotated[int, typer.Option(min=0, help="Warped copies of each training scan.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+) -> None:
+    """Caption hippocampus scans by rule from their masks: rule-made text on real scans."""
+    from regard.cli.output import reporting
+    from regard.data.hippocampus import write_hippocampus
+
+    with reporting() as report:
+        made = write_hippocampus(
+            folder,
+            out,
+            captions=captions,
+            copies=copies,
+            seed=seed,
+            report=lambda done, total: report("measuring", done, total),
+        )
+    typer.echo(str(made))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from regard.cli.files import OutputFolder, sources_of
-from regard.cli.output import complain, watched
+from regard.cli.output import Watch, complain
 from regard.errors import ConfigError
 
 _CELLS = 50  # of a usual grid, by which the work on a file is estimated
@@ -62,8 +62,9 @@ def explain(
     rivals = Router(compare, device=device, files=work) if compare else None
     wanted = Wanted(occlusion, animation, smooth, grids)
     failed = False
-    results = router.caption_many(sources, beam=beam, context=context)
-    for result in watched(results, "explaining", total):
+    watch = Watch("explaining", total)
+    results = router.caption_many(sources, report=watch.report, beam=beam, context=context)
+    for result in watch.pass_on(results):
         if isinstance(result, Failure):
             failed = True
             complain(result.error)

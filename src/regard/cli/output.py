@@ -7,11 +7,19 @@ import json
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
 
@@ -36,29 +44,63 @@ def tables() -> Console:
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
-def watched(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
-    """Pass items on; show a bar on standard error where there is a terminal and much to do.
+class Watch:
+    """Shows on standard error what is being done, where there is a terminal and much to do."""
 
-    Args:
-        items: are passed on as they come.
-        what: is being done to them.
-        total: how many there are; None where nobody knows.
-    """
-    console = Console(stderr=True)
-    if not console.is_terminal or (total is not None and total < _BAR_FROM):
-        yield from items
-        return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        # Lines on a terminal go above the bar; lines to a file or pipe must not be taken from it.
-        redirect_stdout=sys.stdout.isatty(),
-    ) as bar:
-        yield from bar.track(items, total=total, description=what)
+    def __init__(self, what: str, total: int | None) -> None:
+        """Show nothing yet.
+
+        Args:
+            what: is being done to the items.
+            total: how many there are; None where nobody knows.
+        """
+        self._what, self._total = what, total
+        console = Console(stderr=True)
+        self._seen = console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            # Lines on a terminal go above the bar; lines to a file or pipe must not be taken
+            # from it.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._lock = Lock()
+        self._tasks: dict[str, TaskID] = {}
+
+    def report(self, name: str, done: int, total: int) -> None:
+        """Show how much of a file is read; once it is, that work on it goes on."""
+        if not self._seen:
+            return
+        with self._lock:  # several threads read
+            if name not in self._tasks:
+                self._bar.start()
+                self._tasks[name] = self._bar.add_task(f"reading {name}", total=total)
+            task = self._tasks[name]
+            self._bar.update(task, completed=done)
+            if done >= total:
+                self._bar.update(task, description=f"{self._what} {name}", total=None)
+
+    def pass_on(self, items: Iterable[T]) -> Iterator[T]:
+        """Pass items on as they come, each with what was shown of its file taken off."""
+        whole: TaskID | None = None
+        try:
+            if self._seen and (self._total is None or self._total >= _BAR_FROM):
+                self._bar.start()
+                whole = self._bar.add_task(self._what, total=self._total)
+            for item in items:
+                yield item
+                with self._lock:
+                    if (task := self._tasks.pop(getattr(item, "file", ""), None)) is not None:
+                        self._bar.remove_task(task)
+                if whole is not None:
+                    self._bar.advance(whole)
+        finally:
+            if self._bar.live.is_started:  # stopping what never began would write a line
+                self._bar.stop()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,9 +59,15 @@ class Encoder(nn.Module, ABC):
         """What it reads: "image", "video" or "volume"."""
         return medium_of_spec(self.spec)
 
-    def read(self, source: Any, *, name: str | None = None) -> Media:
+    def read(
+        self,
+        source: Any,
+        *,
+        name: str | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Media:
         """Read a source as this encoder needs it; see `regard.media.read_media`."""
-        return read_media(source, self.spec, name=name)
+        return read_media(source, self.spec, name=name, report=report)
 
     def prepare(self, media: Media) -> Input:
         """Return the pixels, mask and grid of what `read` gave."""

@@ -7,6 +7,7 @@ from regard.explain.draw import draw
 from regard.explain.html import caption_html
 from regard.explain.maps import absolute_scale, relative_map, upsample
 from regard.explain.sheet import contact_sheet, save_figure
+from regard.explain.strip import film_strip, words_by_seconds
 
 __all__ = [
     "Diary",
@@ -16,9 +17,11 @@ __all__ = [
     "compare_sheet",
     "contact_sheet",
     "draw",
+    "film_strip",
     "relative_map",
     "save_animation",
     "save_figure",
     "upsample",
+    "words_by_seconds",
     "write_diary",
 ]

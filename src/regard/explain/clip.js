@@ -82,7 +82,7 @@
   const drawMoment = (box) => {
     const state = stateOf(box), { clip } = state, f = frameAt(clip, state.time);
     const word = state.words[state.word];
-    box.querySelector(".heat hr").style.left = `${100 * clamp(state.time / clip.duration)}%`;
+    box.querySelector(".heat u").style.left = `${100 * clamp(state.time / clip.duration)}%`;
     box.querySelector(".seek").value = state.time;
     box.querySelector(".clock").textContent = `${state.time.toFixed(1)} of ${clip.duration.toFixed(1)} s`;
     const key = [f, state.word, state.layer, state.top, state.look].join();

@@ -43,13 +43,15 @@ def compare_sheet(captions: Sequence[Caption], *, smooth: bool = True) -> Figure
     if any(caption.pixels is None for caption in captions):
         raise ConfigError("a caption holds no picture to draw on; caption the file again.")
     top = max(absolute_scale(c.trace.alpha, c.grid, smooth=smooth) for c in captions)
-    picture = drawing_of(np.asarray(captions[0].pixels))
-    high = _CELL * min(_TALLEST, max(_FLATTEST, picture.shape[0] / picture.shape[1]))
+    # Of one file two models may read different pixels: other frames of a clip.
+    pictures = [drawing_of(np.asarray(caption.pixels)) for caption in captions]
+    aspect = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    high = _CELL * min(_TALLEST, max(_FLATTEST, aspect))
     columns = 1 + max(len(caption.words) for caption in captions)
     row = _ROW_HEAD + _PANEL_HEAD + high
     width = 2 * _MARGIN + columns * (_CELL + _GAP)
     figure = Figure(figsize=(width, row * len(captions) + _FOOT), facecolor="white")
-    for r, caption in enumerate(captions):
+    for r, (caption, picture) in enumerate(zip(captions, pictures, strict=True)):
         _row(figure, caption, picture, r * row, high, top, smooth=smooth)
     foot = figure.get_figheight() - 0.5
     colour_bar(figure, place(figure, _MARGIN, foot, 2.4, 0.12), top)
@@ -72,6 +74,7 @@ def _row(
     figure.text(x, y, title, size=14, color=_INK, family=fonts.families, parse_math=False)
     x, y, _, _ = place(figure, _MARGIN, down + 0.6, 0, 0)
     about = f"{caption.model} · {wording.looked(caption.trace)} · {wording.cells(caption.grid)}"
+    about = " · ".join([about, *caption.notices])
     figure.text(x, y, fonts.drawable(about), size=8, color=_QUIET, family=fonts.families,
                 parse_math=False)  # fmt: skip
     panels = [("picture", "", picture)]

@@ -102,13 +102,18 @@ def _encoded(file: BinaryIO, clip: Clip, times: np.ndarray, max_bytes: int) -> F
             small = av.VideoFrame.from_ndarray(_scaled(upright_frame(frame, source, [])[0], size))
             small.pts, small.time_base = round(float(seconds) / _TICK), _TICK
             out.mux(stream.encode(small))
-            if buffer.tell() > max_bytes:
-                raise MediaError(
-                    f"as a small video the clip takes more than {max_bytes / 1e6:g} MB, which is "
-                    "what a page holds at most"
-                )
+            _refuse_size(buffer.tell(), max_bytes)
         out.mux(stream.encode(None))
+    _refuse_size(buffer.tell(), max_bytes)  # the container's last part is written at its end
     return Film(buffer.getvalue(), kind)
+
+
+def _refuse_size(size: int, most: int) -> None:
+    if size > most:
+        raise MediaError(
+            f"as a small video the clip takes more than {most / 1e6:g} MB, which is what a page "
+            "holds at most"
+        )
 
 
 def _codec(av: Any) -> tuple[str, str, str, dict[str, str]]:
@@ -129,5 +134,6 @@ def _size(frame: tuple[int, int]) -> tuple[int, int]:
 def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if pixels.shape[:2] == size:
         return pixels
-    image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+    height, width = size
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image)

@@ -182,8 +182,8 @@ def _group(
 ) -> None:  # fmt: skip
     left, top = layout.corner(index)
     word = fonts.drawable(word)
-    _text(figure, layout, left, top, word, min(_WORD_SIZE, layout.group[0] * 100 / len(word or "-")),
-          colour, fonts)  # fmt: skip
+    size = min(_WORD_SIZE, layout.group[0] * 100 / len(word or "-"))
+    _text(figure, layout, left, top, word, size, colour, fonts)
     small = min(_SMALL, layout.group[0] * 72 / 0.55 / max(map(len, numbers)))
     _text(figure, layout, left, top + 0.25, "\n".join(numbers), small, _QUIET, fonts,
           linespacing=1.35)  # fmt: skip
@@ -255,7 +255,7 @@ def _footer(
         wording.looked(caption.trace),
         ", ".join(filter(None, parts)),
         wording.SCALE,
-        *wording.scan_notes(scan, caption.grid, oblique_degrees(scan)),
+        *wording.scan_notes(caption.grid, oblique_degrees(scan)),
         "  ·  ".join(filter(None, source)),
     ]
     return "\n".join(wrapped(fonts.drawable(x), width - _BESIDE_BAR, _SMALL) for x in lines)

@@ -259,7 +259,7 @@ def _heat(caption: Caption, weights: np.ndarray, peaks: Sequence[int | None]) ->
     return (
         f"<h3>Words × seconds</h3><div class='heat' style='--rows:{count}'>"
         f"<div class='names' aria-hidden='true'>{names}</div><div class='field'>"
-        f"<canvas role='img' aria-label='{escaped(told)}'></canvas>{dots}<hr></div>"
+        f"<canvas role='img' aria-label='{escaped(told)}'></canvas>{dots}<u></u></div>"
         f"<div class='ticks' aria-hidden='true'>{ticks}</div></div>"
         f"<div class='legend'>{bar_html(top)}<div class='ends'><span>0</span>"
         "<span class='middle'>of a frame; white: 1 = uniform</span>"

@@ -144,10 +144,10 @@ def _balanced(panels: int) -> int:
     return min((6, 5, 4) if panels <= 14 else (6, 7, 5), key=lambda columns: -panels % columns)
 
 
-def drawing_of(pixels: np.ndarray) -> np.ndarray:
-    """Return a picture in the size in which it is drawn."""
+def drawing_of(pixels: np.ndarray, side: int = _DRAWN_PIXELS) -> np.ndarray:
+    """Return a picture in the size in which it is drawn, by its longer side."""
     picture = Image.fromarray(pixels)
-    factor = _DRAWN_PIXELS / max(picture.size)
+    factor = side / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
 
@@ -222,7 +222,7 @@ def _footer(caption: Caption, fonts: FontChoice, width: float, smooth: bool) -> 
         wording.FRAMED if framed else "",
         wording.covered(caption.grid),
     ]
-    source = [Path(caption.file).name, caption.model, fonts.note]
+    source = [*caption.notices, Path(caption.file).name, caption.model, fonts.note]
     lines = [
         wording.looked(caption.trace),
         ", ".join(filter(None, drawn)),

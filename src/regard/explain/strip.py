@@ -8,6 +8,7 @@ for the whole caption.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ _HEAT_ROW, _HEAT_HEAD, _HEAT_FOOT = 0.24, 0.42, 0.62  # inches of the lower pane
 _FOOT = 1.15  # inches
 _NARROWEST = 8.0  # inches
 _TITLE, _SMALL, _TINY = 19.0, 8.0, 6.5  # points
+_PER_INCH = 200  # pixels of a drawn frame
 _OUTLINED = 60  # frames beyond which the lines between them would hide them
 
 
@@ -73,7 +75,7 @@ def film_strip(
     fonts = _fonts(caption)
     strip = _Strip(caption, clip, frames, width, smooth)
     title = wrapped(fonts.drawable(caption.text) or "(no words)", width, _TITLE)
-    top = 0.36 + (title.count("\n") + 1) * _TITLE * 1.25 / 72 + 0.1
+    top = 0.36 + (title.count("\n") + 1) * _TITLE * 1.25 / 72 + 0.18
     heat = top + strip.row_height * (len(caption.words) + 1) - _BARS
     foot = heat + _heat_height(caption)
     figure = Figure(figsize=(width, foot + _FOOT), facecolor="white")
@@ -144,7 +146,7 @@ class _Strip:
         axis = self._axis(figure, top, self.high + _TIME, "clip")
         middle = shown_frames(self.count, self.most, None)
         for column, frame in enumerate(middle):
-            self._picture(axis, column, drawing_of(self.clip.pixels[frame]), _TIME)
+            self._picture(axis, column, self._drawing(frame), _TIME)
             self._time(axis, column, frame, 0.0, _QUIET)
         some = "" if len(middle) == self.count else f", {len(middle)} shown"
         lines = [f"{self.clip.duration:.1f} s", f"{wording.frames(self.caption.grid)}{some}"]
@@ -173,8 +175,12 @@ class _Strip:
         ]
         _label(figure, fonts, top, self.high, word.text, lines, _INK)
 
+    def _drawing(self, frame: int) -> np.ndarray:
+        side = math.ceil(_PER_INCH * max(self.wide, self.high))
+        return drawing_of(self.clip.pixels[frame], side)
+
     def _painted(self, t: int, frame: int) -> np.ndarray:
-        picture = drawing_of(self.clip.pixels[frame])
+        picture = self._drawing(frame)
         if self.still is None:
             relative = np.full(size_of(picture), self.weights[t, frame])
         else:
@@ -219,7 +225,7 @@ class _Strip:
             for place_, frame in enumerate(chunk):
                 left = column * self.column + place_ * step
                 axis.add_patch(Rectangle(
-                    (left, _TIME), 0.86 * step, high * weights[frame] / self.top,
+                    (left, _TIME), 0.86 * step, float(high * weights[frame] / self.top),
                     color=_INK if frame == peak else _QUIET, linewidth=0, gid=f"bar {frame}",
                 ))  # fmt: skip
         wide = self.column * len(self.chunks) - _GAP

@@ -10,7 +10,7 @@ process. So nothing is switched here: a program that wants the log has it, other
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -92,7 +92,7 @@ def open_stream(
             file,
             "r",
             options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
-            metadata_errors="replace",
+            metadata_errors="replace",  # titles in an old encoding harm nobody
             buffer_size=2**17,
             io_open=_refuse,
         )
@@ -196,7 +196,13 @@ def _refuse_count(count: int, name: str) -> None:
 
 
 def decode_frames(
-    file: BinaryIO, wanted: set[int], name: str, max_pixels: int, *, stop: int | None = None
+    file: BinaryIO,
+    wanted: set[int],
+    name: str,
+    max_pixels: int,
+    *,
+    stop: int | None = None,
+    report: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Decode a clip, and keep the frames that are wanted.
 
@@ -206,6 +212,7 @@ def decode_frames(
         name: for messages.
         max_pixels: larger frames are refused.
         stop: end after so many frames; None: at the clip's end.
+        report: is told how many frames are decoded.
 
     Raises:
         MediaError: see `open_stream`.
@@ -221,13 +228,21 @@ def decode_frames(
             if number in wanted:
                 refuse_size(frame.height, frame.width, name, max_pixels)
                 _keep(decoded, number, frame, stream)
+            if report is not None:
+                report(number + 1)
             if stop is not None and number + 1 >= stop:
                 break
     return decoded
 
 
 def decode_by_seeking(
-    file: BinaryIO, wanted: set[int], name: str, max_pixels: int, listed: Timeline
+    file: BinaryIO,
+    wanted: set[int],
+    name: str,
+    max_pixels: int,
+    listed: Timeline,
+    *,
+    report: Callable[[int], None] | None = None,
 ) -> Decoded | None:
     """Decode only from the key frame before each frame that is wanted.
 
@@ -240,6 +255,7 @@ def decode_by_seeking(
         name: for messages.
         max_pixels: larger frames are refused.
         listed: of all frames.
+        report: is told how many frames are passed or decoded.
 
     Returns:
         The frames; None where the file does not keep what it promised, is damaged, or is of a
@@ -267,6 +283,8 @@ def decode_by_seeking(
                 if at > number:
                     refuse_size(frame.height, frame.width, name, max_pixels)
                     _keep(decoded, number, frame, stream)
+                    if report is not None:
+                        report(at)
                     break
             else:
                 return None

@@ -5,6 +5,7 @@ The type of the encoder's specification says which medium it reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +43,20 @@ def medium_of_spec(spec: Spec) -> str:
     return "volume" if isinstance(spec, ScanSpec) else "image"
 
 
-def read_media(source: Any, spec: Spec, *, name: str | None = None) -> Media:
+def read_media(
+    source: Any,
+    spec: Spec,
+    *,
+    name: str | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Media:
     """Read a picture, clip or scan, whichever the specification is for.
 
     Args:
         source: what `read_image`, `read_clip` or `read_scan` reads; or what they have read.
         spec: the encoder's.
         name: what messages and results call it.
+        report: is told, while a clip is decoded, how many of how many frames are.
 
     Raises:
         MediaError: it cannot be read, or was read as another medium.
@@ -65,7 +73,7 @@ def read_media(source: Any, spec: Spec, *, name: str | None = None) -> Media:
     if isinstance(spec, ClipSpec):
         from regard.media.video import read_clip
 
-        return read_clip(source, spec, name=name)
+        return read_clip(source, spec, name=name, report=report)
     if isinstance(spec, ScanSpec):
         from regard.media.volume import read_scan
 

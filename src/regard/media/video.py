@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -42,7 +42,12 @@ _ARRAY_RATE = 25.0  # frames per second of an array, which has no clock
 
 
 def read_clip(
-    source: Any, spec: ClipSpec, *, name: str | None = None, max_pixels: int = MAX_FRAME_PIXELS
+    source: Any,
+    spec: ClipSpec,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_FRAME_PIXELS,
+    report: Callable[[int, int], None] | None = None,
 ) -> Clip:
     """Read the chosen frames of a clip: upright, RGB, on square pixels.
 
@@ -57,6 +62,7 @@ def read_clip(
         spec: which frames.
         name: what messages and results call it; the path where there is one.
         max_pixels: larger frames are refused, by the header where it tells.
+        report: is told, while a file is decoded, how many of how many frames are.
 
     Returns:
         The clip. Its digest is that of the file's bytes, or of shape and pixels of an array.
@@ -70,10 +76,11 @@ def read_clip(
         name = name or str(source)
         import_av()
         with _open(Path(source), name) as file:
-            return _from_file(file, spec, name, max_pixels)
+            return _from_file(file, spec, name, max_pixels, report)
     if isinstance(source, bytes | bytearray | memoryview):
         import_av()
-        return _from_file(io.BytesIO(source), spec, name or "<bytes>", max_pixels)
+        digest = hashlib.sha256(source).hexdigest()  # by way of the BytesIO it would be copied
+        return _from_file(io.BytesIO(source), spec, name or "<bytes>", max_pixels, report, digest)
     return _from_array(source, spec, name or "<array>", max_pixels)
 
 
@@ -94,13 +101,20 @@ def _open(path: Path, name: str) -> Generator[BinaryIO]:
         yield file
 
 
-def _from_file(file: BinaryIO, spec: ClipSpec, name: str, max_pixels: int) -> Clip:
+def _from_file(
+    file: BinaryIO,
+    spec: ClipSpec,
+    name: str,
+    max_pixels: int,
+    report: Callable[[int, int], None] | None,
+    digest: str = "",
+) -> Clip:
     try:
-        digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+        digest = digest or hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         if not file.seek(0, os.SEEK_END):
             raise MediaError(f"{name} is empty (0 bytes). Bring the clip again.")
         listed, missing = list_packets(file, name, max_pixels)
-        decoded, choices, times = _decode(file, spec, name, max_pixels, listed)
+        decoded, choices, times = _decode(file, spec, name, max_pixels, listed, report)
     except OSError as error:
         raise MediaError(f"{name} cannot be read: {error.strerror or error}.") from error
     frames = [decoded.frames[choice.frame] for choice in choices]
@@ -119,21 +133,31 @@ def _from_file(file: BinaryIO, spec: ClipSpec, name: str, max_pixels: int) -> Cl
 
 
 def _decode(
-    file: BinaryIO, spec: ClipSpec, name: str, max_pixels: int, listed: Timeline
+    file: BinaryIO,
+    spec: ClipSpec,
+    name: str,
+    max_pixels: int,
+    listed: Timeline,
+    report: Callable[[int, int], None] | None,
 ) -> tuple[Decoded, list[Choice], np.ndarray]:
     """Return the chosen frames, the choice, and the times of all frames and of their end."""
     # One frame more than is chosen from tells when the last chosen one ends.
     stop = spec.first_frames + 1 if spec.first_frames else None
+    total = min(stop or len(listed), len(listed))
+    told = None if report is None else lambda done: report(min(done, total), total)
     timeline = listed
     if len(listed) >= _SEEK_FROM:
         times = listed.seconds()
         choices = choose_frames(times[:-1], spec, name)
         wanted = {c.frame for c in choices}
-        if decoded := decode_by_seeking(file, wanted, name, max_pixels, listed):
+        if decoded := decode_by_seeking(file, wanted, name, max_pixels, listed, report=told):
+            if told is not None:
+                told(total)
             return decoded, choices, times
     for _ in range(3):
         choices = choose_frames(timeline.seconds()[:-1], spec, name) if len(timeline) else []
-        decoded = decode_frames(file, {c.frame for c in choices}, name, max_pixels, stop=stop)
+        wanted = {c.frame for c in choices}
+        decoded = decode_frames(file, wanted, name, max_pixels, stop=stop, report=told)
         if not len(decoded.timeline):
             raise MediaError(f"no frame of {name} can be decoded: it is damaged, or cut off.")
         decoded.timeline.even = listed.even
