@@ -108,7 +108,7 @@ def test_a_twin_is_as_likely_as_its_clip() -> None:
 
 def coloured(frame: np.ndarray) -> np.ndarray:
     """Return where a frame shows a colour: of ground and grey shapes red, green, blue are close."""
-    return np.ptp(frame.astype(int), axis=-1) > 60
+    return np.ptp(frame.astype(int), axis=-1) > 40
 
 
 def test_an_event_leaves_no_trace_in_other_frames(stories: list[Story]) -> None:
