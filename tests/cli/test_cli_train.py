@@ -63,7 +63,7 @@ def test_own_pictures_need_no_recipe(trained: Trained, monkeypatch: pytest.Monke
     assert trained.recipe.data.annotations == str(Path("d/captions.csv"))
     assert trained.recipe.data.images == "pictures"
     run(monkeypatch, "--data", "d/captions.csv", "--out", "m")
-    assert trained.recipe.data.images == "d"
+    assert trained.recipe.data.images == ""  # beside the captions
     run(monkeypatch, "flickr8k-soft", "--images", "elsewhere", "--out", "m")
     assert trained.recipe.data.images == "elsewhere"
 

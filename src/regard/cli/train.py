@@ -33,7 +33,7 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Captions: CSV, JSONL, Karpathy or COCO JSON, tokens.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the files.")] = None,
 ) -> None:
     """Train a captioner from a recipe, or on your own pictures with --data and --images."""
     from regard.config import Recipe
@@ -74,7 +74,7 @@ def _chosen(
     recipe = find_recipe(name or "own-data")
     places: dict[str, str] = {}
     if data is not None:
-        places = {"annotations": str(data), "images": str(data.parent)}
+        places = {"annotations": str(data), "images": ""}  # beside the captions
     if images is not None:
         places["images"] = str(images)
     return override(replace(recipe, data=replace(recipe.data, **places)), settings)
