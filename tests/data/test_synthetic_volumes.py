@@ -19,6 +19,7 @@ from regard.data.synthetic_volumes import (
     KINDS,
     PLACES,
     SIZES,
+    TONES,
     SyntheticVolume,
     combinations,
     make_volumes,
@@ -41,29 +42,16 @@ def middle_of(volume: SyntheticVolume) -> np.ndarray:
 
 def test_a_caption_follows_from_the_lesions(volumes: list[SyntheticVolume]) -> None:
     for volume in volumes:
-        phrases = [f"a {o.size} {o.kind} in the {o.place}" for o in volume.lesions[:2]]
-        assert volume.caption == " is above ".join(phrases)
-        assert phrases[0].split()[-3:] != phrases[1].split()[-3:]
+        named, others = volume.lesions[:2], volume.lesions[2:]
+        phrases = [f"a {o.size} {o.tone} {o.kind} in the {o.place}" for o in named]
+        assert volume.caption == " and ".join(phrases)
+        assert [lesion.tone for lesion in named] == ["bright", "dark"]
+        assert named[0].place != named[1].place
+        assert 1 <= len(others) <= 2
+        assert {(o.tone, o.kind, o.place) for o in others} == {("speckled", "ball", "")}
         for lesion in volume.lesions:
             low, high = SIZES[lesion.size]
             assert low <= lesion.diameter <= high
-    thirds = [volume.lesions[2:] for volume in volumes]
-    assert 0.1 < np.mean([len(third) for third in thirds]) < 0.6
-    assert all(lesion.place == "" for third in thirds for lesion in third)
-
-
-def test_the_first_is_the_highest_and_the_second_the_lowest(
-    volumes: list[SyntheticVolume],
-) -> None:
-    """By 8 mm at least, in the world and along the file's own most upright axis."""
-    for volume in volumes:
-        centres = np.array([lesion.centre for lesion in volume.lesions])
-        axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
-        upright = axes[:, np.abs(axes[2]).argmax()]
-        for heights in (centres[:, 2], centres @ upright * np.sign(upright[2])):
-            assert heights[0] - heights[1:].max() >= 8 - 1e-6
-            assert heights[:1].min() - heights[1] >= 8 - 1e-6
-            assert (heights[2:] - heights[1] >= 8 - 1e-6).all()
 
 
 def test_places_are_the_patients_own(volumes: list[SyntheticVolume]) -> None:
@@ -87,25 +75,35 @@ def test_files_are_stored_in_every_way(volumes: list[SyntheticVolume]) -> None:
         assert (np.array(volume.values.shape) * spacing > FIELD - 2).all()
 
 
+def spreads(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Variances along the three main axes of weighted points, smallest first."""
+    flat, share = points.reshape(-1, 3), weights.reshape(-1) / weights.sum()
+    offsets = flat - share @ flat
+    return np.linalg.eigvalsh((offsets * share[:, None]).T @ offsets)
+
+
 def test_lesions_are_where_and_what_they_are_said_to_be(volumes: list[SyntheticVolume]) -> None:
-    """After reading, the shades around a lesion's centre are those of its kind."""
-    core = {"ball": 1, "hole": -1, "shell": -1, "target": 1}
+    """After reading, the shades around a lesion's centre are those of its tone and kind."""
     for volume in volumes:
         scan = read_scan(nibabel.Nifti1Image(volume.values, volume.affine), spec("zscore"))
         index = np.moveaxis(np.indices(scan.pixels.shape), 0, -1)
         world = index @ scan.affine[:3, :3].T + scan.affine[:3, 3]
-        ground = np.median(scan.pixels)
-        inside = np.zeros(scan.pixels.shape, bool)
+        shades = scan.pixels / np.median(scan.pixels) - 1
+        inside = np.zeros(shades.shape, bool)
         for lesion in volume.lesions:
             depth = np.linalg.norm(world - lesion.centre, axis=-1) / (lesion.diameter / 2)
-            inside |= depth < 1.2
-            middle = scan.pixels[depth < 0.45].mean() / ground - 1
-            assert middle * core[lesion.kind] > 0.25
-            if lesion.kind in ("shell", "target"):
-                rim = scan.pixels[(depth > 0.75) & (depth < 0.9)].mean() / ground - 1
-                assert rim * core[lesion.kind] < -0.15
-        outside = scan.pixels[~inside] / ground - 1
-        assert outside.min() > -0.5  # only rods besides, which are bright
+            inside |= depth < 1.3
+            if lesion.tone == "speckled":
+                assert shades[depth < 0.8].std() > 0.35
+                continue
+            seen = shades * TONES[lesion.tone]
+            assert (seen[depth < 0.25].mean() > 0.2) == (lesion.kind != "shell")
+            short, middle, long = spreads(world, np.where((depth < 1) & (seen > 0.2), seen, 0))
+            assert (middle / long < 0.55) == (lesion.kind == "bar"), lesion
+            if lesion.kind != "bar":
+                assert (short / middle < 0.6) == (lesion.kind == "disc"), lesion
+        outside = shades[~inside]
+        assert np.abs(outside).max() < 0.5
         assert np.median(np.abs(outside)) < 0.15
 
 
@@ -118,19 +116,18 @@ def test_the_same_seed_gives_the_same_volumes() -> None:
 @pytest.mark.timeout(60)
 def test_every_pair_of_places_has_room_whatever_the_tilt() -> None:
     pairs = {(one[2], other[2]) for one, other in combinations("train")}
-    assert len(pairs) == 40
+    assert len(pairs) == 56
     for seed, pair in enumerate(sorted(pairs)):
-        radii = np.array([12.0, 12.0])
-        frame, centres, rods = arrange(np.random.default_rng(seed), radii, list(pair))
-        assert np.linalg.norm(centres[0] - centres[1]) > 24
+        frame, centres = arrange(np.random.default_rng(seed), np.full(4, 12.0), list(pair))
+        apart = np.linalg.norm(centres[:, None] - centres, axis=-1) + 99 * np.eye(4)
+        assert apart.min() > 24
         assert np.abs(centres).max() + 12 <= frame.sides.min() / 2
-        assert 1 <= len(rods) <= 2
 
 
 def test_splits_share_no_combination() -> None:
     parts = [set(combinations(split)) for split in SPLITS]
-    assert [len(part) for part in parts] == [1920, 320, 320]
-    assert len(set.union(*parts)) == 2560
+    assert [len(part) for part in parts] == [2688, 448, 448]
+    assert len(set.union(*parts)) == 3584
     for part in parts:  # every word occurs in every split
         words = {word for combination in part for lesion in combination for word in lesion}
         assert words == {*SIZES, *KINDS, *PLACES}

@@ -1,4 +1,4 @@
-"""What synthetic volumes are made of: a file's place in the world, lesions, rods, their places.
+"""What synthetic volumes are made of: a file's place in the world, lesions and their places.
 
 Points are in millimetres from the scan's middle, along the scan's own x, y, z: the patient's
 directions (RAS+), tilted.
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = ("ball", "hole", "shell", "target")
-"""Bright; dark; dark with a bright rim; bright with a dark rim."""
+KINDS = ("ball", "shell", "disc", "bar")
+"""Solid; hollow; flat; long. A disc and a bar lie along a random axis of the scan."""
+TONES = {"bright": 1.0, "dark": -1.0}
 SIZES = {"small": (14.0, 16.0), "large": (22.0, 24.0)}
 """Diameters in millimetres."""
 PLACES = tuple(
@@ -22,11 +23,9 @@ PLACES = tuple(
 FIELD = 64.0
 """Side in millimetres of the cube around the scan's middle that holds all lesions."""
 
-_CORE = 0.65  # of the radius of shells and targets
+_HOLLOW, _FLAT, _THIN = 0.6, 0.4, 0.4  # of the radius: a shell's core, half a disc, a bar
 _OFF_MIDDLE = 5.0  # millimetres at least from a lesion's centre to the middle planes
-_ABOVE = 8.0  # millimetres at least between the heights of two lesions
 _GAP = 2.0  # millimetres between two things, and between a thing and the field's border
-_ROD = 1.5  # millimetres, radius
 _TILT = 15.0  # degrees
 _TRIES = 300
 _SUBSAMPLES = 3  # along each side of a voxel, whose value is their mean
@@ -117,80 +116,65 @@ def draw_frame(draw: np.random.Generator) -> Frame:
 
 def arrange(
     draw: np.random.Generator, radii: np.ndarray, places: list[str]
-) -> tuple[Frame, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Draw a frame, the lesions' centres and the ends of one or two rods; nothing overlaps.
+) -> tuple[Frame, np.ndarray]:
+    """Draw a frame and the lesions' centres until nothing overlaps.
 
-    The first lesion is the highest, the second the lowest, a third between them has no place of
-    its own. Places and heights hold along the world's axes and along the scan's own, which the
-    tilt turns away from them. A frame whose tilt leaves no room for that is drawn anew.
+    The first lesions lie at the places, those beyond them anywhere. A place holds along the
+    world's axes and along the scan's own, which the tilt turns away from them.
     """
     while True:
-        frame = draw_frame(draw)
-        reach = np.minimum(frame.sides, FIELD) / 2 - _GAP
+        frame = draw_frame(draw)  # another one where that leaves no room
+        reach = np.minimum(frame.sides, FIELD) / 2 - _GAP - radii[:, None]
         for _ in range(_TRIES):
-            centres = _centres(draw, reach - radii[:, None], places)
-            if all(_hold(points, places) for points in (centres, centres @ frame.tilt.T)) and all(
+            centres = draw.uniform(-reach, reach)
+            for i, place in enumerate(places):
+                centres[i] = _directions(place) * draw.uniform(_OFF_MIDDLE, reach[i])
+            if _hold(centres @ frame.tilt.T, places) and all(
                 np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP
                 for i, j in itertools.combinations(range(len(radii)), 2)
             ):
-                return frame, centres, _rods(draw, reach, centres, radii)
-
-
-def _rods(
-    draw: np.random.Generator, reach: np.ndarray, centres: np.ndarray, radii: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    rods: list[tuple[np.ndarray, np.ndarray]] = []
-    wanted = int(draw.integers(1, 3))
-    while len(rods) < wanted:
-        start, stop = draw.uniform(-reach, reach, (2, 3))
-        if not 15 < np.linalg.norm(stop - start) < 30:
-            continue
-        along = start + np.linspace(0, 1, 12)[:, None] * (stop - start)
-        distances = np.linalg.norm(along[:, None] - centres, axis=2)
-        if (distances > radii + _ROD + _GAP).all():
-            rods.append((start, stop))
-    return rods
-
-
-def _centres(draw: np.random.Generator, reach: np.ndarray, places: list[str]) -> np.ndarray:
-    centres = draw.uniform(-reach, reach)
-    for i, place in enumerate(places):
-        centres[i] = _directions(place) * draw.uniform(_OFF_MIDDLE, reach[i])
-    return centres
+                return frame, centres
 
 
 def _hold(points: np.ndarray, places: list[str]) -> bool:
-    """Whether points lie at their places and heights along one set of axes."""
-    named = [
-        (_directions(place) * point).min() for place, point in zip(places, points, strict=False)
-    ]
-    heights = points[[0, *range(2, len(points)), 1], 2]
-    return min(named) >= _OFF_MIDDLE and (-np.diff(heights)).min() >= _ABOVE
+    return all(
+        (_directions(place) * point).min() >= _OFF_MIDDLE
+        for place, point in zip(places, points, strict=False)
+    )
 
 
 def add_lesion(
-    values: np.ndarray, frame: Frame, kind: str, centre: np.ndarray, radius: float
+    draw: np.random.Generator,
+    values: np.ndarray,
+    frame: Frame,
+    look: tuple[str, str],
+    centre: np.ndarray,
+    radius: float,
 ) -> None:
-    """Lay a ball of 0.5 brighter and darker parts over the values, in place."""
-    where, (x, y, z) = frame.near(centre - radius, centre + radius)
-    dx, dy, dz = x - centre[0], y - centre[1], z - centre[2]
-    depth = np.sqrt(dx**2 + dy**2 + dz**2) / radius
-    rim = depth > _CORE
-    everywhere = np.ones_like(rim)
-    bright = {"ball": everywhere, "hole": ~everywhere, "shell": rim, "target": ~rim}[kind]
-    values[where] += 0.5 * _averaged(np.where(bright, 1.0, -1.0) * (depth <= 1))
+    """Lay a lesion over the values, in place: 0.5 brighter or darker, or voxels of both.
 
-
-def add_rod(values: np.ndarray, frame: Frame, start: np.ndarray, stop: np.ndarray) -> None:
-    """Lay a thin rod with round ends, 0.5 brighter, over the values, in place."""
-    low, high = np.minimum(start, stop) - _ROD, np.maximum(start, stop) + _ROD
-    where, points = frame.near(low, high)
-    step = stop - start
-    offsets = [point - begin for point, begin in zip(points, start, strict=True)]
-    share = offsets[0] * step[0] + offsets[1] * step[1] + offsets[2] * step[2]
-    share = (share / (step @ step)).clip(0, 1)
-    dx, dy, dz = (offset - share * s for offset, s in zip(offsets, step, strict=True))
-    values[where] += 0.5 * _averaged((dx**2 + dy**2 + dz**2 <= _ROD**2).astype(np.float64))
+    Args:
+        draw: of a disc's or a bar's axis, and of speckles.
+        values: (i, j, k).
+        frame: of the values.
+        look: (tone, kind); any other tone than those of `TONES` is speckled.
+        centre: in the scan's own millimetres.
+        radius: in millimetres.
+    """
+    tone, kind = look
+    where, points = frame.near(centre - radius, centre + radius)
+    x, y, z = ((point - c) / radius for point, c in zip(points, centre, strict=True))
+    squared = x**2 + y**2 + z**2
+    along = ((x, y, z)[int(draw.integers(3))]) ** 2
+    inside = squared <= 1
+    if kind == "shell":
+        inside &= squared >= _HOLLOW**2
+    elif kind == "disc":
+        inside &= along <= _FLAT**2
+    elif kind == "bar":
+        inside &= squared - along <= _THIN**2
+    share = _averaged(inside)
+    values[where] += 0.5 * share * (TONES.get(tone) or draw.choice((-1.0, 1.0), share.shape))
 
 
 def _directions(place: str) -> np.ndarray:

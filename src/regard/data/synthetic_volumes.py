@@ -1,22 +1,23 @@
 """Synthetic volumes: captions that are decided by the scan, and lesions whose place is known in mm.
 
-A volume holds two or three lesions and one or two bright rods on a noisy ground. Its caption is
+A volume holds a bright and a dark lesion, and one or two speckled ones, on a noisy ground. Its
+caption is
 
-    a <size> <kind> in the <place> is above a <size> <kind> in the <place>
+    a <size> bright <kind> in the <place> and a <size> dark <kind> in the <place>
 
 with two sizes, four kinds and eight places (upper or lower, left or right, back or front), and the
 volume leaves no choice in it:
 
-- It speaks of the highest lesion and of the lowest, never of one between them nor of the rods.
-  So nothing less than a look at the right place tells size and kind: what the volume holds as a
-  whole does not.
-- Places and heights are the patient's own, seen from the middle of the scan: left is towards -x
-  of RAS, back towards -y, lower towards -z. No lesion is near a middle plane, and the two have
-  different places.
+- The bright lesion comes first. Which kind is bright and which dark, no view of the whole tells:
+  only a look at the right place does.
+- The speckled balls are never spoken of.
+- Places are the patient's own, seen from the middle of the scan: left is towards -x of RAS, back
+  towards -y, lower towards -z. No lesion that is spoken of is near a middle plane, and the two
+  have different places.
 
 Every file is stored in another way: axes swapped and turned round (one of 48), the whole tilted
 by up to 15 degrees, voxels of 0.8 to 3 mm that are longest along a random axis, an origin of its
-own, intensities on a scale of their own. There are 2,560 combinations (size, kind, place, size,
+own, intensities on a scale of their own. There are 3,584 combinations (size, kind, place, size,
 kind, place); of a shuffled list every eighth is kept for validation and every eighth for testing:
 no caption occurs in two splits.
 """
@@ -40,17 +41,19 @@ from regard.data.synthetic_lesions import (
     KINDS,
     PLACES,
     SIZES,
+    TONES,
     Vector,
     add_lesion,
-    add_rod,
     arrange,
 )
 from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName
 
 _NOISE = 0.06  # of the ground's own shade; lesions are 0.5 brighter or darker
 
+_NAMING = {*SIZES, *TONES, *KINDS}
+
 Combination = tuple[tuple[str, str, str], tuple[str, str, str]]
-"""(size, kind, place) of the highest and of the lowest lesion."""
+"""(size, kind, place) of the bright and of the dark lesion."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,15 @@ class Lesion:
     """One lesion and its place in the world.
 
     Attributes:
+        tone: one of `TONES`, or "speckled".
         size: one of `SIZES`.
         kind: one of `KINDS`.
-        place: one of `PLACES`; "" for the one that is not spoken of.
+        place: one of `PLACES`; "" for a speckled one, which is not spoken of.
         centre: in world millimetres, RAS+.
         diameter: in millimetres.
     """
 
+    tone: str
     size: str
     kind: str
     place: str
@@ -85,7 +90,7 @@ class SyntheticVolume:
         values: (i, j, k) int16.
         affine: (4, 4) from (i, j, k, 1) to world millimetres, RAS+.
         caption: the one right caption.
-        lesions: the two of the caption, then the one between them, if any.
+        lesions: bright, dark, then the speckled ones.
     """
 
     values: np.ndarray
@@ -180,17 +185,17 @@ def write_volumes(
 def spoken_lesions(volume: SyntheticVolume) -> list[tuple[str, int | None]]:
     """Return each word of the caption with the index of the lesion it names, or None.
 
-    Size and kind name a lesion; the words of its place, which may be known from elsewhere, do not.
+    Size, tone and kind name a lesion; the words of its place do not.
 
     >>> volume = next(make_volumes(1))
     >>> [place for _, place in spoken_lesions(volume)][:4]
-    [None, 0, 0, None]
+    [None, 0, 0, 0]
     """
     found: list[tuple[str, int | None]] = []
     at = -1
     for word in volume.caption.split():
         at += word in SIZES
-        found.append((word, at if word in SIZES or word in KINDS else None))
+        found.append((word, at if word in _NAMING else None))
     return found
 
 
@@ -200,7 +205,6 @@ def _split_combinations() -> dict[str, tuple[Combination, ...]]:
     everything: list[Combination] = [
         ((*one, place), (*other, below))
         for place, below in itertools.permutations(PLACES, 2)
-        if not (place.startswith("lower") and below.startswith("upper"))
         for one, other in itertools.product(looks, repeat=2)
     ]
     # Shuffled once and for all: a regular pattern would be a rule that a model can learn.
@@ -213,29 +217,27 @@ def _split_combinations() -> dict[str, tuple[Combination, ...]]:
 
 
 def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVolume:
-    named = list(combination)
-    places = [place for _, _, place in named]
-    if (
-        draw.random() < 0.5 and places[0].split()[0] != places[1].split()[0]
-    ):  # else there is no room
-        named.append((str(draw.choice(list(SIZES))), str(draw.choice(KINDS)), ""))
-    diameters = np.array([draw.uniform(*SIZES[size]) for size, _, _ in named])
-    frame, centres, rods = arrange(draw, diameters / 2, places)
+    named = [(tone, *lesion) for tone, lesion in zip(TONES, combination, strict=True)]
+    others = [
+        ("speckled", str(draw.choice(list(SIZES))), "ball", "") for _ in range(draw.integers(1, 3))
+    ]
+    lesions = [*named, *others]
+    diameters = np.array([draw.uniform(*SIZES[size]) for _, size, _, _ in lesions])
+    frame, centres = arrange(draw, diameters / 2, [place for _, _, place in combination])
     scale = draw.uniform(100, 3000)  # MRI has no absolute one
     slope = draw.uniform(-0.1, 0.1, 3)
     points = frame.points([np.arange(n) for n in frame.shape])
     shades = 1 + sum(slope[a] * points[a] / (FIELD / 2) for a in range(3))
     values = np.array(np.broadcast_to(shades, frame.shape))
-    for (_, kind, _), centre, radius in zip(named, centres, diameters / 2, strict=True):
-        add_lesion(values, frame, kind, centre, radius)
-    for start, stop in rods:
-        add_rod(values, frame, start, stop)
+    for (tone, _, kind, _), centre, radius in zip(lesions, centres, diameters / 2, strict=True):
+        add_lesion(draw, values, frame, (tone, kind), centre, radius)
     values += draw.normal(0, _NOISE, values.shape)
-    lesions = tuple(
-        Lesion(size, kind, place, frame.world(centre), float(diameter))
-        for (size, kind, place), centre, diameter in zip(named, centres, diameters, strict=True)
-    )
-    phrases = [f"a {size} {kind} in the {place}" for size, kind, place in combination]
     return SyntheticVolume(
-        (values * scale).round().astype(np.int16), frame.affine, " is above ".join(phrases), lesions
+        (values * scale).round().astype(np.int16),
+        frame.affine,
+        " and ".join(f"a {size} {tone} {kind} in the {place}" for tone, size, kind, place in named),
+        tuple(
+            Lesion(*lesion, frame.world(centre), float(diameter))
+            for lesion, centre, diameter in zip(lesions, centres, diameters, strict=True)
+        ),
     )
