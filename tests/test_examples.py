@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,6 @@ def test_the_clip_shows_three_photographs_for_two_seconds_each(tmp_path: Path) -
     with av.open(str(tmp_path / "clip.mp4")) as clip:
         frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in clip.decode(video=0)]
     assert len(frames) == 90
-    steps = [abs(a - b).mean() for a, b in zip(frames, frames[1:], strict=False)]
+    steps = [abs(a - b).mean() for a, b in pairwise(frames)]
     cuts = sorted(range(len(steps)), key=steps.__getitem__)[-2:]
     assert sorted(cuts) == [29, 59]
