@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -192,15 +192,24 @@ class Page:
 
 
 @contextmanager
-def browsing(folder: Path) -> Iterator[Page]:
-    """Start a browser whose profile lies in a folder; end it afterwards."""
+def browsing(
+    folder: Path, *, flags: Sequence[str] = (), without: Sequence[str] = ()
+) -> Iterator[Page]:
+    """Start a browser whose profile lies in a folder; end it afterwards.
+
+    Args:
+        folder: for the profile.
+        flags: more of them.
+        without: usual flags that are left out.
+    """
     assert BROWSER is not None
     theirs_in, commands = os.pipe()
     answers, theirs_out = os.pipe()
     # Far from 3 and 4, so that neither copy overwrites the other.
     ends = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (theirs_in, theirs_out)]
     launch = [sys.executable, "-c", _LAUNCH, *map(str, ends), BROWSER]
-    flags = [*FLAGS, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}"]
+    usual = [flag for flag in FLAGS if flag not in without]
+    flags = [*usual, *flags, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}"]
     process = subprocess.Popen(
         [*launch, *flags], pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -6,8 +6,13 @@ import itertools
 
 import nibabel
 import numpy as np
+import torch
 
+import toys
+from regard.captioner import Captioner
 from regard.captions import NOT_CLINICAL
+from regard.config import DecoderConfig, EncoderConfig, Recipe, VolumeConfig
+from regard.encoders import build_encoder
 from regard.media import ScanSpec, cell_at, places_of, scan_grid
 from regard.media.volume import read_scan
 from regard.types import AttentionTrace, Caption, Grid, Scan, Word
@@ -110,3 +115,18 @@ def scan_caption(
         text=" ".join(looked), words=words, score=-1.0, finished=True, trace=trace,
         file=made.name, medium="volume", model="toy", seconds=0.0, notices=notices, media=made,
     )  # fmt: skip
+
+
+def captioner(slices: int = 3):
+    """A captioner of scans with random weights: a picture's encoder on every slice."""
+    config = EncoderConfig(
+        name="small_cnn", image_size=32, level="stride8", medium="volume", trainable=True,
+        volume=VolumeConfig((slices, 32, 32), ()),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        encoder = build_encoder(config, pretrained=False)
+    sizes = {"embedding_dim": 8, "hidden_dim": 10, "attention_dim": 7}
+    small = toys.decoder(annotation_dim=encoder.annotation_dim, **sizes)
+    recipe = Recipe(name="toy", encoder=config, decoder=DecoderConfig(**sizes))  # type: ignore[arg-type]
+    return Captioner(encoder, small, toys.vocabulary(), recipe, name="toy-volume")

@@ -18,7 +18,7 @@ PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
     {"types", "errors", "config", "vocabulary", "version", "folders"},
     {"media", "recipes"},
-    {"encoders", "attention", "kernels", "pretrained", "card"},
+    {"encoders", "attention", "kernels", "pretrained", "card", "familiarity"},
     {"decoder"},
     {"backends"},
     {"decoding"},
@@ -157,8 +157,8 @@ def test_errors_name_extras_that_exist(path: Path) -> None:
             assert extra.value in PROJECT["optional-dependencies"]
 
 
-def test_every_sample_photograph_has_its_source_and_licence() -> None:
+def test_every_sample_has_its_source_and_licence() -> None:
     sources = (SOURCE / "samples" / "SOURCES.md").read_text("utf-8")
-    listed = set(re.findall(r"^\| (\S+\.jpg) \|", sources, re.M))
-    assert {p.name for p in (SOURCE / "samples").glob("*.jpg")} == listed
+    listed = set(re.findall(r"^\| (\S+\.\w+) \|", sources, re.M))
+    assert {p.name for p in (SOURCE / "samples").glob("[!.]*")} - {"SOURCES.md"} == listed
     assert len(listed) >= 2

@@ -9,76 +9,21 @@ printed beside it. The scenes that are judged come from a seed that no setting w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from regard.captioner import Captioner
+from learning import learn
 from regard.config import Recipe
 from regard.data.synthetic import SHAPES, Scene, SceneObject, make_scenes
-from regard.decoder import AttentionDecoder
 from regard.encoders.small_cnn import RECEPTIVE_FIELD, SmallCNN
 from regard.media import cell_at, cell_bounds, preprocess, read_image
 from regard.recipes import find_recipe
-from regard.training.batches import collate, make_chunks, plan_epoch
-from regard.training.cross_entropy import CrossEntropy
-from regard.training.hard_attention import HardAttentionObjective
-from regard.training.objective import Batch
-from regard.training.optimizer import build_optimizer, rate_factor, set_rate
 from regard.types import Caption, Grid
-from regard.vocabulary import build_vocabulary
 
 TRAINING_SCENES, TEST_SCENES, TEST_SEED = 6000, 300, 20261124
 Hit = Callable[[Grid, int, SceneObject], bool]
-
-
-def learn(recipe: Recipe) -> Captioner:
-    """Train by the recipe on scenes in memory."""
-    scenes = make_scenes(TRAINING_SCENES)
-    encoder = SmallCNN(recipe.encoder)
-    recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
-    vocabulary = build_vocabulary((s.caption for s in scenes), min_count=1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training.seed)
-        decoder = AttentionDecoder(
-            recipe.decoder,
-            annotation_dim=encoder.annotation_dim,
-            vocabulary_size=len(vocabulary),
-        )
-    pixels = torch.from_numpy(
-        np.stack([preprocess(read_image(s.pixels), encoder.spec) for s in scenes])
-    )
-    chunks = make_chunks([[vocabulary.encode(s.caption)] for s in scenes], 1)
-    kind = HardAttentionObjective if recipe.decoder.attention == "hard" else CrossEntropy
-    objective = kind(recipe.objective)
-    optimizer = build_optimizer(recipe.optimizer, decoder, encoder)
-    generator = torch.Generator().manual_seed(recipe.training.seed)
-    parameters = [*decoder.parameters(), *encoder.parameters()]
-    plans = [
-        plan_epoch(
-            chunks,
-            recipe.training.batch_size,
-            recipe.training.batching,
-            recipe.training.seed,
-            epoch,
-        )
-        for epoch in range(recipe.training.epochs)
-    ]
-    batches = [batch for plan in plans for batch in plan]
-    for step, members in enumerate(batches):
-        items = tuple(chunk.item for chunk in members)
-        mask = torch.ones(len(items), encoder.grid_shape[0] ** 2, dtype=torch.bool)
-        batch = Batch(pixels[list(items)], mask, *collate(members), items)
-        projected = decoder.project(encoder(batch.vectors), mask)
-        loss = objective.loss(decoder, projected, batch, generator)
-        optimizer.zero_grad()
-        loss.total.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.optimizer.clip_norm)
-        set_rate(optimizer, rate_factor(recipe.optimizer, step, len(batches)))
-        optimizer.step()
-    return Captioner(encoder.eval(), decoder.eval(), vocabulary, recipe, name=recipe.name)
 
 
 def overlaps(grid: Grid, cell: int, thing: SceneObject) -> bool:
@@ -126,7 +71,10 @@ def peaks(caption: Caption) -> tuple[int, int]:
 
 def check(recipe: Recipe, contexts: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """Train, caption unseen scenes, print the shares beside the baselines, and hold them."""
-    model = learn(recipe)
+    spec = SmallCNN(recipe.encoder).spec
+    training = make_scenes(TRAINING_SCENES)
+    pixels = np.stack([preprocess(read_image(s.pixels), spec) for s in training])
+    model = learn(recipe, torch.from_numpy(pixels), [s.caption for s in training])
     scenes = make_scenes(TEST_SCENES, split="test", seed=TEST_SEED)
     for context in contexts:
         captions = model.caption([s.pixels for s in scenes], beam=1, context=context)

@@ -130,3 +130,15 @@ def test_what_was_read_as_another_medium_is_refused(model: Captioner) -> None:
     failure = next(iter(model.caption_many([clip(2)])))
     assert isinstance(failure, Failure)
     assert "read as a video clip" in str(failure.error)
+
+
+def test_what_knows_pictures_only_says_so(model: Captioner) -> None:
+    from regard.data import CaptionDataset
+    from regard.explain.failures import audit
+    from regard.serve import create_app
+
+    clips = model.for_clips()
+    with pytest.raises(ConfigError, match="service takes pictures"):
+        create_app({"clips": clips})
+    with pytest.raises(ConfigError, match="audit knows pictures"):
+        audit(clips, CaptionDataset((), "none"))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from regard.config import DecoderConfig, EncoderConfig, Recipe
+from regard.config import DecoderConfig, EncoderConfig, Recipe, VolumeConfig
 from regard.decoder import AttentionDecoder
 from regard.encoders import build_encoder
 from regard.types import AttentionTrace, Caption, Grid, Media, Word
@@ -55,6 +55,19 @@ def captioner(**decoder_settings: object):
         encoder = build_encoder(made.encoder, pretrained=False)
     sizes = {"embedding_dim": 8, "hidden_dim": 10, "attention_dim": 7, "grid_shape": (2, 2)}
     small = decoder(annotation_dim=encoder.annotation_dim, **(sizes | decoder_settings))
+    return Captioner(encoder, small, vocabulary(), made, name="toy")
+
+
+def volume_captioner():
+    """Of scans, by the small 3D network on 2×2×2 cells of 8 mm."""
+    from regard.captioner import Captioner
+
+    volume = VolumeConfig(shape=(8, 8, 8), spacing=(2.0, 2.0, 2.0), window="lung")
+    config = EncoderConfig("small_cnn3d", level="stride4", medium="volume", volume=volume)
+    encoder = build_encoder(config)
+    sizes = {"embedding_dim": 8, "hidden_dim": 10, "attention_dim": 7, "grid_shape": (2, 2, 2)}
+    small = decoder(annotation_dim=encoder.annotation_dim, **sizes)
+    made = Recipe(name="toy", encoder=config, decoder=small.config)
     return Captioner(encoder, small, vocabulary(), made, name="toy")
 
 

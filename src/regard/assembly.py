@@ -14,6 +14,7 @@ from regard.config import Recipe, from_dict, to_dict
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder, build_encoder
 from regard.errors import CheckpointError, ConfigError, UnknownName
+from regard.familiarity import Familiarity
 from regard.version import __version__
 from regard.vocabulary import Vocabulary
 
@@ -28,6 +29,7 @@ class Model:
         vocabulary: ids to words.
         recipe: what they were made by.
         name: printed with every caption.
+        familiarity: what its training items were like, where that was learned.
     """
 
     encoder: Encoder
@@ -35,6 +37,7 @@ class Model:
     vocabulary: Vocabulary
     recipe: Recipe
     name: str
+    familiarity: Familiarity | None = None
 
     def weights(self, *, half: bool) -> dict[str, Tensor]:
         """Return all weights by the names that they bear in a checkpoint.
@@ -54,7 +57,7 @@ class Model:
             resumable: keep the paths of the data, so that the run can go on; else only their
                 names are kept, not the place where they lay on one machine.
         """
-        return {
+        described = {
             "regard_version": __version__,
             "name": self.name,
             "medium": self.encoder.medium,
@@ -68,6 +71,9 @@ class Model:
             },
             "special_ids": SPECIAL_IDS,
         }
+        if self.familiarity is not None:  # never required
+            described["familiarity"] = self.familiarity.to_json()
+        return described
 
 
 def assemble(checkpoint: Checkpoint) -> Model:
@@ -97,7 +103,11 @@ def assemble(checkpoint: Checkpoint) -> Model:
             f"{checkpoint.path}: the encoder's weights are not those that config.json names; "
             "model.safetensors is damaged or of another model."
         )
-    return Model(encoder.eval(), decoder.eval(), checkpoint.vocabulary, recipe, config["name"])
+    stored = config.get("familiarity")
+    familiarity = None if stored is None else Familiarity.from_json(stored)
+    return Model(
+        encoder.eval(), decoder.eval(), checkpoint.vocabulary, recipe, config["name"], familiarity
+    )
 
 
 def _modules(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:

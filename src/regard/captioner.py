@@ -22,12 +22,14 @@ from regard.backends.torch_backend import TorchBackend
 from regard.captions import CaptionWriter, banned_ids, prefix_ids
 from regard.card import model_card
 from regard.checkpoint import load_checkpoint, save_checkpoint
-from regard.config import Recipe, VideoConfig
+from regard.config import DataConfig, Recipe, VideoConfig
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
 from regard.encoders import Encoder, FrameEncoder, PictureEncoder
 from regard.encoders.fast import encode_with
 from regard.errors import ConfigError, MediaError, RegardError, UnknownName
+from regard.familiarity import Familiarity, Sighting
+from regard.media import Input
 from regard.types import Annotations, Caption, Media
 from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
@@ -75,6 +77,7 @@ class Captioner:
         name: str,
         device: str = "cpu",
         metrics: dict[str, Any] | None = None,
+        familiarity: Familiarity | None = None,
     ) -> None:
         """Put the parts together; the modules are used as they are, not copied.
 
@@ -86,6 +89,7 @@ class Captioner:
             name: printed with every caption.
             device: where the work is done.
             metrics: scores that travel with the model.
+            familiarity: what its training items were like; captions of others then say so.
 
         Raises:
             ConfigError: there is no such device.
@@ -98,6 +102,7 @@ class Captioner:
         self.name = name
         self.device = device
         self.metrics = metrics or {}
+        self.familiarity = familiarity
         self.backend: Backend = TorchBackend(self.encoder, self.decoder, device)
 
     @overload
@@ -164,7 +169,9 @@ class Captioner:
 
     def annotate(self, media: Sequence[Media]) -> Annotations:
         """Encode N pictures, clips or scans to their annotations."""
-        inputs = [self.encoder.prepare(m) for m in media]
+        return self._encode([self.encoder.prepare(m) for m in media])
+
+    def _encode(self, inputs: Sequence[Input]) -> Annotations:
         return self.backend.encode(
             np.stack([i.pixels for i in inputs]),
             tuple(i.grid for i in inputs),
@@ -249,7 +256,14 @@ class Captioner:
         Raises:
             CheckpointError: it cannot be written; what was there before is untouched.
         """
-        model = Model(self.encoder, self.decoder, self.vocabulary, self.config, self.name)
+        model = Model(
+            self.encoder,
+            self.decoder,
+            self.vocabulary,
+            self.config,
+            self.name,
+            self.familiarity,
+        )
         metrics = self.metrics if metrics is None else metrics
         config = model.describe(resumable=training_state is not None)
         save_checkpoint(
@@ -281,6 +295,7 @@ class Captioner:
             name=model.name,
             device=device,
             metrics=checkpoint.metrics,
+            familiarity=model.familiarity,
         )
 
     @classmethod
@@ -300,8 +315,10 @@ class Captioner:
         if unknown:
             raise UnknownName("captioning option", unknown[0], _OPTIONS)
         options = dict(options)
-        if self.vocabulary.tokens != "word":  # 20 characters are no caption
-            options.setdefault("max_length", self.config.data.max_length)
+        longest = self.config.data.max_length
+        # 20 characters are no caption, nor are 20 words where captions are long.
+        if self.vocabulary.tokens != "word" or longest > DataConfig().max_length:
+            options.setdefault("max_length", longest)
         for name, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
             if name in options:
                 options[name] = ids(self.vocabulary, options[name])
@@ -354,7 +371,8 @@ class Captioner:
 
     def _captions(self, media: list[Media], options: DecodingOptions) -> list[Caption]:
         began = time.perf_counter()
-        annotations = self.annotate(media)
+        inputs = [self.encoder.prepare(m) for m in media]
+        annotations = self._encode(inputs)
         found = decode(
             self.backend,
             annotations,
@@ -368,9 +386,23 @@ class Captioner:
         writer = CaptionWriter(
             self.vocabulary, self.name, self.config.decoder.attention, options.context
         )
+        notices = self._unfamiliar(media, inputs, annotations)
         return [
-            writer.write(item, grid, best, seconds)
-            for item, grid, best in zip(media, annotations.grids, found, strict=True)
+            writer.write(item, grid, best, seconds, more)
+            for item, grid, best, more in zip(media, annotations.grids, found, notices, strict=True)
+        ]
+
+    def _unfamiliar(
+        self, media: list[Media], inputs: list[Input], annotations: Annotations
+    ) -> list[tuple[str, ...]]:
+        """Return for each item what its reader must know of how it differs from training."""
+        if self.familiarity is None:
+            return [()] * len(media)
+        vectors = annotations.vectors
+        arrays = vectors.float().cpu().numpy() if isinstance(vectors, torch.Tensor) else vectors
+        return [
+            self.familiarity.notices(Sighting.of(item, prepared, array))
+            for item, prepared, array in zip(media, inputs, arrays, strict=True)
         ]
 
 

@@ -83,7 +83,12 @@ class CaptionWriter:
     context: str
 
     def write(
-        self, media: Media, grid: Grid, found: tuple[Hypothesis, ...], seconds: float
+        self,
+        media: Media,
+        grid: Grid,
+        found: tuple[Hypothesis, ...],
+        seconds: float,
+        notices: tuple[str, ...] = (),
     ) -> Caption:
         """Return the best caption of an item, the others in its `n_best`.
 
@@ -92,11 +97,22 @@ class CaptionWriter:
             grid: where its cells lie.
             found: best first, at least one.
             seconds: that the item took.
+            notices: of this item, besides those of its medium.
         """
-        best, *others = (self._one(media, grid, hypothesis, seconds) for hypothesis in found)
+        notices = (*notices_of(media), *notices)
+        best, *others = (
+            self._one(media, grid, hypothesis, seconds, notices) for hypothesis in found
+        )
         return replace(best, n_best=tuple(others))
 
-    def _one(self, media: Media, grid: Grid, found: Hypothesis, seconds: float) -> Caption:
+    def _one(
+        self,
+        media: Media,
+        grid: Grid,
+        found: Hypothesis,
+        seconds: float,
+        notices: tuple[str, ...],
+    ) -> Caption:
         return Caption(
             text=self.vocabulary.decode(found.tokens),
             words=tuple(self._word(found, t, grid) for t in range(len(found.tokens))),
@@ -109,7 +125,7 @@ class CaptionWriter:
             medium=media.medium,
             model=self.model,
             seconds=seconds,
-            notices=notices_of(media),
+            notices=notices,
             media=media,
         )
 

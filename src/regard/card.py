@@ -41,27 +41,59 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> s
         "",
         f"- Encoder: {encoder['name']}, {encoder['annotation_dim']} features, "
         f"{'fine-tuned' if recipe['encoder']['trainable'] else 'frozen'}, input "
-        f"{recipe['encoder']['image_size']} pixels ({recipe['encoder']['resize']}).",
+        f"{_input(config)}.",
         f"- Decoder: LSTM {decoder['hidden_dim']}, {words} words, objective "
         f"{recipe['objective']['kind']}.",
         *_data_lines(recipe["data"]),
+        *_familiarity_lines(config),
         f"- Made by regard {config['regard_version']}, recipe `{recipe['name']}`.",
         "",
         *_score_lines(metrics),
         "## Limits",
         "",
-        "It says what its training captions would say: it counts badly, guesses colours and "
-        "genders, and describes what it does not know as something it knows. Its maps show where "
-        "the decoder looked, not what mattered for a word.",
+        _LIMITS.get(config["medium"], _PICTURE_LIMITS) + " Its maps show where the decoder looked, "
+        "not what mattered for a word.",
         "",
     ]
     return "\n".join(lines)
 
 
+_PICTURE_LIMITS = (
+    "It says what its training captions would say: it counts badly, guesses colours and genders, "
+    "and describes what it does not know as something it knows."
+)
+_LIMITS = {
+    "volume": (
+        "**Not for clinical use.** It says what its training captions would say, of any scan: a "
+        "finding that they never spoke of is not seen, and of a scan of another organ, device or "
+        "group of people it speaks as of those it knows."
+    )
+}
+
+
+def _input(config: dict[str, Any]) -> str:
+    """Say what the network reads."""
+    encoder = config["recipe"]["encoder"]
+    if config["medium"] != "volume":
+        return f"{encoder['image_size']} pixels ({encoder['resize']})"
+    volume = encoder["volume"]
+    shape, spacing = ("×".join(f"{v:g}" for v in volume[key]) for key in ("shape", "spacing"))
+    at = f"of {spacing} mm" if spacing else "that the whole scan is squashed into"
+    return f"{shape} voxels {at} (slices×rows×cols), window {volume['window']}"
+
+
+def _familiarity_lines(config: dict[str, Any]) -> list[str]:
+    known = config.get("familiarity")
+    if known is None:
+        return []
+    return [f"- Says so where an input is unlike the {known['items']} training items looked at."]
+
+
 def _data_lines(data: dict[str, Any]) -> list[str]:
     """Name the captions, not the place where they lay on one machine."""
     name = Path(data["annotations"]).name
-    return [f"- Trained on the captions of {name}."] if name else []
+    lines = [f"- Trained on the captions of {name}."] if name else []
+    return [*lines, f"- {data['credit']}"] if data.get("credit") else lines
 
 
 def _score_lines(metrics: dict[str, Any]) -> list[str]:

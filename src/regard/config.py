@@ -202,6 +202,10 @@ class DataConfig:
     """Share of pictures held out where the data names no split."""
     limit: int = 0
     """Use only this many training pictures; 0 uses all."""
+    credit: str = ""
+    """What the model's card says of the data: whose they are, their licence, how captions came."""
+    familiarity: bool = False
+    """Keep with the model what its training items were like; captions of others then say so."""
 
     def __post_init__(self) -> None:
         _one_of("data", "tokens", self.tokens, ("word", "character", "bpe"))

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import regard
 from regard.captioner import Failure
 from regard.cli.main import app
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError, MediaError, UnknownName
 from regard.metrics import java
 from regard.metrics.evaluate import evaluate
+from regard.routing import Router
 
 TEXTS = {"a.jpg": "a red dog runs", "b.jpg": "two cats sit on a mat"}
 
@@ -126,7 +126,7 @@ def test_faults_are_found_before_the_first_caption():
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run `regard evaluate` with the parrot on the pictures named."""
-    monkeypatch.setattr(regard, "load", lambda name, device: Parrot())
+    monkeypatch.setattr(Router, "captioner", lambda self, medium: Parrot())
 
     def run(names: list[str], *options: str):
         rows = [f"{n},{TEXTS.get(n, 'a bird')},val" for n in names]

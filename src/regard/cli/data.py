@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from regard.errors import ConfigError, UnknownName
+
 app = typer.Typer(
     help="Check your own data; make scenes whose truth is known.", no_args_is_help=True
 )
@@ -43,15 +45,53 @@ def check(
 @app.command()
 def synthetic(
     out: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    medium: Annotated[str, typer.Option(help="image, video or volume.")] = "image",
     train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 6000,
     val: Annotated[
         int, typer.Option(min=0, help="Validation scenes, of other combinations.")
     ] = 500,
     test: Annotated[int, typer.Option(min=0, help="Test scenes, of yet others.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the pictures (64) or frames (32) in pixels.")
+    ] = None,
 ) -> None:
-    """Write scenes of coloured shapes with captions and the place of every object."""
+    """Write scenes, clips or scans made by rule, and where or when their captions are true."""
     from regard.data.synthetic import write_scenes
+    from regard.data.synthetic_clips import write_clips
+    from regard.data.synthetic_volumes import write_volumes
 
-    typer.echo(str(write_scenes(out, train=train, val=val, test=test, seed=seed, size=size)))
+    writers = {"image": write_scenes, "video": write_clips, "volume": write_volumes}
+    if medium not in writers:
+        raise UnknownName("medium", medium, writers)
+    if size is not None and medium == "volume":
+        raise ConfigError(f"--size is {size}, and volumes have the size in millimetres they have.")
+    sizes = {} if size is None else {"size": size}
+    path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
+    typer.echo(str(path))
+
+
+@app.command()
+def hippocampus(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with images and labels (Decathlon, Task04).")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    captions: Annotated[int, typer.Option(min=1, help="Captions of each real scan.")] = 6,
+    copies: Annotated[int, typer.Option(min=0, help="Warped copies of each training scan.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+) -> None:
+    """Caption hippocampus scans by rule from their masks: rule-made text on real scans."""
+    from regard.cli.output import reporting
+    from regard.data.hippocampus import write_hippocampus
+
+    with reporting() as report:
+        made = write_hippocampus(
+            folder,
+            out,
+            captions=captions,
+            copies=copies,
+            seed=seed,
+            report=lambda done, total: report("measuring", done, total),
+        )
+    typer.echo(str(made))

@@ -51,8 +51,8 @@ def faithfulness(
     check_place(json_file, "--json")
     dataset = load_dataset(annotations, images or "")
     places = load_regions(regions) if regions else None
-    captioner = load(model, device=device)
-    rival = load(control, device=device) if control else None
+    captioner = load(model, medium=dataset.medium, device=device)
+    rival = load(control, medium=dataset.medium, device=device) if control else None
     with reporting() as report:
         found = measure(captioner, dataset, split=split, limit=limit, probed=probed, beam=beam,
                         cover=cover, regions=places, seed=seed, report=report)  # fmt: skip

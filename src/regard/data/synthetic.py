@@ -50,7 +50,7 @@ SPLITS = ("train", "val", "test")
 _GREY = (125, 125, 125)
 _SIDES = (0.225, 0.244)  # of an object's box, in sides of the picture: at most 0.0595 of its area
 _GAP = 0.03  # free ground between two boxes, in sides of the picture
-_OVERSAMPLING = 4  # pictures are drawn this many times larger, then averaged
+OVERSAMPLING = 4  # pictures are drawn this many times larger, then averaged
 
 Point = tuple[float, float]
 """(row, column) in pixels."""
@@ -247,14 +247,14 @@ def _apart(centres: np.ndarray, sides: np.ndarray, i: int, j: int, size: int) ->
 
 def _object(colour: str, shape: str, role: str, centre: Point, side: float) -> SceneObject:
     row, column = centre
-    polygon = tuple((row + r * side / 2, column + c * side / 2) for r, c in _outline(shape))
+    polygon = tuple((row + r * side / 2, column + c * side / 2) for r, c in outline(shape))
     rows, columns = zip(*polygon, strict=True)
     return SceneObject(
         colour, shape, role, (min(rows), min(columns), max(rows), max(columns)), polygon
     )
 
 
-def _outline(shape: str) -> Iterator[Point]:
+def outline(shape: str) -> Iterator[Point]:
     """Yield the outline within a box that reaches from -1 to 1."""
     if shape == "circle":
         for k in range(32):
@@ -272,15 +272,15 @@ def _outline(shape: str) -> Iterator[Point]:
 
 def _draw(draw: np.random.Generator, objects: tuple[SceneObject, ...], size: int) -> np.ndarray:
     """Return the picture: flat colours that vary a little, on a light and noisy ground."""
-    side = size * _OVERSAMPLING
+    side = size * OVERSAMPLING
     ground = tuple(int(v) for v in draw.integers(225, 251, 3))
     picture = Image.new("RGB", (side, side), ground)
     brush = ImageDraw.Draw(picture)
     for thing in objects:
         pure = np.asarray(COLOURS.get(thing.colour, _GREY))
         shade = tuple(int(v) for v in (pure + draw.integers(-12, 13, 3)).clip(0, 255))
-        points = [(c * _OVERSAMPLING, r * _OVERSAMPLING) for r, c in thing.polygon]
+        points = [(c * OVERSAMPLING, r * OVERSAMPLING) for r, c in thing.polygon]
         brush.polygon(points, fill=shade)
-    small = np.asarray(picture.reduce(_OVERSAMPLING), np.float64)
+    small = np.asarray(picture.reduce(OVERSAMPLING), np.float64)
     noisy = small + draw.normal(0, 4, small.shape)
     return noisy.round().clip(0, 255).astype(np.uint8)

@@ -13,7 +13,9 @@ from regard.errors import ConfigError, UnknownName
 _TABLE = {
     "efficientnet_lite0": "regard.encoders.efficientnet_lite:EfficientNetLite",
     "efficientnet_lite2": "regard.encoders.efficientnet_lite:EfficientNetLite",
+    "googlenet": "regard.encoders.googlenet:GoogLeNet",
     "small_cnn": "regard.encoders.small_cnn:SmallCNN",
+    "small_cnn3d": "regard.encoders.small_cnn3d:SmallCNN3D",
 }
 _FAMILIES = {
     "timm": "regard.encoders.timm_backbone:TimmBackbone",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_SIDE = 56  # larger frames are averaged down to about this many pixels a side
+_SIDE = 28  # frames are averaged down to this many pixels a side at most: cuboids are coarse too
 LAYERS = 3
 """Convolutions; a frame's vector sees so many frames to each side, and one more before it."""
 
@@ -57,17 +57,20 @@ class MotionNetwork(nn.Module):
         # --8<-- [start:motion]
         change = (clip[:, :, 1:] - clip[:, :, :-1]) * present[:, :, 1:]
         x = torch.cat([clip, functional.pad(change, (0, 0, 0, 0, 1, 0))], 1)
-        for layer in self.layers:
-            x = functional.max_pool3d(layer(x).relu(), (1, 2, 2), ceil_mode=True) * present
+        for at, layer in enumerate(self.layers):
+            if at:
+                x = functional.max_pool3d(x, (1, 2, 2), ceil_mode=True)
+            x = layer(x).relu() * present
         # --8<-- [end:motion]
         maps = functional.adaptive_avg_pool2d(x.transpose(1, 2).flatten(0, 1), self.grid)
         return maps.flatten(2).transpose(1, 2).unflatten(0, real.shape)
 
 
 def _smaller(pixels: Tensor) -> Tensor:
-    """Average (N, K, 3, S, S) frames down to about 56 pixels a side; small ones stay."""
+    """Average (N, K, 3, S, S) frames down to at most 28 pixels a side."""
     side = pixels.shape[-1]
-    if side < 2 * _SIDE:
+    small = side // -(-side // _SIDE)
+    if small == side:
         return pixels
-    small = functional.adaptive_avg_pool2d(pixels.flatten(0, 1), side // (side // _SIDE))
-    return small.unflatten(0, pixels.shape[:2])
+    averaged = functional.adaptive_avg_pool2d(pixels.flatten(0, 1), small)
+    return averaged.unflatten(0, pixels.shape[:2])

@@ -1,4 +1,7 @@
-"""An animation: the picture, then its map for one word after another; a clip plays at each word."""
+"""An animation: the picture, then its map for one word after another.
+
+A clip plays at each word; of a scan three planes are shown.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,22 @@ from regard.explain.clips import (
 )
 from regard.explain.fonts import choose_fonts
 from regard.explain.maps import absolute_scale, paint, upsample
+from regard.explain.montage import notices
 from regard.explain.sheet import drawing_of, size_of
+from regard.explain.sweep import swept
 from regard.explain.tiles import as_picture
 from regard.media import cell_bounds
-from regard.types import Caption, Word
+from regard.types import Caption, Scan, Word
 
 _SIDE = 448  # pixels of the longer side
 _STRIP = 44  # pixels below the picture, for the word
-_WORD_SIZE = 22
+_WORD_SIZE, _NOTICE_SIZE = 22, 15
 _WORD_MS, _PICTURE_MS = 900, 1500
 _PLAYED = 12  # frames of a clip at each word
 _FRAME_MS, _PEAK_MS = 120, 500  # of a clip
 _CLIP_SIDE = 320  # pixels of the longer side of a clip's frames, which are many
 _INK, _PAPER, _CHOSEN = "#1d2433", "#ffffff", "#ff4d4d"
+_WARNING = "#b42318"
 
 
 def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -> None:
@@ -49,17 +55,18 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
         smooth: see `regard.explain.upsample`.
 
     Raises:
-        ConfigError: the caption holds no picture, its grid is no picture's, or the suffix is
+        ConfigError: the caption holds no source, its grid is no picture's, or the suffix is
             another.
     """
     path = Path(path)
     if path.suffix.lower() not in (".webp", ".gif"):
         raise ConfigError(f"{path} shall be an animation; its name must end in .webp or .gif.")
-    shown = (
-        _playing(caption, smooth=smooth)
-        if caption.medium == "video"
-        else _frames(as_picture(caption), smooth=smooth)
-    )
+    if caption.medium == "video":
+        shown = _playing(caption, smooth=smooth)
+    elif isinstance(caption.media, Scan):
+        shown = _planes(caption, caption.media, smooth=smooth)
+    else:
+        shown = _frames(as_picture(caption), smooth=smooth)
     frames, durations = zip(*shown, strict=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "loop": 0}
@@ -80,6 +87,15 @@ def _frames(caption: Caption, *, smooth: bool) -> list[tuple[Image.Image, int]]:
         painted = _framed(paint(pixels, relative, top), caption, word)
         frames.append((_captioned(painted, word.text), _WORD_MS))
     return frames
+
+
+def _planes(caption: Caption, scan: Scan, *, smooth: bool) -> list[tuple[Image.Image, int]]:
+    """Return a scan's three planes at each word's peak, each with its milliseconds."""
+    notice = " ".join(notices(caption))
+    drawn = [
+        _captioned(pixels, text, notice) for pixels, text in swept(caption, scan, smooth=smooth)
+    ]
+    return list(zip(drawn, [_PICTURE_MS] + [_WORD_MS] * (len(drawn) - 1), strict=True))
 
 
 def _playing(caption: Caption, *, smooth: bool) -> list[tuple[Image.Image, int]]:
@@ -120,19 +136,24 @@ def _framed(pixels: np.ndarray, caption: Caption, word: Word) -> np.ndarray:
     return np.asarray(image)
 
 
-def _captioned(pixels: np.ndarray, text: str) -> Image.Image:
-    """Return the picture with a text below it, as large as fits."""
+def _captioned(pixels: np.ndarray, text: str, notice: str = "") -> Image.Image:
+    """Return the picture with a text below it, as large as fits, and a notice below that."""
     height, width = pixels.shape[:2]
-    frame = Image.new("RGB", (width, height + _STRIP), _PAPER)
+    frame = Image.new("RGB", (width, height + _STRIP * (2 if notice else 1)), _PAPER)
     frame.paste(Image.fromarray(pixels), (0, 0))
+    _write(frame, text, _WORD_SIZE, _INK, height + _STRIP / 2)
+    if notice:
+        _write(frame, notice, _NOTICE_SIZE, _WARNING, height + 1.4 * _STRIP)
+    return frame
+
+
+def _write(frame: Image.Image, text: str, size: int, colour: str, down: float) -> None:
     fonts = choose_fonts(text)
     # Pillow draws with one font: the last that was chosen has what the first lacks.
     path = font_manager.findfont(fonts.families[-1])
-    drawn, size = fonts.drawable(text), _WORD_SIZE
+    drawn = fonts.drawable(text)
     font = ImageFont.truetype(path, size)
-    while font.getlength(drawn) > width - 12 and size > 8:
+    while font.getlength(drawn) > frame.width - 12 and size > 8:
         size -= 1
         font = ImageFont.truetype(path, size)
-    place = (width / 2, height + _STRIP / 2)
-    ImageDraw.Draw(frame).text(place, drawn, fill=_INK, font=font, anchor="mm")
-    return frame
+    ImageDraw.Draw(frame).text((frame.width / 2, down), drawn, fill=colour, font=font, anchor="mm")

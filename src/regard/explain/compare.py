@@ -74,6 +74,7 @@ def _row(
     figure.text(x, y, title, size=14, color=_INK, family=fonts.families, parse_math=False)
     x, y, _, _ = place(figure, _MARGIN, down + 0.6, 0, 0)
     about = f"{caption.model} · {wording.looked(caption.trace)} · {wording.cells(caption.grid)}"
+    about = " · ".join([about, *caption.notices])
     figure.text(x, y, fonts.drawable(about), size=8, color=_QUIET, family=fonts.families,
                 parse_math=False)  # fmt: skip
     panels = [("picture", "", picture)]

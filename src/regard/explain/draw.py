@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from regard.explain.montage import montage
 from regard.explain.sheet import contact_sheet
 from regard.explain.strip import film_strip
 from regard.explain.tiles import as_picture
@@ -17,11 +18,14 @@ def draw(caption: Caption, **options: Any) -> Figure:
 
     Args:
         caption: with its source.
-        **options: of the drawing: `contact_sheet` of a picture, `film_strip` of a clip.
+        **options: of the drawing: `contact_sheet` of a picture, `film_strip` of a clip,
+            `montage` of a scan.
 
     Raises:
         ConfigError: the caption does not hold its source.
     """
+    if caption.medium == "volume":
+        return montage(caption, **options)
     if caption.medium == "video":
         return film_strip(caption, **options)
     return contact_sheet(as_picture(caption), **options)

@@ -198,10 +198,14 @@ def audit(
 
     Raises:
         DatasetError: the split is empty.
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or the model reads no pictures.
     """
     if limit < 0:
         raise ConfigError(f"limit is {limit}; it must be 0 or more.")
+    if captioner.medium != "image":
+        raise ConfigError(
+            f"{captioner.name!r} captions {captioner.medium}s, and an audit knows pictures only."
+        )
     items = dataset.split(split).items[: limit or None]
     if not items:
         known = sorted({item.split or "(none)" for item in dataset})

@@ -77,7 +77,8 @@ def caption_html(
 
     Every word is a button that shows its map, on one absolute scale in multiples of uniform,
     smoothed or raw as the reader chooses; with an occlusion, what mattered can be shown instead,
-    on one scale in nats. A clip or a scan is laid out as one picture, without its occlusion.
+    on one scale in nats. A clip or a scan is laid out as one picture of raw cells (smoothing would
+    carry attention from a frame or slice into the one beside it), without its occlusion.
 
     Args:
         caption: with its picture.
@@ -87,26 +88,28 @@ def caption_html(
     Raises:
         ConfigError: the caption does not hold its picture, or its grid is no picture's.
     """
-    if caption.medium != "image":
+    smooth = caption.medium == "image"
+    if not smooth:
         caption, occlusion = as_picture(caption), None
     if caption.pixels is None:
         raise ConfigError("this caption holds no picture to draw on; caption the file again.")
     grid, alpha = caption.grid, caption.trace.alpha
-    tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=True))}
+    tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=smooth))}
     if occlusion is not None:
         tops["mattered"] = mattered_scale(occlusion.falls, grid)
-    shown = [_shown(word, occlusion, t) for t, word in enumerate(caption.words)]
+    shown = [shown_word(word, occlusion, t) for t, word in enumerate(caption.words)]
     words = words_html(shown, tops)
     framed = any(word.location is not None for word in caption.words)
     foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
-            wording.FRAMED if framed else "", wording.SCALE, caption.model]  # fmt: skip
+            wording.FRAMED if framed else "", wording.SCALE, caption.model,
+            *caption.notices]  # fmt: skip
     return (
         f"{assets_html() if assets else ''}"
         f"<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
-        f"data-map='{map_data(grid, smooth=True)}'>"
+        f"data-map='{map_data(grid, smooth=smooth)}'>"
         f"{picture_html(caption.pixels, grid, Path(caption.file).name)}{words}"
         f"{controls_html(mattered=occlusion is not None)}"
-        f"{scale_html(tops['map'][1], grid, smooth=True)}"
+        f"{scale_html(tops['map'][1], grid, smooth=smooth)}"
         f"{output_html()}<footer>{escaped(' · '.join(filter(None, foot)))}</footer></div>"
     )
 
@@ -286,8 +289,16 @@ def word_note(word: Word) -> str:
     )
 
 
-def _shown(word: Word, occlusion: Occlusion | None, t: int) -> ShownWord:
-    note = word_note(word)
+def shown_word(word: Word, occlusion: Occlusion | None, t: int, place: str = "") -> ShownWord:
+    """Return what a page knows of a caption's word number t.
+
+    Args:
+        word: the word.
+        occlusion: of the caption.
+        t: its number.
+        place: where it looked, in words.
+    """
+    note = " · ".join(filter(None, [word_note(word), place]))
     others = tuple(
         (wording.candidate(text), round(math.exp(value), 4))
         for text, value in word.alternatives[:5]

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from regard.errors import ConfigError
-from regard.explain.html import caption_html, escaped
+from regard.explain import wording
+from regard.explain.html import assets_html, caption_html, escaped
+from regard.explain.lattice import cell_size, peak_of
 from regard.explain.player import clip_html, weights_table
 from regard.explain.probe import Occlusion
-from regard.types import Caption
+from regard.explain.scan_html import scan_assets, scan_html
+from regard.types import Caption, Scan
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,20 @@ class Explained:
     Attributes:
         caption: with its picture.
         occlusion: None where no cell was covered.
+        unmeasured: why not, where it was wanted.
     """
 
     caption: Caption
     occlusion: Occlusion | None = None
+    unmeasured: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the caption's JSON with `occlusion`: cover, what was covered at a time (cell or
         frame), falls [words][cells or frames] in nats, and the rank correlation of each word's
-        falls with its attention (null where there is none)."""
-        record = self.caption.to_json()
+        falls with its attention (null where there is none); of a scan with `peaks_mm`, where each
+        word looked most in world millimetres (RAS; null where its map is flat), and `cell_mm`, how
+        large a cell is along the scan's own x, y and z."""
+        record = self.caption.to_json() | self._places()
         if self.occlusion is None:
             return record
         falls = self.occlusion.falls.reshape(len(self.caption.words), -1)
@@ -51,6 +58,16 @@ class Explained:
             }
         }
 
+    def _places(self) -> dict[str, Any]:
+        if self.caption.medium != "volume":
+            return {}
+        grid = self.caption.grid
+        peaks = (peak_of(word, grid) for word in self.caption.words)
+        return {
+            "peaks_mm": [None if p is None else np.round(p.world, 3).tolist() for p in peaks],
+            "cell_mm": np.round(cell_size(grid), 3).tolist(),
+        }
+
 
 def explanation_page(explained: Sequence[Explained]) -> str:
     """Return a whole HTML page.
@@ -64,7 +81,9 @@ def explanation_page(explained: Sequence[Explained]) -> str:
     if not explained:
         raise ConfigError("there is no caption to make a page of.")
     first = explained[0].caption
-    title = f"{Path(first.file).name}: {first.text}"
+    scans = any(isinstance(one.caption.media, Scan) for one in explained)
+    # Scans are often named after patients.
+    title = first.text if scans else f"{Path(first.file).name}: {first.text}"
     panels = "".join(
         f"<section><h2>{escaped(one.caption.model)}</h2>{_viewer(one, again=at > 0)}"
         f"{_table(one)}</section>"
@@ -74,7 +93,8 @@ def explanation_page(explained: Sequence[Explained]) -> str:
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head>"
+        f"<title>{escaped(title)}</title><style>{_STYLE}</style>"
+        f"{assets_html() + scan_assets() if scans else ''}</head>"
         f"<body><main><h1>{escaped(first.text)}</h1><div class='panels{wide}'>{panels}</div>"
         f"{_notes(explained)}</main></body></html>"
     )
@@ -83,6 +103,8 @@ def explanation_page(explained: Sequence[Explained]) -> str:
 def _viewer(one: Explained, *, again: bool) -> str:
     if one.caption.medium == "video":
         return clip_html(one.caption, one.occlusion, again=again) + weights_table(one.caption)
+    if one.caption.medium == "volume":
+        return scan_html(one.caption, one.occlusion)
     return caption_html(one.caption, one.occlusion)
 
 
@@ -96,6 +118,7 @@ def _notes(explained: Sequence[Explained]) -> str:
             "Of the clip the frames in the strip were read, each for the seconds around it. What "
             "happens between them was not seen."
         )
+    notes += dict.fromkeys(one.unmeasured for one in explained if one.unmeasured)
     covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
     for cover, part in sorted(covers):
         source = _SOURCES[explained[0].caption.medium]
@@ -114,6 +137,9 @@ def _table(one: Explained) -> str:
     head = ["word", "p", "entropy", "peak", "β", "alternatives"]
     if one.occlusion is not None:
         head.insert(5, "agreement with what mattered")
+    scan = isinstance(one.caption.media, Scan)
+    if scan:
+        head.append("most at")
     rows: list[str] = []
     for t, word in enumerate(one.caption.words):
         cells = [
@@ -127,6 +153,9 @@ def _table(one: Explained) -> str:
         if one.occlusion is not None:
             agreement = one.occlusion.correlation[t]
             cells.insert(5, f"{agreement:+.2f}" if np.isfinite(agreement) else "–")
+        if scan:
+            peak = peak_of(word, one.caption.grid)
+            cells.append("–" if peak is None else wording.position(peak.world))
         rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
     names = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in head)
     return (
@@ -142,6 +171,7 @@ main { max-width: 78rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .panels { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .panels section { flex: 1 1 22rem; min-width: 0; max-width: 40rem; }
+.panels section:has(.scan) { flex-basis: 34rem; max-width: 60rem; }
 .panels.one section { max-width: none; }
 .note { max-width: 44rem; font-size: .9rem; color: #4b5565; }
 .wide { overflow-x: auto; }

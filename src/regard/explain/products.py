@@ -12,11 +12,15 @@ from regard.captioner import Captioner
 from regard.explain.animation import save_animation
 from regard.explain.compare import compare_sheet
 from regard.explain.draw import draw
+from regard.explain.nifti import save_attention
 from regard.explain.page import Explained, explanation_page
 from regard.explain.probe import occlude
 from regard.explain.sheet import save_figure
 from regard.explain.tiles import as_picture
 from regard.types import Caption
+
+MOST_COVERED = 1000
+"""Cells of a scan that are covered one after another; a scan of more is not measured."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,15 @@ def write_explanation(
     pairs = [(captioner, caption)]
     if rival is not None:
         pairs.append((rival, rival.caption(caption.file, beam=beam)))
-    explained = [
-        Explained(said, occlude(model, said) if wanted.occlusion else None) for model, said in pairs
-    ]
+    explained = [_explained(model, said, wanted) for model, said in pairs]
     sheet = (
         draw(caption, smooth=wanted.smooth)
         if rival is None
-        else compare_sheet([as_picture(said) for _, said in pairs], smooth=wanted.smooth)
+        # Smoothing would carry attention from a slice or frame into the one beside it.
+        else compare_sheet(
+            [as_picture(said) for _, said in pairs],
+            smooth=wanted.smooth and caption.medium == "image",
+        )
     )
     save_figure(sheet, with_suffix(stem, ".png"))
     if wanted.animation != "none":
@@ -77,8 +83,19 @@ def write_explanation(
     records = [one.to_json() for one in explained]
     record = records[0] if rival is None else records[0] | {"compared": records[1]}
     with_suffix(stem, ".json").write_text(json.dumps(record, ensure_ascii=False) + "\n", "utf-8")
+    if caption.medium == "volume" and caption.words:
+        save_attention(caption, with_suffix(stem, ".attention.nii.gz"), smooth=wanted.smooth)
     if wanted.grids:
         np.save(with_suffix(stem, ".npy"), np.stack([word.alpha for word in caption.words]))
+
+
+def _explained(captioner: Captioner, caption: Caption, wanted: Wanted) -> Explained:
+    if not wanted.occlusion:
+        return Explained(caption)
+    if caption.grid.cells > MOST_COVERED and caption.medium == "volume":
+        why = f"covering {caption.grid.cells} cells would mean reading the scan as often"
+        return Explained(caption, unmeasured=f"What mattered was not measured: {why}.")
+    return Explained(caption, occlude(captioner, caption))
 
 
 def with_suffix(stem: Path, suffix: str) -> Path:

@@ -222,7 +222,7 @@ def _footer(caption: Caption, fonts: FontChoice, width: float, smooth: bool) -> 
         wording.FRAMED if framed else "",
         wording.covered(caption.grid),
     ]
-    source = [Path(caption.file).name, caption.model, fonts.note]
+    source = [*caption.notices, Path(caption.file).name, caption.model, fonts.note]
     lines = [
         wording.looked(caption.trace),
         ", ".join(filter(None, drawn)),

@@ -170,5 +170,5 @@
     document.querySelectorAll(".regard button.first").forEach(show);
   });
 
-  window.regardViewer = { media, drawMap, frame, show, stop, wordsOf, shownIn };
+  window.regardViewer = { media, drawMap, frame, show, stop, wordsOf, shownIn, isRaw, opacityOf };
 })();

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from regard.explain.lattice import cell_size
 from regard.explain.maps import ENLARGE, sigma_cells
-from regard.types import AttentionTrace, Grid, Scan
+from regard.types import AttentionTrace, Grid
 from regard.vocabulary import END, SPECIALS, UNKNOWN
 
 SCALE = "One absolute scale for the whole caption, in multiples of uniform attention 1/L"
@@ -51,12 +52,17 @@ def smoothed(grid: Grid) -> str:
     return f"enlarged ×{ENLARGE}, Gaussian σ {' × '.join(sigmas)} cells"
 
 
-def covered(grid: Grid) -> str:
-    """Say what of the picture or of the grid has no map; "" where they coincide."""
+def covered(grid: Grid, look: str = "faded") -> str:
+    """Say what of the source or of the grid has no map; "" where they coincide.
+
+    Args:
+        grid: the grid.
+        look: how that part of the source is drawn.
+    """
     spans = list(zip(grid.extent, grid.source_size, strict=True))
     notes: list[str] = []
     if any(start > 0 or stop < size for (start, stop), size in spans):
-        notes.append("faded: not seen by the encoder")
+        notes.append(f"{look}: not seen by the encoder")
     if any(start < 0 or stop > size for (start, stop), size in spans):
         notes.append("cells on the padding not drawn")
     return ", ".join(notes)
@@ -67,24 +73,20 @@ def candidate(text: str) -> str:
     return _CANDIDATES.get(text, text)
 
 
-def scan_notes(scan: Scan, grid: Grid, oblique: float) -> list[str]:
+def scan_notes(grid: Grid, oblique: float) -> list[str]:
     """Say how a scan's planes and positions are to be read.
 
     Args:
-        scan: the scan.
-        grid: of its cells.
+        grid: of the scan's cells.
         oblique: degrees between the scan's axes and the world's.
     """
     turned = f" (turned by up to {oblique:.0f}° from the world's)" if oblique >= _TURNED else ""
-    cols, rows, slices = (
-        (stop - start) / count
-        for (start, stop), count in zip(grid.extent[::-1], grid.shape[::-1], strict=True)
-    )
+    cell = " × ".join(f"{mm:.3g}" for mm in cell_size(grid))
     return [
-        "Radiological convention: the patient's right (R) is on the viewer's left; planes along the "
-        f"scan's own axes{turned}",
-        "Positions: world mm, RAS (x to the patient's right, y to the front, z to the head); ± half "
-        f"a cell, which is {cols:.3g} × {rows:.3g} × {slices:.3g} mm",
+        "Radiological convention: the patient's right (R) is on the viewer's left; planes along "
+        f"the scan's own axes{turned}",
+        "Positions: world mm, RAS (x to the patient's right, y to the front, z to the head); ± "
+        f"half a cell, which is {cell} mm",
     ]
 
 

@@ -92,7 +92,7 @@ def open_stream(
             file,
             "r",
             options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
-            metadata_errors="replace",
+            metadata_errors="replace",  # titles in an old encoding harm nobody
             buffer_size=2**17,
             io_open=_refuse,
         )

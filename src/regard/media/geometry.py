@@ -56,7 +56,7 @@ def scan_grid(scan: Scan, extent: Extent, shape: tuple[int, ...]) -> Grid:
         shape: (slices, rows, cols) of the encoder's grid.
     """
     spacing = np.array(scan.spacing)
-    affine = scan.affine.copy()
+    affine = np.array(scan.affine, np.float64)
     affine[:3, 3] -= affine[:3, :3] @ np.full(3, 0.5)  # voxel centres to voxel corners
     affine[:3, :3] /= spacing
     size = tuple(float(n * mm) for n, mm in zip(scan.pixels.shape, spacing, strict=True))

@@ -154,7 +154,9 @@ def _check_gaps(gaps: np.ndarray, name: str) -> None:
     if not uneven.size:
         return
     at = int(uneven[0])
-    missing = sum(max(0, round(float(gaps[i]) / usual) - 1) for i in uneven)
+    ratios = gaps[uneven] / usual
+    whole = np.round(ratios)
+    missing = int((whole - 1)[np.abs(ratios - whole) <= _UNEVEN].sum())
     what = f"{missing} slices missing" if missing else "slices at uneven distances"
     raise MediaError(
         f"{name} has {what}: {gaps[at]:.4g} mm between slices {at + 1} and {at + 2}, where "

@@ -38,7 +38,9 @@ def resample(scan: Scan, spec: ScanSpec) -> tuple[np.ndarray, Extent]:
         spacing = scan.spacing[axis]
         centres = starts[axis] + (np.arange(spec.shape[axis]) + 0.5) * steps[axis]
         values = _along(values, int(axis), centres / spacing - 0.5, steps[axis] / spacing)
-        beyond = (centres < 0) | (centres > sizes[axis])
+        # A voxel that the scan covers in part is filled: a thin slice must not be lost.
+        half = steps[axis] / 2
+        beyond = (centres + half <= 0) | (centres - half >= sizes[axis])
         outside |= np.expand_dims(beyond, [other for other in range(3) if other != axis])
     values = windowed(values, window_of(scan.pixels, spec.window), spec.window)
     values[outside] = 0.0

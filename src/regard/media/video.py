@@ -79,7 +79,8 @@ def read_clip(
             return _from_file(file, spec, name, max_pixels, report)
     if isinstance(source, bytes | bytearray | memoryview):
         import_av()
-        return _from_file(io.BytesIO(source), spec, name or "<bytes>", max_pixels, report)
+        digest = hashlib.sha256(source).hexdigest()  # by way of the BytesIO it would be copied
+        return _from_file(io.BytesIO(source), spec, name or "<bytes>", max_pixels, report, digest)
     return _from_array(source, spec, name or "<array>", max_pixels)
 
 
@@ -106,9 +107,10 @@ def _from_file(
     name: str,
     max_pixels: int,
     report: Callable[[int, int], None] | None,
+    digest: str = "",
 ) -> Clip:
     try:
-        digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+        digest = digest or hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         if not file.seek(0, os.SEEK_END):
             raise MediaError(f"{name} is empty (0 bytes). Bring the clip again.")
         listed, missing = list_packets(file, name, max_pixels)

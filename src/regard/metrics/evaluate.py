@@ -81,7 +81,7 @@ def evaluate(
         raise DatasetError(
             f"{dataset.source} has no pictures in the split {split!r}; it has {', '.join(names)}."
         )
-    if captioner.medium == "image" and medium_of(items[0].file) == "video":
+    if medium_of(items[0].file) == "video" and captioner.medium == "image":
         captioner = captioner.for_clips()
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}

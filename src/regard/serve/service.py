@@ -55,11 +55,17 @@ class Service:
             settings: limits.
 
         Raises:
-            ConfigError: there is no captioner.
+            ConfigError: there is no captioner, or one that reads no pictures.
             MissingExtra: prometheus_client is not installed.
         """
         if not captioners:
             raise ConfigError("there is no model to serve; name one.")
+        for name, captioner in captioners.items():
+            if captioner.medium != "image":
+                raise ConfigError(
+                    f"{name!r} captions {captioner.medium}s, and the service takes pictures. Use "
+                    "`regard caption` or `regard explain`."
+                )
         self.captioners = dict(captioners)
         self.settings = settings
         self.room = Room(settings)

@@ -19,6 +19,7 @@ from regard.media import NOUNS
 from regard.training.batches import Chunk, make_chunks, plan_epoch
 from regard.training.diary import DiaryKeeper
 from regard.training.evaluation import Evaluation, evaluate_decoder
+from regard.training.familiar import check_enough, learn_familiarity
 from regard.training.logs import Reporter, RunLog, Silent
 from regard.training.objective import Loss
 from regard.training.objectives import build_objective
@@ -100,7 +101,12 @@ def _epochs(run: Run, log: RunLog, diary: DiaryKeeper) -> None:
         evaluation = _evaluate(run, log, diary)
         if state.judge(evaluation.scores, recipe.evaluation.metric):
             with state.averaged():
-                _captioner(run).save(run.folder / "best", metrics=_metrics(run, evaluation))
+                captioner = _captioner(run)
+                if recipe.data.familiarity:
+                    captioner.familiarity = learn_familiarity(
+                        state.encoder, run.splits, run.pictures
+                    )
+                captioner.save(run.folder / "best", metrics=_metrics(run, evaluation))
         _save_last(run, _metrics(run, evaluation))
 
 
@@ -191,6 +197,8 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
         recipe = replace(recipe, data=absolute_paths(recipe.data))
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit)
+    if recipe.data.familiarity:
+        check_enough(splits)
     encoder = build_encoder(recipe.encoder, pretrained=True)
     recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
     start = load_checkpoint(Path(recipe.training.init_from)) if recipe.training.init_from else None

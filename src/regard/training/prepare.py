@@ -159,7 +159,7 @@ class Pictures:
     def read(self, items: list[CaptionedItem], views: list[str]) -> tuple[Tensor, Tensor]:
         """Return stored vectors (N, L, D) or pixels (N, ...) as float32, and mask (N, L)."""
         if self.store is None:
-            inputs = [self._input(self._keep(i.file), v) for i, v in zip(items, views, strict=True)]
+            inputs = [self._input(self.media(i.file), v) for i, v in zip(items, views, strict=True)]
             mask = np.stack([i.mask for i in inputs])
             return torch.from_numpy(np.stack([i.pixels for i in inputs])), torch.from_numpy(mask)
         wanted = [(self._digests[i.file], v) for i, v in zip(items, views, strict=True)]
@@ -191,8 +191,8 @@ class Pictures:
                 f"a picture cannot be read: {error} `regard data check` lists all such."
             ) from error
 
-    def _keep(self, file: str) -> Media:
-        """Read a file, or give it again without decoding it again."""
+    def media(self, file: str) -> Media:
+        """Return a file as it was read; it is kept, and not decoded again."""
         if file in self._kept:
             return self._kept[file]
         media = self._read(file)

@@ -1,0 +1,77 @@
+"""A small 3D network that is trained from scratch with the decoder, for synthetic volumes.
+
+The 3D sibling of `small_cnn`: two convolutions of stride 2, one of 3×3×3 between them and two of
+1×1×1. A cell of the 4-voxel grid sees 14×14×14 voxels around its own centre and nothing else: at
+2 mm a voxel 28 mm, where a lesion of the synthetic volumes is at most 24 mm wide. There is no
+normalisation over the scan and no pooling, so a cell cannot know what lies elsewhere: where the
+decoder looked is where it saw. Kernels of stride 2 are even, as there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.config import EncoderConfig
+from regard.encoders.base import Encoder
+from regard.errors import ConfigError
+from regard.media.preprocess import ScanSpec
+
+RECEPTIVE_FIELD = 14
+"""Side in voxels of what one cell sees: 4 + 2·2 + 3·2."""
+_STRIDE = 4
+_CHANNELS = (16, 64, 64)
+
+
+class SmallCNN3D(Encoder):
+    """Five convolutions; the grid has one cell per 4×4×4 voxels, 64 features each."""
+
+    grid_axes = ("slices", "rows", "cols")
+
+    def __init__(self, config: EncoderConfig, *, pretrained: bool = True) -> None:
+        """Build the network with fresh weights, always the same ones.
+
+        Args:
+            config: level and volume are read.
+            pretrained: there are no such weights; taken so that all encoders are built alike.
+
+        Raises:
+            ConfigError: a side of the input is no multiple of 4, or the level is not "stride4".
+        """
+        super().__init__()
+        if config.level != "stride4":
+            raise ConfigError(f"encoder.level is {config.level!r}; small_cnn3d has stride4.")
+        volume = config.volume
+        if any(side % _STRIDE for side in volume.shape):
+            raise ConfigError(
+                f"encoder.volume.shape is {list(volume.shape)}; small_cnn3d takes multiples of "
+                f"{_STRIDE}, so that every cell covers the same number of voxels."
+            )
+        self.name, self.level = config.name, config.level
+        first, second, third = _CHANNELS
+        # Reproducible, and torch's global generator is left as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self._layers = nn.Sequential(
+                nn.Conv3d(1, first, 4, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv3d(first, first, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv3d(first, second, 4, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv3d(second, third, 1),
+                nn.ReLU(),
+                nn.Conv3d(third, third, 1),
+            )
+            for layer in self._layers:
+                if isinstance(layer, nn.Conv3d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
+        self.annotation_dim = third
+        self.grid_shape = tuple(side // _STRIDE for side in volume.shape)
+        self.input_shape = (1, *volume.shape)
+        self.spec = ScanSpec(volume.shape, volume.spacing, volume.window)
+
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (N, slices·rows·cols / 64, 64) for windowed voxels; a scan has no padding."""
+        return self._layers(pixels).flatten(2).transpose(1, 2)

@@ -1,0 +1,234 @@
+"""Is an input like those that a model was trained on? Where it is not, the caption says so.
+
+Four things are compared, each with what the training items had:
+
+- **size and spacing**: a scan's millimetres, a clip's seconds; outside their range by a tenth;
+- **modality**, where a file names one that no training file named;
+- **layout**: the mean of the input's values in every cell of the grid (coarsely, what lies where);
+  **texture**: how much neighbouring values differ;
+- **features**: the mean annotation vector, which is what the encoder makes of it.
+
+For the last two the distance is the root mean square of z-scores against the training items; its
+limit is the largest distance that training items kept out of the estimate have, and a margin.
+That finds inputs of another kind, not every error: a scan that looks like the others and shows what
+none of them showed passes. Nothing is ever refused for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from regard.errors import CheckpointError
+from regard.media import Input
+from regard.types import Clip, Media, Scan
+
+_ROOM = 0.1  # beyond the range of the training items, as a share of its ends
+_MARGIN = 1.25  # of a distance's limit, over the largest that was met
+_FOLDS = 5  # each kept out of the estimate once, to see how far a new item lies
+_DIGITS = 5
+_AXES = ("slices", "rows", "cols")
+_NAMES = {"image": "pictures", "video": "clips", "volume": "scans"}
+_SAYS = {
+    "layout": "what is bright and dark lies elsewhere",
+    "texture": "neighbouring values differ more or less than theirs",
+    "features": "the encoder sees other things in it",
+}
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What is compared of one item.
+
+    Attributes:
+        quantities: numbers with a range, by a name with its unit.
+        modality: as the file says; "" where it does not.
+        vectors: "layout", "texture" and "features".
+    """
+
+    quantities: Mapping[str, float]
+    modality: str
+    vectors: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, media: Media, prepared: Input, annotations: np.ndarray) -> Sighting:
+        """Look at an item.
+
+        Args:
+            media: as it was read.
+            prepared: as the encoder reads it.
+            annotations: (L, D) what the encoder makes of it.
+        """
+        quantities: dict[str, float] = {}
+        if isinstance(media, Scan):
+            sides = [n * mm for n, mm in zip(media.pixels.shape, media.spacing, strict=True)]
+            for axis, side, mm in zip(_AXES, sides, media.spacing, strict=True):
+                quantities[f"mm along {axis}"] = side
+                quantities[f"mm between {axis}"] = mm
+        elif isinstance(media, Clip):
+            quantities["seconds"] = media.duration
+        vectors = {"features": annotations[prepared.mask].mean(0)}
+        if media.medium != "video":  # the frames of a clip are read one by one
+            vectors["layout"] = _layout(prepared)
+            vectors["texture"] = _texture(prepared.pixels)
+        modality = media.modality if isinstance(media, Scan) else ""
+        return cls(quantities, modality, vectors)
+
+
+def _layout(prepared: Input) -> np.ndarray:
+    """Return the mean value of every cell, (L,)."""
+    values = prepared.pixels.mean(0)
+    for axis, cells in enumerate(prepared.grid.shape):
+        parts = np.array_split(values, cells, axis)
+        values = np.stack([part.mean(axis) for part in parts], axis)
+    return values.reshape(-1)
+
+
+def _texture(pixels: np.ndarray) -> np.ndarray:
+    """Return how much neighbours differ along each axis, beside how much values differ at all."""
+    spread = float(pixels.std()) + 1e-6
+    steps = [float(np.abs(np.diff(pixels, axis=axis)).mean()) for axis in range(1, pixels.ndim)]
+    return np.array([math.log(step / spread + 1e-3) for step in steps] + [float(pixels.mean())])
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Where the training items' vectors lie.
+
+    Attributes:
+        mean: (D,).
+        deviation: (D,) standard deviation.
+        limit: the largest distance that passes.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    limit: float
+
+    @classmethod
+    def around(cls, vectors: np.ndarray) -> Cloud:
+        """Fit to (n, D) vectors; the limit is met by items that their estimate did not see."""
+        fold = np.arange(len(vectors)) % _FOLDS
+        met = 0.0
+        for left_out in range(_FOLDS):
+            kept, new = vectors[fold != left_out], vectors[fold == left_out]
+            mean, deviation = _spread(kept)
+            met = max(met, *(_distance(vector, mean, deviation) for vector in new))
+        mean, deviation = _spread(vectors)
+        return cls(_plain(mean), _plain(deviation), round(_MARGIN * met, _DIGITS))
+
+    def holds(self, vector: np.ndarray) -> bool:
+        """Whether a vector lies within the limit."""
+        return _distance(vector, np.array(self.mean), np.array(self.deviation)) <= self.limit
+
+
+def _spread(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    deviation = vectors.std(0)
+    # A cell that is always black would make every other value infinitely strange.
+    floor = 0.1 * float(np.sqrt((deviation**2).mean())) + 1e-6
+    return vectors.mean(0), np.maximum(deviation, floor)
+
+
+def _distance(vector: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
+    return float(np.sqrt((((vector - mean) / deviation) ** 2).mean()))
+
+
+def _plain(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(value), _DIGITS) for value in values)
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """What the training items were like.
+
+    Attributes:
+        medium: of the model.
+        ranges: (lowest, highest) of every quantity.
+        modalities: that their files named; "" among them where one named none.
+        clouds: by name of the vector.
+        items: how many were looked at.
+    """
+
+    medium: str
+    ranges: Mapping[str, tuple[float, float]]
+    modalities: tuple[str, ...]
+    clouds: Mapping[str, Cloud]
+    items: int
+
+    @classmethod
+    def learn(cls, medium: str, sightings: Iterable[Sighting]) -> Familiarity:
+        """Sum up training items, at least `2 * _FOLDS` of them."""
+        seen = list(sightings)
+        ranges = {
+            name: (
+                round(min(s.quantities[name] for s in seen), _DIGITS),
+                round(max(s.quantities[name] for s in seen), _DIGITS),
+            )
+            for name in seen[0].quantities
+        }
+        clouds = {
+            name: Cloud.around(np.stack([s.vectors[name] for s in seen]).astype(np.float64))
+            for name in seen[0].vectors
+        }
+        return cls(medium, ranges, tuple(sorted({s.modality for s in seen})), clouds, len(seen))
+
+    def notices(self, sighting: Sighting) -> tuple[str, ...]:
+        """Return one notice that names all that differs; none where nothing does."""
+        differing = [
+            f"{value:.4g} {name} ({low:.4g} to {high:.4g} there)"
+            for name, value in sighting.quantities.items()
+            for low, high in (self.ranges.get(name, (-math.inf, math.inf)),)
+            if not low * (1 - _ROOM) <= value <= high * (1 + _ROOM)
+        ]
+        if sighting.modality and sighting.modality not in self.modalities:
+            named = [modality for modality in self.modalities if modality]
+            there = f"{', '.join(named)} there" if named else "theirs is not named"
+            differing.append(f"it is {sighting.modality} ({there})")
+        differing += [
+            says
+            for name, says in _SAYS.items()
+            if name in self.clouds and name in sighting.vectors
+            if not self.clouds[name].holds(sighting.vectors[name])
+        ]
+        if not differing:
+            return ()
+        return (
+            f"Unlike the {_NAMES[self.medium]} that the model was trained on: "
+            f"{'; '.join(differing)}.",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Familiarity:
+        """Read what `to_json` gave.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        try:
+            return cls(
+                str(values["medium"]),
+                {name: (float(low), float(high)) for name, (low, high) in values["ranges"].items()},
+                tuple(map(str, values["modalities"])),
+                {
+                    name: Cloud(
+                        tuple(map(float, cloud["mean"])),
+                        tuple(map(float, cloud["deviation"])),
+                        float(cloud["limit"]),
+                    )
+                    for name, cloud in values["clouds"].items()
+                },
+                int(values["items"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"familiarity in config.json is damaged: {error!r}. Take the key out; the model "
+                "captions without it."
+            ) from error
