@@ -113,6 +113,11 @@ def _notes(explained: Sequence[Explained]) -> str:
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
     ]
+    if explained[0].caption.medium == "video":
+        notes.append(
+            "Of the clip the frames in the strip were read, each for the seconds around it. What "
+            "happens between them was not seen."
+        )
     notes += dict.fromkeys(one.unmeasured for one in explained if one.unmeasured)
     covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
     for cover, part in sorted(covers):
