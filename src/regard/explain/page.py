@@ -154,8 +154,8 @@ def _table(one: Explained) -> str:
             agreement = one.occlusion.correlation[t]
             cells.insert(5, f"{agreement:+.2f}" if np.isfinite(agreement) else "–")
         if scan:
-            peak = peak_of(word, one.caption.grid)
-            cells.append("–" if peak is None else wording.position(peak.world))
+            grid = one.caption.grid
+            cells.append(wording.peak(peak_of(word, grid), grid).removeprefix("most at "))
         rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
     names = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in head)
     return (

@@ -177,8 +177,7 @@ def _data(caption: Caption) -> str:
 
 
 def _told(caption: Caption, t: int) -> str:
-    peak = peak_of(caption.words[t], caption.grid)
-    return "flat" if peak is None else f"most at {wording.position(peak.world)}"
+    return wording.peak(peak_of(caption.words[t], caption.grid), caption.grid)
 
 
 def _mattered_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
