@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from learning import learn
 from nibabel.nifti1 import Nifti1Image
 from torch import Tensor
 
+from learning import learn
 from regard.captioner import Captioner
 from regard.config import Recipe
 from regard.data.synthetic_volumes import KINDS, Lesion, SyntheticVolume, make_volumes
@@ -27,7 +27,7 @@ from regard.media import cell_at, cell_centre, world_of
 from regard.recipes import find_recipe
 from regard.types import AttentionTrace, Caption, Grid, Word
 
-TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 6000, 300, 20261125
+TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 5000, 300, 20261125
 
 
 def file_of(volume: SyntheticVolume) -> bytes:
@@ -59,13 +59,10 @@ def inside(point: np.ndarray, lesion: Lesion) -> bool:
 
 
 def mentions(caption: Caption, volume: SyntheticVolume) -> list[tuple[np.ndarray, Lesion]]:
-    """Return alpha (L,) of every word of a kind that is right, with the lesion that it names."""
-    of_kind = {lesion.kind: lesion for lesion in volume.lesions}
-    return [
-        (word.alpha.reshape(-1), of_kind[word.text])
-        for word in caption.words
-        if word.text in of_kind
-    ]
+    """Return alpha (L,) of the word of each kind, where it is right, with the lesion it names."""
+    words = [word for word in caption.words if word.text in KINDS]
+    pairs = zip(words, volume.lesions, strict=False)  # the third lesion is not spoken of
+    return [(w.alpha.reshape(-1), lesion) for w, lesion in pairs if w.text == lesion.kind]
 
 
 def report(captions: list[Caption], volumes: list[SyntheticVolume]) -> tuple[float, float, str]:
@@ -116,17 +113,18 @@ def test_a_few_volumes_are_learnt_by_heart() -> None:
     """Gradients reach the network through the grid: what differs between volumes is seen."""
     recipe = find_recipe("synthetic-volume")
     volume = replace(recipe.encoder.volume, shape=(16, 16, 16), spacing=(4.0, 4.0, 4.0))
+    rates = {"learning_rate": 4e-3, "encoder_learning_rate": 4e-3, "warmup_steps": 10}
     recipe = replace(
         recipe,
         encoder=replace(recipe.encoder, volume=volume),
-        optimizer=replace(recipe.optimizer, warmup_steps=10),
-        training=replace(recipe.training, epochs=60, batch_size=8),
+        optimizer=replace(recipe.optimizer, **rates),
+        training=replace(recipe.training, epochs=150, batch_size=8),
     )
-    model = train(recipe, 16)
-    volumes = list(make_volumes(16))
+    model = train(recipe, 8)
+    volumes = list(make_volumes(8))
     captions = model.caption([file_of(v) for v in volumes], beam=1)
     assert isinstance(captions, list)
-    assert np.mean([c.text == v.caption for c, v in zip(captions, volumes, strict=True)]) >= 0.9
+    assert [c.text for c in captions] == [v.caption for v in volumes]
 
 
 def test_a_cell_sees_its_surroundings_and_no_more() -> None:
@@ -173,7 +171,8 @@ def test_the_report_itself_by_hand() -> None:
     grid = encoder.prepare(encoder.read(file_of(volume))).grid
     points = middles(grid)
     nearest = [
-        int(np.linalg.norm(points - lesion.centre, axis=1).argmin()) for lesion in volume.lesions
+        int(np.linalg.norm(points - lesion.centre, axis=1).argmin())
+        for lesion in volume.lesions[:2]
     ]
     exact, hits, _ = report([looking(volume, grid, nearest)], [volume])
     assert (exact, hits) == (1, 1)

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import shutil
+import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -16,7 +17,9 @@ import pydicom
 import pytest
 
 import toys
-from regard.errors import MediaError, MediaTooLarge, RegardError
+from regard.data import load_dataset
+from regard.data.check import check_dataset
+from regard.errors import MediaError, MediaTooLarge, MissingExtra, RegardError
 from regard.media import digest_of, find_files, medium_of, prepare
 from regard.media.find import split_series
 from regard.media.planes import Plane, placed
@@ -245,6 +248,16 @@ def test_series_of_a_folder_are_told_apart(tmp_path: Path) -> None:
     assert split_series(f"{tmp_path}/gone#1") == (f"{tmp_path}/gone#1", None)
 
 
+def test_a_data_set_may_name_a_series(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_series(tmp_path / "scans", planes(3, seed=number), series=number)
+    captions = tmp_path / "captions.csv"
+    captions.write_text("file,caption,split\nscans#1,a scan,train\nscans#2,a scan,val\n")
+    found = load_dataset(captions, present_only=True)
+    assert [Path(item.file).name for item in found] == ["scans#1", "scans#2"]
+    assert not [p for p in check_dataset(captions).problems if "scans#" in str(p)]
+
+
 def test_folders_become_one_path_per_series(tmp_path: Path) -> None:
     write_series(tmp_path / "b", planes(3))
     for number in range(1, 12):
@@ -334,6 +347,10 @@ def everything_said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixtur
     return caplog
 
 
+_NUMBERS = {"slope": b"(\0S\x10DS", "frames": b"(\0\x08\0IS", "number": b" \0\x11\0IS"}
+"""Tag and type of the attributes that get a name for a number."""
+
+
 def planted_files(folder: Path) -> list[str]:
     """Scans that are read and scans that are refused, each full of a person's data."""
     with warnings.catch_warnings():
@@ -349,6 +366,8 @@ def _planted_files(folder: Path) -> list[str]:
     write_series(two, planes(3), series=2, Modality="Quillfeather")
     bad: dict[str, dict[str, object]] = {
         "slope": {"RescaleSlope": "1"},
+        "frames": {"NumberOfFrames": "1"},
+        "number": {},
         "no-image": {"Rows": None, "Columns": None, "PixelData": None, "Modality": "SR"},
         "no-pixels": {"PixelData": None},
         "colours": {"SamplesPerPixel": 3},
@@ -358,9 +377,11 @@ def _planted_files(folder: Path) -> list[str]:
     for name, attributes in bad.items():
         file = folder / f"{name}.dcm"
         content = saved(dicom(planes(1)[0], **attributes))
-        if name == "slope":  # a name where a number should be: pydicom would quote it
-            content = content.replace(b"(\0S\x10DS\x02\x001 ", b"(\0S\x10DS\x08\0Ottoline")
-            assert b"Ottoline" in content
+        # A name where a number should be: pydicom would quote it.
+        if name in _NUMBERS:
+            start = _NUMBERS[name]
+            content = content.replace(start + b"\2\x001 ", start + b"\x08\0Ottoline")
+            assert b"\0Ottoline" in content
         file.write_bytes(content)
         single.append(str(file))
     # Values that pydicom warns of and logs: a charset, a UID and a date that are none.
@@ -425,3 +446,14 @@ def test_readers_leave_warnings_and_logs_as_they_were(tmp_path: Path) -> None:
             continue
     assert list(warnings.filters) == before
     assert logger.level == level
+
+
+def test_without_pydicom_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_series(tmp_path / "s", planes(2))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    for source in (folder, saved(dicom(planes(1)[0]))):
+        with pytest.raises(MissingExtra, match=r"regard\[volume\]"):
+            read_scan(source, spec())
+    assert list(find_files([str(tmp_path)])) == [str(folder)]  # the item then says what it needs

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.errors import MediaError, MediaTooLarge, UnknownMedia
+from regard.errors import MediaError, MediaTooLarge, MissingExtra, UnknownMedia
 from regard.media import digest_of, medium_of, prepare, read_media
 from regard.media.volume import read_scan
 from regard.types import Scan
@@ -234,6 +235,18 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
         read_scan(bytes(content), spec())
 
 
+@pytest.mark.timeout(20)
+def test_a_zip_bomb_is_not_unpacked() -> None:
+    content = bytearray(nifti(voxels()))
+    content[108:112] = np.array([1e9], "<f4").tobytes()  # vox_offset
+    bomb = gzip.compress(bytes(content) + bytes(2**26))
+    with pytest.raises(MediaError, match="begin after 1e\\+09 bytes"):
+        read_scan(bomb, spec())
+    content[108:112] = np.array([np.nan], "<f4").tobytes()
+    with pytest.raises(MediaError, match="begin after nan"):
+        read_scan(bytes(content), spec())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -280,3 +293,10 @@ def test_damaged_headers_raise_nothing_else(damage: bytes, where: int) -> None:
     with contextlib.suppress(MediaError):
         scan = read_scan(bytes(content), spec(), max_voxels=10_000)
         assert np.isfinite(prepare(scan, spec(), (2, 2, 2)).pixels).all()
+
+
+def test_without_nibabel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = nifti(voxels())
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(MissingExtra, match=r"regard\[volume\]"):
+        read_scan(content, spec())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from regard.errors import UnknownName
+from regard.errors import ConfigError, UnknownName
 
 app = typer.Typer(
     help="Check your own data; make scenes whose truth is known.", no_args_is_help=True
@@ -45,7 +45,7 @@ def check(
 @app.command()
 def synthetic(
     out: Annotated[Path, typer.Argument(help="Folder to write into.")],
-    medium: Annotated[str, typer.Option(help="image or video.")] = "image",
+    medium: Annotated[str, typer.Option(help="image, video or volume.")] = "image",
     train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 6000,
     val: Annotated[
         int, typer.Option(min=0, help="Validation scenes, of other combinations.")
@@ -56,13 +56,16 @@ def synthetic(
         int | None, typer.Option(help="Side of the pictures (64) or frames (32) in pixels.")
     ] = None,
 ) -> None:
-    """Write scenes or clips of coloured shapes, and where or when their captions are true."""
+    """Write scenes, clips or scans made by rule, and where or when their captions are true."""
     from regard.data.synthetic import write_scenes
     from regard.data.synthetic_clips import write_clips
+    from regard.data.synthetic_volumes import write_volumes
 
-    writers = {"image": write_scenes, "video": write_clips}
+    writers = {"image": write_scenes, "video": write_clips, "volume": write_volumes}
     if medium not in writers:
         raise UnknownName("medium", medium, writers)
+    if size is not None and medium == "volume":
+        raise ConfigError(f"--size is {size}, and volumes have the size in millimetres they have.")
     sizes = {} if size is None else {"size": size}
     path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
     typer.echo(str(path))

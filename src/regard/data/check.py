@@ -12,7 +12,15 @@ from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.data.formats import CaptionFile, read_caption_file
 from regard.data.rows import Row
 from regard.errors import MediaError
-from regard.media import ClipSpec, PreprocessingSpec, ScanSpec, Spec, medium_of, read_media
+from regard.media import (
+    ClipSpec,
+    PreprocessingSpec,
+    ScanSpec,
+    Spec,
+    is_there,
+    medium_of,
+    read_media,
+)
 from regard.vocabulary import words_of
 
 _MIN_COUNT = 5
@@ -152,7 +160,7 @@ def _split_problems(found: CaptionFile) -> Iterator[Problem]:
 def _picture_problems(items: tuple[CaptionedItem, ...]) -> Iterator[Problem]:
     by_content: dict[str, CaptionedItem] = {}
     for item in items:
-        if not Path(item.file).exists():
+        if not is_there(item.file):
             yield Problem("missing file", item.key, f"no file {item.file}")
             continue
         medium = medium_of(item.file)

@@ -14,6 +14,7 @@ from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.data.rows import Found, LineFault, Row, numbered_lines
 from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
 from regard.errors import DatasetError, UnknownName
+from regard.media import is_there
 
 _SPLITS = {
     "restval": "train",
@@ -84,7 +85,7 @@ def load_dataset(
         )
     if not present_only:
         return found.dataset
-    there = tuple(item for item in found.dataset if Path(item.file).exists())
+    there = tuple(item for item in found.dataset if is_there(item.file))
     if not there and found.dataset.items:
         raise DatasetError(
             f"{annotations} names {len(found.dataset)} files, and none of them is there; the "

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = ("ball", "hole", "shell", "target", "magnet")
-"""Bright; dark; dark with a bright rim; bright with a dark rim; one half bright, one dark."""
-SIZES = {"small": (12.0, 14.0), "large": (20.0, 22.0)}
+KINDS = ("ball", "hole", "shell", "target")
+"""Bright; dark; dark with a bright rim; bright with a dark rim."""
+SIZES = {"small": (14.0, 16.0), "large": (22.0, 24.0)}
 """Diameters in millimetres."""
 PLACES = tuple(
     " ".join(words)
@@ -24,9 +24,11 @@ FIELD = 64.0
 
 _CORE = 0.65  # of the radius of shells and targets
 _OFF_MIDDLE = 5.0  # millimetres at least from a lesion's centre to the middle planes
+_ABOVE = 8.0  # millimetres at least between the heights of two lesions
 _GAP = 2.0  # millimetres between two things, and between a thing and the field's border
 _ROD = 1.5  # millimetres, radius
 _TILT = 15.0  # degrees
+_TRIES = 300
 _SUBSAMPLES = 3  # along each side of a voxel, whose value is their mean
 
 Vector = tuple[float, float, float]
@@ -114,24 +116,29 @@ def draw_frame(draw: np.random.Generator) -> Frame:
 
 
 def arrange(
-    draw: np.random.Generator, frame: Frame, radii: np.ndarray, places: list[str]
-) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Draw the lesions' centres and the ends of one or two rods until nothing overlaps.
+    draw: np.random.Generator, radii: np.ndarray, places: list[str]
+) -> tuple[Frame, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Draw a frame, the lesions' centres and the ends of one or two rods; nothing overlaps.
 
-    A place holds along the world's axes and along the scan's own, which the tilt turns away from
-    them.
+    The first lesion is the highest, the second the lowest, a third between them has no place of
+    its own. Places and heights hold along the world's axes and along the scan's own, which the
+    tilt turns away from them. A frame whose tilt leaves no room for that is drawn anew.
     """
-    directions = np.array([_directions(place) for place in places])
-    reach = np.minimum(frame.sides, FIELD) / 2 - _GAP
     while True:
-        centres = directions * draw.uniform(_OFF_MIDDLE, reach - radii[:, None])
-        if ((centres @ frame.tilt.T) * directions).min() < _OFF_MIDDLE:
-            continue
-        pairs = itertools.combinations(range(len(radii)), 2)
-        if all(
-            np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP for i, j in pairs
-        ):
-            break
+        frame = draw_frame(draw)
+        reach = np.minimum(frame.sides, FIELD) / 2 - _GAP
+        for _ in range(_TRIES):
+            centres = _centres(draw, reach - radii[:, None], places)
+            if all(_hold(points, places) for points in (centres, centres @ frame.tilt.T)) and all(
+                np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP
+                for i, j in itertools.combinations(range(len(radii)), 2)
+            ):
+                return frame, centres, _rods(draw, reach, centres, radii)
+
+
+def _rods(
+    draw: np.random.Generator, reach: np.ndarray, centres: np.ndarray, radii: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
     rods: list[tuple[np.ndarray, np.ndarray]] = []
     wanted = int(draw.integers(1, 3))
     while len(rods) < wanted:
@@ -142,28 +149,35 @@ def arrange(
         distances = np.linalg.norm(along[:, None] - centres, axis=2)
         if (distances > radii + _ROD + _GAP).all():
             rods.append((start, stop))
-    return centres, rods
+    return rods
+
+
+def _centres(draw: np.random.Generator, reach: np.ndarray, places: list[str]) -> np.ndarray:
+    centres = draw.uniform(-reach, reach)
+    for i, place in enumerate(places):
+        centres[i] = _directions(place) * draw.uniform(_OFF_MIDDLE, reach[i])
+    return centres
+
+
+def _hold(points: np.ndarray, places: list[str]) -> bool:
+    """Whether points lie at their places and heights along one set of axes."""
+    named = [
+        (_directions(place) * point).min() for place, point in zip(places, points, strict=False)
+    ]
+    heights = points[[0, *range(2, len(points)), 1], 2]
+    return min(named) >= _OFF_MIDDLE and (-np.diff(heights)).min() >= _ABOVE
 
 
 def add_lesion(
-    draw: np.random.Generator,
-    values: np.ndarray,
-    frame: Frame,
-    kind: str,
-    centre: np.ndarray,
-    radius: float,
+    values: np.ndarray, frame: Frame, kind: str, centre: np.ndarray, radius: float
 ) -> None:
     """Lay a ball of 0.5 brighter and darker parts over the values, in place."""
     where, (x, y, z) = frame.near(centre - radius, centre + radius)
     dx, dy, dz = x - centre[0], y - centre[1], z - centre[2]
     depth = np.sqrt(dx**2 + dy**2 + dz**2) / radius
-    if kind == "magnet":
-        across = draw.normal(size=3)
-        bright = dx * across[0] + dy * across[1] + dz * across[2] > 0
-    else:
-        rim = depth > _CORE
-        everywhere = np.ones_like(rim)
-        bright = {"ball": everywhere, "hole": ~everywhere, "shell": rim, "target": ~rim}[kind]
+    rim = depth > _CORE
+    everywhere = np.ones_like(rim)
+    bright = {"ball": everywhere, "hole": ~everywhere, "shell": rim, "target": ~rim}[kind]
     values[where] += 0.5 * _averaged(np.where(bright, 1.0, -1.0) * (depth <= 1))
 
 

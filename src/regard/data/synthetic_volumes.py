@@ -2,20 +2,23 @@
 
 A volume holds two or three lesions and one or two bright rods on a noisy ground. Its caption is
 
-    a <size> <kind> in the <upper|lower> <left|right> <front|back> and a ...
+    a <size> <kind> in the <place> is above a <size> <kind> in the <place>
 
-with two sizes, five kinds and eight places, and the volume leaves no choice in it:
+with two sizes, four kinds and eight places (upper or lower, left or right, back or front), and the
+volume leaves no choice in it:
 
-- Kinds do not repeat in a volume, and are named in the order of `KINDS`.
-- Places are the patient's own, seen from the middle of the scan: left is towards -x of RAS,
-  back towards -y, lower towards -z. No lesion is near a middle plane, and no two share a place.
-- The rods are never spoken of.
+- It speaks of the highest lesion and of the lowest, never of one between them nor of the rods.
+  So nothing less than a look at the right place tells size and kind: what the volume holds as a
+  whole does not.
+- Places and heights are the patient's own, seen from the middle of the scan: left is towards -x
+  of RAS, back towards -y, lower towards -z. No lesion is near a middle plane, and the two have
+  different places.
 
 Every file is stored in another way: axes swapped and turned round (one of 48), the whole tilted
 by up to 15 degrees, voxels of 0.8 to 3 mm that are longest along a random axis, an origin of its
-own, intensities on a scale of their own. There are 29,120 combinations of lesions; of a shuffled
-list every eighth is kept for validation and every eighth for testing: no caption occurs in two
-splits.
+own, intensities on a scale of their own. There are 2,560 combinations (size, kind, place, size,
+kind, place); of a shuffled list every eighth is kept for validation and every eighth for testing:
+no caption occurs in two splits.
 """
 
 from __future__ import annotations
@@ -41,14 +44,13 @@ from regard.data.synthetic_lesions import (
     add_lesion,
     add_rod,
     arrange,
-    draw_frame,
 )
 from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName
 
-_COUNTS = (2, 3)
+_NOISE = 0.06  # of the ground's own shade; lesions are 0.5 brighter or darker
 
-Combination = tuple[tuple[str, str, str], ...]
-"""(size, kind, place) of each lesion, in the order of the caption."""
+Combination = tuple[tuple[str, str, str], tuple[str, str, str]]
+"""(size, kind, place) of the highest and of the lowest lesion."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Lesion:
     Attributes:
         size: one of `SIZES`.
         kind: one of `KINDS`.
-        place: one of `PLACES`.
+        place: one of `PLACES`; "" for the one that is not spoken of.
         centre: in world millimetres, RAS+.
         diameter: in millimetres.
     """
@@ -83,7 +85,7 @@ class SyntheticVolume:
         values: (i, j, k) int16.
         affine: (4, 4) from (i, j, k, 1) to world millimetres, RAS+.
         caption: the one right caption.
-        lesions: in the order of the caption.
+        lesions: the two of the caption, then the one between them, if any.
     """
 
     values: np.ndarray
@@ -118,15 +120,13 @@ def make_volumes(count: int, *, split: str = "train", seed: int = 0) -> Iterator
     allowed = combinations(split)
     if count < 0:
         raise ConfigError(f"{count} volumes cannot be made; wanted 0 or more.")
-    by_count = [[c for c in allowed if len(c) == n] for n in _COUNTS]
     for i in range(count):
         draw = np.random.default_rng((seed, SPLITS.index(split), i))
-        some = by_count[draw.integers(len(by_count))]
-        yield _volume(draw, some[draw.integers(len(some))])
+        yield _volume(draw, allowed[draw.integers(len(allowed))])
 
 
 def write_volumes(
-    folder: str | Path, *, train: int = 3000, val: int = 200, test: int = 300, seed: int = 0
+    folder: str | Path, *, train: int = 6000, val: int = 500, test: int = 500, seed: int = 0
 ) -> Path:
     """Write volumes as a data set: NIfTI files, `dataset.json` and `lesions.json`.
 
@@ -196,12 +196,13 @@ def spoken_lesions(volume: SyntheticVolume) -> list[tuple[str, int | None]]:
 
 @cache
 def _split_combinations() -> dict[str, tuple[Combination, ...]]:
-    everything: list[Combination] = []
-    for count in _COUNTS:
-        for kinds in itertools.combinations(KINDS, count):
-            for sizes in itertools.product(SIZES, repeat=count):
-                for places in itertools.permutations(PLACES, count):
-                    everything.append(tuple(zip(sizes, kinds, places, strict=True)))
+    looks = list(itertools.product(SIZES, KINDS))
+    everything: list[Combination] = [
+        ((*one, place), (*other, below))
+        for place, below in itertools.permutations(PLACES, 2)
+        if not (place.startswith("lower") and below.startswith("upper"))
+        for one, other in itertools.product(looks, repeat=2)
+    ]
     # Shuffled once and for all: a regular pattern would be a rule that a model can learn.
     random.Random(1).shuffle(everything)
     kept = {0: "val", 4: "test"}
@@ -212,27 +213,29 @@ def _split_combinations() -> dict[str, tuple[Combination, ...]]:
 
 
 def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVolume:
-    frame = draw_frame(draw)
-    diameters = np.array([draw.uniform(*SIZES[size]) for size, _, _ in combination])
-    places = [place for _, _, place in combination]
-    centres, rods = arrange(draw, frame, diameters / 2, places)
+    named = list(combination)
+    places = [place for _, _, place in named]
+    if (
+        draw.random() < 0.5 and places[0].split()[0] != places[1].split()[0]
+    ):  # else there is no room
+        named.append((str(draw.choice(list(SIZES))), str(draw.choice(KINDS)), ""))
+    diameters = np.array([draw.uniform(*SIZES[size]) for size, _, _ in named])
+    frame, centres, rods = arrange(draw, diameters / 2, places)
     scale = draw.uniform(100, 3000)  # MRI has no absolute one
     slope = draw.uniform(-0.1, 0.1, 3)
     points = frame.points([np.arange(n) for n in frame.shape])
     shades = 1 + sum(slope[a] * points[a] / (FIELD / 2) for a in range(3))
     values = np.array(np.broadcast_to(shades, frame.shape))
-    for (_, kind, _), centre, radius in zip(combination, centres, diameters / 2, strict=True):
-        add_lesion(draw, values, frame, kind, centre, radius)
+    for (_, kind, _), centre, radius in zip(named, centres, diameters / 2, strict=True):
+        add_lesion(values, frame, kind, centre, radius)
     for start, stop in rods:
         add_rod(values, frame, start, stop)
-    values += draw.normal(0, 0.06, values.shape)
+    values += draw.normal(0, _NOISE, values.shape)
     lesions = tuple(
         Lesion(size, kind, place, frame.world(centre), float(diameter))
-        for (size, kind, place), centre, diameter in zip(
-            combination, centres, diameters, strict=True
-        )
+        for (size, kind, place), centre, diameter in zip(named, centres, diameters, strict=True)
     )
-    caption = " and ".join(f"a {size} {kind} in the {place}" for size, kind, place in combination)
+    phrases = [f"a {size} {kind} in the {place}" for size, kind, place in combination]
     return SyntheticVolume(
-        (values * scale).round().astype(np.int16), frame.affine, caption, lesions
+        (values * scale).round().astype(np.int16), frame.affine, " is above ".join(phrases), lesions
     )

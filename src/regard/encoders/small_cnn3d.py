@@ -1,8 +1,8 @@
 """A small 3D network that is trained from scratch with the decoder, for synthetic volumes.
 
-The 3D sibling of `small_cnn`: two convolutions of stride 2, one of 3×3×3 between them and one of
+The 3D sibling of `small_cnn`: two convolutions of stride 2, one of 3×3×3 between them and two of
 1×1×1. A cell of the 4-voxel grid sees 14×14×14 voxels around its own centre and nothing else: at
-2 mm a voxel 28 mm, where a lesion of the synthetic volumes is at most 22 mm wide. There is no
+2 mm a voxel 28 mm, where a lesion of the synthetic volumes is at most 24 mm wide. There is no
 normalisation over the scan and no pooling, so a cell cannot know what lies elsewhere: where the
 decoder looked is where it saw. Kernels of stride 2 are even, as there.
 """
@@ -20,11 +20,11 @@ from regard.media.preprocess import ScanSpec
 RECEPTIVE_FIELD = 14
 """Side in voxels of what one cell sees: 4 + 2·2 + 3·2."""
 _STRIDE = 4
-_CHANNELS = (16, 48, 64)
+_CHANNELS = (16, 64, 64)
 
 
 class SmallCNN3D(Encoder):
-    """Four convolutions; the grid has one cell per 4×4×4 voxels, 64 features each."""
+    """Five convolutions; the grid has one cell per 4×4×4 voxels, 64 features each."""
 
     grid_axes = ("slices", "rows", "cols")
 
@@ -60,6 +60,8 @@ class SmallCNN3D(Encoder):
                 nn.Conv3d(first, second, 4, stride=2, padding=1),
                 nn.ReLU(),
                 nn.Conv3d(second, third, 1),
+                nn.ReLU(),
+                nn.Conv3d(third, third, 1),
             )
             for layer in self._layers:
                 if isinstance(layer, nn.Conv3d):

@@ -22,6 +22,8 @@ from regard.media import cell_bounds, world_of
 from regard.metrics.word_classes import word_class
 from regard.types import Caption, Grid, Scan, Word
 
+MOST_WORDS = 24
+"""Words that a montage draws unless told otherwise; captions of scans can be very long."""
 _INK, _QUIET, _CHOSEN, _CROSS, _WARNING = "#1d2433", "#667085", "#ff4d4d", "#ffffff", "#b42318"
 _MARGIN, _GAP, _BETWEEN, _HEAD, _LINE = 0.45, 0.06, 0.35, 0.62, 0.18  # inches
 _BAR, _BESIDE_BAR = 2.6, 3.1  # inches
@@ -60,8 +62,9 @@ class _Layout:
 
 
 def montage(
-    caption: Caption, *, smooth: bool = True, columns: int = 0, width: float = 12.0, most: int = 0
-) -> Figure:
+    caption: Caption, *, smooth: bool = True, columns: int = 0, width: float = 12.0,
+    most: int = MOST_WORDS,
+) -> Figure:  # fmt: skip
     """Draw where in a scan the decoder looked for each word.
 
     For every word the axial, coronal and sagittal plane through the cell of its greatest weight,

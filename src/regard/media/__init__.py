@@ -1,6 +1,6 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import NOUNS, digest_of, find_files, medium_of
+from regard.media.find import NOUNS, digest_of, find_files, is_there, medium_of
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
@@ -40,6 +40,7 @@ __all__ = [
     "digest_of",
     "find_files",
     "image_grid",
+    "is_there",
     "medium_of",
     "medium_of_spec",
     "places_of",

@@ -53,6 +53,11 @@ def split_series(path: str) -> tuple[str, int | None]:
     return path, None
 
 
+def is_there(path: str) -> bool:
+    """Whether a file or folder exists; of `FOLDER#N` the folder."""
+    return os.path.exists(split_series(path)[0])
+
+
 def digest_of(path: str) -> str:
     """Return a SHA-256 of a file's bytes; of a folder's (a series of slices) names and bytes.
 

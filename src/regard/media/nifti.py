@@ -16,7 +16,8 @@ from regard.errors import MediaError, MediaTooLarge, RegardError, UnknownMedia
 from regard.media.orientation import Stored, checked_affine, import_nibabel
 
 _GZIP = b"\x1f\x8b"
-_NIFTI2_HEADER = 540
+_NIFTI1_HEADER, _NIFTI2_HEADER = 348, 540
+_MAX_OFFSET = 2**26  # of header and extensions; a zipped file of zeros could have any
 _PAIRS = (b"ni1\0", b"ni2\0")
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 
@@ -99,8 +100,14 @@ def _read(nibabel: Any, stream: Any, name: str, max_voxels: int) -> Stored:
             'nibabel.load("scan.hdr"), "scan.nii.gz").'
         )
     newer = head[4:7] == b"n+2"
-    image = (nibabel.Nifti2Image if newer else nibabel.Nifti1Image).from_stream(stream)
-    return stored_image(image, name, max_voxels)
+    kind = nibabel.Nifti2Image if newer else nibabel.Nifti1Image
+    header = kind.header_class(head[: _NIFTI2_HEADER if newer else _NIFTI1_HEADER], check=False)
+    if not float(header["vox_offset"]) <= _MAX_OFFSET:
+        raise MediaError(
+            f"{name} says that its voxels begin after {float(header['vox_offset']):g} bytes: its "
+            "header is damaged. Bring it again."
+        )
+    return stored_image(kind.from_stream(stream), name, max_voxels)
 
 
 def _checked_shape(shape: tuple[int, ...], name: str, max_voxels: int) -> tuple[int, ...]:

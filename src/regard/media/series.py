@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -179,16 +178,22 @@ def _header(source: str | bytes, dataset: Any) -> Header:
     series = str(dataset.get("SeriesInstanceUID") or "")
     if frames > 1 or "PerFrameFunctionalGroupsSequence" in dataset:
         series += f" {source if isinstance(source, str) else ''}"
-    number = dataset.get("SeriesNumber")
     modality = str(dataset.get("Modality") or "")
     return Header(
         source,
         dataset,
         series,
-        int(number) if number is not None and re.fullmatch(r"-?\d+", str(number)) else 2**31,
+        _series_number(dataset),
         modality if modality in MODALITIES else "",
         (frames, rows, cols) if frames > 0 else (0, 0, 0),
     )
+
+
+def _series_number(dataset: Any) -> int:
+    try:
+        return int(dataset.get("SeriesNumber") or 0)
+    except ValueError:  # it only sorts
+        return 0
 
 
 def _is_dicom(path: str) -> bool:
