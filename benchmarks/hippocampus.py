@@ -1,7 +1,9 @@
 """The tables of docs/volumes.md: facts, text scores and attention on held-out hippocampus scans.
 
     regard data hippocampus FOLDER hippo
-    regard train hippocampus-soft --data hippo/dataset.json
+    regard train hippocampus-soft --data hippo/dataset.json --images hippo
+    regard train hippocampus-soft --data hippo/dataset.json --images hippo \
+        --set decoder.scores=uniform --set name=hippocampus-mean
     python benchmarks/hippocampus.py hippo --model runs/hippocampus-soft \
         --control mean-pool=runs/hippocampus-mean
 
