@@ -1,8 +1,8 @@
 """An encoder of scans is taught by masks and numbers before any word is: few scans, much to see.
 
-A caption of a hundred words says eighteen facts: too little a signal for a fresh network to learn to
-see by. A mask says of every cell which share of it each part fills, and the facts' numbers are known.
-So the encoder learns both, by heads that are thrown away:
+A caption of a hundred words says eighteen facts: too little a signal for a fresh network to learn
+to see by. A mask says of every cell which share of it each part fills, and the facts' numbers are
+known. So the encoder learns both, by heads that are thrown away:
 
 - from a cell's vector, which share of the cell each part fills (L × P numbers a scan);
 - from one look per number, softmax over cells of a learned query, the number itself.
