@@ -96,7 +96,8 @@ def others() -> Iterator[tuple[str, object]]:
 
         whole = load_mni152_template(resolution=2)
         yield "MNI152, whole head", whole
-        yield "MNI152, a crop of the cortex", whole.slicer[20:38, 10:35, 50:68]
+        fine = load_mni152_template(resolution=1)
+        yield "MNI152, a crop of the cortex at 1 mm", fine.slicer[40:76, 20:70, 110:146]
     except ImportError:
         pass
     try:

@@ -1,7 +1,12 @@
 """The tables of docs/volumes.md: facts, text scores and attention on held-out hippocampus scans.
 
     regard data hippocampus FOLDER hippo
-    regard train hippocampus-soft --data hippo/dataset.json
+    python benchmarks/hippocampus_encoder.py hippo encoder.safetensors
+    regard train hippocampus-soft --data hippo/dataset.json --images hippo \
+        --set encoder.weights=encoder.safetensors
+    regard train hippocampus-soft --data hippo/dataset.json --images hippo \
+        --set encoder.weights=encoder.safetensors \
+        --set decoder.scores=uniform --set name=hippocampus-mean
     python benchmarks/hippocampus.py hippo --model runs/hippocampus-soft \
         --control mean-pool=runs/hippocampus-mean
 

@@ -23,6 +23,8 @@ from regard.decoding.teacher import force_captions
 from regard.types import Annotations, Caption
 from regard.vocabulary import START
 
+KINDS = ("colour", "shape", "verb", "end")
+"""What the words of an event say, in their order after "a"."""
 ORDER_FACTS = ("order", "direction", "turn")
 
 
@@ -34,20 +36,22 @@ class ClipFacts:
         exact: whole captions.
         said: each fact of the written captions.
         chosen: each order fact, true caption against the twin's.
-        peaks: words of an event whose largest weight lies on a frame inside the event's interval.
+        peaks: words of an event whose largest weight lies on a frame inside the event's interval:
+            all, and by what the word says; of captions that are right.
         uniform: the same of a frame drawn evenly.
     """
 
     exact: float
     said: dict[str, float]
     chosen: dict[str, float]
-    peaks: float
+    peaks: dict[str, float]
     uniform: float
 
     def row(self) -> str:
         """Return the shares in one line."""
         shares = {"exact": self.exact} | self.said | self.chosen
-        shares |= {"peak inside": self.peaks, "uniform": self.uniform}
+        shares |= {f"peak inside ({name})": share for name, share in self.peaks.items()}
+        shares["uniform"] = self.uniform
         return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
 
 
@@ -79,7 +83,7 @@ def _said(captions: Sequence[str], stories: Sequence[Story]) -> dict[str, float]
         parts = [part.split() for part in caption.split(" then ")]
         for part, scene in zip([*parts, [], []], story.scenes, strict=False):
             wanted = str(scene.event).split()
-            for at, name in enumerate(("colour", "shape", "verb", "end"), 1):
+            for at, name in enumerate(KINDS, 1):
                 if at < len(wanted):
                     right[name].append(part[at : at + 1] == [wanted[at]])
     return {name: float(np.mean(values)) for name, values in right.items()}
@@ -123,16 +127,22 @@ def _logprobs(
     return (force_captions(backend, mine, tokens, start=START).logprobs * real).sum(1)
 
 
-def _peaks(captions: Sequence[Caption], stories: Sequence[Story]) -> tuple[float, float]:
+def _peaks(captions: Sequence[Caption], stories: Sequence[Story]) -> tuple[dict[str, float], float]:
     """Return (peaks inside the event's interval, of a uniform draw), of captions that are right."""
-    inside: list[bool] = []
+    inside: dict[str, list[bool]] = {name: [] for name in ("all", *KINDS)}
     share: list[float] = []
     for caption, story in zip(captions, stories, strict=True):
         if caption.text != story.caption:  # its words tell of no interval
             continue
-        for word, (_, event) in zip(caption.words, spoken_events(story), strict=True):
-            if event is not None:
-                start, stop = story.intervals[event]
-                inside.append(start <= int(word.alpha.argmax()) < stop)
-                share.append((stop - start) / FRAMES)
-    return (float(np.mean(inside)), float(np.mean(share))) if inside else (np.nan, np.nan)
+        at = 0
+        for word, (text, event) in zip(caption.words, spoken_events(story), strict=True):
+            at = 0 if text == "a" else at + 1
+            if event is None:
+                continue
+            start, stop = story.intervals[event]
+            hit = start <= int(word.alpha.argmax()) < stop
+            inside["all"].append(hit)
+            inside[KINDS[at - 1]].append(hit)
+            share.append((stop - start) / FRAMES)
+    found = {name: float(np.mean(hits)) for name, hits in inside.items() if hits}
+    return found, float(np.mean(share)) if share else np.nan

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,15 @@ def test_one_step_notices_a_different_library() -> None:
     values = values | {"h_1": [values["h_1"][0] + 1e-3, values["h_1"][1]]}
     with pytest.raises(AssertionError, match="h_1"):
         example["check"](example["Numbers"](**values))
+
+
+def test_the_clip_shows_three_photographs_for_two_seconds_each(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    example = runpy.run_path(str(ROOT / "examples" / "make_clip.py"))
+    example["make_clip"](tmp_path / "clip.mp4")
+    with av.open(str(tmp_path / "clip.mp4")) as clip:
+        frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in clip.decode(video=0)]
+    assert len(frames) == 90
+    steps = [abs(a - b).mean() for a, b in pairwise(frames)]
+    cuts = sorted(range(len(steps)), key=steps.__getitem__)[-2:]
+    assert sorted(cuts) == [29, 59]

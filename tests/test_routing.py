@@ -61,6 +61,18 @@ def test_files_keep_their_order_and_a_wrong_medium_fails_alone(tmp_path: Path) -
     assert router.captioner("image") is router.captioner("image")
 
 
+def test_covering_a_clip_is_less_work_than_covering_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys.captioner().save(tmp_path / "model")
+    readings: list[int] = []
+    monkeypatch.setattr(Captioner, "accelerated", lambda _, pictures: readings.append(pictures))
+    for medium in ("image", "video"):
+        for covered in (False, True):
+            Router(str(tmp_path / "model"), files=4, covered=covered).captioner(medium)
+    assert readings == [4, 200, 4, 12]
+
+
 @pytest.fixture(scope="module")
 def model() -> Captioner:
     return toys.captioner()

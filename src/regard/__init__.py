@@ -1,4 +1,4 @@
-"""regard writes captions for pictures and shows where it looked for every word.
+"""regard writes captions for pictures, clips and scans and shows where it looked for every word.
 
 >>> import regard
 >>> model = regard.load()                       # doctest: +SKIP

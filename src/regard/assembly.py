@@ -119,8 +119,9 @@ def _without_places(recipe: Recipe) -> Recipe:
     names = {
         key: Path(getattr(recipe.data, key)).name for key in ("annotations", "images", "store")
     }
+    encoder = replace(recipe.encoder, weights=Path(recipe.encoder.weights).name)
     training = replace(recipe.training, init_from=Path(recipe.training.init_from).name)
-    return replace(recipe, data=replace(recipe.data, **names), training=training)
+    return replace(recipe, encoder=encoder, data=replace(recipe.data, **names), training=training)
 
 
 def _check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:

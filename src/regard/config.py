@@ -111,6 +111,8 @@ class EncoderConfig:
     trainable: bool = False
     """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen. Motion
     features are trained either way."""
+    weights: str = ""
+    """Safetensors file that training starts the encoder from, instead of its package's weights."""
     medium: str = "image"
     """image, video or volume."""
     video: VideoConfig = field(default_factory=VideoConfig)

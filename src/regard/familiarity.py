@@ -1,15 +1,16 @@
 """Is an input like those that a model was trained on? Where it is not, the caption says so.
 
-Four things are compared, each with what the training items had:
+Five things are compared, each with what the training items had:
 
 - **size and spacing**: a scan's millimetres, a clip's seconds; outside their range by a tenth;
 - **modality**, where a file names one that no training file named;
-- **layout**: the mean of the input's values in every cell of the grid (coarsely, what lies where);
-  **texture**: how much neighbouring values differ;
+- **layout**: the mean of the input's values in 4 × 4 (× 4) parts: coarsely, what lies where;
+- **texture**: how much values differ from their neighbours and from those two further on;
 - **features**: the mean annotation vector, which is what the encoder makes of it.
 
-For the last two the distance is the root mean square of z-scores against the training items; its
-limit is the largest distance that training items kept out of the estimate have, and a margin.
+Layout, texture and features are vectors, compared by their Mahalanobis distance (divided by the
+root of their length) from the training items. Its limit is what 99 % of training items kept out of
+the estimate stay below, and a margin.
 That finds inputs of another kind, not every error: a scan that looks like the others and shows what
 none of them showed passes. Nothing is ever refused for it.
 """
@@ -28,8 +29,10 @@ from regard.media import Input
 from regard.types import Clip, Media, Scan
 
 _ROOM = 0.1  # beyond the range of the training items, as a share of its ends
-_MARGIN = 1.25  # of a distance's limit, over the largest that was met
+_MARGIN, _QUANTILE = 1.15, 0.99  # the limit: so much above what so many new items stay below
 _FOLDS = 5  # each kept out of the estimate once, to see how far a new item lies
+_SHRINKAGE = 0.02  # of a covariance towards equal variances, since training items are few
+_PARTS = 4  # of an axis of the layout, at most
 _DIGITS = 5
 _AXES = ("slices", "rows", "cols")
 _NAMES = {"image": "pictures", "video": "clips", "volume": "scans"}
@@ -80,19 +83,27 @@ class Sighting:
 
 
 def _layout(prepared: Input) -> np.ndarray:
-    """Return the mean value of every cell, (L,)."""
+    """Return the mean values of at most `_PARTS` parts along each axis."""
     values = prepared.pixels.mean(0)
-    for axis, cells in enumerate(prepared.grid.shape):
-        parts = np.array_split(values, cells, axis)
+    for axis, voxels in enumerate(values.shape):
+        parts = np.array_split(values, min(_PARTS, voxels), axis)
         values = np.stack([part.mean(axis) for part in parts], axis)
     return values.reshape(-1)
 
 
 def _texture(pixels: np.ndarray) -> np.ndarray:
-    """Return how much neighbours differ along each axis, beside how much values differ at all."""
-    spread = float(pixels.std()) + 1e-6
-    steps = [float(np.abs(np.diff(pixels, axis=axis)).mean()) for axis in range(1, pixels.ndim)]
-    return np.array([math.log(step / spread + 1e-3) for step in steps] + [float(pixels.mean())])
+    """Return how much values differ: along each axis by one and by two steps, and at all."""
+    inside = pixels[pixels != 0]  # 0 may lie outside the source
+    spread = float(inside.std()) + 1e-6 if inside.size else 1e-6
+    found = [spread, float(inside.mean()) if inside.size else 0.0]
+    for axis in range(1, pixels.ndim):
+        for by in (1, 2):
+            near, far = np.split(pixels, [pixels.shape[axis] - by], axis)[0], pixels
+            far = np.split(far, [by], axis)[1]
+            both = (near != 0) & (far != 0)
+            step = float(np.abs(far - near)[both].mean()) if both.any() else 0.0
+            found.append(math.log(step / spread + 1e-3))
+    return np.array(found)
 
 
 @dataclass(frozen=True)
@@ -101,44 +112,54 @@ class Cloud:
 
     Attributes:
         mean: (D,).
-        deviation: (D,) standard deviation.
+        whitening: (D, D), lower triangular: makes of their differences from the mean vectors of
+            unit covariance. Its rows are as long as what they hold.
         limit: the largest distance that passes.
     """
 
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    whitening: tuple[tuple[float, ...], ...]
     limit: float
 
     @classmethod
     def around(cls, vectors: np.ndarray) -> Cloud:
         """Fit to (n, D) vectors; the limit is met by items that their estimate did not see."""
         fold = np.arange(len(vectors)) % _FOLDS
-        met = 0.0
+        met: list[float] = []
         for left_out in range(_FOLDS):
-            kept, new = vectors[fold != left_out], vectors[fold == left_out]
-            mean, deviation = _spread(kept)
-            met = max(met, *(_distance(vector, mean, deviation) for vector in new))
-        mean, deviation = _spread(vectors)
-        return cls(_plain(mean), _plain(deviation), round(_MARGIN * met, _DIGITS))
+            mean, whitening = _estimate(vectors[fold != left_out])
+            met += [_distance(vector, mean, whitening) for vector in vectors[fold == left_out]]
+        mean, whitening = _estimate(vectors)
+        rows = tuple(_plain(row[: i + 1]) for i, row in enumerate(whitening))
+        return cls(_plain(mean), rows, _rounded(_MARGIN * float(np.quantile(met, _QUANTILE))))
 
     def holds(self, vector: np.ndarray) -> bool:
         """Whether a vector lies within the limit."""
-        return _distance(vector, np.array(self.mean), np.array(self.deviation)) <= self.limit
+        whitening = np.zeros((len(self.mean), len(self.mean)))
+        for i, row in enumerate(self.whitening):
+            whitening[i, : i + 1] = row
+        return _distance(vector, np.array(self.mean), whitening) <= self.limit
 
 
-def _spread(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    deviation = vectors.std(0)
-    # A cell that is always black would make every other value infinitely strange.
-    floor = 0.1 * float(np.sqrt((deviation**2).mean())) + 1e-6
-    return vectors.mean(0), np.maximum(deviation, floor)
+def _estimate(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and whitening matrix."""
+    covariance = np.atleast_2d(np.cov(vectors.T))
+    # Directions in which the few training items hardly differ would make everything strange.
+    covariance += np.eye(len(covariance)) * (_SHRINKAGE * np.trace(covariance) / len(covariance))
+    covariance += np.eye(len(covariance)) * 1e-12
+    return vectors.mean(0), np.linalg.inv(np.linalg.cholesky(covariance))
 
 
-def _distance(vector: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
-    return float(np.sqrt((((vector - mean) / deviation) ** 2).mean()))
+def _distance(vector: np.ndarray, mean: np.ndarray, whitening: np.ndarray) -> float:
+    return float(np.sqrt(((whitening @ (vector - mean)) ** 2).mean()))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def _plain(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(round(float(value), _DIGITS) for value in values)
+    return tuple(_rounded(float(value)) for value in values)
 
 
 @dataclass(frozen=True)
@@ -165,8 +186,8 @@ class Familiarity:
         seen = list(sightings)
         ranges = {
             name: (
-                round(min(s.quantities[name] for s in seen), _DIGITS),
-                round(max(s.quantities[name] for s in seen), _DIGITS),
+                _rounded(min(s.quantities[name] for s in seen)),
+                _rounded(max(s.quantities[name] for s in seen)),
             )
             for name in seen[0].quantities
         }
@@ -220,7 +241,7 @@ class Familiarity:
                 {
                     name: Cloud(
                         tuple(map(float, cloud["mean"])),
-                        tuple(map(float, cloud["deviation"])),
+                        tuple(tuple(map(float, row)) for row in cloud["whitening"]),
                         float(cloud["limit"]),
                     )
                     for name, cloud in values["clouds"].items()

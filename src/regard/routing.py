@@ -14,6 +14,10 @@ from regard.types import Caption
 
 _NAMES = {"image": "a picture", "video": "a video clip", "volume": "a scan"}
 
+_READINGS = {"image": 50, "video": 3, "volume": 50}
+"""How often a usual file is encoded where its parts are covered: once a cell; but the frames of
+a clip, whose vectors are independent, once as they are and once covered."""
+
 
 class _WrongMedium(ConfigError):
     """The named model does not read a file's medium."""
@@ -22,17 +26,26 @@ class _WrongMedium(ConfigError):
 class Router:
     """Loads a model per medium when the first file of that medium comes."""
 
-    def __init__(self, model: str | None = None, *, device: str = "cpu", files: int = 1) -> None:
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        device: str = "cpu",
+        files: int = 1,
+        covered: bool = False,
+    ) -> None:
         """Name the model; nothing is loaded yet.
 
         Args:
             model: folder, shipped model or hub id; None: the shipped model of each medium.
             device: where the work is done.
             files: how many there will be; from some number on a fast encoder pays.
+            covered: whether each will be read again with its parts covered.
         """
         self._model = model
         self._device = device
         self._files = files
+        self._covered = covered
         self._captioners: dict[str, Captioner] = {}
 
     def captioner(self, medium: str) -> Captioner:
@@ -48,7 +61,9 @@ class Router:
         if medium not in _NAMES:
             raise UnknownName("medium", medium, _NAMES)
         if medium not in self._captioners:
-            self._captioners[medium] = self._load(medium).accelerated(self._files)
+            self._captioners[medium] = self._load(medium).accelerated(
+                self._files * (_READINGS[medium] if self._covered else 1)
+            )
         return self._captioners[medium]
 
     def caption_many(self, files: Iterable[str], **options: Any) -> Iterator[Caption | Failure]:

@@ -99,7 +99,8 @@ class Clip(Media):
         times: (F,) when each frame is shown, in seconds from the clip's first frame.
         spans: (F,) the (start, stop) in seconds that each frame stands for.
         duration: of the whole clip in seconds.
-        frame_size: (height, width) of the clip's upright frames as they are in the file.
+        frame_size: (height, width) of the upright frames on square pixels, before they were made
+            smaller.
     """
 
     times: tuple[float, ...] = ()

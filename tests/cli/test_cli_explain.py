@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import toys
+from clips import clip_bytes
 from regard.cli.main import app
 from toy_models import captioner
 
@@ -43,6 +44,28 @@ def test_a_picture_gets_a_sheet_an_animation_a_page_and_numbers(
     np.testing.assert_allclose(grids.reshape(len(grids), 4), record["alpha"], atol=1e-6)
     assert len(record["occlusion"]["falls"]) == len(record["words"])
     assert found.stdout == f"{images / '0.jpg'}: {record['caption']}\n"
+
+
+def test_a_clip_gets_a_strip_a_player_and_numbers_by_frames(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip_bytes(30))
+    out = tmp_path / "out"
+    found = run("explain", tmp_path / "a.mp4", "--out", out, "--model", models / "soft",
+                "--compare", models / "hard", "--beam", 1, "--grids", "--animation", "none",
+                )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert sorted(p.name for p in out.iterdir()) == ["a.html", "a.json", "a.npy", "a.png"]
+    record = json.loads((out / "a.json").read_text("utf-8"))
+    words = len(record["words"])
+    assert np.load(out / "a.npy").shape == (words, 12, 2, 2)
+    assert record["occlusion"]["covered"] == "frame"
+    assert np.shape(record["occlusion"]["falls"]) == (words, 12)
+    assert record["compared"]["occlusion"]["covered"] == "frame"
+    page = (out / "a.html").read_text("utf-8")
+    assert page.count("<video ") == 2
+    assert page.count("data:video/mp4;base64,") == 1
+    found = run("caption", tmp_path / "a.mp4", "--explain", out, "--model", models / "soft")
+    assert found.exit_code == 0, found.output
+    assert (out / "a.png").stat().st_size > 10_000
 
 
 def test_two_models_are_compared(models: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_own_media_need_no_recipe(
     assert trained.recipe.data.annotations == str(Path("d/captions.csv"))
     assert trained.recipe.data.images == "pictures"
     run(monkeypatch, "--data", "d/captions.csv", "--out", "m")
-    assert trained.recipe.data.images == "d"
+    assert trained.recipe.data.images == ""  # beside the captions
     run(monkeypatch, "flickr8k-soft", "--images", "elsewhere", "--out", "m")
     assert trained.recipe.data.images == "elsewhere"
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from regard.cli.data import app
 from regard.config import VideoConfig
 from regard.data import load_dataset
+from regard.data.check import check_dataset
 from regard.data.synthetic import COLOURS, SHAPES, SPLITS
 from regard.data.synthetic_clips import (
     FRAMES,
@@ -108,7 +109,7 @@ def test_a_twin_is_as_likely_as_its_clip() -> None:
 
 def coloured(frame: np.ndarray) -> np.ndarray:
     """Return where a frame shows a colour: of ground and grey shapes red, green, blue are close."""
-    return np.ptp(frame.astype(int), axis=-1) > 60
+    return np.ptp(frame.astype(int), axis=-1) > 40
 
 
 def test_an_event_leaves_no_trace_in_other_frames(stories: list[Story]) -> None:
@@ -235,6 +236,7 @@ def test_the_command_writes_a_clean_data_set(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     path = tmp_path / "out" / "dataset.json"
     assert result.stdout.strip() == str(path)
+    assert check_dataset(path).problems == ()
     dataset = load_dataset(path)
     assert [len(dataset.split(name).items) for name in SPLITS] == [5, 4, 3]
     events = json.loads((tmp_path / "out" / "events.json").read_text())

@@ -143,6 +143,8 @@ def test_the_overlay_moves_with_the_clip(opened: tuple[Page, Caption, int]) -> N
         seen[frame] = page.run(MAP)
         assert page.run(SHOWN) == 1  # sliding chooses no other word and leads to no peak
         assert abs(page.run(TIME) - moment) < 1 / RATE
+    assert bool(rows) == page.run("document.querySelector('.opacity').offsetParent !== null")
+    assert page.run("document.querySelectorAll('.bar').length") == (2 if rows else 1)
     shown = page.run("getComputedStyle(document.querySelector('figure canvas')).visibility")
     assert shown == ("visible" if rows else "hidden")
     if rows:

@@ -190,4 +190,5 @@ def test_a_peak_on_padding_is_drawn_at_the_border() -> None:
     said = scans.scan_caption(scan, grid, {"corner": 0})
     cross = panel(montage(said), "1 axial").lines[0]
     assert 0 <= cross.get_ydata()[0] <= 32
-    assert "padding" in texts(montage(said))
+    assert ", on padding" in texts(montage(said))
+    assert ", on padding" not in texts(montage(caption()))

@@ -28,7 +28,9 @@ from regard.training import train
 nibabel = pytest.importorskip("nibabel")
 
 SMALL = [
-    "encoder.volume.shape=[24, 32, 24]",
+    "encoder.volume.shape=[16, 24, 16]",
+    "encoder.volume.spacing=[1.5, 1.5, 1.5]",
+    "encoder.trainable=true",
     "encoder.volume.channels=[4, 8, 8, 8]",
     "decoder.embedding_dim=16",
     "decoder.hidden_dim=16",
@@ -78,7 +80,7 @@ def test_the_loss_falls_and_the_model_comes_back_whole(trained: Path, data: Path
     scan = str(next(iter(sorted((data / "scans").glob("*.nii.gz")))))
     made = model.caption(scan)
     assert made.notices == ("Not for clinical use.",)  # it was trained on this one
-    assert made.grid.shape == (3, 4, 3)
+    assert made.grid.shape == (4, 6, 4)
     assert made.trace.alpha.sum(1) == pytest.approx(np.ones(len(made.words)), abs=1e-4)
     model.save(trained.parent / "again")
     again = Captioner.load(trained.parent / "again").caption(scan)
@@ -88,7 +90,7 @@ def test_the_loss_falls_and_the_model_comes_back_whole(trained: Path, data: Path
 
 def test_the_card_speaks_of_voxels_and_where_the_text_came_from(trained: Path) -> None:
     card = (trained / "README.md").read_text("utf-8")
-    assert "input 24×32×24 voxels of 1×1×1 mm (slices×rows×cols), window percentile" in card
+    assert "input 16×24×16 voxels of 1.5×1.5×1.5 mm (slices×rows×cols), window percentile" in card
     assert "rule-made text on real scans" in card
     assert "Not for clinical use." in card
     assert "CC-BY-SA 4.0" in card

@@ -11,8 +11,6 @@ from regard.cli.files import OutputFolder, sources_of
 from regard.cli.output import Watch, complain
 from regard.errors import ConfigError
 
-_CELLS = 50  # of a usual grid, by which the work on a file is estimated
-
 
 def explain(
     files: Annotated[
@@ -56,10 +54,9 @@ def explain(
     from regard.explain.products import Wanted, write_explanation
     from regard.routing import Router
 
-    # Each file is encoded once for its caption, and once a cell where cells are covered.
-    work = (total or 1) * (_CELLS if occlusion else 1)
-    router = Router(model, device=device, files=work)
-    rivals = Router(compare, device=device, files=work) if compare else None
+    count = total or 1
+    router = Router(model, device=device, files=count, covered=occlusion)
+    rivals = Router(compare, device=device, files=count, covered=occlusion) if compare else None
     wanted = Wanted(occlusion, animation, smooth, grids)
     failed = False
     watch = Watch("explaining", total)

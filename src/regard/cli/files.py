@@ -54,7 +54,7 @@ class OutputFolder:
 
     def stem(self, file: str) -> Path:
         """Return the path for what belongs to a source, without a suffix."""
-        stem = Path(file).stem or "picture"
+        stem = Path(file.removesuffix(".gz")).stem or "picture"  # "head.nii.gz" is "head"
         name, count = stem, 1
         # Some file systems hold "A.png" and "a.png" for one file.
         while name.casefold() in self._taken:

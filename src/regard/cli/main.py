@@ -20,7 +20,7 @@ _UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     name="regard",
-    help="Write captions for pictures, and show where the model looked for every word.",
+    help="Write captions for pictures, clips and scans, and show where the model looked.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

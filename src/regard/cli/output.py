@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from rich.progress import (
 T = TypeVar("T")
 
 _BAR_FROM = 10  # fewer items are done before a bar can be read
+_NAME = 32  # characters of a file beside its bar
 _PIPE_WIDTH = 110  # of tables that no terminal sets a width to
 
 
@@ -75,14 +77,15 @@ class Watch:
         """Show how much of a file is read; once it is, that work on it goes on."""
         if not self._seen:
             return
+        short = os.path.basename(name)[-_NAME:]
         with self._lock:  # several threads read
             if name not in self._tasks:
                 self._bar.start()
-                self._tasks[name] = self._bar.add_task(f"reading {name}", total=total)
+                self._tasks[name] = self._bar.add_task(f"reading {short}", total=total)
             task = self._tasks[name]
             self._bar.update(task, completed=done)
             if done >= total:
-                self._bar.update(task, description=f"{self._what} {name}", total=None)
+                self._bar.update(task, description=f"{self._what} {short}", total=None)
 
     def pass_on(self, items: Iterable[T]) -> Iterator[T]:
         """Pass items on as they come, each with what was shown of its file taken off."""

@@ -79,7 +79,7 @@ def _chosen(
     recipe = find_recipe(name)
     places: dict[str, str] = {}
     if data is not None:
-        places = {"annotations": str(data), "images": str(data.parent)}
+        places = {"annotations": str(data), "images": ""}  # beside the captions
     if images is not None:
         places["images"] = str(images)
     return override(replace(recipe, data=replace(recipe.data, **places)), settings)

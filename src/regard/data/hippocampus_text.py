@@ -1,8 +1,8 @@
 """Rule-made text on real scans: facts to captions, and captions back to facts.
 
-A caption states every fact once, in nine sentences. The first speaks of the whole's volume, the
-others follow in a circle that is entered anywhere; each is worded in one of several ways. A *clause*
-is the part of a sentence that states one fact, with a gap for its class. No two facts have a clause
+A caption states every fact once, in nine sentences. The first speaks of the whole's volume; the
+others follow in four pairs, either of a pair first; each is worded in one of several ways. A
+*clause* is the part of a sentence that states one fact, with a gap for its class. No two facts have a clause
 in common, so a text is read back by looking for clauses (`stated_facts`), also in a text that a
 model wrote.
 """
@@ -179,13 +179,15 @@ def caption(classes: Mapping[str, str], thresholds: Thresholds, draw: random.Ran
     Args:
         classes: every fact's class.
         thresholds: that the classes were made with; some wordings name them.
-        draw: chooses wordings and the second sentence, with which the circle begins.
+        draw: chooses wordings and the order within pairs of sentences.
     """
     first, *others = (_sentence(draw.choice(ways), classes, thresholds) for ways in SENTENCES)
-    # Turned, not shuffled: a small model that writes 100 words must know what it has said already,
-    # and of shuffled sentences it did not.
-    at = draw.randrange(len(others))
-    return ", ".join((first, *others[at:], *others[:at]))
+    # Not shuffled as a whole: a small model that writes 100 words must know what it has said
+    # already, and of freely ordered sentences it did not.
+    for at in range(0, len(others), 2):
+        if draw.random() < 0.5:
+            others[at : at + 2] = reversed(others[at : at + 2])
+    return ", ".join((first, *others))
 
 
 def _sentence(

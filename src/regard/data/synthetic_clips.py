@@ -46,10 +46,11 @@ RATE = 8
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
 _AXES = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
-_SIDE = 0.34  # of a shape in the middle row, in sides of the frame
-_NEARER = 0.35  # how much larger a shape is at the bottom than at the top
-_DARKER = 0.4  # how much darker the frame is at its right than at its left
-_TRAVEL = (0.36, 0.5)  # how far a shape moves, in sides of the frame
+_SIDE = 0.32  # of a shape in the middle row, in sides of the frame
+_NEARER = 0.7  # how much larger a shape is at the bottom than at the top
+_DARKER = 0.6  # how much darker the frame is at its right than at its left
+_TRAVEL = (0.46, 0.54)  # how far a shape moves, in sides of the frame
+_CENTRAL = (0.4, 0.6)  # where a shape that keeps its place is, and the middle of a track
 _LENGTHS = (3, 4)  # frames of an event
 _MARGIN = _SIDE / 2 * (1 + _NEARER / 2)
 _GREY = (125, 125, 125)
@@ -308,15 +309,15 @@ def _events(draw: np.random.Generator) -> list[Event]:
 
 def _scene(draw: np.random.Generator, event: Event, frames: int) -> Scene:
     colours = [event.colour] * frames
-    ends = np.repeat(draw.uniform(_MARGIN, 1 - _MARGIN, (1, 2)), 2, 0)
+    ends = np.repeat(draw.uniform(*_CENTRAL, (1, 2)), 2, 0)
     if event.verb == "turns":
         change = int(draw.choice((frames // 2, (frames + 1) // 2)))
         colours[change:] = [event.to] * (frames - change)
     elif event.verb == "moves":
         along = np.abs(_AXES[event.to]).argmax()
         half = draw.uniform(*_TRAVEL) / 2 * _AXES[event.to][along]
-        # The middle of the track is drawn, so that a track and its opposite are equally likely.
-        middle = draw.uniform(_MARGIN + abs(half), 1 - _MARGIN - abs(half))
+        # Around its middle, so that a track and its opposite are equally likely.
+        middle = ends[0, along].clip(_MARGIN + abs(half), 1 - _MARGIN - abs(half))
         ends[:, along] = middle - half, middle + half
     # Weights that are the same from both ends: a track and its opposite meet the same pixels.
     path = [(ends[0] * (frames - 1 - k) + ends[1] * k) / (frames - 1) for k in range(frames)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
 from regard.config import EncoderConfig
 from regard.encoders.base import Encoder, PictureEncoder
 from regard.encoders.frames import FrameEncoder
@@ -35,8 +38,8 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
 
     Args:
         config: the `[encoder]` section.
-        pretrained: start from the weights that its package brings; False leaves random
-            weights, to be overwritten by a checkpoint.
+        pretrained: start from `encoder.weights`, or else from the weights that its package
+            brings; False leaves random weights, to be overwritten by a checkpoint.
 
     Raises:
         UnknownName: no such encoder.
@@ -44,6 +47,8 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
         MissingExtra: its package is not installed.
     """
     encoder = _of_medium(_named(config, pretrained), config)
+    if pretrained and config.weights:
+        _start_from(encoder, config.weights)
     encoder.requires_grad_(config.trainable)
     for parameter in encoder.untrained_parameters():
         parameter.requires_grad_(True)
@@ -57,6 +62,15 @@ def _named(config: EncoderConfig, pretrained: bool) -> Encoder:
         raise UnknownName("encoder", config.name, known_encoders())
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)(config, pretrained=pretrained)
+
+
+def _start_from(encoder: Encoder, path: str) -> None:
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(
+            f"encoder.weights is {path!r}, which does not give {encoder.name} its weights: {error}"
+        ) from error
 
 
 def _of_medium(encoder: Encoder, config: EncoderConfig) -> Encoder:

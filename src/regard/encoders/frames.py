@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from regard.config import VideoConfig
 from regard.encoders.base import Encoder, PictureEncoder
+from regard.encoders.fast import channels_last
 from regard.encoders.motion import MotionNetwork
 from regard.media import ClipSpec
 
@@ -86,7 +87,7 @@ class FrameEncoder(Encoder):
 
     def _frames(self, pixels: Tensor) -> Tensor:
         """Map frames (M, 3, S, S) to (M, cells, D), one cell each on a temporal grid."""
-        vectors = cast(Tensor, self.picture(pixels))
+        vectors = cast(Tensor, self.picture(channels_last(pixels)))
         return vectors.mean(1, keepdim=True) if len(self.grid_shape) == 1 else vectors
 
 

@@ -10,7 +10,6 @@ pixels stride 32 gives the 7×7×1024 map of the last module, whose mean is the 
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -176,7 +175,7 @@ def _weights() -> dict[str, Tensor]:
             f"(50 MB) and put it into {path.parent}. Or take an encoder whose weights pip brings: "
             'encoder.name = "efficientnet_lite0", or a recipe whose name ends in -lite0.'
         ) from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a broken archive fails in many ways, some of them pickle's own
         raise ConfigError(
             f"{path} is no whole file of weights ({type(error).__name__}). Fetch it anew from "
             f"{_ADDRESS}."

@@ -117,7 +117,7 @@ def _playing(caption: Caption, *, smooth: bool) -> list[tuple[Image.Image, int]]
                 alpha = frame_map(word, grid, frame)
                 relative = upsample(alpha, still, size_of(pictures[frame]), smooth=smooth)
             painted = paint(pictures[frame], relative, top)
-            told = f"{word.text}   {clip.times[frame]:.1f} s  {row[frame]:.1f}×"
+            told = f"{word.text} · {clip.times[frame]:.1f} s · {row[frame]:.1f}×"
             longer = _PEAK_MS if frame == peak else _FRAME_MS
             frames.append((_captioned(painted, told), longer))
     return frames

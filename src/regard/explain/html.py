@@ -219,20 +219,19 @@ def bar_html(top: float) -> str:
     )
 
 
-def scale_html(top: float, grid: Grid, *, smooth: bool, plain: str = "raw cells") -> str:
+def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
     """Return the colour bar in multiples of uniform, and what the maps are drawn with.
 
     Args:
         top: of the scale.
         grid: of the maps.
         smooth: whether the reader can choose between smoothed and raw.
-        plain: what is said of maps that are not smoothed.
     """
     drawn = (
         "<label><input type='checkbox' class='smooth' checked> smoothed: "
         f"{wording.smoothed(grid)}</label>"
         if smooth
-        else f"<span>{plain}</span>"
+        else "<span>raw cells</span>"
     )
     return (
         f"<div class='scale'><div>{bar_html(top)}"

@@ -23,11 +23,13 @@ class Peak:
         cell: flat index of the cell.
         place: its centre in millimetres along the scan's own axes, from the scan's corner.
         world: its centre in world millimetres, RAS+.
+        inside: whether its centre lies in the scan, not on padding around it.
     """
 
     cell: int
     place: tuple[float, float, float]
     world: tuple[float, float, float]
+    inside: bool
 
 
 def peak_of(word: Word, grid: Grid) -> Peak | None:
@@ -44,7 +46,9 @@ def peak_of(word: Word, grid: Grid) -> Peak | None:
         return None
     cell = int(word.alpha.argmax()) if word.location is None else word.location
     down, back, across = cell_centre(grid, cell)
-    return Peak(cell, (down, back, across), world_of(grid, (down, back, across)))
+    place = (down, back, across)
+    inside = all(0 <= mm < size for mm, size in zip(place, grid.source_size, strict=True))
+    return Peak(cell, place, world_of(grid, place), inside)
 
 
 def cell_size(grid: Grid) -> tuple[float, float, float]:

@@ -15,18 +15,21 @@ from regard.captions import NOT_CLINICAL
 from regard.errors import ConfigError
 from regard.explain import wording
 from regard.explain.fonts import FontChoice, choose_fonts
-from regard.explain.lattice import cell_size, peak_of, scan_scale
+from regard.explain.lattice import peak_of, scan_scale
 from regard.explain.planes import Plane, oblique_degrees, three_planes
 from regard.explain.sheet import colour_bar, wrapped
 from regard.media import cell_bounds, world_of
 from regard.metrics.word_classes import word_class
 from regard.types import Caption, Grid, Scan, Word
 
+MOST_WORDS = 24
+"""Words that a montage draws unless told otherwise; captions of scans can be very long."""
 _INK, _QUIET, _CHOSEN, _CROSS, _WARNING = "#1d2433", "#667085", "#ff4d4d", "#ffffff", "#b42318"
 _MARGIN, _GAP, _BETWEEN, _HEAD, _LINE = 0.45, 0.06, 0.35, 0.62, 0.18  # inches
 _BAR, _BESIDE_BAR = 2.6, 3.1  # inches
 _NARROWEST = 8.0  # inches
 _TALLEST = 3.6  # inches of a plane
+_LONG_TITLE, _LONG_TITLE_SIZE = 160, 12.0  # letters from which a title is smaller; its points
 _TITLE_SIZE, _WORD_SIZE, _SMALL, _LETTER = 19.0, 13.0, 8.0, 7.5  # points
 _THREE_FROM = 9  # groups; fewer stand two in a row
 _BARS = (1, 2, 5, 10, 20, 50, 100, 200)  # millimetres that a scale bar may be long
@@ -60,8 +63,9 @@ class _Layout:
 
 
 def montage(
-    caption: Caption, *, smooth: bool = True, columns: int = 0, width: float = 12.0, most: int = 0
-) -> Figure:
+    caption: Caption, *, smooth: bool = True, columns: int = 0, width: float = 12.0,
+    most: int = MOST_WORDS,
+) -> Figure:  # fmt: skip
     """Draw where in a scan the decoder looked for each word.
 
     For every word the axial, coronal and sagittal plane through the cell of its greatest weight,
@@ -92,11 +96,12 @@ def montage(
     fonts = choose_fonts(
         "".join([caption.text, *(w.text for w in words), caption.model, *caption.notices])
     )
-    title = wrapped(fonts.drawable(caption.text) or "(no words)", width, _TITLE_SIZE)
+    size = _TITLE_SIZE if len(caption.text) <= _LONG_TITLE else _LONG_TITLE_SIZE
+    title = wrapped(fonts.drawable(caption.text) or "(no words)", width, size)
     footer = _footer(caption, scan, fonts, width, smooth, len(words))
-    layout = _arrange(len(words) + 1, caption.grid, width, columns, title, footer)
+    layout = _arrange(len(words) + 1, caption.grid, width, columns, title, size, footer)
     figure = Figure(figsize=(width, layout.height), facecolor="white")
-    _text(figure, layout, _MARGIN, 0.36, title, _TITLE_SIZE, _INK, fonts)
+    _text(figure, layout, _MARGIN, 0.36, title, size, _INK, fonts)
     middle = tuple(size / 2 for size in caption.grid.source_size)
     alone = three_planes(scan, caption.grid, (middle[0], middle[1], middle[2]))
     voxels = " × ".join(f"{n}" for n in scan.pixels.shape[::-1])
@@ -139,7 +144,7 @@ def _word(
     place = peak.place if peak else _middle(grid)
     cell = None if word.location is None else cell_bounds(grid, word.location)
     planes = three_planes(scan, grid, place, alpha=word.alpha, top=top, smooth=smooth, cell=cell)
-    told = "flat: no cell stands out" if peak is None else f"at {_with_cell(peak.world, grid)}"
+    told = wording.peak(peak, grid)
     _group(figure, layout, index, planes, fonts, word.text, (_numbers(word), told),
            cross=peak is not None)  # fmt: skip
 
@@ -151,24 +156,19 @@ def _numbers(word: Word) -> str:
     return f"p {math.exp(word.logprob):.2f}   peak {peak:.1f}× uniform{beta}"
 
 
-def _with_cell(world: tuple[float, float, float], grid: Grid) -> str:
-    halves = " × ".join(f"{mm / 2:.2g}" for mm in cell_size(grid))
-    return f"{wording.position(world)} ± {halves}"
-
-
 def _middle(grid: Grid) -> tuple[float, float, float]:
     slices, rows, cols = ((start + stop) / 2 for start, stop in grid.extent)
     return slices, rows, cols
 
 
 def _arrange(
-    groups: int, grid: Grid, width: float, columns: int, title: str, footer: str
+    groups: int, grid: Grid, width: float, columns: int, title: str, size: float, footer: str
 ) -> _Layout:
     columns = min(columns or (2 if groups < _THREE_FROM else 3), groups)
     high, back, wide = grid.source_size  # millimetres along slices, rows, cols
     room = (width - 2 * _MARGIN - (columns - 1) * _BETWEEN) / columns
     scale = min((room - 2 * _GAP) / (2 * wide + back), _TALLEST / max(high, back))
-    top = 0.36 + (title.count("\n") + 1) * _TITLE_SIZE * 1.25 / 72 + 0.12
+    top = 0.36 + (title.count("\n") + 1) * size * 1.25 / 72 + 0.12
     group = (room, _HEAD + scale * max(high, back))
     rows = math.ceil(groups / columns)
     foot = top + rows * (group[1] + _BETWEEN)

@@ -26,7 +26,7 @@ from regard.version import __version__
 
 DESCRIPTION = "regard attention; not for clinical use"
 """What the header's `descrip` says; it has room for 79 bytes."""
-LARGE = 256 * 2**20
+LARGE = 8 * 2**20
 """Bytes of 16-bit voxels from which on attention is stored in 8 bits."""
 _SLAB = 2**22  # voxels that are computed together
 _COMMENT = 6  # the header extension's code of a plain comment

@@ -113,6 +113,11 @@ def _notes(explained: Sequence[Explained]) -> str:
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
     ]
+    if explained[0].caption.medium == "video":
+        notes.append(
+            "Of the clip the frames in the strip were read, each for the seconds around it. What "
+            "happens between them was not seen."
+        )
     notes += dict.fromkeys(one.unmeasured for one in explained if one.unmeasured)
     covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
     for cover, part in sorted(covers):
@@ -149,8 +154,8 @@ def _table(one: Explained) -> str:
             agreement = one.occlusion.correlation[t]
             cells.insert(5, f"{agreement:+.2f}" if np.isfinite(agreement) else "–")
         if scan:
-            peak = peak_of(word, one.caption.grid)
-            cells.append("–" if peak is None else wording.position(peak.world))
+            grid = one.caption.grid
+            cells.append(wording.peak(peak_of(word, grid), grid).removeprefix("most at "))
         rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
     names = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in head)
     return (

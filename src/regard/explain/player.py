@@ -79,6 +79,8 @@ def clip_html(caption: Caption, occlusion: Occlusion | None = None, *, again: bo
         tops["map"] = (map_scale(caption, smooth=False), map_scale(caption, smooth=True))
     if occlusion is not None:
         tops["mattered"] = (max(MATTERED_LEAST, float(occlusion.falls.max(initial=0.0))),) * 2
+    # Without maps the viewer writes its scale on the legend of words × seconds, which is the same.
+    scale = "" if still is None else scale_html(tops["map"][1], still, smooth=True)
     shown = [_shown(caption, t, weights[t], occlusion) for t in range(len(caption.words))]
     foot = [wording.looked(caption.trace), wording.frames(grid), wording.unread(grid),
             "" if still is None else wording.covered(still), _chosen(caption), wording.CLIP_SCALE,
@@ -91,7 +93,7 @@ def clip_html(caption: Caption, occlusion: Occlusion | None = None, *, again: bo
         f"data-clip='{_clip_data(clip, weights)}'><div class='columns'><div>"
         f"{_screen(clip, film, still or _whole(clip), shots, reason, again=again)}"
         f"{words_html(shown, tops)}{controls_html(mattered=occlusion is not None)}"
-        f"{_scale(tops['map'][1], still, clip)}{output_html()}</div>"
+        f"{scale}{output_html()}</div>"
         f"<div>{_strip(clip, shots, _THUMB if film or again else _STILL)}"
         f"{_heat(caption, weights, peaks)}</div></div>"
         f"<footer>{escaped(' · '.join(filter(None, foot)))}</footer></div>"
@@ -211,13 +213,6 @@ def _screen(
         f"<span class='clock'>0.0 of {clip.duration:.1f} s</span></div>"
         "<div class='now'><span class='said'></span><div class='gauge'><b></b><s></s></div></div>"
     )
-
-
-def _scale(top: float, still: Grid | None, clip: Clip) -> str:
-    """Return the scale of the maps; on a grid of whole frames there are none."""
-    if still is None:
-        return scale_html(top, _whole(clip), smooth=False, plain="shade of the whole frame")
-    return scale_html(top, still, smooth=True)
 
 
 def _strip(clip: Clip, shots: list[int], side: int) -> str:

@@ -44,7 +44,7 @@ MOST_VOXELS = 2_000_000
 _MOST_POINTS = 400_000  # of a map
 _ENLARGE = 8  # points per cell along an axis, where there are few cells
 _STOPS = 65  # colours that the page holds of the map's colours
-_STILL_DPI = 90
+_STILL_DPI, _STILL_WORDS = 90, 12
 _RGBA = np.dtype([(channel, np.uint8) for channel in "RGBA"])
 
 
@@ -71,7 +71,8 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     small, factors = reduced(scan)
     foot = [wording.looked(caption.trace), wording.cells(grid),
             wording.covered(grid, "beyond the maps"), wording.SCALE,
-            *wording.scan_notes(grid, oblique_degrees(scan)), _thinned(factors), *scan.notes, caption.model]  # fmt: skip
+            *wording.scan_notes(grid, oblique_degrees(scan)), _thinned(factors),
+            *scan.notes, caption.model]  # fmt: skip
     return (
         f"<div class='regard scan' data-medium='scan' role='group' "
         f"aria-label='{escaped(caption.text)}' data-scan='{_data(caption)}'>"
@@ -176,8 +177,7 @@ def _data(caption: Caption) -> str:
 
 
 def _told(caption: Caption, t: int) -> str:
-    peak = peak_of(caption.words[t], caption.grid)
-    return "flat" if peak is None else f"most at {wording.position(peak.world)}"
+    return wording.peak(peak_of(caption.words[t], caption.grid), caption.grid)
 
 
 def _mattered_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
@@ -192,7 +192,7 @@ def _mattered_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
 
 def _still(caption: Caption) -> str:
     """Return the montage as a picture, for browsers without WebGL2 or without scripts."""
-    figure = montage(caption, width=10)
+    figure = montage(caption, width=10, most=_STILL_WORDS)
     FigureCanvasAgg(figure)
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_STILL_DPI)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.explain.lattice import cell_size
+from regard.explain.lattice import Peak, cell_size
 from regard.explain.maps import ENLARGE, sigma_cells
 from regard.types import AttentionTrace, Grid
 from regard.vocabulary import END, SPECIALS, UNKNOWN
@@ -88,6 +88,15 @@ def scan_notes(grid: Grid, oblique: float) -> list[str]:
         "Positions: world mm, RAS (x to the patient's right, y to the front, z to the head); ± "
         f"half a cell, which is {cell} mm",
     ]
+
+
+def peak(found: Peak | None, grid: Grid) -> str:
+    """Say where in a scan a word looked most, such as "(−12, 34, 5) mm ± 3 × 3 × 3"."""
+    if found is None:
+        return "flat: no cell stands out"
+    halves = " × ".join(f"{mm / 2:.2g}" for mm in cell_size(grid))
+    beyond = "" if found.inside else ", on padding"
+    return f"most at {position(found.world)} ± {halves}{beyond}"
 
 
 def position(world: tuple[float, float, float]) -> str:

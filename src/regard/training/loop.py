@@ -194,7 +194,11 @@ def _prepare(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Run
             raise CheckpointError(f"{out / 'last'} holds no training.pt, so it cannot be resumed.")
         recipe = from_dict(Recipe, saved.config["recipe"])
     else:
-        recipe = replace(recipe, data=absolute_paths(recipe.data))
+        encoder_config = recipe.encoder
+        if encoder_config.weights:
+            weights = str(Path(encoder_config.weights).absolute())
+            encoder_config = replace(encoder_config, weights=weights)
+        recipe = replace(recipe, data=absolute_paths(recipe.data), encoder=encoder_config)
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit)
     if recipe.data.familiarity:
