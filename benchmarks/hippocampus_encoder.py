@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from regard.config import override
 from regard.data.hippocampus import load_facts, read_marked
 from regard.data.hippocampus_facts import ANTERIOR, FACTS, POSTERIOR
-from regard.encoders import Encoder, build_encoder
+from regard.encoders import Encoder, TaughtEncoder, build_encoder
 from regard.metrics.solids import Solid
 from regard.recipes import find_recipe
-from regard.training.mask_targets import Heads, Targets, teach_encoder
+from regard.training.mask_targets import Targets, teach_encoder
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
     asked = parser.parse_args()
     recipe = override(find_recipe(asked.recipe), [*asked.settings, 'encoder.weights=""'])
     encoder = build_encoder(recipe.encoder)
+    assert isinstance(encoder, TaughtEncoder), "the recipe sets encoder.volume.numbers and parts"
     book = load_facts(asked.folder / "facts.json")
     scans = json.loads((asked.folder / "facts.json").read_text("utf-8"))["scans"]
     names = {s: [k for k, split in book.splits.items() if split == s] for s in ("train", "val")}
@@ -51,9 +52,10 @@ def main() -> None:
     }
     began = time.process_time()
 
-    def report(epoch: int, loss: float, heads: Heads) -> None:
+    def report(epoch: int, loss: float) -> None:
         with torch.inference_mode():
-            numbers = heads(encoder(found["val"].pixels))[0].numpy() * spread + mean
+            said = encoder.answered(encoder(found["val"].pixels))[0]
+        numbers = said.numpy() * spread + mean
         right = [
             fact.class_of(float(value), book.thresholds[fact.name]) == book.classes[k][fact.name]
             for k, row in zip(names["val"], numbers, strict=True)

@@ -51,8 +51,8 @@ def test_a_position_code_tells_the_order(capsys: pytest.CaptureFixture[str]) -> 
     assert facts.exact >= 0.95
     assert min(facts.chosen.values()) >= 0.95
     assert facts.peaks["all"] >= 0.90
-    # Where a move leads, and to what colour a shape turns, is seen while the verb is said: the
-    # last word of the first event looks ahead already.
+    # Where a move leads, and what colour a shape turns, can be seen while the verb is said: with
+    # some seeds the last word of the first event looks ahead.
     assert min(facts.peaks[kind] for kind in ("colour", "shape", "verb")) >= 0.95
 
 

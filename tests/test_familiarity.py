@@ -54,7 +54,9 @@ def model() -> Captioner:
         data=DataConfig(max_length=40),
     )
     made = Captioner(encoder, decoder, toys.vocabulary(), recipe, name="toy")
-    made.familiarity = Familiarity.learn("volume", (sight(made, scan(blob(i))) for i in range(200, 350)))
+    made.familiarity = Familiarity.learn(
+        "volume", (sight(made, scan(blob(i))) for i in range(200, 350))
+    )
     return made
 
 

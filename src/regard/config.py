@@ -78,10 +78,16 @@ class VolumeConfig:
     units), percentile or zscore (MRI, which has no absolute scale)."""
     channels: tuple[int, ...] = ()
     """Features of each stage of a MONAI ResNet; empty: its own."""
+    numbers: int = 0
+    """Numbers of the whole that the encoder is taught before any word, and that its vectors say."""
+    parts: int = 0
+    """Parts whose share of each cell it is taught likewise, by masks."""
 
     def __post_init__(self) -> None:
         windows = ("lung", "mediastinum", "bone", "brain", "liver", "percentile", "zscore")
         _one_of("encoder.volume", "window", self.window, windows)
+        _in_range("encoder.volume", "numbers", self.numbers, 0, 4096)
+        _in_range("encoder.volume", "parts", self.parts, 0, 4096)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ConfigError(
                 f"encoder.volume.shape is {list(self.shape)}; it must be three numbers of voxels, "

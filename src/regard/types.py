@@ -59,10 +59,25 @@ class Grid:
 
     @property
     def real_cells(self) -> int:
-        """Number of cells that are no padding; they come first in row-major order."""
-        if self.axes[0] != "frames":
-            return self.cells
-        return len(self.spans) * math.prod(self.shape[1:])
+        """Number of cells that are no padding (of a clip they come first in row-major order)."""
+        if self.axes[0] == "frames":
+            return len(self.spans) * math.prod(self.shape[1:])
+        if self.axes[0] == "slices":
+            return math.prod(sum(self.real_along(axis)) for axis in range(3))
+        return self.cells
+
+    def real_along(self, axis: int) -> tuple[bool, ...]:
+        """Return which cells along an axis of a scan lie in it, by their middles.
+
+        Where none does (one thin slice in a thick cell), the one nearest to the scan's middle.
+        """
+        (start, stop), size, cells = self.extent[axis], self.source_size[axis], self.shape[axis]
+        middles = [start + (i + 0.5) * (stop - start) / cells for i in range(cells)]
+        inside = tuple(0 <= middle <= size for middle in middles)
+        if any(inside):
+            return inside
+        nearest = min(range(cells), key=lambda i: abs(middles[i] - size / 2))
+        return tuple(i == nearest for i in range(cells))
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def test_what_no_cell_covers_is_faded_and_a_flat_map_is_one_value() -> None:
     for smooth in (True, False):
         first, second, third = (along(said.grid, i, at, smooth=smooth)
                                 for i, at in enumerate(places))  # fmt: skip
-        values = mixed(said.words[2].alpha, (first, second, third))
+        values = mixed(said.words[2].alpha, (first, second, third), said.grid.real_cells)
         np.testing.assert_allclose(values[~np.isnan(values)], 1, rtol=1e-5)
         assert np.isnan(values).any()
 
@@ -140,7 +140,10 @@ def test_no_drawn_value_is_beyond_the_scale(smooth: bool) -> None:
     top = scan_scale(said.trace.alpha, said.grid, smooth=smooth)
     places = [np.linspace(0, size * (1 - 1e-9), 61) for size in said.grid.source_size]
     first, second, third = (along(said.grid, i, at, smooth=smooth) for i, at in enumerate(places))
-    drawn = max(np.nanmax(mixed(word.alpha, (first, second, third))) for word in said.words)
+    drawn = max(
+        np.nanmax(mixed(word.alpha, (first, second, third), said.grid.real_cells))
+        for word in said.words
+    )
     assert 0.98 * top <= drawn <= 1.002 * top
 
 

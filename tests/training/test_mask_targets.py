@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from regard.config import EncoderConfig, VolumeConfig
-from regard.encoders import Encoder, build_encoder
+from regard.encoders import TaughtEncoder, build_encoder
 from regard.errors import ConfigError
-from regard.training.mask_targets import Heads, Targets, teach_encoder
+from regard.training.mask_targets import Targets, teach_encoder
 
 CONFIG = EncoderConfig(
     "monai:resnet10",
     level="stride4",
     medium="volume",
-    volume=VolumeConfig((8, 8, 8), channels=(4, 8, 8, 8)),
+    volume=VolumeConfig((8, 8, 8), channels=(4, 8, 8, 8), numbers=1, parts=1),
 )
 
 
@@ -34,18 +35,24 @@ def toy_targets() -> Targets:
     return Targets(pixels, (cells >= 4).float()[:, None] * 2 - 1, shares)
 
 
+def taught(**settings: Any) -> TaughtEncoder:
+    encoder = build_encoder(CONFIG)
+    assert isinstance(encoder, TaughtEncoder)
+    teach_encoder(encoder, toy_targets(), **settings)
+    return encoder
+
+
 def test_it_learns_what_it_is_taught_and_ends_frozen() -> None:
-    encoder, targets = build_encoder(CONFIG), toy_targets()
+    targets = toy_targets()
     losses: list[float] = []
     state = torch.random.get_rng_state()
-    heads = teach_encoder(
-        encoder, targets, epochs=30, learning_rate=1e-2,
-        report=lambda epoch, loss, heads: losses.append(loss),
+    encoder = taught(
+        epochs=30, learning_rate=1e-2, report=lambda epoch, loss: losses.append(loss)
     )  # fmt: skip
     assert torch.equal(torch.random.get_rng_state(), state)
     assert losses[-1] < 0.3 * losses[0]
     with torch.no_grad():
-        numbers, shares = heads(encoder(targets.pixels))
+        numbers, shares = encoder.answered(encoder(targets.pixels))
     assert ((numbers > 0) == (targets.numbers > 0)).float().mean() > 0.95
     assert (shares[..., 0].argmax(1) == targets.shares[..., 0].argmax(1)).float().mean() > 0.95
     assert not encoder.training
@@ -53,27 +60,29 @@ def test_it_learns_what_it_is_taught_and_ends_frozen() -> None:
 
 
 def test_a_seed_gives_the_same_encoder() -> None:
-    def taught(seed: int) -> Encoder:
-        encoder = build_encoder(CONFIG)
-        teach_encoder(encoder, toy_targets(), epochs=1, seed=seed)
-        return encoder
-
-    assert taught(1).digest() == taught(1).digest() != taught(2).digest()
+    one, again, other = (taught(epochs=1, seed=seed).digest() for seed in (1, 1, 2))
+    assert one == again != other
 
 
-def test_the_first_look_is_spread_evenly() -> None:
-    heads = Heads(6, 8, 3, 2)
-    vectors = torch.randn(2, 8, 6)
-    heads.value.data.normal_()
-    numbers, shares = heads(vectors)
-    even = heads.norm(vectors).mean(1)
-    torch.testing.assert_close(numbers, even @ heads.value.T + heads.bias)
-    assert shares.shape == (2, 8, 2)
+def test_a_number_is_the_mean_of_what_its_cells_say() -> None:
+    encoder = build_encoder(CONFIG)
+    assert isinstance(encoder, TaughtEncoder)
+    plain = build_encoder(
+        replace(CONFIG, volume=replace(CONFIG.volume, numbers=0, parts=0))
+    )  # fmt: skip
+    assert encoder.annotation_dim == plain.annotation_dim + 1 + 1
+    pixels = torch.randn(2, 1, 8, 8, 8)
+    with torch.no_grad():
+        vectors = encoder(pixels)
+        numbers, shares = encoder.answered(vectors)
+        normed = encoder.norm(plain(pixels))
+    torch.testing.assert_close(vectors[..., :-2], normed)
+    torch.testing.assert_close(numbers, vectors[..., -2:-1].mean(1))
+    torch.testing.assert_close(shares, vectors[..., -1:])
 
 
 def test_training_starts_from_a_file_of_weights(tmp_path: Path) -> None:
-    encoder = build_encoder(CONFIG)
-    teach_encoder(encoder, toy_targets(), epochs=1)
+    encoder = taught(epochs=1)
     path = tmp_path / "encoder.safetensors"
     save_file(encoder.state_dict(), path)
     config = replace(CONFIG, weights=str(path))

@@ -2,9 +2,9 @@
 
 A caption states every fact once, in nine sentences. The first speaks of the whole's volume; the
 others follow in four pairs, either of a pair first; each is worded in one of several ways. A
-*clause* is the part of a sentence that states one fact, with a gap for its class. No two facts have a clause
-in common, so a text is read back by looking for clauses (`stated_facts`), also in a text that a
-model wrote.
+*clause* is the part of a sentence that states one fact, with a gap for its class. No two facts have
+a clause in common, so a text is read back by looking for clauses (`stated_facts`), also in a text
+that a model wrote.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The annotation store: encode once, train many times.
 
 A folder of shards, each a float16 .npy file (rows, L, D) that is memory-mapped, beside a JSON
-list that says which picture (clip, scan) and view every row is, and how many of its cells are
-real, where not all are (a clip of fewer frames than the grid has). A shard is written under a
-temporary name and renamed when whole, its list last, so that a killed encoding leaves nothing
-half-written and goes on where it stopped. `store.json` says which encoder made it.
+list that says which picture (clip, scan) and view every row is, and which of its cells are
+real, where not all are (a clip of fewer frames than the grid has; a scan smaller than the
+input). A shard is written under a temporary name and renamed when whole, its list last, so that a
+killed encoding leaves nothing half-written and goes on where it stopped. `store.json` says which encoder made it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class AnnotationStore:
         """
         self.folder = Path(folder)
         self.key = key
-        self._rows: dict[tuple[str, str], tuple[int, int, int]] = {}
+        self._rows: dict[tuple[str, str], tuple[int, int, str]] = {}
         self._shards: list[np.ndarray] = []
         self._open_or_begin()
         for listing in sorted(self.folder.glob("shard-*.json")):
@@ -85,7 +85,7 @@ class AnnotationStore:
             DatasetError: a pair is not in the store.
         """
         rows: list[np.ndarray] = []
-        real: list[int] = []
+        masks: list[np.ndarray] = []
         for digest, view in wanted:
             place = self._rows.get((digest, view))
             if place is None:
@@ -94,8 +94,8 @@ class AnnotationStore:
                     f"{digest[:12]}…. Encode the data set again; what is there is kept."
                 )
             rows.append(self._shards[place[0]][place[1]])
-            real.append(place[2])
-        return np.stack(rows), np.arange(self._row_shape()[0]) < np.array(real)[:, None]
+            masks.append(_mask(place[2], self._row_shape()[0]))
+        return np.stack(rows), np.stack(masks)
 
     def fill(
         self,
@@ -107,8 +107,7 @@ class AnnotationStore:
 
         Args:
             wanted: (digest, view, file) of every picture and view.
-            encode: maps [(file, view), ...] to vectors (N, L, D) and mask (N, L), whose real
-                cells come first.
+            encode: maps [(file, view), ...] to vectors (N, L, D) and mask (N, L).
             batch_size: pictures per call of `encode`.
 
         Yields:
@@ -121,15 +120,15 @@ class AnnotationStore:
         for start in range(0, len(missing), rows):
             shard = missing[start : start + rows]
             vectors = np.empty((len(shard), cells, features), np.float16)
-            real = np.empty(len(shard), int)
+            real = np.empty((len(shard), cells), bool)
             for at in range(0, len(shard), batch_size):
                 batch = shard[at : at + batch_size]
                 made, mask = encode([(file, view) for _, view, file in batch])
-                vectors[at : at + len(batch)], real[at : at + len(batch)] = made, mask.sum(1)
+                vectors[at : at + len(batch)], real[at : at + len(batch)] = made, mask
                 done += len(batch)
                 yield done
             pairs = [(digest, view) for digest, view, _ in shard]
-            self._write_shard(vectors, pairs, real.tolist())
+            self._write_shard(vectors, pairs, real)
 
     def _row_shape(self) -> tuple[int, int]:
         return int(np.prod(self.key.grid_shape)), self.key.annotation_dim
@@ -168,19 +167,17 @@ class AnnotationStore:
                 f"its list says float16 {(len(rows), *self._row_shape())}. Delete both."
             )
         for at, (pair, real) in enumerate(rows):
-            cells = self._row_shape()[0] if real is None else real
-            self._rows[pair] = (len(self._shards), at, cells)
+            self._rows[pair] = (len(self._shards), at, real)
         self._shards.append(vectors)
 
     def _write_shard(
-        self, vectors: np.ndarray, pairs: list[tuple[str, str]], real: list[int]
+        self, vectors: np.ndarray, pairs: list[tuple[str, str]], real: np.ndarray
     ) -> None:
         # Named by what it holds, so that two runs that fill one store do not replace each
         # other's shards.
-        cells = self._row_shape()[0]
         rows = [
-            pair if of_row == cells else (*pair, of_row)
-            for pair, of_row in zip(pairs, real, strict=True)
+            pair if mask.all() else (*pair, np.packbits(mask).tobytes().hex())
+            for pair, mask in zip(pairs, real, strict=True)
         ]
         content = json.dumps(rows).encode()
         listing = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.json"
@@ -194,8 +191,16 @@ class AnnotationStore:
         self._open_shard(listing)
 
 
-def _row(digest: Any, view: Any, real: int | None = None) -> tuple[tuple[str, str], int | None]:
-    return (str(digest), str(view)), real
+def _row(digest: Any, view: Any, real: Any = "") -> tuple[tuple[str, str], str]:
+    """Return a row's picture and view, and its mask as hexadecimal bits; "" where all are real."""
+    return (str(digest), str(view)), str(real)
+
+
+def _mask(real: str, cells: int) -> np.ndarray:
+    if not real:
+        return np.ones(cells, bool)
+    bits = np.frombuffer(bytes.fromhex(real), np.uint8)
+    return np.unpackbits(bits, count=cells).astype(bool)
 
 
 def _write_whole(path: Path, content: bytes) -> None:

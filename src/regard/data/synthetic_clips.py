@@ -139,7 +139,8 @@ class Story:
 
     def draw(self, size: int) -> np.ndarray:
         """Return the frames, (10, size, size, 3) uint8."""
-        shown = [(shape, _GREY, place) for shape, place in self.greys]
+        shown: list[tuple[str, tuple[int, ...], Place]] = []
+        shown += [(shape, _GREY, place) for shape, place in self.greys]
         for (start, _), scene in zip(self.intervals, self.scenes, strict=True):
             shown[start:start] = [
                 (scene.event.shape, COLOURS[colour], place)

@@ -11,6 +11,7 @@ from regard.config import EncoderConfig
 from regard.encoders.base import Encoder, PictureEncoder
 from regard.encoders.frames import FrameEncoder
 from regard.encoders.slices import SliceEncoder
+from regard.encoders.taught import TaughtEncoder
 from regard.errors import ConfigError, UnknownName
 
 _TABLE = {
@@ -47,6 +48,8 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
         MissingExtra: its package is not installed.
     """
     encoder = _of_medium(_named(config, pretrained), config)
+    if config.volume.numbers or config.volume.parts:
+        encoder = TaughtEncoder(encoder, config.volume.numbers, config.volume.parts)
     if pretrained and config.weights:
         _start_from(encoder, config.weights)
     encoder.requires_grad_(config.trainable)
@@ -91,6 +94,7 @@ __all__ = [
     "FrameEncoder",
     "PictureEncoder",
     "SliceEncoder",
+    "TaughtEncoder",
     "build_encoder",
     "known_encoders",
 ]

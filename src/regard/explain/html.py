@@ -48,7 +48,7 @@ class ShownWord:
 
     Attributes:
         text: the word.
-        alpha: its weights, in any shape.
+        alpha: its weights, in any shape, such that uniform is 1 over all of the shape's cells.
         note: its numbers, as a reader shall see them.
         others: alternatives and their probabilities.
         cell: flat index of the cell that hard attention chose; None otherwise.
@@ -280,16 +280,28 @@ def output_html() -> str:
     )
 
 
-def word_note(word: Word) -> str:
-    """Return a word's numbers as a reader shall see them."""
+def word_note(word: Word, cells: int | None = None) -> str:
+    """Return a word's numbers as a reader shall see them.
+
+    Args:
+        word: the word.
+        cells: that attention can lie on; None: all of its map.
+    """
     beta = "" if word.beta is None else f" · β {word.beta:.2f}"
     return (
         f"p {math.exp(word.logprob):.2f} · entropy {word.entropy:.2f} of at most "
-        f"{math.log(word.alpha.size):.2f} nats · peak {word.peak:.1%}{beta}"
+        f"{math.log(cells or word.alpha.size):.2f} nats · peak {word.peak:.1%}{beta}"
     )
 
 
-def shown_word(word: Word, occlusion: Occlusion | None, t: int, place: str = "") -> ShownWord:
+def shown_word(
+    word: Word,
+    occlusion: Occlusion | None,
+    t: int,
+    place: str = "",
+    *,
+    real_cells: int | None = None,
+) -> ShownWord:
     """Return what a page knows of a caption's word number t.
 
     Args:
@@ -297,17 +309,19 @@ def shown_word(word: Word, occlusion: Occlusion | None, t: int, place: str = "")
         occlusion: of the caption.
         t: its number.
         place: where it looked, in words.
+        real_cells: that attention can lie on; None: all of its map. Uniform is 1 over them.
     """
-    note = " · ".join(filter(None, [word_note(word), place]))
+    note = " · ".join(filter(None, [word_note(word, real_cells), place]))
+    alpha = word.alpha * ((real_cells or word.alpha.size) / word.alpha.size)
     others = tuple(
         (wording.candidate(text), round(math.exp(value), 4))
         for text, value in word.alternatives[:5]
     )
     if occlusion is None:
-        return ShownWord(word.text, word.alpha, note, others, word.location)
+        return ShownWord(word.text, alpha, note, others, word.location)
     if math.isfinite(agreement := occlusion.correlation[t]):
         note += f" · agreement with what mattered {agreement:+.2f}"
-    return ShownWord(word.text, word.alpha, note, others, word.location, occlusion.falls[t])
+    return ShownWord(word.text, alpha, note, others, word.location, occlusion.falls[t])
 
 
 def _stops() -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.explain.maps import ENLARGE, SCALE_LEAST, between, nearest, relative_map, smoothing
+from regard.explain.maps import ENLARGE, SCALE_LEAST, between, nearest, smoothing
 from regard.media import cell_centre, world_of
 from regard.types import Grid, Word
 
@@ -42,7 +42,7 @@ def peak_of(word: Word, grid: Grid) -> Peak | None:
     Returns:
         None where the map is flat, so that no cell stands out.
     """
-    if word.location is None and word.peak * word.alpha.size < PEAK_LEAST:
+    if word.location is None and word.peak * grid.real_cells < PEAK_LEAST:
         return None
     cell = int(word.alpha.argmax()) if word.location is None else word.location
     down, back, across = cell_centre(grid, cell)
@@ -83,17 +83,20 @@ def along(grid: Grid, axis: int, places: np.ndarray, *, smooth: bool) -> np.ndar
     return np.where(((at >= 0) & (at < cells))[:, None], weights, np.nan)
 
 
-def mixed(alpha: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+def mixed(
+    alpha: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray], uniform: float
+) -> np.ndarray:
     """Return a word's map, (a, b, c), at a lattice of places.
 
     Args:
         alpha: (slices, rows, cols) weights of one word.
         weights: (a, slices), (b, rows) and (c, cols) of `along`.
+        uniform: what weights are multiplied by: the number of real cells.
 
     Returns:
         In multiples of uniform; nan where no cell lies.
     """
-    relative = relative_map(alpha.astype(np.float64))
+    relative = alpha.astype(np.float64) * uniform
     for axis in np.argsort([len(w) for w in weights]):  # what grows most comes last
         relative = np.moveaxis(np.tensordot(weights[axis], relative, (1, axis)), 0, axis)
     return relative
@@ -108,7 +111,10 @@ def scan_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool) -> float:
         smooth: whether smoothed maps or raw cells are drawn.
     """
     if not smooth:
-        return max(SCALE_LEAST, float(alpha.max(initial=0.0)) * grid.cells)
+        return max(SCALE_LEAST, float(alpha.max(initial=0.0)) * grid.real_cells)
     slices, rows, cols = (smoothing(cells, _SCALE_ENLARGE) for cells in grid.shape)
-    tops = [float(mixed(row.reshape(grid.shape), (slices, rows, cols)).max()) for row in alpha]
+    tops = [
+        float(mixed(row.reshape(grid.shape), (slices, rows, cols), grid.real_cells).max())
+        for row in alpha
+    ]
     return max(SCALE_LEAST, *tops, 0.0)

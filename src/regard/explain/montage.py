@@ -145,14 +145,14 @@ def _word(
     cell = None if word.location is None else cell_bounds(grid, word.location)
     planes = three_planes(scan, grid, place, alpha=word.alpha, top=top, smooth=smooth, cell=cell)
     told = wording.peak(peak, grid)
-    _group(figure, layout, index, planes, fonts, word.text, (_numbers(word), told),
+    _group(figure, layout, index, planes, fonts, word.text, (_numbers(word, grid), told),
            cross=peak is not None)  # fmt: skip
 
 
-def _numbers(word: Word) -> str:
+def _numbers(word: Word, grid: Grid) -> str:
     """Return a word's numbers; the peak in multiples of uniform, for scans have many cells."""
     beta = "" if word.beta is None else f"   β {word.beta:.2f}"
-    peak = word.peak * word.alpha.size
+    peak = word.peak * grid.real_cells
     return f"p {math.exp(word.logprob):.2f}   peak {peak:.1f}× uniform{beta}"
 
 

@@ -124,7 +124,8 @@ def _slabs(caption: Caption, scan: Scan, smooth: bool) -> Iterator[tuple[int, in
     for number, word in enumerate(caption.words):
         alpha = word.alpha.transpose(order)  # the cells along i, j and k
         for start in range(0, nk, thick):
-            slab = mixed(alpha, (weights[0], weights[1], weights[2][start : start + thick]))
+            along = (weights[0], weights[1], weights[2][start : start + thick])
+            slab = mixed(alpha, along, caption.grid.real_cells)
             yield number, start, np.nan_to_num(slab.astype(np.float32), nan=0.0)
 
 

@@ -109,7 +109,7 @@ def _plane(
     if alpha is not None:
         at = [lattice[i] if i != axis else point[[axis]] for i in range(3)]
         first, second, third = (along(grid, i, at[i], smooth=smooth) for i in range(3))
-        relative = mixed(alpha, (first, second, third)).squeeze(axis)
+        relative = mixed(alpha, (first, second, third), grid.real_cells).squeeze(axis)
         picture = paint(picture, relative, top)
     high, wide = grid.source_size[up], grid.source_size[across]
     letters = ends(scan)

@@ -157,7 +157,7 @@ def _shown(caption: Caption, t: int, weights: np.ndarray, occlusion: Occlusion |
         when = f"looked most at {clip.times[peak]:.1f} s: {weights[peak]:.1f}× uniform"
     if chosen is not None:
         when += f" · chose {clip.times[chosen]:.1f} s"
-    note = f"{when} · {word_note(word)}"
+    note = f"{when} · {word_note(word, caption.grid.real_cells)}"
     if occlusion is not None and math.isfinite(agreement := occlusion.correlation[t]):
         note += f" · agreement with what mattered {agreement:+.2f}"
     return ShownWord(

@@ -154,7 +154,7 @@ class Prober:
             frames = np.ones((len(kept), len(self.whole)), bool)
             frames[:, : self.shape[0]] = kept
             return frames[:, :, None, None, None]
-        masks = kept.reshape(-1, *self.grid.shape)
+        masks = (kept | ~self.mask).reshape(-1, *self.grid.shape)  # padding is not covered
         for axis, (points, cells) in enumerate(
             zip(self.whole.shape[1:], self.grid.shape, strict=True), start=1
         ):

@@ -66,7 +66,7 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     tops = {"map": tuple(scan_scale(alpha, grid, smooth=smooth) for smooth in (False, True))}
     if occlusion is not None:
         tops["mattered"] = _mattered_scale(occlusion.falls, grid)
-    shown = [shown_word(word, occlusion, t, _told(caption, t))
+    shown = [shown_word(word, occlusion, t, _told(caption, t), real_cells=grid.real_cells)
              for t, word in enumerate(caption.words)]  # fmt: skip
     small, factors = reduced(scan)
     foot = [wording.looked(caption.trace), wording.cells(grid),
@@ -184,8 +184,7 @@ def _mattered_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
     slices, rows, cols = (smoothing(cells, 5) for cells in grid.shape)
     raw = float(falls.max(initial=0.0))
     smooth = [
-        float(mixed(fall.reshape(grid.shape) / grid.cells, (slices, rows, cols)).max())
-        for fall in falls
+        float(mixed(fall.reshape(grid.shape), (slices, rows, cols), 1).max()) for fall in falls
     ]
     return max(MATTERED_LEAST, raw), max(MATTERED_LEAST, *smooth, 0.0)
 

@@ -8,6 +8,7 @@ from regard.media.geometry import (
     clip_grid,
     image_grid,
     places_of,
+    real_mask,
     scan_grid,
     world_of,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "read_clip",
     "read_image",
     "read_media",
+    "real_mask",
     "scan_grid",
     "spec_digest",
     "world_of",

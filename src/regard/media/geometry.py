@@ -64,6 +64,22 @@ def scan_grid(scan: Scan, extent: Extent, shape: tuple[int, ...]) -> Grid:
     return Grid(("slices", "rows", "cols"), shape, size, extent, affine=rows)
 
 
+def real_mask(grid: Grid) -> np.ndarray:
+    """Return (L,) bool: which cells lie on the source, not on padding.
+
+    Of a clip the cells of real frames; of a scan those whose middle lies in it (see
+    `Grid.real_along`). A picture's cells are all real: the square that it is padded to is part
+    of what its models learned.
+    """
+    if grid.axes[0] != "slices":
+        return np.arange(grid.cells) < grid.real_cells
+    mask = np.ones(grid.shape, bool)
+    for axis in range(3):
+        others = [other for other in range(3) if other != axis]
+        mask &= np.expand_dims(np.array(grid.real_along(axis)), others)
+    return mask.ravel()
+
+
 def world_of(grid: Grid, point: tuple[float, ...]) -> tuple[float, float, float]:
     """Return a scan's point in world millimetres, RAS+.
 
@@ -100,8 +116,9 @@ def cell_bounds(grid: Grid, cell: int) -> tuple[tuple[float, float], ...]:
     Raises:
         IndexError: the grid has no such cell, or it is padding of a short clip.
     """
-    if not 0 <= cell < grid.real_cells:
-        raise IndexError(f"cell {cell} of a grid of {grid.real_cells} cells")
+    last = grid.real_cells if grid.axes[0] == "frames" else grid.cells
+    if not 0 <= cell < last:
+        raise IndexError(f"cell {cell} of a grid of {last} cells")
     bounds: list[tuple[float, float]] = []
     for axis, at, count, (start, stop) in zip(
         grid.axes, np.unravel_index(cell, grid.shape), grid.shape, grid.extent, strict=True

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from regard.errors import MediaError
-from regard.media.geometry import clip_grid, image_grid, scan_grid
+from regard.media.geometry import clip_grid, image_grid, real_mask, scan_grid
 from regard.media.image import read_image
 from regard.media.preprocess import ClipSpec, ScanSpec, Spec, preprocess, preprocess_pixels
 from regard.types import Clip, Grid, Media, Scan
@@ -97,12 +97,10 @@ def prepare(media: Media, spec: Spec, grid_shape: tuple[int, ...]) -> Input:
 
         assert isinstance(media, Scan)
         voxels, extent = resample(media, spec)
-        return _whole(voxels, scan_grid(media, extent, grid_shape))
-    return _whole(preprocess(media, spec), image_grid(media.size, spec, grid_shape))
-
-
-def _whole(pixels: np.ndarray, grid: Grid) -> Input:
-    return Input(pixels, np.ones(grid.cells, bool), grid)
+        grid = scan_grid(media, extent, grid_shape)
+        return Input(voxels, real_mask(grid), grid)
+    grid = image_grid(media.size, spec, grid_shape)
+    return Input(preprocess(media, spec), real_mask(grid), grid)
 
 
 def _clip(clip: Clip, spec: ClipSpec, grid_shape: tuple[int, ...]) -> Input:
@@ -111,4 +109,4 @@ def _clip(clip: Clip, spec: ClipSpec, grid_shape: tuple[int, ...]) -> Input:
     for at, frame in enumerate(clip.pixels):
         pixels[at] = preprocess_pixels(frame, spec.picture)
     grid = clip_grid(clip, spec.picture, grid_shape)
-    return Input(pixels, np.arange(grid.cells) < grid.real_cells, grid)
+    return Input(pixels, real_mask(grid), grid)

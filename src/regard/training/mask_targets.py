@@ -2,13 +2,9 @@
 
 A caption of a hundred words says eighteen facts: too little a signal for a fresh network to learn
 to see by. A mask says of every cell which share of it each part fills, and the facts' numbers are
-known. So the encoder learns both, by heads that are thrown away:
-
-- from a cell's vector, which share of the cell each part fills (L × P numbers a scan);
-- from one look per number, softmax over cells of a learned query, the number itself.
-
-What comes of it is an encoder that has seen the masks of the training scans, and of no other. Where
-attention then lies on a part, the encoder knew parts before the decoder knew words.
+known. So the encoder (`regard.encoders.taught`) learns both, and its vectors go on saying them. It
+has then seen the masks of the training scans, and of no other. Where attention lies on a part, the
+encoder knew parts before the decoder knew words.
 """
 
 from __future__ import annotations
@@ -17,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from regard.encoders import Encoder
+from regard.encoders import TaughtEncoder
 
 _SHARES_WEIGHT = 2.0  # of the shares' loss beside that of the numbers
 _BRIGHTNESS = 0.1  # standard deviation of a random factor and of a random addition
@@ -42,59 +38,34 @@ class Targets:
     shares: Tensor
 
 
-class Heads(nn.Module):
-    """What reads numbers and shares off annotation vectors while the encoder learns."""
-
-    def __init__(self, annotation_dim: int, cells: int, numbers: int, parts: int) -> None:
-        """Build heads whose first look is spread evenly."""
-        super().__init__()
-        self.norm = nn.LayerNorm(annotation_dim)
-        self.place = nn.Parameter(torch.zeros(cells, numbers))  # a query may know where it looks
-        self.query = nn.Linear(annotation_dim, numbers, bias=False)
-        self.value = nn.Parameter(torch.zeros(numbers, annotation_dim))
-        self.bias = nn.Parameter(torch.zeros(numbers))
-        self.share = nn.Linear(annotation_dim, parts)
-        nn.init.zeros_(self.query.weight)
-
-    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return numbers (N, K) and the logits of shares (N, L, P) for vectors (N, L, D)."""
-        vectors = self.norm(vectors)
-        alpha = (self.query(vectors) + self.place).softmax(1)
-        looks = torch.einsum("nlk,nld->nkd", alpha, vectors)
-        return (looks * self.value).sum(-1) + self.bias, self.share(vectors)
-
-
 def teach_encoder(
-    encoder: Encoder,
+    encoder: TaughtEncoder,
     targets: Targets,
     *,
     epochs: int,
     batch_size: int = 32,
     learning_rate: float = 3e-3,
     seed: int = 0,
-    report: Callable[[int, float, Heads], None] = lambda epoch, loss, heads: None,
-) -> Heads:
-    """Train an encoder in place, by AdamW with a cosine schedule, and give back its heads.
+    report: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> None:
+    """Train an encoder in place, by AdamW with a cosine schedule.
 
     The loss is the mean squared error of the numbers plus twice the binary cross-entropy of the
     shares, each averaged over all that it is of.
 
     Args:
-        encoder: all of it is trained; it ends frozen and in evaluation mode.
+        encoder: says K numbers and P shares; all of it is trained, and it ends frozen and in
+            evaluation mode.
         targets: of the training scans.
         epochs: passes over them.
         batch_size: scans a step.
         learning_rate: at the beginning.
-        seed: of heads, order and noise.
-        report: is told (epoch, loss, heads) after each epoch.
+        seed: of order and noise.
+        report: is told (epoch, loss) after each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        sizes = (encoder.annotation_dim, targets.shares.shape[1], targets.numbers.shape[1])
-        heads = Heads(*sizes, targets.shares.shape[2])
     encoder.requires_grad_(True)
-    weights = [*encoder.parameters(), *heads.parameters()]
+    weights = list(encoder.parameters())
     optimizer = torch.optim.AdamW(weights, learning_rate, weight_decay=0.01)
     steps = epochs * -(-len(targets.pixels) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -102,7 +73,7 @@ def teach_encoder(
         encoder.train()
         losses: list[float] = []
         for batch in _batches(targets, batch_size, generator):
-            numbers, shares = heads(encoder(batch.pixels))
+            numbers, shares = encoder.answered(encoder(batch.pixels))
             loss = F.mse_loss(numbers, batch.numbers)
             loss = loss + _SHARES_WEIGHT * F.binary_cross_entropy_with_logits(shares, batch.shares)
             optimizer.zero_grad(set_to_none=True)
@@ -112,9 +83,8 @@ def teach_encoder(
             schedule.step()
             losses.append(loss.item())
         encoder.eval()
-        report(epoch + 1, sum(losses) / len(losses), heads)
+        report(epoch + 1, sum(losses) / len(losses))
     encoder.requires_grad_(False)
-    return heads
 
 
 def _batches(targets: Targets, size: int, generator: torch.Generator) -> Iterator[Targets]:
