@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.media import cell_at, cell_bounds
+from regard.media import cell_at, cell_bounds, real_mask
 from regard.metrics.pointing import Pointing
 from regard.types import Grid
 
@@ -23,11 +23,13 @@ class Solid:
         shares: (L,) which share of each cell's volume lies in the mask.
         hits: (L,) bool, whether the cell's middle lies in it.
         middle: the cell in the middle of the grid.
+        real: (L,) bool, the cells that attention can lie on; even attention is even over them.
     """
 
     shares: np.ndarray
     hits: np.ndarray
     middle: int
+    real: np.ndarray
 
     @classmethod
     def of_mask(cls, mask: np.ndarray, spacing: tuple[float, float, float], grid: Grid) -> Solid:
@@ -53,7 +55,7 @@ class Solid:
             inside = inside & np.expand_dims(real, [a for a in range(3) if a != axis])
         middle = cell_at(grid, tuple((start + stop) / 2 for start, stop in grid.extent))
         assert middle is not None  # the middle of an extent lies on it
-        return cls(covered.reshape(-1), inside.reshape(-1), middle)
+        return cls(covered.reshape(-1), inside.reshape(-1), middle, real_mask(grid))
 
     def pointing(self, alpha: np.ndarray) -> Pointing:
         """Compare one word's attention, (L,) or in the grid's shape, with the mask."""
@@ -61,8 +63,8 @@ class Solid:
         return Pointing(
             mass=float(flat @ self.shares),
             hit=bool(self.hits[flat.argmax()]),
-            uniform_mass=float(self.shares.mean()),
-            uniform_hit=float(self.hits.mean()),
+            uniform_mass=float(self.shares[self.real].mean()),
+            uniform_hit=float(self.hits[self.real].mean()),
             middle_hit=bool(self.hits[self.middle]),
         )
 
