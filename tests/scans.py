@@ -13,7 +13,7 @@ from regard.captioner import Captioner
 from regard.captions import NOT_CLINICAL
 from regard.config import DecoderConfig, EncoderConfig, Recipe, VolumeConfig
 from regard.encoders import build_encoder
-from regard.media import ScanSpec, cell_at, places_of, scan_grid
+from regard.media import ScanSpec, cell_at, places_of, real_mask, scan_grid
 from regard.media.volume import read_scan
 from regard.types import AttentionTrace, Caption, Grid, Scan, Word
 
@@ -92,7 +92,8 @@ def scan_caption(
     notices: tuple[str, ...] = (NOT_CLINICAL,),
 ) -> Caption:
     """A caption each of whose words looked at one cell, or everywhere alike (None)."""
-    alpha = np.full((len(looked), grid.cells), 1 / grid.cells, np.float32)
+    even = (real_mask(grid) / grid.real_cells).astype(np.float32)
+    alpha = np.repeat(even[None], len(looked), axis=0)
     for row, cell in zip(alpha, looked.values(), strict=True):
         if cell is not None:
             row[:] = 0.4 / (grid.cells - 1)

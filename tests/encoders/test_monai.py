@@ -44,11 +44,11 @@ def test_a_vector_looks_around_the_middle_of_its_cell() -> None:
     """
     shape = (48, 48, 48)
     encoder = build(volume=VolumeConfig(shape=shape, channels=(8, 16, 16, 16)))
-    pixels = torch.randn(1, 1, *shape, requires_grad=True)
     middle = 3 * 36 + 3 * 6 + 3  # cell (3, 3, 3): voxels 24 to 32
     generator = torch.Generator().manual_seed(0)
     weight = torch.zeros(shape)
-    for _ in range(8):
+    for _ in range(16):
+        pixels = torch.randn(1, 1, *shape, generator=generator).requires_grad_()
         direction = torch.randn(encoder.annotation_dim, generator=generator)
         found = torch.autograd.grad(encoder(pixels)[0, middle] @ direction, pixels)[0]
         weight += found[0, 0].abs()

@@ -12,6 +12,7 @@ from regard.media import (
     image_grid,
     preprocess,
     read_image,
+    real_mask,
 )
 from regard.types import Grid
 
@@ -90,3 +91,15 @@ def test_the_law_holds_for_any_axes() -> None:
     assert cell_at(grid, (8.5, 15.0, 25.0)) is None
     with pytest.raises(IndexError):
         cell_bounds(grid, 24)  # padding lies nowhere
+
+
+def test_cells_on_the_padding_of_a_scan_are_not_real() -> None:
+    axes, size = ("slices", "rows", "cols"), (10.0, 20.0, 3.0)
+    extent = ((-5, 15), (0, 20), (-18.5, 21.5))
+    grid = Grid(axes, (4, 2, 5), size, extent, affine=((1.0, 0.0, 0.0, 0.0),) * 4)
+    assert grid.real_along(0) == (False, True, True, False)
+    assert grid.real_along(1) == (True, True)
+    # No cell of 8 mm has its middle in 3 mm: the one nearest to the scan's middle stands for it.
+    assert grid.real_along(2) == (False, False, True, False, False)
+    assert grid.real_cells == real_mask(grid).sum() == 4
+    assert real_mask(grid).reshape(grid.shape)[1:3, :, 2].all()

@@ -4,7 +4,8 @@ A folder of shards, each a float16 .npy file (rows, L, D) that is memory-mapped,
 list that says which picture (clip, scan) and view every row is, and which of its cells are
 real, where not all are (a clip of fewer frames than the grid has; a scan smaller than the
 input). A shard is written under a temporary name and renamed when whole, its list last, so that a
-killed encoding leaves nothing half-written and goes on where it stopped. `store.json` says which encoder made it.
+killed encoding leaves nothing half-written and goes on where it stopped. `store.json` says which
+encoder made it.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ A fresh 3D network learns little from a few hundred captions. Where masks and nu
 the training scans, it can be taught those first (`regard.training.mask_targets`), and here its
 answers stay in the vectors: behind the D features of the network, normed, each cell's vector has
 
-- K contributions, one to each number: a number is the mean of its contributions over all cells, so
-  that the mean annotation, with which the decoder begins, holds every number as it is;
+- K contributions, one to each number. A number is read by one look: a softmax over the cells by
+  their vectors and places, and the mean of their values under it. A contribution is a cell's value,
+  weighed by the look and times L, so that a number is the mean of its contributions over all
+  cells: the mean annotation, with which the decoder begins, holds every number as it is;
 - P logits of the share of the cell that each part fills.
-
-The layers that make them know which cell they are in: a tilt is a matter of what lies where.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from regard.encoders.base import Encoder
-
-_HIDDEN = 64
 
 
 class TaughtEncoder(Encoder):
@@ -48,15 +46,19 @@ class TaughtEncoder(Encoder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.norm = nn.LayerNorm(inner.annotation_dim)
-            self.hidden = nn.Linear(inner.annotation_dim, _HIDDEN)
-            self.place = nn.Parameter(torch.zeros(cells, _HIDDEN))
-            self.answers = nn.Linear(_HIDDEN, numbers + parts)
+            self.query = nn.Linear(inner.annotation_dim, numbers, bias=False)
+            self.place = nn.Parameter(torch.zeros(cells, numbers))
+            self.value = nn.Linear(inner.annotation_dim, numbers)
+            self.share = nn.Linear(inner.annotation_dim, parts)
+            for weight in (self.query.weight, self.value.weight, self.value.bias):
+                nn.init.zeros_(weight)  # the first look is spread evenly, and says nothing
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (N, L, D + K + P)."""
         vectors = self.norm(cast(Tensor, self.inner(pixels, mask)))
-        answers = self.answers(torch.relu(self.hidden(vectors) + self.place))
-        return torch.cat([vectors, answers], -1)
+        look = (self.query(vectors) + self.place).softmax(1)
+        contributions = look * self.value(vectors) * look.shape[1]
+        return torch.cat([vectors, contributions, self.share(vectors)], -1)
 
     def answered(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the numbers (N, K) and the shares' logits (N, L, P) that vectors say."""

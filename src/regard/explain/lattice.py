@@ -12,7 +12,7 @@ from regard.types import Grid, Word
 
 PEAK_LEAST = 1.05
 """The least peak in multiples of uniform; the cells of a flatter map are as good as alike."""
-_SCALE_ENLARGE = 5  # odd, so that a point lies on the centre of each cell
+_MOST_POINTS = 2_000_000  # of a word's map that its greatest value is sought among
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def along(grid: Grid, axis: int, places: np.ndarray, *, smooth: bool) -> np.ndar
     """Return how places along an axis mix the cells along it.
 
     The law is the pictures': interpolation between the centres of cells and a Gaussian, or the
-    cell that a place lies in.
+    cell that a place lies in. Cells on padding, which get no attention, take no part: the Gaussian
+    is reflected where they begin, so that a flat map is flat up to the scan's border.
 
     Args:
         grid: the grid.
@@ -77,10 +78,27 @@ def along(grid: Grid, axis: int, places: np.ndarray, *, smooth: bool) -> np.ndar
     (start, stop), cells = grid.extent[axis], grid.shape[axis]
     at = (places - start) / (stop - start) * cells
     if smooth:
-        weights = between(at * ENLARGE, cells * ENLARGE) @ smoothing(cells)
+        first, real = real_cells_along(grid, axis)
+        weights = np.zeros((len(at), cells))
+        points = between((at - first) * ENLARGE, real * ENLARGE)
+        weights[:, first : first + real] = points @ smoothing(real)
     else:
         weights = nearest(at, cells)
+        weights[weights @ np.array(grid.real_along(axis)) == 0] = np.nan
     return np.where(((at >= 0) & (at < cells))[:, None], weights, np.nan)
+
+
+def real_cells_along(grid: Grid, axis: int) -> tuple[int, int]:
+    """Return the first real cell along an axis and how many there are; they lie together."""
+    real = grid.real_along(axis)
+    return real.index(True), sum(real)
+
+
+def smoothing_along(grid: Grid, axis: int, enlarge: int) -> np.ndarray:
+    """Return how `enlarge` points per cell mix the cells, (cells · enlarge, cells); see `along`."""
+    (start, stop), cells = grid.extent[axis], grid.shape[axis]
+    points = start + (np.arange(cells * enlarge) + 0.5) / (cells * enlarge) * (stop - start)
+    return along(grid, axis, points, smooth=True)
 
 
 def mixed(
@@ -102,6 +120,12 @@ def mixed(
     return relative
 
 
+def _fineness(grid: Grid) -> int:
+    """Return points per cell: those of the smoothing, or every second or fourth of many."""
+    fits = (n for n in (ENLARGE, ENLARGE // 2) if grid.cells * n**3 <= _MOST_POINTS)
+    return next(fits, ENLARGE // 4)
+
+
 def scan_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool) -> float:
     """Return the top of a scan's colour scale in multiples of uniform, as on pictures.
 
@@ -112,7 +136,7 @@ def scan_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool) -> float:
     """
     if not smooth:
         return max(SCALE_LEAST, float(alpha.max(initial=0.0)) * grid.real_cells)
-    slices, rows, cols = (smoothing(cells, _SCALE_ENLARGE) for cells in grid.shape)
+    slices, rows, cols = (smoothing_along(grid, axis, _fineness(grid)) for axis in range(3))
     tops = [
         float(mixed(row.reshape(grid.shape), (slices, rows, cols), grid.real_cells).max())
         for row in alpha

@@ -28,8 +28,8 @@ from regard.explain.html import (
     shown_word,
     words_html,
 )
-from regard.explain.lattice import mixed, peak_of, scan_scale
-from regard.explain.maps import OPACITY, colours, smoothing
+from regard.explain.lattice import mixed, peak_of, scan_scale, smoothing_along
+from regard.explain.maps import OPACITY, colours
 from regard.explain.montage import montage, notices
 from regard.explain.planes import oblique_degrees
 from regard.explain.tiles import grey_slice
@@ -169,7 +169,9 @@ def _data(caption: Caption) -> str:
         "enlarge": enlarge,
         "opacity": OPACITY,
         "longest": max(grid.source_size),
-        "kernels": [np.round(smoothing(cells, enlarge), 4).tolist() for cells in grid.shape],
+        "kernels": [
+            np.round(smoothing_along(grid, axis, enlarge), 4).tolist() for axis in range(3)
+        ],
         "peaks": [None if peak is None else np.round(peak.world, 3).tolist() for peak in peaks],
         "colours": np.rint(255 * colours(np.linspace(0, 1, _STOPS))[0]).astype(int).tolist(),
     }
@@ -181,7 +183,7 @@ def _told(caption: Caption, t: int) -> str:
 
 
 def _mattered_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
-    slices, rows, cols = (smoothing(cells, 5) for cells in grid.shape)
+    slices, rows, cols = (smoothing_along(grid, axis, 5) for axis in range(3))
     raw = float(falls.max(initial=0.0))
     smooth = [
         float(mixed(fall.reshape(grid.shape), (slices, rows, cols), 1).max()) for fall in falls

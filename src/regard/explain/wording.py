@@ -48,7 +48,8 @@ def unread(grid: Grid) -> str:
 
 def smoothed(grid: Grid) -> str:
     """Name the smoothing, such as "enlarged ×16, Gaussian σ 0.62 cells"."""
-    sigmas = dict.fromkeys(f"{sigma_cells(count):.2f}" for count in grid.shape)
+    counts = [sum(grid.real_along(axis)) for axis in range(3)] if grid.affine else grid.shape
+    sigmas = dict.fromkeys(f"{sigma_cells(count):.2f}" for count in counts)
     return f"enlarged ×{ENLARGE}, Gaussian σ {' × '.join(sigmas)} cells"
 
 
