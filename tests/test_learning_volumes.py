@@ -1,9 +1,11 @@
 """On volumes whose truth is known, a small model says what is there and looks at what it says.
 
 The shipped recipe, objective, optimizer and batches are used; only the volumes stay in memory.
-"On that lesion": the middle of the cell with the largest weight, taken back through resampling
-and the file's own affine to world millimetres, lies inside the box of the very lesion that the
-word names. The volumes that are judged come from a seed that no setting was chosen on.
+"On that lesion": at the word of its size, the first that needs a look at it ("a small bright shell
+in ..."), the middle of the cell with the largest weight, taken back through resampling and the
+file's own affine to world millimetres, lies inside the lesion's box. What is said after that word
+the model may know from the same look: that the peak is no longer there is printed, too. The
+volumes that are judged come from a seed that no setting was chosen on.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor
 from learning import learn
 from regard.captioner import Captioner
 from regard.config import Recipe
-from regard.data.synthetic_volumes import KINDS, Lesion, SyntheticVolume, make_volumes
+from regard.data.synthetic_volumes import KINDS, SIZES, Lesion, SyntheticVolume, make_volumes
 from regard.encoders import Encoder, build_encoder
 from regard.encoders.small_cnn3d import RECEPTIVE_FIELD
 from regard.errors import ConfigError
@@ -27,7 +29,7 @@ from regard.media import cell_at, cell_centre, world_of
 from regard.recipes import find_recipe
 from regard.types import AttentionTrace, Caption, Grid, Word
 
-TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 4000, 300, 20261125
+TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 4000, 300, 20261126
 
 
 def file_of(volume: SyntheticVolume) -> bytes:
@@ -58,17 +60,19 @@ def inside(point: np.ndarray, lesion: Lesion) -> bool:
     return all(start <= at <= stop for at, (start, stop) in zip(point, lesion.box, strict=True))
 
 
-def mentions(caption: Caption, volume: SyntheticVolume) -> list[tuple[np.ndarray, Lesion]]:
-    """Return alpha (L,) of the word of each kind, where it is right, with the lesion it names."""
-    words = [word for word in caption.words if word.text in KINDS]
-    pairs = zip(words, volume.lesions, strict=False)  # the third lesion is not spoken of
-    return [(w.alpha.reshape(-1), lesion) for w, lesion in pairs if w.text == lesion.kind]
+def mentions(
+    caption: Caption, volume: SyntheticVolume, what: str = "size"
+) -> list[tuple[np.ndarray, Lesion]]:
+    """Return alpha (L,) of each word of size (or kind) that is right, with its lesion."""
+    words = [word for word in caption.words if word.text in {"kind": KINDS, "size": SIZES}[what]]
+    pairs = zip(words, volume.lesions, strict=False)  # speckled ones are not spoken of
+    return [(w.alpha.reshape(-1), lesion) for w, lesion in pairs if w.text == getattr(lesion, what)]
 
 
 def report(captions: list[Caption], volumes: list[SyntheticVolume]) -> tuple[float, float, str]:
     """Return the shares of exact captions and of hits, and both beside what they mean."""
     exact = np.mean([c.text == v.caption for c, v in zip(captions, volumes, strict=True)])
-    hits, uniform, centre, mass, peak_error, mean_error = ([] for _ in range(6))
+    hits, uniform, centre, mass, peak_error, mean_error, later = ([] for _ in range(7))
     for caption, volume in zip(captions, volumes, strict=True):
         points = middles(caption.grid)
         middle = cell_at(caption.grid, tuple((a + b) / 2 for a, b in caption.grid.extent))
@@ -81,6 +85,8 @@ def report(captions: list[Caption], volumes: list[SyntheticVolume]) -> tuple[flo
             mass.append(alpha[holds].sum())
             peak_error.append(np.linalg.norm(points[peak] - lesion.centre))
             mean_error.append(np.linalg.norm(alpha @ points / alpha.sum() - lesion.centre))
+        for alpha, lesion in mentions(caption, volume, "kind"):
+            later.append(inside(points[int(alpha.argmax())], lesion))
     errors = "; ".join(
         f"{name} {np.median(e):.1f} mm (median), {np.percentile(e, 95):.1f} mm (95 %)"
         for name, e in (("peak cell", peak_error), ("centre of mass", mean_error))
@@ -91,7 +97,8 @@ def report(captions: list[Caption], volumes: list[SyntheticVolume]) -> tuple[flo
         f"exact captions {exact:.1%}; peak inside the named lesion {np.mean(hits):.1%} of "
         f"{len(hits)} (uniform {np.mean(uniform):.1%}, centre {np.mean(centre):.1%}); attention "
         f"inside it {np.mean(mass):.1%} (uniform {np.mean(uniform):.1%}); from the lesion's "
-        f"centre: {errors}",
+        f"centre: {errors}. At the word of its kind, two words on: peak inside "
+        f"{np.mean(later):.1%}",
     )
 
 
@@ -153,10 +160,10 @@ def test_what_does_not_fit_the_network_is_refused() -> None:
 
 
 def looking(volume: SyntheticVolume, grid: Grid, cells: list[int]) -> Caption:
-    """The right caption, whose words of kinds look at these cells."""
+    """The right caption, whose words of size look at these cells."""
     texts = volume.caption.split()
     alpha = np.full((len(texts), grid.cells), 0.1 / grid.cells, np.float32)
-    alpha[[i for i, text in enumerate(texts) if text in KINDS], cells] += 0.9
+    alpha[[i for i, text in enumerate(texts) if text in SIZES], cells] += 0.9
     words = tuple(
         Word(text, -0.5, row.reshape(grid.shape)) for text, row in zip(texts, alpha, strict=True)
     )

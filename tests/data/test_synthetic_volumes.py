@@ -43,7 +43,7 @@ def middle_of(volume: SyntheticVolume) -> np.ndarray:
 def test_a_caption_follows_from_the_lesions(volumes: list[SyntheticVolume]) -> None:
     for volume in volumes:
         named, others = volume.lesions[:2], volume.lesions[2:]
-        phrases = [f"{o.tone} {o.kind} of {o.size} size in {o.place}" for o in named]
+        phrases = [f"a {o.size} {o.tone} {o.kind} in the {o.place}" for o in named]
         assert volume.caption == " and ".join(phrases)
         assert [lesion.tone for lesion in named] == ["bright", "dark"]
         assert named[0].place != named[1].place

@@ -3,13 +3,13 @@
 A volume holds a bright and a dark lesion, and one or two speckled ones, on a noisy ground. Its
 caption is
 
-    bright <kind> of <size> size in <place> and dark <kind> of <size> size in <place>
+    a <size> bright <kind> in the <place> and a <size> dark <kind> in the <place>
 
 with two sizes, four kinds and eight places (upper or lower, left or right, back or front), and the
 volume leaves no choice in it:
 
 - The bright lesion comes first. Which kind is bright and which dark, no view of the whole tells:
-  only a look at the right place does. The kind is the first word that needs the look; a model
+  only a look at the right place does. The size is the first word that needs the look; a model
   that has looked may say the words after it from memory.
 - The speckled balls are never spoken of.
 - Places are the patient's own, seen from the middle of the scan: left is towards -x of RAS, back
@@ -186,16 +186,16 @@ def write_volumes(
 def spoken_lesions(volume: SyntheticVolume) -> list[tuple[str, int | None]]:
     """Return each word of the caption with the index of the lesion it names, or None.
 
-    Tone, kind and size name a lesion; the words of its place do not.
+    Size, tone and kind name a lesion; the words of its place do not.
 
     >>> volume = next(make_volumes(1))
     >>> [place for _, place in spoken_lesions(volume)][:4]
-    [0, 0, None, 0]
+    [None, 0, 0, 0]
     """
     found: list[tuple[str, int | None]] = []
     at = -1
     for word in volume.caption.split():
-        at += word in TONES
+        at += word in SIZES
         found.append((word, at if word in _NAMING else None))
     return found
 
@@ -236,9 +236,7 @@ def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVol
     return SyntheticVolume(
         (values * scale).round().astype(np.int16),
         frame.affine,
-        " and ".join(
-            f"{tone} {kind} of {size} size in {place}" for tone, size, kind, place in named
-        ),
+        " and ".join(f"a {size} {tone} {kind} in the {place}" for tone, size, kind, place in named),
         tuple(
             Lesion(*lesion, frame.world(centre), float(diameter))
             for lesion, centre, diameter in zip(lesions, centres, diameters, strict=True)
