@@ -93,8 +93,8 @@ class Prober:
 
     def looked(self, alpha: np.ndarray) -> np.ndarray:
         """Return the attention that each part received, (T, P), of weights (T, L)."""
-        real = alpha[:, : self.grid.real_cells]
         parts = math.prod(self.shape)
+        real = alpha[:, : self.grid.real_cells] if self.part == "frame" else alpha
         return real.reshape(len(alpha), parts, real.shape[1] // parts).sum(-1)
 
     def read(self, kept: np.ndarray) -> Forced:
