@@ -118,11 +118,11 @@ def scan_caption(
     )  # fmt: skip
 
 
-def captioner(slices: int = 3):
+def captioner(slices: int = 3, spacing: tuple[float, ...] = ()):
     """A captioner of scans with random weights: a picture's encoder on every slice."""
     config = EncoderConfig(
         name="small_cnn", image_size=32, level="stride8", medium="volume", trainable=True,
-        volume=VolumeConfig((slices, 32, 32), ()),
+        volume=VolumeConfig((slices, 32, 32), spacing),
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

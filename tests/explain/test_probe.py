@@ -10,13 +10,15 @@ import pytest
 
 import filmed
 import regard
+import scans
 from planted import GRID, planted, planted_clip
 from regard.config import VideoConfig
 from regard.errors import ConfigError
 from regard.explain.curves import deletion_and_insertion
 from regard.explain.probe import Prober, _smeared, occlude, rank_correlation
-from regard.media import Input
+from regard.media import Input, real_mask
 from regard.types import Grid
+from toy_media import scan
 
 SAMPLES = Path(regard.__file__).parent / "samples"
 
@@ -170,3 +172,19 @@ def test_a_blurred_scan_keeps_its_mass_and_loses_its_detail() -> None:
     assert blurred.dtype == np.float32
     assert blurred.mean() == pytest.approx(5.0, abs=0.05)
     assert blurred.std() < 0.15
+
+
+def test_padding_of_a_scan_gets_no_attention_and_is_not_covered() -> None:
+    made = scan((4, 12, 20), (2.0, 1.0, 1.0))  # 8 × 12 × 20 mm in an input of 8 × 32 × 32 mm
+    model = scans.captioner(4, (2.0, 1.0, 1.0))
+    caption = model.caption(made, beam=1, min_length=2)
+    real = real_mask(caption.grid)
+    assert 0 < real.sum() == caption.grid.real_cells < caption.grid.cells
+    alpha = caption.trace.alpha
+    assert (alpha[:, ~real] == 0).all()
+    np.testing.assert_allclose(alpha.sum(1), 1, atol=1e-5)
+    found = occlude(model, caption)
+    falls = found.falls.reshape(len(caption.words), -1)
+    assert found.falls.shape == (len(caption.words), *caption.grid.shape)
+    np.testing.assert_allclose(falls[:, ~real], 0, atol=1e-6)
+    assert np.abs(falls[:, real]).max() > 1e-4
