@@ -151,8 +151,8 @@ def test_the_store_keeps_which_frames_are_real(tmp_path: Path) -> None:
         for listing in (tmp_path / "run" / "annotations").glob("shard-*.json")
         for row in json.loads(listing.read_text())
     ]
-    # Clips of 2, 3, 4, 5, 6, 2, 3, 4 frames: a row of fewer than four says how many.
-    assert sorted(row[2] for row in rows if len(row) == 3) == [2, 2, 3, 3]
+    # Clips of 2, 3, 4, 5, 6, 2, 3, 4 frames: a row of fewer than four has its mask as bits.
+    assert sorted(row[2] for row in rows if len(row) == 3) == ["c0", "c0", "e0", "e0"]
     assert len(rows) == 8
 
 
