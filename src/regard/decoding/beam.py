@@ -59,25 +59,30 @@ def decode_beam(
 
 
 class _Search:
-    """Rows k·beam to (k + 1)·beam - 1 are the live captions of the k-th item that is left."""
+    """The rows of an item that is left are its live captions, side by side.
+
+    They are one at the start, where all would be alike, and `beam` from the first word on.
+    """
 
     def __init__(
         self, backend: Backend, annotations: Annotations, options: DecodingOptions, ids: Ids
     ) -> None:
         self.options, self.ids, self.width = options, ids, options.beam
-        self.stepper = Stepper(backend, annotations, options, ids, captions_per_item=self.width)
-        self.items = [_Item() for _ in range(self.stepper.rows // self.width)]
+        # Locations are sampled for every row, so sampling begins with all of them.
+        rows = self.width if options.context == "sample" else 1
+        self.stepper = Stepper(backend, annotations, options, ids, captions_per_item=rows)
+        self.items = [_Item() for _ in range(self.stepper.rows // rows)]
         self.left = np.arange(len(self.items))  # items in the batch
         self.token = np.full(self.stepper.rows, ids.start, np.int64)
         # All rows of an item begin alike, so only its first may branch.
-        self.total = np.where(np.arange(self.stepper.rows) % self.width == 0, 0.0, -np.inf)
+        self.total = np.where(np.arange(self.stepper.rows) % rows == 0, 0.0, -np.inf)
 
     def advance(self, t: int) -> bool:
         """Say word t; return whether every item is done."""
         # Each row has one way to end, so 2·width candidates leave at least `width` that go on.
         reading = self.stepper.read(self.token, 2 * self.width)
         parent, token, logprob = self._extend(reading.best, t)
-        total = self.total[parent] + logprob
+        total = np.where(np.isfinite(logprob), self.total[parent] + logprob, -np.inf)
         done = self._done(total)
         items = None
         if self.stepper.leaves(done) and not done.all():
@@ -95,17 +100,17 @@ class _Search:
         """Collect the captions that end at word t, and those that can only stop there.
 
         Returns:
-            For each row the row that it continues, its word and the word's log-probability;
-            -inf where no caption lives on.
+            For each of an item's `beam` rows after the word the row that it continues, its word
+            and the word's log-probability; -inf where no caption lives on.
         """
-        shape = (len(self.left), self.width, -1)
-        every = (self.total[:, None] + best.logprobs).reshape(shape)
-        totals = every.reshape(len(self.left), -1)
+        count = len(self.left)
+        first = np.arange(count)[:, None] * (len(self.total) // count)  # row of each item
+        every = self.total[:, None] + best.logprobs
+        totals = every.reshape(count, -1)
         # Stable: among equals the better row and the smaller id come first.
         order = np.argsort(-totals, axis=-1, kind="stable")[:, : 2 * self.width]
         totals = np.take_along_axis(totals, order, axis=-1)
-        row = order // best.ids.shape[1] + np.arange(len(self.left))[:, None] * self.width
-        column = order % best.ids.shape[1]
+        row, column = first + order // best.ids.shape[1], order % best.ids.shape[1]
         word, possible = best.ids[row, column], np.isfinite(totals)
         ends = possible & (word == self.ids.end)
         ends[:, self.width :] = False  # an end that would not have stayed in the beam is no find
@@ -117,21 +122,24 @@ class _Search:
             found.sort(key=lambda one: -one.score)
             ended[before] = True
         at_end = t == self.options.max_length
-        self._stop(~ended & ~(np.isfinite(every).any(-1).reshape(-1) & (not at_end)), t)
+        self._stop(~ended & ~(np.isfinite(every).any(-1) & (not at_end)), t)
         goes_on = possible & (word != self.ids.end) & (not at_end)
-        first = np.argsort(~goes_on, axis=-1, kind="stable")[:, : self.width]
-        rows, columns = (np.take_along_axis(x, first, axis=-1) for x in (row, column))
-        lives = np.take_along_axis(goes_on, first, axis=-1).reshape(-1)
-        parent = np.where(lives, rows.reshape(-1), np.arange(len(self.total)))
-        columns = columns.reshape(-1)
+        chosen = np.argsort(~goes_on, axis=-1, kind="stable")[:, : self.width]
+        lives = np.take_along_axis(goes_on, chosen, axis=-1)
+        lacking = ((0, 0), (0, self.width - chosen.shape[1]))  # of a vocabulary of few words
+        lives, chosen = np.pad(lives, lacking), np.pad(chosen, lacking)
+        rows, columns = (np.take_along_axis(x, chosen, axis=-1) for x in (row, column))
+        parent = np.where(lives, rows, first)
         token = np.where(lives, best.ids[parent, columns], self.ids.end)
-        return parent, token, np.where(lives, best.logprobs[parent, columns], -np.inf)
+        logprob = np.where(lives, best.logprobs[parent, columns], -np.inf)
+        return parent.reshape(-1), token.reshape(-1), logprob.reshape(-1)
 
     def _stop(self, stops: np.ndarray, t: int) -> None:
         """Note the captions of t words that neither ended nor can go on, by row (B,)."""
         for row in np.flatnonzero(stops & np.isfinite(self.total)):
             total = self._score(float(self.total[row]), max(1, t))
-            self.items[self.left[row // self.width]].left.append(_Found(total, int(row), t, False))
+            item = self.items[self.left[row * len(self.left) // len(self.total)]]
+            item.left.append(_Found(total, int(row), t, False))
 
     def _done(self, total: np.ndarray) -> np.ndarray:
         """Return which items' live captions, of these totals (B,), cannot win any more."""
