@@ -29,7 +29,8 @@ ORDER = [
     {"data", "metrics"},
     {"explain"},
     {"training"},
-    {"serve", "bulk", "cli"},
+    {"serve", "bulk", "bench"},
+    {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted(p for p in SOURCE.rglob("*.py") if p.name != "__main__.py")
