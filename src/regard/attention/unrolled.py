@@ -46,16 +46,17 @@ def fast_unroll(
     loops = library(torch.float32 if lower else word_gates.dtype)
     if loops is None:
         return None
-    hard = isinstance(attention, HardAttention) and context != "expected"
-    switched = hard and isinstance(context, Tensor)
+    chooses = isinstance(attention, HardAttention) and not (
+        isinstance(context, str) and context == "expected"
+    )
     plan = Plan(
         library=loops,
         counts=rows.counts,
         items=rows.order // (len(rows.order) // len(projected.mask)),
         mask=projected.mask.contiguous(),
         scale=attention.scores.scale / attention.temperature,
-        choose=_chooser(context, rows, generator) if hard else None,
-        expected=context[rows.order] if switched else None,
+        choose=_chooser(context, rows, generator) if chooses else None,
+        expected=context[rows.order] if chooses and isinstance(context, Tensor) else None,
         lower=lower,
     )
     weights = Weights(
@@ -71,7 +72,7 @@ def fast_unroll(
 def _chooser(
     context: str | Tensor, rows: Packing, generator: torch.Generator | None
 ) -> Callable[[Tensor], Tensor]:
-    if context == "argmax":
+    if isinstance(context, str) and context == "argmax":
         return lambda alpha: alpha.argmax(-1)
 
     def sample(alpha: Tensor) -> Tensor:

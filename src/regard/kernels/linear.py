@@ -30,7 +30,9 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x = grads[0] @ weight if ctx.needs_input_grad[0] else None
         of_rows, rows = grads[0].reshape(-1, len(weight)), x.reshape(-1, x.shape[-1])

@@ -117,7 +117,7 @@ def _loaded(dtype: torch.dtype) -> Library | None:
 
 def _built(dtype: torch.dtype) -> Path:
     """Return the library's path, compiling it where this machine has not done so yet."""
-    source = files(__package__).joinpath("native.cpp").read_text("utf-8")
+    source = files("regard.kernels").joinpath("native.cpp").read_text("utf-8")
     compiler = _compiler()
     flags = (*_FLAGS, f"-DREAL={_REALS[dtype]}")
     key = "\n".join((source, *flags, *_machine(compiler)))

@@ -47,7 +47,7 @@ def unroll(
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # pyright: ignore[reportUntypedFunctionDecorator]
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         tape = ctx.tape = Tape(plan, *tensors)  # type: ignore[arg-type]
         tape.forward()
@@ -60,8 +60,10 @@ class _Unroll(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    @torch.amp.custom_bwd(device_type="cpu")  # pyright: ignore[reportUntypedFunctionDecorator]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         if ctx.tape is None:
             raise RuntimeError("the backward pass was made already; run the forward pass again")
         tape, ctx.tape = ctx.tape, None  # its memory is needed for the gradients that follow

@@ -79,7 +79,7 @@ class Tape:
         for rows, count in self.plan.spans():
             query, gates, gate, _ = by_hidden(hidden[:count]).split(self.sizes, 1)
             self._attend(rows, count, query)
-            if self.beta is not None:
+            if self.beta is not None and self.weights.gate_bias is not None:
                 torch.sigmoid(gate + self.weights.gate_bias, out=self.beta[rows])
                 torch.mul(self.beta[rows], self.context[rows], out=self.visual[rows])
             self.gates[rows] += gates

@@ -46,7 +46,7 @@ def word_losses(
 
 class _WordLosses(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # pyright: ignore[reportUntypedFunctionDecorator]
     def forward(
         ctx: Any,
         features: Tensor,
@@ -71,14 +71,16 @@ class _WordLosses(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, of_losses: Tensor) -> tuple[Tensor | None, ...]:
+    @torch.amp.custom_bwd(device_type="cpu")  # pyright: ignore[reportUntypedFunctionDecorator]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         if ctx.probabilities is None:
             raise RuntimeError("the backward pass was made already; run the forward pass again")
         features, weight, target = ctx.saved_tensors
         smoothing, lower, loops = ctx.rest
         logits, ctx.probabilities = ctx.probabilities, None  # turned into its own gradient
-        of_losses = of_losses.contiguous()
+        of_losses = grads[0].contiguous()
         sizes = *logits.shape, logits.stride(0)
         loops.call("cross_entropy_backward", *sizes, logits, target, smoothing, of_losses)
         of_bias = logits.sum(0)
