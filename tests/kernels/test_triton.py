@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regard.decoder import AttentionDecoder, Unrolled
@@ -204,6 +205,18 @@ model(torch.zeros(1, 2, dtype=torch.long), projected).logits.sum().backward()
 assert "regard.kernels.triton_scores" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_float64_on_a_gpu_stays_with_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "works", lambda _: True)
+    with FakeTensorMode():  # tensors that say they are on a GPU, and hold nothing
+        single, half, double = (
+            torch.empty(2, dtype=dtype, device="cuda")
+            for dtype in (torch.float32, torch.bfloat16, torch.float64)
+        )
+        assert gpu.takes(single, half)
+        assert not gpu.takes(single, double)
+        assert not gpu.takes(single, torch.empty(2))
 
 
 def test_where_the_kernels_fail_the_plain_path_runs_and_says_so_once(
