@@ -43,9 +43,9 @@ def build(s: Sizes, device: torch.device, dropout: float = 0.5) -> AttentionDeco
 
 def loss_of(decoder: AttentionDecoder, data: Resident, items: Tensor, tokens: Tensor) -> Outputs:
     """Return the loss, and nats per word, of all captions (B, T + 1) of some pictures (N,)."""
-    vectors = data.vectors[items].to(next(decoder.parameters()).dtype)
-    if torch.is_autocast_enabled(vectors.device.type):
-        vectors = vectors.bfloat16()
+    vectors = data.vectors[items]
+    if not torch.is_autocast_enabled(vectors.device.type):
+        vectors = vectors.float()
     mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
     unrolled = decoder(tokens[:, :-1], decoder.project(vectors, mask))
     targets = tokens[:, 1:]
@@ -146,12 +146,14 @@ def train(
     captured = Captured(step, recorder_for(device))
     chunks = data.chunks()
     seconds: list[float] = []
+    planned: list[float] = []
     curve: list[Tensor] = []
     moved: Figures = {}
     for epoch in range(epochs):
         wait(device)
         began = time.perf_counter()
         plan = plan_epoch(chunks, batch, "bucket", 0, epoch)
+        planned.append(time.perf_counter() - began)
         losses: list[Tensor] = []
         # One copy to the device: one for each batch would make the host wait for the batch before.
         order = torch.tensor([c.item for members in plan for c in members], device=device)
@@ -179,6 +181,7 @@ def train(
         "rate": rate,
         "first epoch, graphs made, s": seconds[0],
         "epoch, s": seconds[-1],
+        "of which planning batches on the host, s": planned[-1],
         "captions/s": captions / seconds[-1],
         "share of the GEMM peak": flops / seconds[-1] / peak["gemm_flops"],
         "floor of bytes, s": floor,

@@ -1,10 +1,9 @@
 """The benchmark of GPUs runs, and counts what its documentation works out by hand."""
 
+import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -15,38 +14,37 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
+def read(monkeypatch: pytest.MonkeyPatch):
+    """Import a module of the benchmark."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu_counts
-    import gpu_data
-
-    return gpu_counts, gpu_data
+    return importlib.import_module
 
 
-def test_it_runs_in_a_tiny_form(tmp_path: Path) -> None:
+def test_it_runs_in_a_tiny_form(
+    read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "figures.json"
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--json", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--json", str(out)])
+    with torch.random.fork_rng():
+        read("gpu").main()
     figures = json.loads(out.read_text("utf-8"))
     large = figures["training, large batch"]
     assert large["captions a batch"] == 40
     assert large["captions/s"] * large["epoch, s"] == pytest.approx(24 * 5)
     assert len(large["nats a word in each tenth of the first epoch"]) == 3
     assert figures["beam 3"]["captions/s"] > 0
-    assert "| beam 3 | |" in done.stdout
+    assert "| beam 3 | |" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_it_says_so() -> None:
-    command = [sys.executable, str(BENCHMARKS / "gpu.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "No CUDA device" in done.stderr
+def test_without_a_gpu_it_says_so(read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="No CUDA device is here; --tiny tries"):
+        read("gpu").main()
 
 
-def test_the_counts_are_those_worked_out_by_hand(modules: tuple[ModuleType, ModuleType]) -> None:
-    counts, _ = modules
+def test_the_counts_are_those_worked_out_by_hand(read) -> None:
+    counts = read("gpu_counts")
     coco = counts.Sizes()
     assert coco.pictures * coco.captions == 566_435
     # 2 (2·196·512² + 4·512²) once, and 3·17,984,512 + 401,408 for each of 21 words and 2 ends
@@ -62,8 +60,8 @@ def test_the_counts_are_those_worked_out_by_hand(modules: tuple[ModuleType, Modu
     assert counts.beam_bytes(coco, 10, 3, 11)["logits"] == 2 * 10 * 3 * 11 * 9490 * 2
 
 
-def test_captions_of_the_random_data_are_whole(modules: tuple[ModuleType, ModuleType]) -> None:
-    counts, data = modules
+def test_captions_of_the_random_data_are_whole(read) -> None:
+    counts, data = read("gpu_counts"), read("gpu_data")
     made = data.make(counts.TINY, torch.device("cpu"))
     assert made.vectors.shape == (24, 9, 16)
     assert made.vectors.dtype == torch.bfloat16
