@@ -20,7 +20,7 @@ from regard.decoding.filters import Ids
 from regard.kernels import gpu
 from regard.kernels.graphs import Captured, Outputs, recorder_for
 from regard.training.batches import plan_epoch
-from regard.training.objective import caption_logprob, expand_cells
+from regard.training.objective import Batch, caption_logprob, expand_cells
 from regard.training.penalties import doubly_stochastic
 from regard.vocabulary import END, PAD, START, UNKNOWN
 
@@ -47,12 +47,13 @@ def loss_of(decoder: AttentionDecoder, data: Resident, items: Tensor, tokens: Te
     if not torch.is_autocast_enabled(vectors.device.type):
         vectors = vectors.float()
     mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
-    unrolled = decoder(tokens[:, :-1], decoder.project(vectors, mask))
-    targets = tokens[:, 1:]
-    steps = targets != PAD
-    logprob = caption_logprob(unrolled.logits, targets, steps)
-    penalty = doubly_stochastic(unrolled.alpha, steps, expand_cells(mask, len(tokens)))
-    return -logprob.mean() + penalty, -logprob.sum() / steps.sum()
+    read, targets = tokens[:, :-1], tokens[:, 1:]
+    batch = Batch(vectors, mask, read, targets, targets != PAD, ())
+    # Padding is read too: to leave it out the host would have to know where it lies.
+    unrolled = decoder(read, decoder.project(vectors, mask))
+    logprob = caption_logprob(unrolled, batch)
+    penalty = doubly_stochastic(unrolled.alpha, batch.steps, expand_cells(mask, len(tokens)))
+    return -logprob.mean() + penalty, -logprob.sum() / batch.steps.sum()
 
 
 def compare(s: Sizes, data: Resident) -> Figures:

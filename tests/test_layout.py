@@ -16,7 +16,7 @@ SOURCE = Path(regard.__file__).parent
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
-    {"types", "errors", "config", "vocabulary", "version", "folders"},
+    {"types", "errors", "config", "vocabulary", "version", "folders", "packing"},
     {"media", "recipes"},
     {"encoders", "attention", "kernels", "pretrained", "card", "familiarity"},
     {"decoder"},
@@ -29,7 +29,8 @@ ORDER = [
     {"data", "metrics"},
     {"explain"},
     {"training"},
-    {"serve", "bulk", "cli"},
+    {"serve", "bulk", "bench"},
+    {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted(p for p in SOURCE.rglob("*.py") if p.name != "__main__.py")

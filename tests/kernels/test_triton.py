@@ -153,6 +153,7 @@ def test_the_decoder_says_and_learns_the_same(
     scores: str, attention: str, context: str, captions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = decoder(scores=scores, attention=attention, temperature=1.5, annotation_norm=True)
+    monkeypatch.setattr("regard.decoder.fast_unroll", lambda *_, **__: None)  # of the CPU
     plain, wanted = unroll(model, captions, context)
     asked: list[bool] = []
     monkeypatch.setattr(gpu, "takes", lambda *_: asked.append(True) or True)

@@ -64,7 +64,12 @@ class Attention(nn.Module, ABC):
     def grouped_scores(self, hidden: Tensor, projected: ProjectedAnnotations) -> Tensor:
         """Return scores, (N, G, L): in float32 also under autocast, so that alpha sums to 1."""
         grouped = hidden.view(projected.values.shape[0], -1, hidden.shape[-1])
-        return self.scores(grouped, projected.keys).float()
+        return widened(self.scores(grouped, projected.keys))
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return x in float32, or in float64 where it is that."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def expected_context(alpha: Tensor, projected: ProjectedAnnotations) -> Tensor:

@@ -10,7 +10,18 @@ from typing import Annotated, cast
 
 import typer
 
-from regard.cli import audit, caption, data, evaluate, explain, faithfulness, models, serve, train
+from regard.cli import (
+    audit,
+    bench,
+    caption,
+    data,
+    evaluate,
+    explain,
+    faithfulness,
+    models,
+    serve,
+    train,
+)
 from regard.cli.output import complain, never_fail_to_print
 from regard.errors import RegardError
 from regard.version import __version__
@@ -34,6 +45,7 @@ app.command("serve")(serve.serve)
 app.command("models")(models.models)
 app.command("info")(models.info)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from regard.backends.base import Backend
-from regard.decoding.candidates import Candidates, strongest
+from regard.decoding.candidates import Candidates
 from regard.decoding.filters import Ids
 from regard.decoding.options import DecodingOptions
 from regard.decoding.stepper import Stepper
@@ -31,12 +31,10 @@ class _Item:
     Attributes:
         found: captions that ended, best first.
         left: captions that did not end and cannot go on.
-        done: whether the search is over.
     """
 
     found: list[_Found] = field(default_factory=list)
     left: list[_Found] = field(default_factory=list)
-    done: bool = False
 
 
 def decode_beam(
@@ -61,91 +59,104 @@ def decode_beam(
 
 
 class _Search:
-    """Rows n·beam to (n + 1)·beam - 1 are the live captions of item n."""
+    """The rows of an item that is left are its live captions, side by side.
+
+    They are one at the start, where all would be alike, and `beam` from the first word on.
+    """
 
     def __init__(
         self, backend: Backend, annotations: Annotations, options: DecodingOptions, ids: Ids
     ) -> None:
         self.options, self.ids, self.width = options, ids, options.beam
-        self.stepper = Stepper(backend, annotations, options, ids, captions_per_item=self.width)
-        self.items = [_Item() for _ in range(self.stepper.rows // self.width)]
+        # Locations are sampled for every row, so sampling begins with all of them.
+        rows = self.width if options.context == "sample" else 1
+        self.stepper = Stepper(backend, annotations, options, ids, captions_per_item=rows)
+        self.items = [_Item() for _ in range(self.stepper.rows // rows)]
+        self.left = np.arange(len(self.items))  # items in the batch
         self.token = np.full(self.stepper.rows, ids.start, np.int64)
         # All rows of an item begin alike, so only its first may branch.
-        self.total = np.where(np.arange(self.stepper.rows) % self.width == 0, 0.0, -np.inf)
+        self.total = np.where(np.arange(self.stepper.rows) % rows == 0, 0.0, -np.inf)
 
     def advance(self, t: int) -> bool:
         """Say word t; return whether every item is done."""
-        reading = self.stepper.read(self.token)
         # Each row has one way to end, so 2·width candidates leave at least `width` that go on.
-        best = strongest(reading.allowed, 2 * self.width)
-        parent = np.arange(self.stepper.rows)
-        token = np.full(self.stepper.rows, self.ids.end, np.int64)
-        logprob = np.full(self.stepper.rows, -np.inf)
-        for n, item in enumerate(self.items):
-            if item.done:
-                continue
-            chosen = self._extend(item, n * self.width, best, t)
-            for row, (before, column) in enumerate(chosen, n * self.width):
-                parent[row], token[row] = before, best.ids[before, column]
-                logprob[row] = best.logprobs[before, column]
-        self.total = self.total[parent] + logprob
-        self.token = token
-        self.stepper.reorder(reading, parent, token, logprob)
-        for n, item in enumerate(self.items):
-            item.done = item.done or self._is_done(item, n * self.width)
-        return all(item.done for item in self.items)
+        reading = self.stepper.read(self.token, 2 * self.width)
+        parent, token, logprob = self._extend(reading.best, t)
+        total = np.where(np.isfinite(logprob), self.total[parent] + logprob, -np.inf)
+        done = self._done(total)
+        items = None
+        if self.stepper.leaves(done) and not done.all():
+            items = np.flatnonzero(~done)
+            rows = np.flatnonzero(~done.repeat(self.width))
+            parent, token, logprob, total = parent[rows], token[rows], logprob[rows], total[rows]
+            self.left = self.left[items]
+        else:  # an item that is done and stays says nothing more
+            total[done.repeat(self.width)] = -np.inf
+        self.total, self.token = total, token
+        self.stepper.move(reading, parent, token, logprob, items)
+        return bool(done.all())
 
-    def _extend(self, item: _Item, first: int, best: Candidates, t: int) -> list[tuple[int, int]]:
-        """Collect an item's captions that end at word t, and those that can only stop there.
+    def _extend(self, best: Candidates, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Collect the captions that end at word t, and those that can only stop there.
 
         Returns:
-            The row and the candidate's column of each caption that lives on.
+            For each of an item's `beam` rows after the word the row that it continues, its word
+            and the word's log-probability; -inf where no caption lives on.
         """
-        rows = slice(first, first + self.width)
-        totals = self.total[rows, None] + best.logprobs[rows]
+        count = len(self.left)
+        first = np.arange(count)[:, None] * (len(self.total) // count)  # row of each item
+        every = self.total[:, None] + best.logprobs
+        totals = every.reshape(count, -1)
         # Stable: among equals the better row and the smaller id come first.
-        order = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.width]
-        live: list[tuple[int, int]] = []
-        for rank, at in enumerate(order):
-            row, column = first + int(at) // totals.shape[1], int(at) % totals.shape[1]
-            total = float(totals.flat[at])
-            if not np.isfinite(total) or len(live) == self.width:
-                break
-            if best.ids[row, column] != self.ids.end:
-                live.append((row, column))
-            elif rank < self.width:  # an end that would not have stayed in the beam is no find
-                item.found.append(_Found(self._score(total, t + 1), row, t, True))
-        item.found.sort(key=lambda found: -found.score)
-        if t == self.options.max_length:
-            live = []
-        item.left += self._stopped(item, first, totals, t)
-        return live
-
-    def _stopped(self, item: _Item, first: int, totals: np.ndarray, t: int) -> list[_Found]:
-        """Return an item's captions of t words that neither ended nor can go on."""
-        ended = {found.row for found in item.found if found.length == t}
+        order = np.argsort(-totals, axis=-1, kind="stable")[:, : 2 * self.width]
+        totals = np.take_along_axis(totals, order, axis=-1)
+        row, column = first + order // best.ids.shape[1], order % best.ids.shape[1]
+        word, possible = best.ids[row, column], np.isfinite(totals)
+        ends = possible & (word == self.ids.end)
+        ends[:, self.width :] = False  # an end that would not have stayed in the beam is no find
+        ended = np.zeros(len(self.total), bool)
+        for k, rank in np.argwhere(ends):
+            before, total = int(row[k, rank]), float(totals[k, rank])
+            found = self.items[self.left[k]].found
+            found.append(_Found(self._score(total, t + 1), before, t, True))
+            found.sort(key=lambda one: -one.score)
+            ended[before] = True
         at_end = t == self.options.max_length
-        goes_on = [not at_end and bool(np.isfinite(row).any()) for row in totals]
-        return [
-            _Found(self._score(float(self.total[row]), max(1, t)), row, t, False)
-            for row in range(first, first + self.width)
-            if np.isfinite(self.total[row]) and row not in ended and not goes_on[row - first]
-        ]
+        self._stop(~ended & ~(np.isfinite(every).any(-1) & (not at_end)), t)
+        goes_on = possible & (word != self.ids.end) & (not at_end)
+        chosen = np.argsort(~goes_on, axis=-1, kind="stable")[:, : self.width]
+        lives = np.take_along_axis(goes_on, chosen, axis=-1)
+        lacking = ((0, 0), (0, self.width - chosen.shape[1]))  # of a vocabulary of few words
+        lives, chosen = np.pad(lives, lacking), np.pad(chosen, lacking)
+        rows, columns = (np.take_along_axis(x, chosen, axis=-1) for x in (row, column))
+        parent = np.where(lives, rows, first)
+        token = np.where(lives, best.ids[parent, columns], self.ids.end)
+        logprob = np.where(lives, best.logprobs[parent, columns], -np.inf)
+        return parent.reshape(-1), token.reshape(-1), logprob.reshape(-1)
+
+    def _stop(self, stops: np.ndarray, t: int) -> None:
+        """Note the captions of t words that neither ended nor can go on, by row (B,)."""
+        for row in np.flatnonzero(stops & np.isfinite(self.total)):
+            total = self._score(float(self.total[row]), max(1, t))
+            item = self.items[self.left[row * len(self.left) // len(self.total)]]
+            item.left.append(_Found(total, int(row), t, False))
+
+    def _done(self, total: np.ndarray) -> np.ndarray:
+        """Return which items' live captions, of these totals (B,), cannot win any more."""
+        best = total.reshape(-1, self.width).max(-1)
+        done = ~np.isfinite(best)
+        for k in np.flatnonzero(~done):
+            found = self.items[self.left[k]].found
+            if len(found) >= self.options.n_best:
+                # A beam of one is greedy decoding: its caption has ended. Otherwise, as totals
+                # are negative, a live caption scores best where it goes on for free to the
+                # longest.
+                reachable = self._score(float(best[k]), self.options.max_length + 1)
+                done[k] = self.width == 1 or found[self.options.n_best - 1].score >= reachable
+        return done
 
     def _score(self, total: float, length: int) -> float:
         return total / length**self.options.length_penalty
-
-    def _is_done(self, item: _Item, first: int) -> bool:
-        """Whether an item's live captions cannot win any more."""
-        live = float(self.total[first : first + self.width].max())
-        if not np.isfinite(live):
-            return True
-        if len(item.found) < self.options.n_best:
-            return False
-        # A beam of one is greedy decoding: its caption has ended. Otherwise, as totals are
-        # negative, a live caption scores best where it goes on for free to the longest.
-        reachable = self._score(live, self.options.max_length + 1)
-        return self.width == 1 or item.found[self.options.n_best - 1].score >= reachable
 
     def results(self) -> list[tuple[Hypothesis, ...]]:
         """Return each item's best captions."""

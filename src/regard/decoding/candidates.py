@@ -25,12 +25,40 @@ class Candidates:
     ids: np.ndarray
     logprobs: np.ndarray
 
+    def without(self, ids: np.ndarray, blocked: np.ndarray | None, count: int) -> Candidates:
+        """Return the first `count` of each row that are neither in `ids` nor blocked.
+
+        Args:
+            ids: words that no row may say.
+            blocked: (B, M) bool, more that its row may not say; None: no more.
+            count: M of the result, or fewer where there are fewer.
+        """
+        out = np.isin(self.ids, ids)
+        if blocked is not None:
+            out |= blocked
+        first = np.argsort(out, axis=-1, kind="stable")[:, :count]
+        logprobs = np.where(out, -np.inf, self.logprobs)
+        return Candidates(
+            np.take_along_axis(self.ids, first, axis=-1),
+            np.take_along_axis(logprobs, first, axis=-1),
+        )
+
 
 def log_softmax(logits: Array) -> Array:
     """Return log-probabilities over the last axis (the standard has no log_softmax)."""
     xp = array_namespace(logits)
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
+def log_normaliser(logits: Array) -> np.ndarray:
+    """Return log sum exp over the last axis, (B,) float64: logits less this are log p."""
+    xp = array_namespace(logits)
+    if hasattr(xp, "logsumexp"):  # torch's takes no array of its own, (B, V)
+        return to_numpy(xp.logsumexp(logits, -1)).astype(np.float64)
+    top = xp.max(logits, axis=-1, keepdims=True)
+    total = xp.sum(xp.exp(logits - top), axis=-1)
+    return (to_numpy(top)[..., 0] + np.log(to_numpy(total))).astype(np.float64)
 
 
 def strongest(logprobs: Array, count: int) -> Candidates:
@@ -41,31 +69,44 @@ def strongest(logprobs: Array, count: int) -> Candidates:
     blocks, and only those reach numpy.
 
     Args:
-        logprobs: (B, V).
+        logprobs: (B, V), or logits.
         count: M; at most V are returned.
     """
     xp = array_namespace(logprobs)
     rows, words = logprobs.shape
     count = min(count, words)
-    if words > count * _BLOCK:
-        fill = xp.full(
-            (rows, -words % _BLOCK), -xp.inf, dtype=logprobs.dtype, device=device(logprobs)
-        )
-        padded = xp.concat([logprobs, fill], axis=-1)
-        maxima = to_numpy(xp.max(xp.reshape(padded, (rows, -1, _BLOCK)), axis=-1))
-        # In the order of their ids, so that ties below still go to the smaller one.
-        blocks = np.sort(_largest(maxima, count)[0], axis=-1)
-        ids = (blocks[:, :, None] * _BLOCK + np.arange(_BLOCK)).reshape(rows, -1)
-        near = xp.take_along_axis(padded, xp.asarray(ids, device=device(logprobs)), axis=-1)
-        column, values = _largest(to_numpy(near), count)
-        return Candidates(np.take_along_axis(ids, column, axis=-1), values)
-    return Candidates(*_largest(to_numpy(logprobs), count))
+    if words <= count * _BLOCK:
+        return Candidates(*_largest(to_numpy(logprobs), count))
+    whole = words // _BLOCK
+    grouped = xp.reshape(logprobs[:, : whole * _BLOCK], (rows, whole, _BLOCK))
+    maxima = to_numpy(xp.max(grouped, axis=-1))
+    if words % _BLOCK:
+        last = to_numpy(xp.max(logprobs[:, whole * _BLOCK :], axis=-1))
+        maxima = np.concatenate([maxima, last[:, None]], axis=-1)
+    # In the order of their ids, so that ties below still go to the smaller one.
+    blocks = np.sort(_largest(maxima, count)[0], axis=-1)
+    ids = (blocks[:, :, None] * _BLOCK + np.arange(_BLOCK)).reshape(rows, -1)
+    beyond = ids >= words  # of the last block
+    index = xp.asarray(np.minimum(ids, words - 1), device=device(logprobs))
+    near = to_numpy(xp.take_along_axis(logprobs, index, axis=-1))
+    column, values = _largest(near, count, beyond if beyond.any() else None)
+    return Candidates(np.take_along_axis(ids, column, axis=-1), values)
 
 
-def _largest(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns and values of each row's largest entries by repeated arg-max."""
+def _largest(
+    x: np.ndarray, count: int, absent: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns and values of each row's largest entries by repeated arg-max.
+
+    Args:
+        x: (B, K).
+        count: how many of each row.
+        absent: (B, K) bool, entries that are not there.
+    """
     # What is taken becomes -inf, below anything that is left: no column is taken twice.
-    left = np.maximum(x.astype(np.float64), np.finfo(np.float64).min)
+    left = np.maximum(x, np.finfo(x.dtype).min)
+    if absent is not None:
+        left[absent] = -np.inf
     rows = np.arange(len(left))
     columns = np.zeros((len(left), count), np.int64)
     values = np.empty((len(left), count))

@@ -8,9 +8,13 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from regard.backends.base import Backend
+from regard.decoding.candidates import Candidates, strongest
 from regard.decoding.options import DecodingOptions
 from regard.errors import ConfigError
 from regard.types import Array
+
+_SPARE = 64
+"""Words ruled out up to which it is cheaper to take that many more and drop them."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,10 @@ class Ids:
 
 
 class Filter:
-    """Sets to -inf the log-probabilities of the words that the options rule out."""
+    """Rules out words that the options do not allow."""
 
     def __init__(self, backend: Backend, options: DecodingOptions, ids: Ids, words: int) -> None:
-        """Prepare the masks over the vocabulary.
+        """Note which words are ruled out.
 
         Args:
             backend: whose arrays are filtered.
@@ -46,41 +50,78 @@ class Filter:
             ConfigError: an id is outside the vocabulary, or the prefix cannot be said.
         """
         _check_ids(options, ids, words)
-        allowed = np.ones(words, bool)
-        allowed[[*ids.forbidden, *options.banned]] = False
-        without_end = allowed.copy()
-        without_end[ids.end] = False
-        listed = np.ones(words, bool)
-        listed[list(ids.unlisted)] = False
-        self._listed = backend.asarray(listed)
-        self._allowed = backend.asarray(allowed)
-        self._without_end = backend.asarray(without_end)
-        self._forced = [backend.asarray(np.arange(words) == word) for word in options.prefix]
+        self._never = np.unique([*ids.forbidden, *options.banned]).astype(np.int64)
+        self._never_or_end = np.union1d(self._never, [ids.end])
+        self._unlisted = np.unique(ids.unlisted).astype(np.int64)
+        self._words = words
         self._backend = backend
         self._options = options
+
+    def choose(
+        self,
+        logits: Array,
+        normaliser: np.ndarray,
+        count: int,
+        t: int,
+        histories: list[tuple[int, ...]] | None,
+    ) -> tuple[Candidates, Candidates | None]:
+        """Return the strongest words that may be said, and the model's strongest of all.
+
+        What is ruled out is a handful of words: the strongest logits are taken with as many to
+        spare, and what is ruled out is dropped from those, instead of masking all of (B, V).
+
+        Args:
+            logits: (B, V), the model's.
+            normaliser: (B,) their log sum exp.
+            count: M, words that may be said.
+            t: words said so far.
+            histories: those words, per row; None where no n-gram is blocked.
+
+        Returns:
+            (B, M) words that may be said; and (B, alternatives) words of the model itself,
+            the unlisted ones left out, or None where none are kept.
+        """
+        never = self._never_or_end if t < self._options.min_length else self._never
+        kept, forced = self._options.alternatives, t < len(self._options.prefix)
+        repeats = None
+        spare = len(never)
+        if histories is not None and not forced:
+            repeats = repeated_ngrams(histories, self._options.block_ngram, self._words)
+            spare += int(repeats.sum(1).max(initial=0))
+        wanted = 0 if forced or spare > _SPARE else count + spare
+        wanted = max(wanted, kept + len(self._unlisted) if kept else 0)
+        top = None
+        if wanted:
+            top = strongest(logits, wanted)
+            top = Candidates(top.ids, top.logprobs - normaliser[:, None])
+        listed = None if top is None or not kept else top.without(self._unlisted, None, kept)
+        if forced or spare > _SPARE or top is None:
+            masked = strongest(self.apply(logits, t, histories), count)
+            return Candidates(masked.ids, masked.logprobs - normaliser[:, None]), listed
+        blocked = None if repeats is None else np.take_along_axis(repeats, top.ids, axis=-1)
+        return top.without(never, blocked, count), listed
 
     def apply(self, logprobs: Array, t: int, histories: list[tuple[int, ...]] | None) -> Array:
         """Return (B, V) with -inf for what may not be said; the rest keeps its value.
 
         Args:
-            logprobs: (B, V), the model's.
+            logprobs: (B, V), the model's, or logits.
             t: words said so far.
             histories: those words, per row; None where no n-gram is blocked.
         """
         xp = array_namespace(logprobs)
-        if t < len(self._forced):
-            return xp.where(self._forced[t], logprobs, -xp.inf)
-        mask = self._without_end if t < self._options.min_length else self._allowed
-        logprobs = xp.where(mask, logprobs, -xp.inf)
-        if histories is None:
-            return logprobs
-        repeats = repeated_ngrams(histories, self._options.block_ngram, logprobs.shape[-1])
-        return xp.where(self._backend.asarray(repeats), -xp.inf, logprobs)
-
-    def listed(self, logprobs: Array) -> Array:
-        """Return (B, V) with -inf for what is no alternative; the rest keeps its value."""
-        xp = array_namespace(logprobs)
-        return xp.where(self._listed, logprobs, -xp.inf)
+        allowed = np.ones((1, self._words), bool)
+        if t < len(self._options.prefix):
+            allowed[:] = False
+            allowed[:, self._options.prefix[t]] = True
+        else:
+            allowed[:, self._never] = False
+            if t < self._options.min_length:
+                allowed[:, self._never_or_end] = False
+            if histories is not None:
+                size = self._options.block_ngram
+                allowed = allowed & ~repeated_ngrams(histories, size, self._words)
+        return xp.where(self._backend.asarray(allowed), logprobs, -xp.inf)
 
 
 def _check_ids(options: DecodingOptions, ids: Ids, words: int) -> None:

@@ -9,8 +9,8 @@ from regard.decoding.candidates import to_numpy
 from regard.decoding.filters import Ids, keep_likely
 from regard.decoding.greedy import follow
 from regard.decoding.options import DecodingOptions
-from regard.decoding.stepper import Stepper
-from regard.types import Annotations, Array, Hypothesis
+from regard.decoding.stepper import Reading, Stepper
+from regard.types import Annotations, Hypothesis
 
 
 def decode_sample(
@@ -26,14 +26,18 @@ def decode_sample(
     generator = np.random.default_rng(options.seed)
     count = options.n_best
 
-    def draw(logprobs: Array) -> np.ndarray:
-        logits = to_numpy(logprobs).astype(np.float64) / options.temperature
+    stepper = Stepper(backend, annotations, options, ids, captions_per_item=count)
+
+    def draw(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+        allowed = to_numpy(stepper.allowed(reading.step)).astype(np.float64)
+        logprobs = allowed - reading.normaliser[:, None]
+        logits = logprobs / options.temperature
         # arg max(logits + Gumbel noise) is distributed as softmax(logits).
         noise = generator.gumbel(size=(count, logits.shape[-1]))
         noisy = keep_likely(logits, options).reshape(-1, *noise.shape) + noise
-        return noisy.argmax(-1).reshape(-1)
+        token = noisy.argmax(-1).reshape(-1)
+        return token, logprobs[np.arange(len(token)), token]
 
-    stepper = Stepper(backend, annotations, options, ids, captions_per_item=count)
-    found = follow(stepper, options, ids, draw)
+    found = follow(stepper, options, ids, draw, count)
     groups = [found[i : i + count] for i in range(0, len(found), count)]
     return [tuple(sorted(group, key=lambda h: -h.score)) for group in groups]

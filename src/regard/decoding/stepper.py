@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.backends.base import Backend
-from regard.decoding.candidates import Candidates, log_softmax, strongest
+from regard.decoding.candidates import Candidates, log_normaliser
 from regard.decoding.filters import Filter, Ids
 from regard.decoding.options import DecodingOptions
 from regard.decoding.trace import Record
@@ -20,18 +20,23 @@ class Reading:
 
     Attributes:
         step: the decoder's step.
-        allowed: (B, V) the model's log-probabilities, -inf for what may not be said.
+        normaliser: (B,) log sum exp of the step's logits.
+        best: (B, M) the strongest words that may be said.
         alternatives: the model's strongest words, the end among them, whether or not they
             may be said; None where none are kept.
     """
 
     step: Step
-    allowed: Array
+    normaliser: np.ndarray
+    best: Candidates
     alternatives: Candidates | None
 
 
 class Stepper:
-    """Reads words, moves the state along, and records what happened."""
+    """Reads words, moves the state along, and records what happened.
+
+    Rows n·G to (n + 1)·G - 1 are the captions of the n-th item that is still in the batch.
+    """
 
     def __init__(
         self,
@@ -49,8 +54,8 @@ class Stepper:
         self.rows = self._state.hidden.shape[0]
         self.record = Record()
 
-    def read(self, token: np.ndarray) -> Reading:
-        """Read the words (B,) that were said last."""
+    def read(self, token: np.ndarray, count: int) -> Reading:
+        """Read the words (B,) that were said last; find the `count` strongest next ones."""
         step = self._backend.step(
             self._backend.asarray(token),
             self._state,
@@ -58,28 +63,60 @@ class Stepper:
             context=self._options.context,
             generator=self._generator,
         )
+        normaliser = log_normaliser(step.logits)
+        best, alternatives = self._filtering(step).choose(
+            step.logits, normaliser, count, len(self.record), self._histories()
+        )
+        return Reading(step, normaliser, best, alternatives)
+
+    def allowed(self, step: Step) -> Array:
+        """Return the step's logits (B, V), -inf for what may not be said."""
+        return self._filtering(step).apply(step.logits, len(self.record), self._histories())
+
+    def leaves(self, done: np.ndarray) -> bool:
+        """Whether items that are done (N,) should leave the batch.
+
+        To leave costs a copy of the others' annotations; to stay costs their share of a step.
+        Sampled locations are drawn for the whole batch, which then stays as it is.
+        """
+        return self._options.context != "sample" and bool(done.mean() >= _WORTH_A_COPY)
+
+    def move(
+        self,
+        reading: Reading,
+        parent: np.ndarray,
+        token: np.ndarray,
+        logprob: np.ndarray,
+        items: np.ndarray | None = None,
+    ) -> None:
+        """Let every row continue the row `parent` with a word.
+
+        Args:
+            reading: what was read last.
+            parent: (B',) rows as they were read.
+            token: (B',) the words.
+            logprob: (B',) the words' log-probabilities.
+            items: the items, as they were read, whose rows these are; None: all of them.
+        """
+        self.record.add(reading.step, reading.alternatives, parent, token, logprob)
+        unmoved = len(parent) == self.rows and bool((parent == np.arange(self.rows)).all())
+        state = reading.step.state
+        self._state = state if unmoved else state.select(self._backend.asarray(parent))
+        if items is not None:
+            self._projected = self._projected.select(self._backend.asarray(items))
+        self.rows = len(parent)
+
+    def _filtering(self, step: Step) -> Filter:
         if self._filter is None:
             words = step.logits.shape[-1]
             self._filter = Filter(self._backend, self._options, self._ids, words)
-        histories = None
-        if self._options.block_ngram:
-            histories = [self.record.words(row) for row in range(self.rows)]
-        logprobs = log_softmax(step.logits)
-        kept = self._options.alternatives
-        return Reading(
-            step,
-            self._filter.apply(logprobs, len(self.record), histories),
-            strongest(self._filter.listed(logprobs), kept) if kept else None,
-        )
+        return self._filter
 
-    def keep(self, reading: Reading, token: np.ndarray, logprob: np.ndarray) -> None:
-        """Let every row say its word (B,) of that log-probability (B,)."""
-        self.record.add(reading.step, reading.alternatives, np.arange(self.rows), token, logprob)
-        self._state = reading.step.state
+    def _histories(self) -> list[tuple[int, ...]] | None:
+        if not self._options.block_ngram:
+            return None
+        return [self.record.words(row) for row in range(self.rows)]
 
-    def reorder(
-        self, reading: Reading, parent: np.ndarray, token: np.ndarray, logprob: np.ndarray
-    ) -> None:
-        """Let every row continue the row `parent` (B,) with a word, as `keep` does."""
-        self.record.add(reading.step, reading.alternatives, parent, token, logprob)
-        self._state = reading.step.state.select(self._backend.asarray(parent))
+
+_WORTH_A_COPY = 0.2
+"""Share of items that are done from which the others are copied together."""

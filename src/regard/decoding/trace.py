@@ -6,6 +6,7 @@ read backwards at the end. So beams never copy their histories.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,8 +108,6 @@ class Record:
 def _pairs(candidates: Candidates | None, row: int) -> tuple[tuple[int, float], ...]:
     if candidates is None:
         return ()
-    return tuple(
-        (int(word), float(logprob))
-        for word, logprob in zip(candidates.ids[row], candidates.logprobs[row], strict=True)
-        if np.isfinite(logprob)  # a small vocabulary has fewer than were asked for
-    )
+    pairs = zip(candidates.ids[row].tolist(), candidates.logprobs[row].tolist(), strict=True)
+    # A small vocabulary has fewer than were asked for.
+    return tuple((word, logprob) for word, logprob in pairs if logprob > -math.inf)
