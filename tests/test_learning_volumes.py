@@ -29,7 +29,7 @@ from regard.media import cell_at, cell_centre, world_of
 from regard.recipes import find_recipe
 from regard.types import AttentionTrace, Caption, Grid, Word
 
-TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 4000, 300, 20261126
+TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 6000, 300, 20261126
 
 
 def file_of(volume: SyntheticVolume) -> bytes:
@@ -136,15 +136,15 @@ def test_a_few_volumes_are_learnt_by_heart() -> None:
 
 def test_a_cell_sees_its_surroundings_and_no_more() -> None:
     encoder = build_encoder(find_recipe("synthetic-volume").encoder)
-    assert (encoder.grid_shape, encoder.input_shape) == ((8, 8, 8), (1, 32, 32, 32))
+    assert (encoder.grid_shape, encoder.input_shape) == ((6, 6, 6), (1, 24, 24, 24))
     noise = torch.randn(1, *encoder.input_shape, generator=torch.Generator().manual_seed(0))
     voxels = noise.requires_grad_()
-    cell = (3 * 8 + 4) * 8 + 5
+    cell = (2 * 6 + 3) * 6 + 2
     encoder(voxels)[0, cell].sum().backward()
     assert voxels.grad is not None
     seen = voxels.grad[0, 0].abs() > 0
     half = RECEPTIVE_FIELD // 2
-    for places, at in zip(torch.nonzero(seen).T, (3, 4, 5), strict=True):
+    for places, at in zip(torch.nonzero(seen).T, (2, 3, 2), strict=True):
         middle = 4 * at + 2  # of voxels 4·at to 4·at + 4, the cell's own
         assert (int(places.min()), int(places.max()) + 1) == (middle - half, middle + half)
 

@@ -1,9 +1,10 @@
 """A small 3D network that is trained from scratch with the decoder, for synthetic volumes.
 
 The 3D sibling of `small_cnn`: two convolutions of stride 2 and two of 1×1×1. A cell of the 4-voxel
-grid sees 10×10×10 voxels around its own centre and nothing else: at 2 mm a voxel 20 mm, where a
-lesion of the synthetic volumes is 14 to 24 mm wide. A wider view would show the whole of a lesion
-to many cells alike, and attention would have no reason to settle on one. There is no normalisation
+grid sees 10×10×10 voxels around its own centre and nothing else: at 2.5 mm a voxel 25 mm, where a
+lesion of the synthetic volumes is 14 to 24 mm wide and cells are 10 mm apart, so that the cell
+nearest to its middle sees most of it. A view of more cells would show the whole of a lesion to many
+of them alike, and attention would have no reason to settle on one. There is no normalisation
 over the scan and no pooling, so a cell cannot know what lies elsewhere: where the decoder looked is
 where it saw. Kernels of stride 2 are even, as there.
 """
