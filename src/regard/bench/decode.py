@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from regard.backends.torch_backend import TorchBackend
-from regard.bench.measure import GemmPeak, take_turns
+from regard.bench.measure import SQUARE, GemmPeak, take_turns
 from regard.bench.memory import peak_of
 from regard.bench.plain import Plain
 from regard.bench.report import Report
@@ -76,6 +76,7 @@ def measure_decoding(
     rounds: int = 5,
     seconds: float = 60.0,
     memory: bool = True,
+    square: int = SQUARE,
 ) -> Report:
     """Time decoding with traces and alternatives; every caption ends after a length it was given.
 
@@ -89,9 +90,10 @@ def measure_decoding(
         rounds: of each.
         seconds: after so long no further round begins.
         memory: whether to measure memory, in a process for each.
+        square: size of the product that the share is of.
     """
     runs = {name: make_run(name, work) for name in ("regard", *against)}
-    peak = GemmPeak()
+    peak = GemmPeak(square)
     turns: dict[str, Callable[[int], object]] = {
         name: (lambda _, run=run: run()) for name, (run, _) in runs.items()
     }

@@ -237,8 +237,8 @@ class Textbook:
             target = said.logprobs.gather(1, batch.targets[live, t, None])[:, 0]
             smoothed = (1 - label_smoothing) * target + label_smoothing * said.logprobs.mean(-1)
             logprob = logprob + pad(smoothed, (0, count - n))
-            plogp = torch.where(mask[:n], said.alpha * said.log_alpha, 0.0)
-            entropy = entropy - pad(plogp.nan_to_num(0.0).sum(-1), (0, count - n))
+            log_alpha = said.log_alpha.masked_fill(~mask[:n], 0.0)
+            entropy = entropy - pad((said.alpha * log_alpha).sum(-1), (0, count - n))
             if location is not None:
                 looked_at = said.log_alpha.gather(1, location[live, t, None])[:, 0]
                 path = path + pad(looked_at, (0, count - n))
