@@ -8,8 +8,9 @@ One step, for the word y_t:
     logits = L_o tanh(E y_{t-1} + L_h h_t + L_z z_t)
 
 Whatever decodes (teacher forcing, greedy, beam, sampling, REINFORCE, self-critical training)
-calls this step. `forward` is a loop over its recurrent half, followed by its output half for
-all steps at once, since the vocabulary product does not feed back.
+calls this step. `forward` runs its recurrent half step by step, followed by its output half for
+all steps at once, since the vocabulary product does not feed back. On a CPU with a compiler the
+recurrent half of all steps is one kernel (`regard.kernels.recurrence`), held to the loop by tests.
 
 Deviations from the paper: the first word is a learned <start> embedding, not zeros; the tanh
 of the deep output follows the released code (`output_activation = "linear"` is equation 7);
@@ -26,28 +27,53 @@ from torch import Tensor, nn
 
 from regard.attention import Gate, HardAttention, SoftAttention, build_scores
 from regard.attention.position import PositionCode
-from regard.attention.soft import Attended
+from regard.attention.soft import Attended, widened
+from regard.attention.unrolled import fast_unroll
 from regard.config import DecoderConfig
+from regard.kernels import Recurrence, word_losses
+from regard.packing import Packing, packing
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 
 @dataclass(frozen=True)
 class Unrolled:
-    """What teacher forcing yields for B captions of T steps.
+    """What teacher forcing yields for B captions of T steps, of which R are real.
 
     Attributes:
-        logits: (B, T, V).
-        alpha: (B, T, L).
+        features: (R, E), the deep output before the vocabulary, packed.
+        output: the vocabulary layer.
+        packing: where the R rows lie.
+        alpha: (B, T, L); 0 at steps that are not real. So are the others.
         beta: (B, T, 1 or D), or None without a gate.
         location: (B, T), or None where contexts are expectations.
         location_logprob: (B, T), or None likewise.
     """
 
-    logits: Tensor
+    features: Tensor
+    output: nn.Linear
+    packing: Packing
     alpha: Tensor
     beta: Tensor | None
     location: Tensor | None
     location_logprob: Tensor | None
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, T, V), computed anew at every call; training uses `losses`."""
+        with torch.inference_mode(self.features.is_inference()):
+            return self.packing.unpack(self.output(self.features))
+
+    def losses(self, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the cross-entropy of every word, **not reduced**: (B, T), float32 or wider.
+
+        Args:
+            targets: (B, T) the words that should be said.
+            label_smoothing: share of the target's probability spread over the vocabulary.
+        """
+        target = self.packing.pack(targets)
+        layer = self.output
+        losses = word_losses(self.features, layer.weight, layer.bias, target, label_smoothing)
+        return self.packing.unpack(losses)
 
 
 @dataclass(frozen=True)
@@ -138,8 +164,8 @@ class AttentionDecoder(nn.Module):
         hidden = self._dropout(hidden, self.config.dropout, generator)
         memory = self._dropout(memory, self.config.dropout, generator)
         return DecoderState(
-            hidden.float().repeat_interleave(captions_per_item, 0),
-            memory.float().repeat_interleave(captions_per_item, 0),
+            widened(hidden).repeat_interleave(captions_per_item, 0),
+            widened(memory).repeat_interleave(captions_per_item, 0),
         )
 
     def step(
@@ -164,10 +190,10 @@ class AttentionDecoder(nn.Module):
         recurrence = self._recur(
             self.lstm_word(embedded), state, projected, context=context, generator=generator
         )
-        logits = self._say(embedded, recurrence.state.hidden, recurrence.context, generator)
+        deep = self._deepen(embedded, recurrence.state.hidden, recurrence.context, generator)
         attended = recurrence.attended
         return Step(
-            logits,
+            self.output(deep),
             recurrence.state,
             attended.alpha,
             recurrence.beta,
@@ -180,37 +206,76 @@ class AttentionDecoder(nn.Module):
         tokens: Tensor,
         projected: ProjectedAnnotations,
         *,
+        steps: Tensor | None = None,
         context: str | Tensor = "expected",
         generator: torch.Generator | None = None,
     ) -> Unrolled:
-        """Run teacher forcing: the loop over `step`, with one vocabulary product.
+        """Run teacher forcing: `step` for all words of captions that are given.
 
         Args:
             tokens: (B, T) ids that are read, beginning with <start>; B = N·G.
             projected: the N items.
+            steps: (B, T) bool, True = a real step; the others, which follow a caption's end,
+                cost nothing and yield 0. None: all are real.
             context: as in `step`; or a (B,) bool tensor that says for which captions the
                 sampled cell is replaced by its expectation (the paper's per-image switch).
-            generator: of sampled locations and dropout.
+            generator: of sampled locations and dropout. What is drawn does not depend on
+                `steps`.
         """
+        rows = packing(torch.ones_like(tokens, dtype=torch.bool) if steps is None else steps)
         captions_per_item = tokens.shape[0] // projected.values.shape[0]
         state = self.init_state(projected, captions_per_item, generator=generator)
-        embedded = self._embed(tokens, generator)
-        gates = self.lstm_word(embedded)
-        steps: list[_Recurrence] = []
-        for t in range(tokens.shape[1]):
+        embedded = self._embed(tokens, generator, rows)
+        word_gates = self.lstm_word(embedded)
+        found = self._unroll(word_gates, state, projected, rows, context, generator)
+        return Unrolled(
+            self._deepen(embedded, found.hidden, found.context, generator, rows),
+            self.output,
+            rows,
+            rows.unpack(found.alpha),
+            *(
+                None if x is None else rows.unpack(x)
+                for x in (found.beta, found.location, found.location_logprob)
+            ),
+        )
+
+    def _unroll(
+        self,
+        word_gates: Tensor,
+        state: DecoderState,
+        projected: ProjectedAnnotations,
+        rows: Packing,
+        context: str | Tensor,
+        generator: torch.Generator | None,
+    ) -> Recurrence:
+        """Run the recurrent half of all steps; what is returned is packed."""
+        parts = self.attention, self.gate, self.lstm_recurrent
+        fast = fast_unroll(
+            parts, word_gates, state, projected, rows, context=context, generator=generator
+        )
+        if fast is not None:
+            return fast
+        gates = rows.unpack(word_gates)
+        found: list[_Recurrence] = []
+        for t in range(gates.shape[1]):
             recurrence = self._recur(
                 gates[:, t], state, projected, context=context, generator=generator
             )
             state = recurrence.state
-            steps.append(recurrence)
-        hidden = torch.stack([s.state.hidden for s in steps], 1)
-        contexts = torch.stack([s.context for s in steps], 1)
-        return Unrolled(
-            self._say(embedded, hidden, contexts, generator),
-            torch.stack([s.attended.alpha for s in steps], 1),
-            _stack([s.beta for s in steps]),
-            _stack([s.attended.location for s in steps]),
-            _stack([s.attended.location_logprob for s in steps]),
+            found.append(recurrence)
+
+        def packed(steps: list[Tensor | None]) -> Tensor | None:
+            present = [s for s in steps if s is not None]
+            return rows.pack(torch.stack(present, 1)) if present else None
+
+        attended = [r.attended for r in found]
+        return Recurrence(
+            rows.pack(torch.stack([r.state.hidden for r in found], 1)),
+            rows.pack(torch.stack([r.context for r in found], 1)),
+            rows.pack(torch.stack([a.alpha for a in attended], 1)),
+            packed([r.beta for r in found]),
+            packed([a.location for a in attended]),
+            packed([a.location_logprob for a in attended]),
         )
 
     def _recur(
@@ -230,7 +295,7 @@ class AttentionDecoder(nn.Module):
         # --8<-- [start:lstm]
         recurrent = torch.cat([visual.to(state.hidden.dtype), state.hidden], dim=-1)
         gates = word_gates + self.lstm_recurrent(recurrent)
-        i, f, o, g = gates.float().chunk(4, dim=-1)
+        i, f, o, g = widened(gates).chunk(4, dim=-1)
         memory = f.sigmoid() * state.memory + i.sigmoid() * g.tanh()  # c_t
         hidden = o.sigmoid() * memory.tanh()  # h_t
         # --8<-- [end:lstm]
@@ -251,30 +316,48 @@ class AttentionDecoder(nn.Module):
         mixed = torch.where(context[:, None], expected.flatten(0, 1), sampled.context)
         return sampled._replace(context=mixed)
 
-    def _embed(self, token: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self._dropout(self.embedding(token), self.config.embedding_dropout, generator)
+    def _embed(
+        self, token: Tensor, generator: torch.Generator | None, rows: Packing | None = None
+    ) -> Tensor:
+        read = token if rows is None else rows.pack(token)
+        return self._dropout(self.embedding(read), self.config.embedding_dropout, generator, rows)
 
-    def _say(
+    def _deepen(
         self,
         embedded: Tensor,
         hidden: Tensor,
         context: Tensor,
         generator: torch.Generator | None,
+        rows: Packing | None = None,
     ) -> Tensor:
-        hidden = self._dropout(hidden, self.config.dropout, generator)
+        """Return the deep output before the vocabulary."""
+        hidden = self._dropout(hidden, self.config.dropout, generator, rows)
         # --8<-- [start:output]
         deep = embedded + self.output_hidden(hidden) + self.output_context(context)
         if self.config.output_activation == "tanh":
             deep = torch.tanh(deep)
-        logits = self.output(self._dropout(deep, self.config.dropout, generator))
+        # logits = self.output(deep), for all steps at once
         # --8<-- [end:output]
-        return logits
+        return self._dropout(deep, self.config.dropout, generator, rows)
 
-    def _dropout(self, x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-        """Inverted dropout that draws from the passed generator, so that runs can resume."""
+    def _dropout(
+        self,
+        x: Tensor,
+        rate: float,
+        generator: torch.Generator | None,
+        rows: Packing | None = None,
+    ) -> Tensor:
+        """Inverted dropout that draws from the passed generator, so that runs can resume.
+
+        Of packed rows the padding's numbers are drawn too: which rows are real does not
+        change what the others get.
+        """
         if not self.training or rate == 0.0:
             return x
-        keep = torch.empty_like(x).bernoulli_(1 - rate, generator=generator)
+        shape = x.shape if rows is None else (*rows.shape, x.shape[-1])
+        keep = x.new_empty(shape).bernoulli_(1 - rate, generator=generator)
+        if rows is not None:
+            keep = rows.pack(keep)
         return x * keep / (1 - rate)
 
 
@@ -283,8 +366,3 @@ def _first_state(init: str, features: int, hidden_dim: int) -> nn.Module:
     if init == "mlp":
         return nn.Sequential(nn.Linear(features, hidden_dim), nn.Tanh())
     return nn.Identity() if features == hidden_dim else nn.Linear(features, hidden_dim)
-
-
-def _stack(steps: list[Tensor | None]) -> Tensor | None:
-    present = [s for s in steps if s is not None]
-    return torch.stack(present, 1) if present else None

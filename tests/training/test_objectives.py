@@ -9,6 +9,8 @@ import torch
 import toys
 from regard.config import ObjectiveConfig
 from regard.data import CaptionDataset, CaptionedItem
+from regard.decoder import Unrolled
+from regard.packing import packing
 from regard.training.cross_entropy import CrossEntropy
 from regard.training.hard_attention import HardAttentionObjective
 from regard.training.objective import Batch, caption_logprob
@@ -55,7 +57,16 @@ def test_caption_logprob_sums_over_real_words() -> None:
     logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [1.0, 1.0, 1.0]]]))
     targets = torch.tensor([[0, 2, 1]])
     steps = torch.tensor([[True, True, False]])
-    value = caption_logprob(logits, targets, steps)
+    # A decoder whose logits are these: features are the logits, and the vocabulary's layer adds 0.
+    output = torch.nn.Linear(3, 3)
+    with torch.no_grad():
+        output.weight.copy_(torch.eye(3))
+        output.bias.zero_()
+    rows = packing(steps)
+    alpha = torch.zeros(1, 3, 1)
+    unrolled = Unrolled(rows.pack(logits), output, rows, alpha, None, None, None)
+    batch = Batch(alpha, steps, targets, targets, steps, (0,))
+    value = caption_logprob(unrolled, batch)
     assert float(value) == pytest.approx(math.log(0.5) + math.log(0.8))
 
 

@@ -12,11 +12,17 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from regard.errors import UnknownName
-from regard.kernels import additive_scores
+from regard.kernels import additive_scores, project
 
 
 class Scores(nn.Module, ABC):
-    """A way to score N items' keys against the G captions of each."""
+    """A way to score N items' keys against the G captions of each.
+
+    Attributes:
+        scale: what `forward` multiplies scores with at the end.
+    """
+
+    scale: float = 1.0
 
     @abstractmethod
     def keys(self, values: Tensor) -> Tensor:
@@ -34,6 +40,14 @@ class Scores(nn.Module, ABC):
             (N, G, L) scores before the softmax.
         """
 
+    def weights(self) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+        """Return query weight (A, H), its bias (A,) and v (A,) of additive scores.
+
+        v is None where a score is the dot product of query and key. None as a whole: neither,
+        so no kernel knows these scores.
+        """
+        return None
+
 
 class AdditiveScores(Scores):
     """e_ti = v · tanh(W_a a_i + W_h h_{t-1} + b), the paper's MLP (Xu et al. 2015, 3.1.2).
@@ -49,12 +63,17 @@ class AdditiveScores(Scores):
         self.v = nn.Linear(attention_dim, 1, bias=False)
 
     def keys(self, values: Tensor) -> Tensor:
-        return self.key(values)
+        return project(values, self.key.weight)
+
+    def weights(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.query.weight, self.key.bias, self.v.weight[0]
 
     def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
         # --8<-- [start:additive]
+        # b is added to the one query, not to the L keys
+        query = self.query(hidden) + self.key.bias
         # e_ti = v · tanh(keys_i + query_t), without keeping the (N, G, L, A) tanh of every step
-        return additive_scores(keys, self.query(hidden).to(keys.dtype), self.v.weight[0])
+        return additive_scores(keys, query.to(keys.dtype), self.v.weight[0])
         # --8<-- [end:additive]
 
 
@@ -73,7 +92,10 @@ class DotScores(Scores):
         self.scale = 1 / math.sqrt(attention_dim) if scaled else 1.0
 
     def keys(self, values: Tensor) -> Tensor:
-        return self.key(values)
+        return project(values, self.key.weight)
+
+    def weights(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.query.weight, self.query.bias, None
 
     def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
         # --8<-- [start:dot]

@@ -58,9 +58,14 @@ class Attention(nn.Module, ABC):
         """Return log alpha, (N, G, L): -inf on cells that the mask rules out."""
         grouped = hidden.view(projected.values.shape[0], -1, hidden.shape[-1])
         # The softmax runs in float32 also under autocast, so that alpha sums to 1.
-        scores = self.scores(grouped, projected.keys).float() / self.temperature
+        scores = widened(self.scores(grouped, projected.keys)) / self.temperature
         scores = scores.masked_fill(~projected.mask[:, None], -torch.inf)
         return torch.log_softmax(scores, dim=-1)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return x in float32, or in float64 where it is that."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def expected_context(alpha: Tensor, projected: ProjectedAnnotations) -> Tensor:

@@ -30,10 +30,8 @@ class CrossEntropy(Objective):
         generator: torch.Generator,
     ) -> Loss:
         """See `Objective.loss`."""
-        unrolled = decoder(batch.tokens, projected, generator=generator)
-        logprob = caption_logprob(
-            unrolled.logits, batch.targets, batch.steps, self.config.label_smoothing
-        )
+        unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=generator)
+        logprob = caption_logprob(unrolled, batch, self.config.label_smoothing)
         cells = expand_cells(projected.mask, batch.tokens.shape[0])
         penalty = doubly_stochastic(unrolled.alpha, batch.steps, cells)
         nll = -logprob.mean()

@@ -92,8 +92,8 @@ def _nll_per_word(
             for group in _same_size(chunks[start : start + _PICTURES_PER_BATCH]):
                 batch = make_batch(group, splits.val, pictures, ["plain"] * len(group))
                 projected = decoder.project(pictures.vectors(batch.vectors, batch.mask), batch.mask)
-                logits = decoder(batch.tokens, projected).logits
-                total -= caption_logprob(logits, batch.targets, batch.steps).sum().item()
+                unrolled = decoder(batch.tokens, projected, steps=batch.steps)
+                total -= caption_logprob(unrolled, batch).sum().item()
                 words += int(batch.steps.sum())
     return total / words
 

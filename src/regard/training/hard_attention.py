@@ -46,11 +46,12 @@ class HardAttentionObjective(Objective):
     ) -> Loss:
         """See `Objective.loss`."""
         expected = self._draw_switch(projected, batch, generator)
-        unrolled = decoder(batch.tokens, projected, context=expected, generator=generator)
+        unrolled = decoder(
+            batch.tokens, projected, steps=batch.steps, context=expected, generator=generator
+        )
         if unrolled.location_logprob is None:
             raise ValueError("HardAttentionObjective needs a decoder with hard attention")
-        smooth = self.config.label_smoothing
-        logprob = caption_logprob(unrolled.logits, batch.targets, batch.steps, smooth)
+        logprob = caption_logprob(unrolled, batch, self.config.label_smoothing)
         path = (unrolled.location_logprob * batch.steps).sum(1)  # log p(s|a)
         words = batch.steps.sum(1)
         reward = logprob.detach() / (words if self.config.reward == "mean" else 1)

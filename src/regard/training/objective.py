@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from regard.decoder import AttentionDecoder
+from regard.decoder import AttentionDecoder, Unrolled
 from regard.types import ProjectedAnnotations
 
 
@@ -68,21 +68,12 @@ def expand_cells(mask: Tensor, captions: int) -> Tensor:
     return mask.repeat_interleave(captions // mask.shape[0], 0)
 
 
-def caption_logprob(
-    logits: Tensor, targets: Tensor, steps: Tensor, label_smoothing: float = 0.0
-) -> Tensor:
-    """Return log p(y | a): **summed over the words of each caption**, (B,), float32.
+def caption_logprob(unrolled: Unrolled, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+    """Return log p(y | a): **summed over the words of each caption**, (B,), float32 or wider.
 
     Args:
-        logits: (B, T, V).
-        targets: (B, T).
-        steps: (B, T) bool, True = a real target.
+        unrolled: the decoder's reading of the batch.
+        batch: targets and steps are read.
         label_smoothing: share of the target's probability spread over the vocabulary.
     """
-    nll = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(),
-        targets.flatten(),
-        reduction="none",
-        label_smoothing=label_smoothing,
-    )
-    return -(nll.view_as(targets) * steps).sum(1)
+    return -(unrolled.losses(batch.targets, label_smoothing) * batch.steps).sum(1)

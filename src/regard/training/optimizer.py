@@ -42,9 +42,9 @@ def build_optimizer(
         )
     if config.name == "adadelta":
         return torch.optim.Adadelta(groups, rho=0.95, eps=1e-6, weight_decay=decay)
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=decay)
-    return torch.optim.Adam(groups, weight_decay=decay)
+    # Fused: one pass over the weights in place of ten.
+    method = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return method(groups, weight_decay=decay, fused=True)
 
 
 def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -1,0 +1,84 @@
+"""Attention and LSTM of all steps of given captions in one kernel, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention.gate import Gate
+from regard.attention.hard import HardAttention
+from regard.attention.soft import Attention
+from regard.kernels import Plan, Recurrence, Weights, library, unroll
+from regard.packing import Packing
+from regard.types import DecoderState, ProjectedAnnotations
+
+
+def fast_unroll(
+    parts: tuple[Attention, Gate | None, nn.Linear],
+    word_gates: Tensor,
+    state: DecoderState,
+    projected: ProjectedAnnotations,
+    rows: Packing,
+    *,
+    context: str | Tensor,
+    generator: torch.Generator | None,
+) -> Recurrence | None:
+    """Run the recurrent half of all steps, or return None where only the loop can.
+
+    The same random numbers are drawn as by the loop, in the same order.
+
+    Args:
+        parts: attention, gate and the LSTM's layer for [context; hidden].
+        word_gates: (R, 4H), packed.
+        state: h_0 and c_0, B rows.
+        projected: N items, each shared by B / N consecutive captions.
+        rows: where the R rows lie.
+        context: as in `AttentionDecoder.forward`.
+        generator: of sampled locations.
+    """
+    attention, gate, recurrent = parts
+    scoring = attention.scores.weights()
+    if scoring is None or word_gates.device.type != "cpu":
+        return None
+    lower = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    loops = library(torch.float32 if lower else word_gates.dtype)
+    if loops is None:
+        return None
+    chooses = isinstance(attention, HardAttention) and not (
+        isinstance(context, str) and context == "expected"
+    )
+    plan = Plan(
+        library=loops,
+        counts=rows.counts,
+        items=rows.order // (len(rows.order) // len(projected.mask)),
+        mask=projected.mask.contiguous(),
+        scale=attention.scores.scale / attention.temperature,
+        choose=_chooser(context, rows, generator) if chooses else None,
+        expected=context[rows.order] if chooses and isinstance(context, Tensor) else None,
+        lower=lower,
+    )
+    weights = Weights(
+        *scoring,
+        None if gate is None else gate.linear.weight,
+        None if gate is None else gate.linear.bias,
+        recurrent.weight,
+    )
+    hidden, memory = state.hidden[rows.order], state.memory[rows.order]
+    return unroll(word_gates, hidden, memory, projected.keys, projected.values, weights, plan)
+
+
+def _chooser(
+    context: str | Tensor, rows: Packing, generator: torch.Generator | None
+) -> Callable[[Tensor], Tensor]:
+    if isinstance(context, str) and context == "argmax":
+        return lambda alpha: alpha.argmax(-1)
+
+    def sample(alpha: Tensor) -> Tensor:
+        # arg max(alpha / E) with exponential E is distributed as alpha; torch.multinomial, which
+        # the loop calls for all captions at every step, draws in this way.
+        noise = alpha.new_empty(len(rows.order), alpha.shape[1]).exponential_(generator=generator)
+        return (alpha / noise[rows.order[: len(alpha)]]).argmax(-1)
+
+    return sample

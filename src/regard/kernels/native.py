@@ -1,0 +1,174 @@
+"""The C++ loops of `native.cpp`: compiled for this machine on first use, called through ctypes.
+
+A compiler (`$CXX`, c++, g++ or clang++) builds the library in a few seconds and the user's cache
+folder keeps it. Where there is none, or with the environment variable `REGARD_KERNELS=plain`,
+`library` returns None and callers do the same in plain torch, several times slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp",  # the same threads as torch's where its OpenMP is the compiler's, as on Linux
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+)
+_REALS = {torch.float32: "float", torch.float64: "double"}
+_COMPILE_SECONDS = 120
+
+# Arguments of each function: n an integer, x a REAL, p the address of a contiguous tensor.
+_SIGNATURES = {
+    "exponentials": "npp",
+    "attend": "nnnnppppnpxppp",
+    "attend_backward": "nnnnppppnxppppppppp",
+    "collect": "nnnnppppppppppp",
+    "pack": "nnnnpp",
+    "product": "nnnnppnnp",
+    "lstm": "nnpppp",
+    "lstm_backward": "nnnpppppp",
+    "cross_entropy": "nnnpppxp",
+    "cross_entropy_backward": "nnnppxp",
+}
+
+
+class Library:
+    """The compiled functions for tensors of one type.
+
+    Attributes:
+        dtype: of every floating-point tensor that is passed.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        """Load the library.
+
+        Raises:
+            OSError: it cannot be loaded.
+        """
+        self.dtype = dtype
+        loaded = ctypes.CDLL(str(path))
+        real = ctypes.c_float if dtype == torch.float32 else ctypes.c_double
+        kinds = {"n": ctypes.c_int64, "x": real, "p": ctypes.c_void_p}
+        self._functions = {}
+        for name, signature in _SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.argtypes = [kinds[letter] for letter in signature]
+            function.restype = None
+            self._functions[name] = function
+
+    def call(self, name: str, *arguments: int | float | Tensor | None) -> None:
+        """Call a function of native.cpp; what it writes is among the arguments.
+
+        Args:
+            name: of the function.
+            *arguments: sizes, numbers, contiguous tensors (None: a null pointer).
+
+        Raises:
+            TypeError: a tensor is of another type, whose memory would be misread.
+        """
+        for given in arguments:
+            if isinstance(given, Tensor) and given.is_floating_point():
+                if given.dtype != self.dtype:
+                    raise TypeError(f"{name} takes {self.dtype}, and a tensor is {given.dtype}")
+        self._functions[name](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+
+
+def library(dtype: torch.dtype) -> Library | None:
+    """Return the compiled loops for float32 or float64 tensors on the CPU, or None.
+
+    None means that this machine compiles none, or was told not to; that is logged once.
+    """
+    if os.environ.get("REGARD_KERNELS") == "plain" or dtype not in _REALS:
+        return None
+    return _loaded(dtype)
+
+
+@cache
+def _loaded(dtype: torch.dtype) -> Library | None:
+    try:
+        return Library(_built(dtype), dtype)
+    except (OSError, subprocess.SubprocessError) as error:
+        _LOG.warning(
+            "no compiled kernels (%s): training on a CPU runs plain torch, several times slower. "
+            "A C++ compiler (g++ or clang++, or the one that CXX names) makes them.",
+            str(error).strip() or type(error).__name__,
+        )
+        return None
+
+
+def _built(dtype: torch.dtype) -> Path:
+    """Return the library's path, compiling it where this machine has not done so yet."""
+    source = files("regard.kernels").joinpath("native.cpp").read_text("utf-8")
+    compiler = _compiler()
+    flags = (*_FLAGS, f"-DREAL={_REALS[dtype]}")
+    key = "\n".join((source, *flags, *_machine(compiler)))
+    name = f"native-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    path = _folder() / name
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            code, made = Path(scratch) / "native.cpp", Path(scratch) / name
+            code.write_text(source, "utf-8")
+            _run([compiler, *flags, str(code), "-o", str(made)])
+            os.replace(made, path)  # whole or not at all, also where two processes compile
+    return path
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    raise FileNotFoundError("there is no C++ compiler")
+
+
+def _machine(compiler: str) -> tuple[str, str]:
+    """Return the compiler's version and the processor, which -march=native depends on."""
+    try:
+        described = Path("/proc/cpuinfo").read_text("utf-8")
+        processor = next(line for line in described.splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    return _run([compiler, "--version"]), f"{platform.machine()} {processor}"
+
+
+def _run(command: list[str]) -> str:
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False
+    )
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or [f"status {result.returncode}"]
+        first = next((line for line in lines if "error" in line), lines[0])
+        raise OSError(f"{Path(command[0]).name}: {first}")
+    return result.stdout
+
+
+def _folder() -> Path:
+    """Return a folder of the user's own; a temporary one where there is no home to write to."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "regard"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="regard-"))
