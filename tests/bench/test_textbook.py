@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,8 @@ kinds = st.fixed_dictionaries(
         "embedding_dropout": st.sampled_from([0.0, 0.25]),
     }
 )
+precisions = st.sampled_from([torch.float32, torch.float64])
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 objectives = st.fixed_dictionaries(
     {"lambda_ds": st.sampled_from([0.0, 1.0]), "label_smoothing": st.sampled_from([0.0, 0.1])}
 )
@@ -79,32 +82,32 @@ def check(ours: Tensor, theirs: Tensor, decoder: AttentionDecoder, tolerance: fl
         )
 
 
-def soft(batch: Batch, kind: dict[str, Any], weights: dict[str, float], tolerance: float) -> None:
-    decoder = toys.decoder(dropout=0.4, **kind).to(batch.vectors.dtype).train()
+@settings(max_examples=60, deadline=None)
+@given(batches(), kinds, objectives, precisions)
+def test_soft_attention_trains_by_the_equations(
+    batch: Batch, kind: dict[str, Any], weights: dict[str, float], precision: torch.dtype
+) -> None:
+    """Dropout on: the textbook drops what the same seed drops."""
+    batch = replace(batch, vectors=batch.vectors.to(precision))
+    decoder = toys.decoder(dropout=0.4, **kind).to(precision).train()
     config = ObjectiveConfig(**weights)
     projected = decoder.project(batch.vectors, batch.mask)
     ours = CrossEntropy(config).loss(decoder, projected, batch, generator()).total
-    kept = draw_kept(decoder.config, len(batch.mask), batch.tokens, generator())
-    check(ours, Textbook(decoder).cross_entropy(batch, config, kept), decoder, tolerance)
+    kept = draw_kept(decoder.config, len(batch.mask), batch.tokens, precision, generator())
+    theirs = Textbook(decoder).cross_entropy(batch, config, kept)
+    check(ours, theirs, decoder, TOLERANCE[precision])
 
 
-@settings(max_examples=40, deadline=None)
-@given(batches(), kinds, objectives)
-def test_soft_attention_trains_by_the_equations(
-    batch: Batch, kind: dict[str, Any], weights: dict[str, float]
-) -> None:
-    """Dropout on: the textbook drops what the same seed drops."""
-    soft(batch, kind, weights, 1e-5)
-
-
-@settings(max_examples=40, deadline=None)
-@given(batches(), kinds, objectives, st.sampled_from(["sum", "mean"]))
+@settings(max_examples=60, deadline=None)
+@given(batches(), kinds, objectives, st.sampled_from(["sum", "mean"]), precisions)
 def test_hard_attention_trains_by_the_equations(
-    batch: Batch, kind: dict[str, Any], weights: dict[str, float], reward: str
-) -> None:
+    batch: Batch, kind: dict[str, Any], weights: dict[str, float], reward: str,
+    precision: torch.dtype,
+) -> None:  # fmt: skip
     """Dropout off: the cells that were sampled are drawn again and given to the textbook."""
     kind = kind | {"embedding_dropout": 0.0}
-    decoder = toys.decoder(attention="hard", dropout=0.0, **kind).train()
+    batch = replace(batch, vectors=batch.vectors.to(precision))
+    decoder = toys.decoder(attention="hard", dropout=0.0, **kind).to(precision).train()
     objective = HardAttentionObjective(ObjectiveConfig(reward=reward, lambda_e=0.1, **weights))
     objective.started.fill_(True)
     objective.baseline.fill_(-1.25)
@@ -118,7 +121,7 @@ def test_hard_attention_trains_by_the_equations(
     theirs = Textbook(decoder).hard_attention(
         batch, objective.config, location=drawn.location, looks=~expected, baseline=-1.25
     )
-    check(ours, theirs, decoder, 1e-5)
+    check(ours, theirs, decoder, TOLERANCE[precision])
 
 
 @settings(max_examples=20, deadline=None)
@@ -128,7 +131,7 @@ def test_plain_pytorch_does_the_same_work(
 ) -> None:
     decoder = toys.decoder(gate=gate, dropout=0.4).train()
     config = ObjectiveConfig(**weights)
-    kept = draw_kept(decoder.config, len(batch.mask), batch.tokens, generator())
+    kept = draw_kept(decoder.config, len(batch.mask), batch.tokens, torch.float32, generator())
     theirs = Textbook(decoder).cross_entropy(batch, config, kept)
     check(Plain(decoder).loss(batch, config, generator()), theirs, decoder, 1e-5)
 

@@ -39,14 +39,19 @@ class Kept:
 
 
 def draw_kept(
-    config: DecoderConfig, items: int, tokens: Tensor, generator: torch.Generator | None
+    config: DecoderConfig,
+    items: int,
+    tokens: Tensor,
+    dtype: torch.dtype,
+    generator: torch.Generator | None,
 ) -> Kept:
     """Draw dropout's factors for N items and (B, T) tokens; without a generator keep all."""
 
     def draw(rate: float, *shape: int) -> Tensor:
         if generator is None or rate == 0:
-            return torch.ones(shape)
-        return torch.empty(shape).bernoulli_(1 - rate, generator=generator) / (1 - rate)
+            return torch.ones(shape, dtype=dtype)
+        kept = torch.empty(shape, dtype=dtype).bernoulli_(1 - rate, generator=generator)
+        return kept / (1 - rate)
 
     hidden, embedding = config.hidden_dim, config.embedding_dim
     return Kept(

@@ -165,7 +165,7 @@ def _losses(
         return objective.loss(decoder, projected, batch, generator).total
 
     def by_the_book(batch: Batch) -> torch.Tensor:
-        kept = draw_kept(decoder.config, len(batch.mask), batch.tokens, generator)
+        kept = draw_kept(decoder.config, len(batch.mask), batch.tokens, torch.float32, generator)
         return textbook.cross_entropy(batch, config, kept)
 
     return {
