@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 import torch
@@ -84,6 +84,17 @@ class TorchBackend:
                 return self._fast(token, state, projected, context=context, generator=generator)
         with torch.inference_mode(), _evaluating(self.decoder):
             return self.decoder.step(token, state, projected, context=context, generator=generator)
+
+    @staticmethod
+    def alone() -> Callable[[], None]:
+        """Let the calling thread compute on one core; see `regard.lanes.in_lanes`.
+
+        torch keeps a number for every thread, and one for threads that are yet to come. The
+        second is given back.
+        """
+        threads = torch.get_num_threads()  # also makes this thread's own number
+        torch.set_num_threads(1)
+        return lambda: torch.set_num_threads(threads)
 
     def asarray(self, x: np.ndarray) -> Tensor:
         """Return a numpy array as a tensor on this backend's device."""
