@@ -1,12 +1,16 @@
 """Markers and fixtures that every test may use."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+# Triton reads this once, when it is imported: its kernels then run on tensors of the CPU.
+os.environ["TRITON_INTERPRET"] = "1"
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -31,7 +31,7 @@ from regard.attention.soft import Attended, widened
 from regard.attention.unrolled import fast_unroll
 from regard.config import DecoderConfig
 from regard.kernels import Recurrence, word_losses
-from regard.packing import Packing, packing
+from regard.packing import Packing, packing, unpadded
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 
@@ -222,8 +222,9 @@ class AttentionDecoder(nn.Module):
             generator: of sampled locations and dropout. What is drawn does not depend on
                 `steps`.
         """
-        rows = packing(torch.ones_like(tokens, dtype=torch.bool) if steps is None else steps)
-        captions_per_item = tokens.shape[0] // projected.values.shape[0]
+        captions, longest = tokens.shape
+        rows = unpadded(captions, longest, tokens.device) if steps is None else packing(steps)
+        captions_per_item = captions // projected.values.shape[0]
         state = self.init_state(projected, captions_per_item, generator=generator)
         embedded = self._embed(tokens, generator, rows)
         word_gates = self.lstm_word(embedded)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention.scores import Scores
+from regard.kernels import gpu
 from regard.types import ProjectedAnnotations
 
 
@@ -56,11 +57,14 @@ class Attention(nn.Module, ABC):
 
     def log_alpha(self, hidden: Tensor, projected: ProjectedAnnotations) -> Tensor:
         """Return log alpha, (N, G, L): -inf on cells that the mask rules out."""
-        grouped = hidden.view(projected.values.shape[0], -1, hidden.shape[-1])
-        # The softmax runs in float32 also under autocast, so that alpha sums to 1.
-        scores = widened(self.scores(grouped, projected.keys)) / self.temperature
+        scores = self.grouped_scores(hidden, projected) / self.temperature
         scores = scores.masked_fill(~projected.mask[:, None], -torch.inf)
         return torch.log_softmax(scores, dim=-1)
+
+    def grouped_scores(self, hidden: Tensor, projected: ProjectedAnnotations) -> Tensor:
+        """Return scores, (N, G, L): in float32 also under autocast, so that alpha sums to 1."""
+        grouped = hidden.view(projected.values.shape[0], -1, hidden.shape[-1])
+        return widened(self.scores(grouped, projected.keys))
 
 
 def widened(x: Tensor) -> Tensor:
@@ -85,6 +89,10 @@ class SoftAttention(Attention):
         generator: torch.Generator | None = None,
     ) -> Attended:
         """See `Attention.forward`; whatever `context` says, soft attention is expected."""
+        if gpu.takes(projected.values):  # what follows below, in one kernel
+            scores = self.grouped_scores(hidden, projected)
+            alpha, attended = gpu.attend(scores, projected.values, projected.mask, self.temperature)
+            return Attended(attended.flatten(0, 1), alpha.flatten(0, 1))
         # --8<-- [start:soft]
         alpha = self.log_alpha(hidden, projected).exp()  # alpha_ti = softmax_i(e_ti)
         attended = expected_context(alpha, projected)  # z_t = sum_i alpha_ti a_i

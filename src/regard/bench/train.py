@@ -142,9 +142,9 @@ def make_step(name: str, work: TrainWork) -> Step:
     loss_of = _losses(decoder, work, generator)[name]
 
     def step(batch: Batch) -> float:
+        optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bf16"):
             loss = loss_of(batch)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), limit)
         optimizer.step()

@@ -142,14 +142,14 @@ class _Back:
         first[1:] = torch.bincount(of_item, minlength=items).cumsum(0)
         order = torch.argsort(of_item, stable=True)
         weights = self._weights_of_cells() if values else None
-        of_keys = torch.empty_like(tape.keys)
         of_v = None if v is None else tape.keys.new_empty(items, size)
         of_values = torch.empty_like(tape.values) if values else None
         kept = tape.keys, tape.queries, v, self.scores, weights, self.context
-        made = of_keys, of_v, of_values
+        made = of_v, of_values
         sizes = items, cells, size, features
         plan.library.call("collect", *sizes, first, order, *kept, *made)
-        return of_keys, None if of_v is None else of_v.sum(0), of_values
+        # native.cpp has put the gradient of the keys in their place
+        return tape.keys, None if of_v is None else of_v.sum(0), of_values
 
     def _weights_of_cells(self) -> Tensor:
         """Return what each cell had of each row's context, (R, L): alpha, or 1 at one cell."""

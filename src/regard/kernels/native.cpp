@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 using T = REAL;
 
@@ -234,18 +235,20 @@ void attend_backward(int64_t rows, int64_t cells, int64_t size, int64_t features
     }
 }
 
-// What all rows of an item (first[i] to first[i + 1] of `row`) add to its keys, to v and values.
+// What all rows of an item (first[i] to first[i + 1] of `row`) add to its keys, to v and values. The
+// gradient of the keys takes the place of the keys, which nothing needs afterwards.
 void collect(int64_t items, int64_t cells, int64_t size, int64_t features, const int64_t* first,
-             const int64_t* row, const T* keys, const T* queries, const T* v, const T* of_scores,
-             const T* weights, const T* of_context, T* of_keys, T* of_v, T* of_values) {
+             const int64_t* row, T* keys, const T* queries, const T* v, const T* of_scores,
+             const T* weights, const T* of_context, T* of_v, T* of_values) {
 #pragma omp parallel for schedule(static)
     for (int64_t item = 0; item < items; ++item) {
         const int64_t count = first[item + 1] - first[item], *own = row + first[item];
         T *sums = v ? of_v + item * size : nullptr, four[FOUR], total = 0;
+        std::vector<T> key(size);
         if (v) std::memset(sums, 0, size * sizeof(T));
         for (int64_t cell = 0; cell < cells; ++cell) {
-            const T* key = keys + (item * cells + cell) * size;
-            T* of_key = of_keys + (item * cells + cell) * size;
+            T* of_key = keys + (item * cells + cell) * size;
+            std::memcpy(key.data(), of_key, size * sizeof(T));
             std::memset(of_key, 0, size * sizeof(T));
             for (int64_t k = 0; k < count; k += FOUR) {
                 const Four c(k, count);
@@ -256,7 +259,7 @@ void collect(int64_t items, int64_t cells, int64_t size, int64_t features, const
                 const T *q0 = queries + own[c.at[0]] * size, *q1 = queries + own[c.at[1]] * size;
                 const T *q2 = queries + own[c.at[2]] * size, *q3 = queries + own[c.at[3]] * size;
                 if (v)
-                    slope_four(of_key, sums, four, key, q0, q1, q2, q3, size);
+                    slope_four(of_key, sums, four, key.data(), q0, q1, q2, q3, size);
                 else
                     add_four(of_key, four, q0, q1, q2, q3, size);
             }

@@ -41,7 +41,7 @@ _SIGNATURES = {
     "exponentials": "npp",
     "attend": "nnnnppppnpxppp",
     "attend_backward": "nnnnppppnxppppppppp",
-    "collect": "nnnnppppppppppp",
+    "collect": "nnnnpppppppppp",
     "pack": "nnnnpp",
     "product": "nnnnppnnp",
     "lstm": "nnpppp",

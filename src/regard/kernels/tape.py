@@ -41,9 +41,9 @@ class Tape:
         self.plan, self.weights = plan, Weights(*weights)  # type: ignore[arg-type]
         self.first_hidden, self.first_memory = hidden.contiguous(), memory.contiguous()
         self.values = values.contiguous()
-        self.keys = keys.contiguous()
-        if self.weights.v is not None:
-            self.keys = self.exponentials(self.keys)
+        # A copy in any case: the gradient will be written over it.
+        additive = self.weights.v is not None
+        self.keys = self.exponentials(keys.contiguous()) if additive else keys.clone()
         units, features = hidden.shape[1], values.shape[2]
         query, gate, recurrent = self.weights.query, self.weights.gate, self.weights.recurrent
         sizes = [len(query), 4 * units, 0 if gate is None else len(gate)]

@@ -142,6 +142,7 @@ def _one_epoch(run: Run, log: RunLog) -> None:
 def _update(run: Run, chunks: list[Chunk], factor: float) -> Loss:
     """Make one step: loss, backward, clip, finite check before the update, update."""
     recipe, state = run.recipe, run.state
+    state.optimizer.zero_grad(set_to_none=True)  # first: their memory is free for this step
     state.decoder.train()
     state.encoder.train(recipe.encoder.trainable)
     coins = torch.rand(len(chunks), generator=state.generator) < 0.5
@@ -151,7 +152,6 @@ def _update(run: Run, chunks: list[Chunk], factor: float) -> Loss:
         vectors = run.pictures.vectors(batch.vectors, batch.mask)
         projected = state.decoder.project(vectors, batch.mask)
         loss = state.objective.loss(state.decoder, projected, batch, state.generator)
-    state.optimizer.zero_grad(set_to_none=True)
     loss.total.backward()
     limit = recipe.optimizer.clip_norm or math.inf
     norm = torch.nn.utils.clip_grad_norm_(state.parameters(), limit)

@@ -1,0 +1,236 @@
+"""The runs of the benchmark: attention alone, training, beam search."""
+
+from __future__ import annotations
+
+import sys
+import time
+from unittest import mock
+
+import gpu_counts as counts
+import torch
+from gpu_counts import Sizes
+from gpu_data import Resident
+from gpu_timing import timed, wait
+from torch import Tensor
+
+from regard.config import DecoderConfig
+from regard.decoder import AttentionDecoder
+from regard.decoding.device_beam import search
+from regard.decoding.filters import Ids
+from regard.kernels import gpu
+from regard.kernels.graphs import Captured, Outputs, recorder_for
+from regard.training.batches import plan_epoch
+from regard.training.objective import Batch, caption_logprob, expand_cells
+from regard.training.penalties import doubly_stochastic
+from regard.vocabulary import END, PAD, START, UNKNOWN
+
+IDS = Ids(START, END, forbidden=(PAD, START, UNKNOWN))
+BEAM = 3
+Figures = dict[str, float]
+
+
+def build(s: Sizes, device: torch.device, dropout: float = 0.5) -> AttentionDecoder:
+    """Build the decoder of the literature, the same weights each time."""
+    config = DecoderConfig(
+        embedding_dim=s.embedding,
+        hidden_dim=s.hidden,
+        attention_dim=s.attention,
+        dropout=dropout,
+    )
+    torch.manual_seed(0)
+    return AttentionDecoder(config, annotation_dim=s.features, vocabulary_size=s.words).to(device)
+
+
+def loss_of(decoder: AttentionDecoder, data: Resident, items: Tensor, tokens: Tensor) -> Outputs:
+    """Return the loss, and nats per word, of all captions (B, T + 1) of some pictures (N,)."""
+    vectors = data.vectors[items]
+    if not torch.is_autocast_enabled(vectors.device.type):
+        vectors = vectors.float()
+    mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
+    read, targets = tokens[:, :-1], tokens[:, 1:]
+    batch = Batch(vectors, mask, read, targets, targets != PAD, ())
+    # Padding is read too: to leave it out the host would have to know where it lies.
+    unrolled = decoder(read, decoder.project(vectors, mask))
+    logprob = caption_logprob(unrolled, batch)
+    penalty = doubly_stochastic(unrolled.alpha, batch.steps, expand_cells(mask, len(tokens)))
+    return -logprob.mean() + penalty, -logprob.sum() / batch.steps.sum()
+
+
+def compare(s: Sizes, data: Resident) -> Figures:
+    """Return how far losses and gradients of the kernels are from the plain path, in float32.
+
+    Raises:
+        SystemExit: they differ by more than float32 explains, or the kernels do not run here.
+    """
+    if data.vectors.is_cuda and not gpu.takes(data.vectors):
+        sys.exit("Triton's kernels do not run on this device, see the warning above.")
+    items = torch.arange(8, device=data.vectors.device)
+    tokens = data.tokens[items].flatten(0, 1)
+    decoder = build(s, data.vectors.device, dropout=0.0)
+
+    def differentiate() -> list[Tensor]:
+        loss, _ = loss_of(decoder, data, items, tokens)
+        return [loss.detach(), *torch.autograd.grad(loss, list(decoder.parameters()))]
+
+    found = differentiate()
+    with mock.patch.object(gpu, "takes", return_value=False):
+        plain = differentiate()
+    worst = max(
+        float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in zip(found, plain, strict=True)
+    )
+    if not worst < 1e-3:
+        sys.exit(f"the kernels' gradients are off by {worst:.2g}: nothing was timed.")
+    return {"worst relative difference": worst}
+
+
+def attention(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures:
+    """Time one step of soft attention in bfloat16, forward and both ways, and plainly."""
+    device = data.vectors.device
+    decoder = build(s, device).bfloat16()
+    values = data.vectors[:pictures]
+    mask = torch.ones(values.shape[:2], dtype=torch.bool, device=device)
+    projected = decoder.project(values, mask)
+    hidden = torch.randn(
+        pictures * s.captions, s.hidden, device=device, dtype=torch.bfloat16, requires_grad=True
+    )
+
+    def forward() -> tuple[Tensor, Tensor]:
+        attended = decoder.attention(hidden, projected)
+        return attended.context, attended.alpha
+
+    context, alpha = forward()
+    given = torch.ones_like(context), torch.ones_like(alpha)
+
+    def both() -> Outputs:
+        return torch.autograd.grad(forward(), [hidden, projected.keys], given)  # type: ignore[list-item]
+
+    def run(name: str) -> Figures:
+        # As graphs, so that no time between the kernels counts.
+        one, two = (Captured(f, recorder_for(device), plain=2) for f in (forward, both))
+        return {
+            f"forward{name}, s": timed(one, device, 10, calls=20),
+            f"forward and backward{name}, s": timed(two, device, 10, calls=20),
+        }
+
+    found = run("")
+    with mock.patch.object(gpu, "takes", return_value=False):
+        found |= run(", plain")
+    read = counts.step_bytes(s, pictures, backward=False)
+    back = counts.step_bytes(s, pictures, backward=True)
+    floor = read / peak["bytes_per_s"], (read + back) / peak["bytes_per_s"]
+    return found | {
+        "floor of bytes, forward, s": floor[0],
+        "share of the floor, forward": floor[0] / found["forward, s"],
+        "share of the floor, both": floor[1] / found["forward and backward, s"],
+    }
+
+
+def train(
+    s: Sizes, data: Resident, batch: int, rate: float, peak: Figures, *, epochs: int
+) -> dict[str, float | list[float]]:
+    """Train from fresh weights; time the last epoch, keep the losses of the first."""
+    device = data.vectors.device
+    decoder = build(s, device).train()
+    weights = list(decoder.parameters())
+    pace = torch.tensor(rate, device=device)
+    rule = torch.optim.Adam(weights, lr=pace, fused=True, capturable=device.type == "cuda")
+
+    def step(items: Tensor, tokens: Tensor) -> Outputs:
+        rule.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss, nats = loss_of(decoder, data, items, tokens)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 5.0)
+        rule.step()
+        return (nats.detach(),)
+
+    captured = Captured(step, recorder_for(device))
+    chunks = data.chunks()
+    seconds: list[float] = []
+    planned: list[float] = []
+    curve: list[Tensor] = []
+    moved: Figures = {}
+    for epoch in range(epochs):
+        wait(device)
+        began = time.perf_counter()
+        plan = plan_epoch(chunks, batch, "bucket", 0, epoch)
+        planned.append(time.perf_counter() - began)
+        losses: list[Tensor] = []
+        # One copy to the device: one for each batch would make the host wait for the batch before.
+        order = torch.tensor([c.item for members in plan for c in members], device=device)
+        parts = order.split([len(members) for members in plan])
+        for number, (items, members) in enumerate(zip(parts, plan, strict=True)):
+            pace.fill_(rate * min(1.0, (epoch * len(plan) + number + 1) / (len(plan) / 20)))
+            longest = max(c.length for c in members)
+            tokens = data.tokens[items].flatten(0, 1)[:, : longest + 2]
+            losses.append(captured(items, tokens)[0].clone())
+        wait(device)
+        seconds.append(time.perf_counter() - began)
+        curve = curve or losses
+    for members in plan:
+        steps = max(c.length for c in members) + 1
+        for name, n in counts.train_bytes(
+            s, len(members), steps, sum(w.numel() for w in weights)
+        ).items():
+            moved[name] = moved.get(name, 0.0) + n
+    captions, words = s.pictures * s.captions, int(data.lengths.sum())
+    flops = counts.train_flops(s, s.pictures, captions, words)
+    floor = sum(moved.values()) / peak["bytes_per_s"]
+    tenths = torch.stack(curve).float().cpu().tensor_split(min(10, len(curve)))
+    return {
+        "captions a batch": batch // s.captions * s.captions,
+        "rate": rate,
+        "first epoch, graphs made, s": seconds[0],
+        "epoch, s": seconds[-1],
+        "of which planning batches on the host, s": planned[-1],
+        "captions/s": captions / seconds[-1],
+        "share of the GEMM peak": flops / seconds[-1] / peak["gemm_flops"],
+        "floor of bytes, s": floor,
+        "share of the floor": floor / seconds[-1],
+        **{f"GB: {name}": n / 1e9 for name, n in moved.items()},
+        "GPU memory, GB": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0,
+        "nats a word in each tenth of the first epoch": [float(t.mean()) for t in tenths],
+    }
+
+
+def decode(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures:
+    """Search with a beam; captions of 10 and 11 words by turns, so that random weights end too."""
+    device = data.vectors.device
+    decoder = build(s, device).eval()
+    recorder = recorder_for(device)
+
+    def of_length(words: int) -> Captured:
+        def run(items: Tensor) -> Outputs:
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+                vectors = data.vectors[items]
+                mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=device)
+                projected = decoder.project(vectors, mask)
+                best = search(
+                    decoder, projected, IDS, beam=BEAM, max_length=words, min_length=words
+                )
+            return tuple(best)
+
+        return Captured(run, recorder)
+
+    lengths = int(s.mean - 0.5), int(s.mean + 0.5)
+    searches = [of_length(words) for words in lengths]
+    starts = range(0, min(s.pictures, 20 * pictures) - pictures + 1, pictures)
+    groups = [torch.arange(first, first + pictures, device=device) for first in starts]
+
+    def all_groups() -> None:
+        for turn, items in enumerate(groups):
+            for found in searches[turn % 2](items):
+                found.cpu()  # captions and maps are on the host before they count
+
+    for find in searches * 4:  # three plain calls of each length, and the one that records
+        find(groups[0])
+    seconds = timed(all_groups, device, 3)
+    moved = [sum(counts.beam_bytes(s, pictures, BEAM, words + 1).values()) for words in lengths]
+    floor = sum(moved[turn % 2] for turn in range(len(groups))) / peak["bytes_per_s"]
+    captions = len(groups) * pictures
+    return {
+        "pictures at once": pictures,
+        "captions/s": captions / seconds,
+        "floor of bytes, captions/s": captions / floor,
+        "share of the floor": floor / seconds,
+    }
