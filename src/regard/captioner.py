@@ -29,6 +29,7 @@ from regard.encoders import Encoder, FrameEncoder, PictureEncoder
 from regard.encoders.fast import encode_with
 from regard.errors import ConfigError, MediaError, RegardError, UnknownName
 from regard.familiarity import Familiarity, Sighting
+from regard.lanes import in_lanes
 from regard.media import Input
 from regard.types import Annotations, Caption, Media
 from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
@@ -104,6 +105,7 @@ class Captioner:
         self.metrics = metrics or {}
         self.familiarity = familiarity
         self.backend: Backend = TorchBackend(self.encoder, self.decoder, device)
+        self._lanes = 1
 
     @overload
     def caption(self, source: Source, *, batch_size: int = 16, **options: Any) -> Caption: ...
@@ -152,10 +154,10 @@ class Captioner:
     ) -> Iterator[Caption | Failure]:
         """Caption a stream of sources in order; a bad one yields a `Failure`, the rest go on.
 
-        While one batch is captioned the next is read, and no more, so memory stays flat
-        however long the stream is. Takes the arguments of `caption`; options are checked at
-        once, before the first picture is read. `report` is told, from the threads that read,
-        how many frames of a clip are decoded.
+        While one batch is captioned the next is read, and no more (where it is `accelerated`, one
+        for each core), so memory stays flat however long the stream is. Takes the arguments of
+        `caption`; options are checked at once, before the first picture is read. `report` is
+        told, from the threads that read, how many frames of a clip are decoded.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
@@ -224,12 +226,16 @@ class Captioner:
         """Return a captioner that is faster on so many pictures (clips, scans), or this one.
 
         Where onnxruntime is installed it encodes several times faster than torch on a CPU, with
-        the same vectors to rounding, but takes seconds to begin.
+        the same vectors to rounding, but takes seconds to begin. Every core then does batches of
+        its own (`regard.lanes`).
         """
         if pictures * self.encoder.pictures_per_item < _WORTH_A_START or self.device != "cpu":
             return self
-        encode = encode_with(self.encoder)
-        return self.with_backend(TorchBackend(self.encoder, self.decoder, encode=encode))
+        lanes = torch.get_num_threads()
+        encode = encode_with(self.encoder, threads=1)
+        faster = self.with_backend(TorchBackend(self.encoder, self.decoder, encode=encode))
+        faster._lanes = lanes
+        return faster
 
     def with_backend(self, backend: Backend) -> Captioner:
         """Return a captioner of the same parts whose encoder and steps another backend runs."""
@@ -337,6 +343,15 @@ class Captioner:
         options: DecodingOptions,
         report: Report | None,
     ) -> Iterator[Caption | Failure]:
+        if self._lanes > 1:
+
+            def lane(batch: list[Source]) -> list[Caption | Failure]:
+                return list(self._caption_batch([self._read(s, report) for s in batch], options))
+
+            yield from in_lanes(
+                lane, sources, batch_size=batch_size, lanes=self._lanes, alone=TorchBackend.alone
+            )
+            return
         pool = ThreadPoolExecutor(_READERS)
 
         def read_ahead() -> list[Future[Media | Failure]]:

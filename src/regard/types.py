@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -175,11 +175,13 @@ class ProjectedAnnotations:
         values: (N, L, D), what the context vector is a weighted sum of.
         keys: (N, L, A), what the query is scored against.
         mask: (N, L) bool, True = real cell.
+        copies: whether `select` copies what it selects.
     """
 
     values: Array
     keys: Array
     mask: Array
+    copies: ClassVar[bool] = True
 
     def select(self, index: Array) -> ProjectedAnnotations:
         """Return the items that `index` names, in that order."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from regard.backends.torch_step import FastStep, ReadyAnnotations, weights_seen
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder
 from regard.encoders.fast import Encode, channels_last
@@ -39,6 +40,7 @@ class TorchBackend:
         self._encode = encode
         self.decoder = decoder
         self.device = torch.device(device)
+        self._fast: FastStep | None = None
 
     def encode(
         self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
@@ -62,7 +64,10 @@ class TorchBackend:
         """Project annotations once and return the first state, N·G rows."""
         with torch.inference_mode(), _evaluating(self.decoder):
             projected = self.decoder.project(annotations.vectors.float(), annotations.mask)
-            return projected, self.decoder.init_state(projected, captions_per_item)
+            state = self.decoder.init_state(projected, captions_per_item)
+            if self._fast is None or self._fast.seen != weights_seen(self.decoder):
+                self._fast = FastStep.of(self.decoder)
+            return (projected if self._fast is None else self._fast.ready(projected)), state
 
     def step(
         self,
@@ -73,9 +78,23 @@ class TorchBackend:
         context: str = "expected",
         generator: torch.Generator | None = None,
     ) -> Step:
-        """Run `AttentionDecoder.step`."""
+        """Run `AttentionDecoder.step`, or what does the same faster."""
+        if self._fast is not None and isinstance(projected, ReadyAnnotations):
+            with torch.inference_mode():
+                return self._fast(token, state, projected, context=context, generator=generator)
         with torch.inference_mode(), _evaluating(self.decoder):
             return self.decoder.step(token, state, projected, context=context, generator=generator)
+
+    @staticmethod
+    def alone() -> Callable[[], None]:
+        """Let the calling thread compute on one core; see `regard.lanes.in_lanes`.
+
+        torch keeps a number for every thread, and one for threads that are yet to come. The
+        second is given back.
+        """
+        threads = torch.get_num_threads()  # also makes this thread's own number
+        torch.set_num_threads(1)
+        return lambda: torch.set_num_threads(threads)
 
     def asarray(self, x: np.ndarray) -> Tensor:
         """Return a numpy array as a tensor on this backend's device."""

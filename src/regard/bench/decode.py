@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from regard.backends.torch_backend import TorchBackend
-from regard.bench.measure import GemmPeak, take_turns
+from regard.bench.measure import SQUARE, GemmPeak, take_turns
 from regard.bench.memory import peak_of
 from regard.bench.plain import Plain
 from regard.bench.report import Report
@@ -29,6 +30,7 @@ from regard.bench.workload import (
     set_lengths,
 )
 from regard.decoding import DecodingOptions, decode
+from regard.lanes import in_lanes
 from regard.types import Annotations
 from regard.vocabulary import END, PAD, START, UNKNOWN
 
@@ -76,6 +78,7 @@ def measure_decoding(
     rounds: int = 5,
     seconds: float = 60.0,
     memory: bool = True,
+    square: int = SQUARE,
 ) -> Report:
     """Time decoding with traces and alternatives; every caption ends after a length it was given.
 
@@ -89,9 +92,10 @@ def measure_decoding(
         rounds: of each.
         seconds: after so long no further round begins.
         memory: whether to measure memory, in a process for each.
+        square: size of the product that the share is of.
     """
     runs = {name: make_run(name, work) for name in ("regard", *against)}
-    peak = GemmPeak()
+    peak = GemmPeak(square)
     turns: dict[str, Callable[[int], object]] = {
         name: (lambda _, run=run: run()) for name, (run, _) in runs.items()
     }
@@ -160,21 +164,28 @@ def make_run(name: str, work: DecodeWork) -> tuple[Callable[[], list[tuple[int, 
         alternatives=work.alternatives,
     )
 
+    def some(pictures: list[int]) -> list[tuple[int, ...]]:
+        part = slice(pictures[0], pictures[-1] + 1)
+        found = decode(
+            backend,
+            Annotations(vectors[part], mask[part], ()),
+            options,
+            start=START,
+            end=END,
+            forbidden=_NEVER_SAID,
+            unlisted=(PAD, START),
+        )
+        return [best[0].tokens for best in found]
+
     def run() -> list[tuple[int, ...]]:
-        captions: list[tuple[int, ...]] = []
-        for first in range(0, work.pictures, work.batch):
-            some = slice(first, first + work.batch)
-            found = decode(
-                backend,
-                Annotations(vectors[some], mask[some], ()),
-                options,
-                start=START,
-                end=END,
-                forbidden=_NEVER_SAID,
-                unlisted=(PAD, START),
+        every, threads = iter(range(work.pictures)), torch.get_num_threads()
+        if threads > 1 and work.pictures > work.batch:  # as `Captioner` does with many pictures
+            return list(
+                in_lanes(
+                    some, every, batch_size=work.batch, lanes=threads, alone=TorchBackend.alone
+                )
             )
-            captions += [best[0].tokens for best in found]
-        return captions
+        return [c for first in every for c in some([first, *islice(every, work.batch - 1)])]
 
     return run, work.pictures
 

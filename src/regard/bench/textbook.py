@@ -39,14 +39,19 @@ class Kept:
 
 
 def draw_kept(
-    config: DecoderConfig, items: int, tokens: Tensor, generator: torch.Generator | None
+    config: DecoderConfig,
+    items: int,
+    tokens: Tensor,
+    dtype: torch.dtype,
+    generator: torch.Generator | None,
 ) -> Kept:
     """Draw dropout's factors for N items and (B, T) tokens; without a generator keep all."""
 
     def draw(rate: float, *shape: int) -> Tensor:
         if generator is None or rate == 0:
-            return torch.ones(shape)
-        return torch.empty(shape).bernoulli_(1 - rate, generator=generator) / (1 - rate)
+            return torch.ones(shape, dtype=dtype)
+        kept = torch.empty(shape, dtype=dtype).bernoulli_(1 - rate, generator=generator)
+        return kept / (1 - rate)
 
     hidden, embedding = config.hidden_dim, config.embedding_dim
     return Kept(
@@ -237,8 +242,8 @@ class Textbook:
             target = said.logprobs.gather(1, batch.targets[live, t, None])[:, 0]
             smoothed = (1 - label_smoothing) * target + label_smoothing * said.logprobs.mean(-1)
             logprob = logprob + pad(smoothed, (0, count - n))
-            plogp = torch.where(mask[:n], said.alpha * said.log_alpha, 0.0)
-            entropy = entropy - pad(plogp.nan_to_num(0.0).sum(-1), (0, count - n))
+            log_alpha = said.log_alpha.masked_fill(~mask[:n], 0.0)
+            entropy = entropy - pad((said.alpha * log_alpha).sum(-1), (0, count - n))
             if location is not None:
                 looked_at = said.log_alpha.gather(1, location[live, t, None])[:, 0]
                 path = path + pad(looked_at, (0, count - n))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from regard.bench.measure import GemmPeak, best_seconds, take_turns
+from regard.bench.measure import SQUARE, GemmPeak, best_seconds, take_turns
 from regard.bench.memory import peak_of
 from regard.bench.plain import Plain
 from regard.bench.report import Report
@@ -64,6 +64,7 @@ def measure_training(
     rounds: int = 8,
     seconds: float = 60.0,
     memory: bool = True,
+    square: int = SQUARE,
 ) -> Report:
     """Time training steps: forward, loss with penalty, dropout, backward, clip, Adam.
 
@@ -73,10 +74,11 @@ def measure_training(
         rounds: steps of each.
         seconds: after so long no further round begins.
         memory: whether to measure memory, in a process for each.
+        square: size of the product that the share is of.
     """
     batches = [_batch(work, number) for number in range(_BATCHES)]
     steps = {name: make_step(name, work) for name in ("regard", *against)}
-    peak = GemmPeak()
+    peak = GemmPeak(square)
     turns: dict[str, Callable[[int], object]] = {
         name: (lambda number, step=step: step(batches[number % len(batches)]))
         for name, step in steps.items()
@@ -163,7 +165,7 @@ def _losses(
         return objective.loss(decoder, projected, batch, generator).total
 
     def by_the_book(batch: Batch) -> torch.Tensor:
-        kept = draw_kept(decoder.config, len(batch.mask), batch.tokens, generator)
+        kept = draw_kept(decoder.config, len(batch.mask), batch.tokens, torch.float32, generator)
         return textbook.cross_entropy(batch, config, kept)
 
     return {

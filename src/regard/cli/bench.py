@@ -90,7 +90,7 @@ def decode(
     memory: Memory = True,
     as_json: Json = False,
 ) -> None:
-    """Time decoding of encoded pictures, with traces; lengths are forced to a mean of 10.5 words."""
+    """Time decoding of encoded pictures, with traces; lengths are forced (mean 10.5 words)."""
     others = _others(against)
     _use(threads)
     from regard.bench.decode import DecodeWork, measure_decoding

@@ -79,7 +79,8 @@ class Stepper:
         To leave costs a copy of the others' annotations; to stay costs their share of a step.
         Sampled locations are drawn for the whole batch, which then stays as it is.
         """
-        return self._options.context != "sample" and bool(done.mean() >= _WORTH_A_COPY)
+        share = _WORTH_A_COPY if self._projected.copies else 0.0
+        return self._options.context != "sample" and bool(done.any() and done.mean() >= share)
 
     def move(
         self,

@@ -26,13 +26,14 @@ class Encode(Protocol):
         ...
 
 
-def encode_with(encoder: Encoder, *, runtime: str = "auto") -> Encode:
+def encode_with(encoder: Encoder, *, runtime: str = "auto", threads: int = 0) -> Encode:
     """Return the fastest function that encodes pixels with this encoder.
 
     Args:
         encoder: on the CPU and in evaluation mode for onnxruntime; else torch is used.
         runtime: "auto" (onnxruntime where it and onnxscript are installed), "onnxruntime",
             or "torch".
+        threads: of onnxruntime; 0: as many as torch has.
 
     Raises:
         ImportError: runtime is "onnxruntime" and it is not installed.
@@ -41,7 +42,7 @@ def encode_with(encoder: Encoder, *, runtime: str = "auto") -> Encode:
     if runtime == "torch" or not on_cpu or not encoder.exportable:
         return _torch(encoder)
     try:
-        return _onnxruntime(encoder)
+        return _onnxruntime(encoder, threads or torch.get_num_threads())
     except ImportError:
         if runtime == "onnxruntime":
             raise
@@ -65,13 +66,13 @@ def channels_last(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
 
 
-def _onnxruntime(encoder: Encoder) -> Encode:
+def _onnxruntime(encoder: Encoder, threads: int) -> Encode:
     import onnxruntime
 
     importlib.import_module("onnxscript")  # torch.onnx needs it; where it is missing torch encodes
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
         _export(encoder), options, providers=["CPUExecutionProvider"]
     )

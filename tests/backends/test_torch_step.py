@@ -1,0 +1,123 @@
+"""The fast step against `AttentionDecoder.step`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import toys
+from regard.backends.torch_backend import TorchBackend
+from regard.backends.torch_step import FastStep, ReadyAnnotations
+from regard.errors import UnknownName
+from regard.kernels import library
+from regard.types import Annotations, Step
+
+pytestmark = pytest.mark.skipif(library(torch.float32) is None, reason="no C++ compiler")
+
+
+def compare(one: Step, other: Step, tolerance: float) -> None:
+    for name in ("logits", "alpha", "beta", "location_logprob"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert (a is None) == (b is None), name
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=name)
+    torch.testing.assert_close(one.location, other.location) if one.location is not None else None
+    for name in ("hidden", "memory"):
+        a, b = getattr(one.state, name), getattr(other.state, name)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.integers(0, 2**16),
+    st.sampled_from(["soft", "hard"]),
+    st.sampled_from(["additive", "dot", "scaled_dot"]),
+    st.sampled_from(["none", "scalar", "feature"]),
+    st.sampled_from(["tanh", "linear"]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from(["expected", "argmax", "sample"]),
+)
+def test_the_fast_step_is_the_step(
+    items: int, group: int, cells: int, seed: int, attention: str, scores: str, gate: str,
+    activation: str, dtype: torch.dtype, context: str,
+) -> None:  # fmt: skip
+    decoder = toys.decoder(
+        attention=attention, scores=scores, gate=gate, output_activation=activation,
+        temperature=0.8, seed=seed,
+    ).to(dtype)  # fmt: skip
+    fast = FastStep.of(decoder)
+    assert fast is not None
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(items, cells, 6, generator=generator, dtype=dtype)
+    mask = torch.rand(items, cells, generator=generator) < 0.6
+    mask[:, -1] = True
+    token = torch.randint(0, 12, (items * group,), generator=generator)
+    with torch.inference_mode():
+        projected = decoder.project(vectors, mask)
+        state = decoder.init_state(projected, group)
+        ready = fast.ready(projected)
+        for _ in range(3):
+            draw = [torch.Generator().manual_seed(seed) for _ in range(2)]
+            plain = decoder.step(token, state, projected, context=context, generator=draw[0])
+            step = fast(token, state, ready, context=context, generator=draw[1])
+            compare(step, plain, 1e-4 if dtype == torch.float32 else 1e-9)
+            state, token = plain.state, plain.logits.argmax(-1)
+
+
+def test_items_that_leave_leave_the_others_as_they_were() -> None:
+    decoder = toys.decoder()
+    fast = FastStep.of(decoder)
+    assert fast is not None
+    vectors, mask = torch.randn(4, 5, 6), torch.ones(4, 5, dtype=torch.bool)
+    with torch.inference_mode():
+        ready = fast.ready(decoder.project(vectors, mask))
+        state = decoder.init_state(decoder.project(vectors, mask), 2)
+        token = torch.arange(8) + 3
+        every = fast(token, state, ready)
+        rows = torch.tensor([2, 3, 6, 7])
+        some = fast(token[rows], state.select(rows), ready.select(torch.tensor([1, 3])))
+        again = fast(token[[6, 7]], state.select(rows[2:]), ready.select(torch.tensor([1, 3]))
+                     .select(torch.tensor([1])))  # fmt: skip
+    assert torch.equal(some.logits, every.logits[rows])
+    assert torch.equal(again.alpha, every.alpha[6:])
+
+
+def test_the_backend_notices_that_weights_changed() -> None:
+    decoder = toys.decoder()
+    backend = TorchBackend(None, decoder)
+    annotations = Annotations(torch.randn(1, 5, 6), torch.ones(1, 5, dtype=torch.bool), ())
+    token = torch.tensor([4])
+    for _ in range(2):
+        projected, state = backend.init_state(annotations)
+        assert isinstance(projected, ReadyAnnotations)
+        step = backend.step(token, state, projected)
+        with torch.inference_mode():
+            plain = decoder.step(
+                token, state, decoder.project(annotations.vectors, annotations.mask)
+            )
+        compare(step, plain, 1e-5)
+        with torch.no_grad():
+            decoder.lstm_recurrent.weight.mul_(1.5)
+
+
+def test_what_it_cannot_do_is_left_to_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FastStep.of(toys.decoder(scores="uniform")) is None
+    assert FastStep.of(toys.decoder().bfloat16()) is None
+    monkeypatch.setenv("REGARD_KERNELS", "plain")
+    assert FastStep.of(toys.decoder()) is None
+
+
+def test_an_unknown_context_is_refused() -> None:
+    decoder = toys.decoder(attention="hard")
+    fast = FastStep.of(decoder)
+    assert fast is not None
+    with torch.inference_mode():
+        projected = decoder.project(torch.randn(1, 5, 6), torch.ones(1, 5, dtype=torch.bool))
+        state = decoder.init_state(projected)
+        with pytest.raises(UnknownName, match="best"):
+            fast(torch.tensor([4]), state, fast.ready(projected), context="best")
