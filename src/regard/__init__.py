@@ -20,6 +20,7 @@ from regard.errors import (
     MissingExtra,
     RegardError,
     UnknownName,
+    needs_torch,
 )
 from regard.version import __version__
 
@@ -41,7 +42,13 @@ _LAZY = {
 }
 
 
-def load(name: str | None = None, *, medium: str | None = None, device: str = "cpu") -> Captioner:
+def load(
+    name: str | None = None,
+    *,
+    medium: str | None = None,
+    device: str = "cpu",
+    backend: str = "auto",
+) -> Captioner:
     """Load a captioner.
 
     Args:
@@ -49,25 +56,29 @@ def load(name: str | None = None, *, medium: str | None = None, device: str = "c
         medium: "image", "video" or "volume"; None: what the model is for, pictures where none is
             named. A model of pictures captions clips frame by frame.
         device: where it works, such as "cpu" or "cuda".
+        backend: "onnx" (exported graphs, no torch), "torch", or "auto": the graphs where the model
+            has them and the device is the CPU.
 
     Raises:
         CheckpointError: nothing can be loaded by that name.
         ConfigError: the named model does not read that medium.
-        MissingExtra: a hub id was given and huggingface_hub is not installed.
+        MissingExtra: a hub id was given and huggingface_hub is not installed; or torch is needed
+            and is not.
     """
     from regard.captioner import Captioner
     from regard.pretrained import find_model
     from regard.routing import Router
 
     if medium is not None:
-        return Router(name, device=device).captioner(medium)
-    return Captioner.load(find_model(name), device=device)
+        return Router(name, device=device, backend=backend).captioner(medium)
+    return Captioner.load(find_model(name), device=device, backend=backend)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'regard' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    with needs_torch(f"regard.{name}"):
+        return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:
