@@ -22,15 +22,15 @@ from regard.errors import (
     UnknownName,
     needs_torch,
 )
-from regard.version import __version__
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
     from regard.config import Recipe
     from regard.training import train
     from regard.types import AttentionTrace, Caption, Grid, Word
+    from regard.version import __version__
 
-# Loaded on first use, so that `regard --version` does not wait for torch.
+# Loaded on first use, so that nobody waits for what is not asked for.
 _LAZY = {
     "AttentionTrace": "regard.types",
     "Caption": "regard.types",
@@ -38,6 +38,7 @@ _LAZY = {
     "Grid": "regard.types",
     "Recipe": "regard.config",
     "Word": "regard.types",
+    "__version__": "regard.version",
     "train": "regard.training",
 }
 

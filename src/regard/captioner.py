@@ -35,7 +35,7 @@ from regard.errors import (
     needs_torch,
 )
 from regard.familiarity import Familiarity, Sighting, stored_familiarity
-from regard.graphs import Graphs, graphs_of
+from regard.graphs import LightModel, graphs_of, open_light
 from regard.media import Input
 from regard.media.reader import Reader, StoredReader
 from regard.types import Annotations, Caption, Media
@@ -361,14 +361,14 @@ class Captioner:
         if backend == "onnx" and device != "cpu":
             raise ConfigError(f"backend='onnx' runs on the cpu, and device is {device!r}.")
         checkpoint = load_checkpoint(folder)
-        graphs = graphs_of(checkpoint) if device == "cpu" and backend != "torch" else None
-        if backend == "onnx" and graphs is None:
+        light = open_light(checkpoint) if device == "cpu" and backend != "torch" else None
+        if light is not None:
+            return cls.of_light(light)
+        if backend == "onnx":
             raise CheckpointError(
                 f"{checkpoint.path} has no graphs. Make them, where torch is installed: "
                 f"regard export {checkpoint.path} --to onnx."
             )
-        if graphs is not None:
-            return cls._light(checkpoint, graphs)
         model = _assembled(checkpoint)
         return cls(
             model.encoder,
@@ -382,28 +382,28 @@ class Captioner:
         )
 
     @classmethod
-    def _light(cls, checkpoint: Checkpoint, graphs: Graphs) -> Captioner:
-        """Return a captioner that runs on graphs and loads torch only where a module is wanted."""
+    def of_light(cls, light: LightModel) -> Captioner:
+        """Return a captioner that runs on graphs; it loads torch only where a module is wanted.
+
+        Raises:
+            CheckpointError: the config is of another version of regard.
+        """
+        checkpoint = light.checkpoint
         config = checkpoint.config
-        reader = StoredReader.of(config, pictures_per_item=graphs.pictures_per_item)
+        reader = StoredReader.of(config, pictures_per_item=light.graphs.pictures_per_item)
         try:
             recipe = from_dict(Recipe, config["recipe"])
         except (ConfigError, UnknownName) as error:
             raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
-        backend = OnnxBackend.open(
-            checkpoint.path,
-            list(graphs.files),
-            grid_shape=reader.grid_shape,
-            per_frame=graphs.per_frame,
-        )
 
         def modules() -> tuple[Encoder, AttentionDecoder]:
             model = _assembled(checkpoint)
             return model.encoder, model.decoder
 
         made = cls.__new__(cls)
-        made._take(reader, backend, cache(modules), checkpoint.vocabulary, recipe, config["name"],
-                   "cpu", checkpoint.metrics, stored_familiarity(config))  # fmt: skip
+        known = stored_familiarity(config)
+        made._take(reader, light.backend, cache(modules), checkpoint.vocabulary, recipe,
+                   config["name"], "cpu", checkpoint.metrics, known)  # fmt: skip
         return made
 
     @classmethod

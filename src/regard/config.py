@@ -6,7 +6,6 @@ known name. This module imports neither torch nor numpy.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -442,6 +441,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         ConfigError: the file is missing or no TOML, or a value is wrong.
         UnknownName: a key does not exist.
     """
+    import tomllib  # takes long to import, and a stored recipe is JSON
+
     try:
         values = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
@@ -478,6 +479,8 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
 
 
 def _parse(text: str) -> Any:
+    import tomllib
+
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

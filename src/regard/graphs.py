@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from regard.backends.onnx_backend import OnnxBackend
 from regard.checkpoint import Checkpoint, file_digest
 from regard.errors import CheckpointError
 
@@ -54,6 +55,39 @@ class Graphs:
     def to_json(self) -> str:
         """Return the text of `graphs.json`."""
         return json.dumps({"format_version": FORMAT_VERSION} | asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class LightModel:
+    """A model whose graphs are loaded, or being loaded.
+
+    Attributes:
+        checkpoint: its parts, the weights unread.
+        graphs: which they are.
+        backend: runs them.
+    """
+
+    checkpoint: Checkpoint
+    graphs: Graphs
+    backend: OnnxBackend
+
+
+def open_light(checkpoint: Checkpoint) -> LightModel | None:
+    """Begin to load a checkpoint's graphs; None where it has none.
+
+    Raises:
+        CheckpointError: see `graphs_of`.
+    """
+    graphs = graphs_of(checkpoint)
+    if graphs is None:
+        return None
+    backend = OnnxBackend.open(
+        checkpoint.path,
+        list(graphs.files),
+        grid_shape=tuple(checkpoint.config["encoder"]["grid_shape"]),
+        per_frame=graphs.per_frame,
+    )
+    return LightModel(checkpoint, graphs, backend)
 
 
 def model_digest(config: dict[str, Any]) -> str:

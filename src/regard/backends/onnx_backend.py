@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +18,86 @@ from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, 
 _CONTEXTS = ("expected", "sample", "argmax")
 
 
+class Graph:
+    """An exported graph, which may still be loading."""
+
+    def __init__(self, opening: Future[Any]) -> None:
+        """Take what will give the onnxruntime session."""
+        self._opening = opening
+
+    @classmethod
+    def of(cls, source: Path | bytes, threads: int = 0) -> Graph:
+        """Load a graph now; see `open_graph`."""
+        opened: Future[Any] = Future()
+        opened.set_result(open_graph(source, threads))
+        return cls(opened)
+
+    @cached_property
+    def _session(self) -> Any:
+        return self._opening.result()
+
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """Names of the inputs."""
+        return frozenset(x.name for x in self._session.get_inputs())
+
+    @cached_property
+    def _gives(self) -> list[str]:
+        return [x.name for x in self._session.get_outputs()]
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs by their names; inputs that the graph has no use for are left out."""
+        feed = {k: np.ascontiguousarray(v) for k, v in inputs.items() if k in self.takes}
+        return dict(zip(self._gives, self._session.run(None, feed), strict=True))
+
+
 class OnnxBackend:
     """Runs the graphs of a model; see `Backend` and `regard.graphs`."""
 
     def __init__(
-        self,
-        sessions: Mapping[str, Any],
-        *,
-        grid_shape: tuple[int, ...],
-        per_frame: bool = False,
+        self, graphs: Mapping[str, Graph], *, grid_shape: tuple[int, ...], per_frame: bool = False
     ) -> None:
-        """Take open sessions.
+        """Take the graphs.
 
         Args:
-            sessions: onnxruntime sessions by "encoder", "init", "step" and maybe "motion".
+            graphs: by "encoder", "init", "step" and, of some models of clips, "motion".
             grid_shape: of an item; L is its product.
             per_frame: whether the encoder reads the frames of a clip one by one.
         """
-        self._encoder, self._motion = sessions["encoder"], sessions.get("motion")
-        self._init, self._step = sessions["init"], sessions["step"]
-        self._sessions = dict(sessions)
-        self._step_takes = {x.name for x in self._step.get_inputs()}
-        self._step_gives = [x.name for x in self._step.get_outputs()]
+        self._graphs = dict(graphs)
         self.grid_shape, self.per_frame = grid_shape, per_frame
 
     @classmethod
     def open(
         cls,
         folder: Path,
-        names: list[str],
+        names: Sequence[str],
         *,
         grid_shape: tuple[int, ...],
         per_frame: bool = False,
-        threads: int = 0,
     ) -> OnnxBackend:
-        """Load graphs from a checkpoint's folder.
+        """Load graphs from a checkpoint's folder, side by side and while others go on.
+
+        What cannot be loaded is a `CheckpointError` when it is first used.
 
         Args:
             folder: with the graphs and `model.safetensors`.
             names: file names of the graphs.
             grid_shape: see the constructor.
             per_frame: see the constructor.
-            threads: of each graph; 0: as many as there are cores to run on.
-
-        Raises:
-            CheckpointError: a graph cannot be loaded.
         """
-        threads = threads or len(os.sched_getaffinity(0)) if _HAS_AFFINITY else threads
-        with ThreadPoolExecutor(2) as pool:  # loading folds constants, which takes a core
-            opened = list(pool.map(lambda name: open_graph(folder / name, threads), names))
-        sessions = {Path(name).stem: one for name, one in zip(names, opened, strict=True)}
-        return cls(sessions, grid_shape=grid_shape, per_frame=per_frame)
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        pool = ThreadPoolExecutor(2)  # a graph's constants are folded on one core
+        graphs = {
+            Path(name).stem: Graph(pool.submit(open_graph, folder / name, threads))
+            for name in names
+        }
+        pool.shutdown(wait=False)
+        return cls(graphs, grid_shape=grid_shape, per_frame=per_frame)
 
     def for_frames(self, grid_shape: tuple[int, ...]) -> OnnxBackend:
         """Return a backend of clips whose frames a backend of pictures encodes one by one."""
-        return OnnxBackend(self._sessions, grid_shape=grid_shape, per_frame=True)
+        return OnnxBackend(self._graphs, grid_shape=grid_shape, per_frame=True)
 
     def encode(
         self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
@@ -83,7 +109,7 @@ class OnnxBackend:
         if self.per_frame:
             vectors = self._frames(pixels, mask)
         else:
-            vectors = self._encoder.run(None, {"pixels": pixels})[0]
+            vectors = self._graphs["encoder"](pixels=pixels)["vectors"]
             if not mask.all():
                 vectors = vectors * mask[..., None]
         return Annotations(vectors, mask, grids)
@@ -93,13 +119,13 @@ class OnnxBackend:
         items, frames = pixels.shape[:2]
         real = mask.reshape(items, frames, -1)[..., 0]
         cells = math.prod(self.grid_shape) // frames
-        found = self._encoder.run(None, {"pixels": pixels[real]})[0]
+        found = self._graphs["encoder"](pixels=pixels[real])["vectors"]
         if cells == 1:  # one vector a frame: the mean of its map
             found = found.mean(1, keepdims=True)
         vectors = np.zeros((items, frames, *found.shape[1:]), np.float32)
         vectors[real] = found
-        if self._motion is not None:
-            moved = self._motion.run(None, {"pixels": pixels, "real": real})[0]
+        if (motion := self._graphs.get("motion")) is not None:
+            moved = motion(pixels=pixels, real=real)["vectors"]
             vectors = np.concatenate([vectors, moved], -1)
         return vectors.reshape(items, frames * cells, -1)
 
@@ -107,10 +133,12 @@ class OnnxBackend:
         self, annotations: Annotations, captions_per_item: int = 1
     ) -> tuple[ProjectedAnnotations, DecoderState]:
         """Project annotations once and return the first state, N·G rows."""
-        feed = {"vectors": _plain(annotations.vectors), "mask": _plain(annotations.mask)}
-        values, keys, hidden, memory = self._init.run(None, feed)
-        state = (np.repeat(x, captions_per_item, axis=0) for x in (hidden, memory))
-        return ProjectedAnnotations(values, keys, annotations.mask), DecoderState(*state)
+        found = self._graphs["init"](vectors=annotations.vectors, mask=annotations.mask)
+        hidden, memory = (
+            np.repeat(found[name], captions_per_item, axis=0) for name in ("hidden", "memory")
+        )
+        projected = ProjectedAnnotations(found["values"], found["keys"], annotations.mask)
+        return projected, DecoderState(hidden, memory)
 
     def step(
         self,
@@ -135,31 +163,30 @@ class OnnxBackend:
         items, cells = projected.mask.shape
         grouped = (items, len(token) // items)
         feed: dict[str, Any] = {
-            "token": _plain(token).reshape(grouped),
-            "hidden": _plain(state.hidden).reshape(*grouped, -1),
-            "memory": _plain(state.memory).reshape(*grouped, -1),
-            "values": _plain(projected.values),
-            "keys": _plain(projected.keys),
-            "mask": _plain(projected.mask),
+            "token": token.reshape(grouped),
+            "hidden": state.hidden.reshape(*grouped, -1),
+            "memory": state.memory.reshape(*grouped, -1),
+            "values": projected.values,
+            "keys": projected.keys,
+            "mask": projected.mask,
         }
-        if "noise" in self._step_takes:
+        graph = self._graphs["step"]
+        if "noise" in graph.takes:
             feed["chosen"] = np.array(context != "expected")
             feed["noise"] = np.zeros((len(token), cells), np.float32)
             if context == "sample":
                 if generator is None:
                     raise ConfigError("context='sample' needs a generator; pass one.")
                 feed["noise"] = generator.gumbel(size=(len(token), cells)).astype(np.float32)
-        feed = {name: value for name, value in feed.items() if name in self._step_takes}
-        found = dict(zip(self._step_gives, self._step.run(None, feed), strict=True))
-        if context == "expected":
-            found.pop("location", None), found.pop("location_logprob", None)
+        found = graph(**feed)
+        chosen = context != "expected"
         return Step(
             found["logits"],
             DecoderState(found["next_hidden"], found["next_memory"]),
             found["alpha"],
             found.get("beta"),
-            found.get("location"),
-            found.get("location_logprob"),
+            found.get("location") if chosen else None,
+            found.get("location_logprob") if chosen else None,
         )
 
     def asarray(self, x: np.ndarray) -> np.ndarray:
@@ -169,9 +196,6 @@ class OnnxBackend:
     def generator(self, seed: int) -> np.random.Generator:
         """Return a fresh generator for sampled locations."""
         return np.random.default_rng(seed)
-
-
-_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on every system
 
 
 def open_graph(graph: Path | bytes, threads: int = 0) -> Any:
@@ -190,6 +214,8 @@ def open_graph(graph: Path | bytes, threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Threads that spin while they wait take the cores from those that read the next pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -197,8 +223,3 @@ def open_graph(graph: Path | bytes, threads: int = 0) -> Any:
         name = "the graph" if isinstance(graph, bytes) else str(graph)
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{name} cannot be loaded by onnxruntime: {reason}") from error
-
-
-def _plain(x: np.ndarray) -> np.ndarray:
-    """Return memory that onnxruntime takes as it is."""
-    return np.ascontiguousarray(x)

@@ -14,7 +14,6 @@ import typer
 
 from regard.cli.output import complain, never_fail_to_print
 from regard.errors import RegardError
-from regard.version import __version__
 
 _UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 """click's class of wrong usage; typer brings a click of its own in some versions."""
@@ -37,6 +36,8 @@ _COMMANDS = {
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from regard.version import __version__
+
         typer.echo(f"regard {__version__}")
         raise typer.Exit
 

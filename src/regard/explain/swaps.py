@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
+from regard.arrays import array_namespace
 from regard.backends.base import Backend
 from regard.errors import UnknownName
 from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnotations, Step

@@ -40,7 +40,7 @@ def quantised(graph: Any, examples: np.ndarray) -> Any:
                 np.array_split(examples, -(-len(examples) // _AT_ONCE))
             )
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> Any:
             batch = next(self._left, None)
             return None if batch is None else {"pixels": batch}
 

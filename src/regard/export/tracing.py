@@ -6,6 +6,7 @@ their own, noise for sampled locations comes from outside, scores are computed w
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import numpy as np
@@ -133,7 +134,10 @@ class _Step(nn.Module):
 
     def __init__(self, decoder: AttentionDecoder) -> None:
         super().__init__()
-        self.decoder = _with(decoder, "attention", _graph_attention(decoder.attention))
+        # Its weights are shared, not copied; only the attention is another.
+        self.decoder = copy.copy(decoder)
+        self.decoder.__dict__["_modules"] = dict(decoder.named_children())
+        self.decoder.attention = _graph_attention(decoder.attention)
 
     def forward(
         self,
@@ -200,10 +204,3 @@ def _graph_attention(attention: Attention) -> Attention:
         scores = _PlainAdditive(scores)
     kind = _Chosen if isinstance(attention, HardAttention) else type(attention)
     return kind(scores, attention.temperature)
-
-
-def _with(module: AttentionDecoder, name: str, child: nn.Module) -> AttentionDecoder:
-    """Return the same module, its weights shared, with one child exchanged."""
-    other = module.__class__.__new__(module.__class__)
-    other.__dict__ = module.__dict__ | {"_modules": module._modules | {name: child}}
-    return other
