@@ -88,7 +88,7 @@ def planted(cells: tuple[int, ...]) -> tuple[Any, Caption]:
     encoder = SimpleNamespace(
         spec=SPEC, pictures_per_item=1, prepare=lambda media: prepare(media, SPEC, GRID.shape)
     )
-    captioner = SimpleNamespace(backend=backend, encoder=encoder, annotate=annotate, name="planted")
+    captioner = SimpleNamespace(backend=backend, reader=encoder, annotate=annotate, name="planted")
     return captioner, caption
 
 
@@ -108,7 +108,7 @@ def planted_clip(
         spec=spec, pictures_per_item=shape[0], frames_alone=alone,
         prepare=lambda media: prepare(media, spec, shape),
     )  # fmt: skip
-    captioner = SimpleNamespace(backend=PlantedBackend(cells), encoder=encoder, name="planted")
+    captioner = SimpleNamespace(backend=PlantedBackend(cells), reader=encoder, name="planted")
     grid = encoder.prepare(clip).grid
     alpha = np.zeros((len(cells), grid.cells), np.float32)
     alpha[:, : grid.real_cells] = 0.3 / (grid.real_cells - 1)

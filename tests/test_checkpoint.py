@@ -128,7 +128,7 @@ def test_a_new_checkpoint_replaces_the_old_and_leaves_nothing_beside(tmp_path: P
     [
         "pathlib.Path.mkdir",
         "pathlib.Path.write_text",
-        "regard.checkpoint.save_file",
+        "safetensors.torch.save_file",
         "torch.save",
         "os.fsync",
         "pathlib.Path.rename",

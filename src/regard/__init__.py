@@ -20,16 +20,17 @@ from regard.errors import (
     MissingExtra,
     RegardError,
     UnknownName,
+    needs_torch,
 )
-from regard.version import __version__
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
     from regard.config import Recipe
     from regard.training import train
     from regard.types import AttentionTrace, Caption, Grid, Word
+    from regard.version import __version__
 
-# Loaded on first use, so that `regard --version` does not wait for torch.
+# Loaded on first use, so that nobody waits for what is not asked for.
 _LAZY = {
     "AttentionTrace": "regard.types",
     "Caption": "regard.types",
@@ -37,11 +38,18 @@ _LAZY = {
     "Grid": "regard.types",
     "Recipe": "regard.config",
     "Word": "regard.types",
+    "__version__": "regard.version",
     "train": "regard.training",
 }
 
 
-def load(name: str | None = None, *, medium: str | None = None, device: str = "cpu") -> Captioner:
+def load(
+    name: str | None = None,
+    *,
+    medium: str | None = None,
+    device: str = "cpu",
+    backend: str = "auto",
+) -> Captioner:
     """Load a captioner.
 
     Args:
@@ -49,25 +57,29 @@ def load(name: str | None = None, *, medium: str | None = None, device: str = "c
         medium: "image", "video" or "volume"; None: what the model is for, pictures where none is
             named. A model of pictures captions clips frame by frame.
         device: where it works, such as "cpu" or "cuda".
+        backend: "onnx" (exported graphs, no torch), "torch", or "auto": the graphs where the model
+            has them and the device is the CPU.
 
     Raises:
         CheckpointError: nothing can be loaded by that name.
         ConfigError: the named model does not read that medium.
-        MissingExtra: a hub id was given and huggingface_hub is not installed.
+        MissingExtra: a hub id was given and huggingface_hub is not installed; or torch is needed
+            and is not.
     """
     from regard.captioner import Captioner
     from regard.pretrained import find_model
     from regard.routing import Router
 
     if medium is not None:
-        return Router(name, device=device).captioner(medium)
-    return Captioner.load(find_model(name), device=device)
+        return Router(name, device=device, backend=backend).captioner(medium)
+    return Captioner.load(find_model(name), device=device, backend=backend)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'regard' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    with needs_torch(f"regard.{name}"):
+        return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from regard.config import Recipe, from_dict, to_dict
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder, build_encoder
 from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.familiarity import Familiarity
+from regard.familiarity import Familiarity, stored_familiarity
 from regard.version import __version__
 from regard.vocabulary import Vocabulary
 
@@ -103,10 +103,9 @@ def assemble(checkpoint: Checkpoint) -> Model:
             f"{checkpoint.path}: the encoder's weights are not those that config.json names; "
             "model.safetensors is damaged or of another model."
         )
-    stored = config.get("familiarity")
-    familiarity = None if stored is None else Familiarity.from_json(stored)
+    known = stored_familiarity(config)
     return Model(
-        encoder.eval(), decoder.eval(), checkpoint.vocabulary, recipe, config["name"], familiarity
+        encoder.eval(), decoder.eval(), checkpoint.vocabulary, recipe, config["name"], known
     )
 
 

@@ -1,4 +1,9 @@
-"""Captioner: preprocessing, encoder, decoder and vocabulary as one thing that writes captions."""
+"""Captioner: preprocessing, encoder, decoder and vocabulary as one thing that writes captions.
+
+It runs on a backend. Graphs under onnxruntime (`regard export`) need no torch, and are taken where
+a model has them and the work is done on a CPU; the modules of torch are loaded when they are asked
+for, or where there are no graphs.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +12,45 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
-import torch
-from PIL import Image
 
-from regard.assembly import Model, assemble
 from regard.backends import Backend
-from regard.backends.torch_backend import TorchBackend
+from regard.backends.onnx_backend import OnnxBackend, available_cores
 from regard.captions import CaptionWriter, banned_ids, prefix_ids
-from regard.card import model_card
-from regard.checkpoint import load_checkpoint, save_checkpoint
-from regard.config import DataConfig, Recipe, VideoConfig
-from regard.decoder import AttentionDecoder
+from regard.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from regard.config import DataConfig, Recipe, VideoConfig, from_dict
 from regard.decoding import DecodingOptions, decode
-from regard.encoders import Encoder, FrameEncoder, PictureEncoder
-from regard.encoders.fast import encode_with
-from regard.errors import ConfigError, MediaError, RegardError, UnknownName
-from regard.familiarity import Familiarity, Sighting
+from regard.decoding.candidates import to_numpy
+from regard.errors import (
+    CheckpointError,
+    ConfigError,
+    MediaError,
+    RegardError,
+    UnknownName,
+    needs_torch,
+)
+from regard.familiarity import Familiarity, Sighting, stored_familiarity
+from regard.graphs import LightModel, graphs_of, open_light
 from regard.lanes import in_lanes
 from regard.media import Input
+from regard.media.reader import Reader, StoredReader
 from regard.types import Annotations, Caption, Media
 from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
-Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from regard.assembly import Model
+    from regard.decoder import AttentionDecoder
+    from regard.encoders import Encoder
+
+Source: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media"
 """Whatever `regard.media.read_media` reads, or what it has read."""
 
 Report: TypeAlias = Callable[[str, int, int], None]
@@ -45,6 +61,12 @@ _WORTH_A_START = 150  # pictures from which onnxruntime's start pays
 _READERS = 2  # threads that read pictures while the batch before is captioned
 _UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 _PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
+
+
+Modules: TypeAlias = "Callable[[], tuple[Encoder, AttentionDecoder]]"
+"""Gives the modules of torch; always the same ones."""
+
+_BACKENDS = ("auto", "onnx", "torch")
 
 
 @dataclass(frozen=True)
@@ -95,17 +117,48 @@ class Captioner:
         Raises:
             ConfigError: there is no such device.
         """
+        from regard.backends.torch_backend import TorchBackend
+
         _check_device(device)
-        self.encoder = encoder.to(device)
-        self.decoder = decoder.to(device)
+        modules = encoder.to(device), decoder.to(device)
+        self._take(encoder, TorchBackend(*modules, device), lambda: modules, vocabulary, config,
+                   name, device, metrics, familiarity)  # fmt: skip
+
+    def _take(
+        self,
+        reader: Reader,
+        backend: Backend,
+        modules: Modules,
+        vocabulary: Vocabulary,
+        config: Recipe,
+        name: str,
+        device: str,
+        metrics: dict[str, Any] | None,
+        familiarity: Familiarity | None,
+    ) -> None:
+        self.reader = reader
+        self.backend = backend
+        self._modules = modules
         self.vocabulary = vocabulary
         self.config = config
         self.name = name
         self.device = device
         self.metrics = metrics or {}
         self.familiarity = familiarity
-        self.backend: Backend = TorchBackend(self.encoder, self.decoder, device)
         self._lanes = 1
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder as a module; a model that runs on graphs loads torch for it.
+
+        `reader` says what it reads, and on which grid, without torch.
+        """
+        return self._modules()[0]
+
+    @property
+    def decoder(self) -> AttentionDecoder:
+        """The decoder as a module; a model that runs on graphs loads torch for it."""
+        return self._modules()[1]
 
     @overload
     def caption(self, source: Source, *, batch_size: int = 16, **options: Any) -> Caption: ...
@@ -161,17 +214,17 @@ class Captioner:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
-        batch_size = max(1, min(batch_size, _PICTURES_AT_ONCE // self.encoder.pictures_per_item))
+        batch_size = max(1, min(batch_size, _PICTURES_AT_ONCE // self.reader.pictures_per_item))
         return self._stream(iter(sources), batch_size, self._options(options), report)
 
     @property
     def medium(self) -> str:
         """What it captions: "image", "video" or "volume"."""
-        return self.encoder.medium
+        return self.reader.medium
 
     def annotate(self, media: Sequence[Media]) -> Annotations:
         """Encode N pictures, clips or scans to their annotations."""
-        return self._encode([self.encoder.prepare(m) for m in media])
+        return self._encode([self.reader.prepare(m) for m in media])
 
     def _encode(self, inputs: Sequence[Input]) -> Annotations:
         return self.backend.encode(
@@ -194,7 +247,7 @@ class Captioner:
             ConfigError: it reads no pictures, its decoder has a code for the positions of one
                 picture, or motion features are wanted.
         """
-        if not isinstance(self.encoder, PictureEncoder):
+        if self.medium != "image":
             raise ConfigError(f"{self.name!r} captions {self.medium}s already; it reads no frames.")
         if self.config.decoder.position != "none":
             raise ConfigError(
@@ -207,33 +260,48 @@ class Captioner:
                 f"encoder.video.motion is {config.motion!r}, and {self.name!r} was trained on "
                 'pictures, which do not move. Set it to "none", or train on clips.'
             )
-        encoder = FrameEncoder(self.encoder, config)
-        return Captioner(
-            encoder.eval(),
-            self.decoder,
-            self.vocabulary,
-            replace(
-                self.config,
-                encoder=replace(self.config.encoder, medium="video", video=config),
-                decoder=replace(self.config.decoder, grid_shape=encoder.grid_shape),
-            ),
-            name=self.name,
-            device=self.device,
-            metrics={},  # its scores are of pictures
+        made = copy.copy(self)
+        made.reader = self.reader.of_clips(config)
+        made.metrics = {}  # its scores are of pictures
+        made.familiarity = None
+        made.config = replace(
+            self.config,
+            encoder=replace(self.config.encoder, medium="video", video=config),
+            decoder=replace(self.config.decoder, grid_shape=made.reader.grid_shape),
         )
+        made._modules = cache(partial(_for_clips, self._modules, config))
+        if isinstance(self.backend, OnnxBackend):
+            made.backend = self.backend.for_frames(made.reader.grid_shape)
+        else:
+            from regard.backends.torch_backend import TorchBackend
+
+            made.backend = TorchBackend(*made._modules(), self.device)
+        return made
 
     def accelerated(self, pictures: int) -> Captioner:
         """Return a captioner that is faster on so many pictures (clips, scans), or this one.
 
-        Where onnxruntime is installed it encodes several times faster than torch on a CPU, with
-        the same vectors to rounding, but takes seconds to begin. Every core then does batches of
-        its own (`regard.lanes`).
+        Where a model has no graphs, onnxruntime and onnxscript (extra `export`) make one of its
+        encoder, which encodes several times faster than torch on a CPU, with the same vectors to
+        rounding, but takes seconds to begin. Every core then does batches of its own
+        (`regard.lanes`).
         """
-        if pictures * self.encoder.pictures_per_item < _WORTH_A_START or self.device != "cpu":
+        few = pictures * self.reader.pictures_per_item < _WORTH_A_START
+        if few or self.device != "cpu":
             return self
-        lanes = torch.get_num_threads()
-        encode = encode_with(self.encoder, threads=1)
-        faster = self.with_backend(TorchBackend(self.encoder, self.decoder, encode=encode))
+        if isinstance(self.backend, OnnxBackend):
+            backend: Backend = self.backend.on_one_core()
+            lanes = available_cores()
+        else:
+            import torch
+
+            from regard.backends.torch_backend import TorchBackend
+            from regard.encoders.fast import encode_with
+
+            lanes = torch.get_num_threads()
+            encode = encode_with(self.encoder, threads=1)
+            backend = TorchBackend(self.encoder, self.decoder, encode=encode)
+        faster = self.with_backend(backend)
         faster._lanes = lanes
         return faster
 
@@ -262,6 +330,9 @@ class Captioner:
         Raises:
             CheckpointError: it cannot be written; what was there before is untouched.
         """
+        from regard.assembly import Model
+        from regard.card import model_card
+
         model = Model(
             self.encoder,
             self.decoder,
@@ -283,16 +354,35 @@ class Captioner:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu") -> Captioner:
+    def load(cls, folder: str | Path, *, device: str = "cpu", backend: str = "auto") -> Captioner:
         """Load a checkpoint, strictly.
+
+        Args:
+            folder: its folder.
+            device: where the work is done.
+            backend: "onnx": the exported graphs, without torch, on the CPU; "torch": the
+                modules; "auto": the graphs where the folder has them and the device is the CPU.
 
         Raises:
             CheckpointError: it is missing, damaged, or its parts do not fit.
-            ConfigError: there is no such device.
-            MissingExtra: its encoder needs a package that is not installed.
+            ConfigError: there is no such device, or the graphs do not run there.
+            UnknownName: there is no such backend.
+            MissingExtra: torch, or a package that its encoder needs, is not installed.
         """
+        if backend not in _BACKENDS:
+            raise UnknownName("backend", backend, _BACKENDS)
+        if backend == "onnx" and device != "cpu":
+            raise ConfigError(f"backend='onnx' runs on the cpu, and device is {device!r}.")
         checkpoint = load_checkpoint(folder)
-        model = assemble(checkpoint)
+        light = open_light(checkpoint) if device == "cpu" and backend != "torch" else None
+        if light is not None:
+            return cls.of_light(light)
+        if backend == "onnx":
+            raise CheckpointError(
+                f"{checkpoint.path} has no graphs. Make them, where torch is installed: "
+                f"regard export {checkpoint.path} --to onnx."
+            )
+        model = _assembled(checkpoint)
         return cls(
             model.encoder,
             model.decoder,
@@ -305,8 +395,35 @@ class Captioner:
         )
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, device: str = "cpu") -> Captioner:
-        """Load a folder, a shipped model by name, or a Hugging Face hub id.
+    def of_light(cls, light: LightModel) -> Captioner:
+        """Return a captioner that runs on graphs; it loads torch only where a module is wanted.
+
+        Raises:
+            CheckpointError: the config is of another version of regard.
+        """
+        checkpoint = light.checkpoint
+        config = checkpoint.config
+        reader = StoredReader.of(config, pictures_per_item=light.graphs.pictures_per_item)
+        try:
+            recipe = from_dict(Recipe, config["recipe"])
+        except (ConfigError, UnknownName) as error:
+            raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
+
+        def modules() -> tuple[Encoder, AttentionDecoder]:
+            model = _assembled(checkpoint)
+            return model.encoder, model.decoder
+
+        made = cls.__new__(cls)
+        known = stored_familiarity(config)
+        made._take(reader, light.backend, cache(modules), checkpoint.vocabulary, recipe,
+                   config["name"], "cpu", checkpoint.metrics, known)  # fmt: skip
+        return made
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, device: str = "cpu", backend: str = "auto"
+    ) -> Captioner:
+        """Load a folder, a shipped model by name, or a Hugging Face hub id; see `load`.
 
         Raises:
             CheckpointError: nothing can be loaded by that name.
@@ -314,7 +431,7 @@ class Captioner:
         """
         from regard.pretrained import find_model
 
-        return cls.load(find_model(str(name)), device=device)
+        return cls.load(find_model(str(name)), device=device, backend=backend)
 
     def _options(self, options: dict[str, Any]) -> DecodingOptions:
         unknown = [name for name in options if name not in _OPTIONS]
@@ -349,7 +466,7 @@ class Captioner:
                 return list(self._caption_batch([self._read(s, report) for s in batch], options))
 
             yield from in_lanes(
-                lane, sources, batch_size=batch_size, lanes=self._lanes, alone=TorchBackend.alone
+                lane, sources, batch_size=batch_size, lanes=self._lanes, alone=self.backend.alone
             )
             return
         pool = ThreadPoolExecutor(_READERS)
@@ -369,7 +486,7 @@ class Captioner:
     def _read(self, source: Source, report: Report | None) -> Media | Failure:
         told = None if report is None else partial(report, str(source))
         try:
-            return self.encoder.read(source, report=told)
+            return self.reader.read(source, report=told)
         except MediaError as error:
             if isinstance(source, Media):
                 return Failure(source.name, error)
@@ -386,7 +503,7 @@ class Captioner:
 
     def _captions(self, media: list[Media], options: DecodingOptions) -> list[Caption]:
         began = time.perf_counter()
-        inputs = [self.encoder.prepare(m) for m in media]
+        inputs = [self.reader.prepare(m) for m in media]
         annotations = self._encode(inputs)
         found = decode(
             self.backend,
@@ -413,15 +530,32 @@ class Captioner:
         """Return for each item what its reader must know of how it differs from training."""
         if self.familiarity is None:
             return [()] * len(media)
-        vectors = annotations.vectors
-        arrays = vectors.float().cpu().numpy() if isinstance(vectors, torch.Tensor) else vectors
+        arrays = to_numpy(annotations.vectors)
         return [
             self.familiarity.notices(Sighting.of(item, prepared, array))
             for item, prepared, array in zip(media, inputs, arrays, strict=True)
         ]
 
 
+def _assembled(checkpoint: Checkpoint) -> Model:
+    hint = f"Or export it where torch is: regard export {checkpoint.path} --to onnx"
+    purpose = f"the model {checkpoint.config['name']!r}, as a module of torch,"
+    with needs_torch(purpose, hint if graphs_of(checkpoint) is None else ""):
+        from regard.assembly import assemble
+    return assemble(checkpoint)
+
+
+def _for_clips(modules: Modules, config: VideoConfig) -> tuple[Encoder, AttentionDecoder]:
+    from regard.encoders import FrameEncoder, PictureEncoder
+
+    encoder, decoder = modules()
+    assert isinstance(encoder, PictureEncoder)
+    return FrameEncoder(encoder, config).eval(), decoder
+
+
 def _check_device(device: str) -> None:
+    with needs_torch(f"the device {device!r}"):
+        import torch
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -7,8 +7,10 @@
     metrics.json        scores with their settings
     README.md           model card
     training.pt         only where the run can be resumed; loaded weights-only
+    graphs.json, *.onnx only where `regard export` made the model light (`regard.graphs`)
 
-It is written whole or not at all (`regard.folders`).
+It is written whole or not at all (`regard.folders`). Reading it needs no torch until the weights
+are asked for.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
 
-from regard.errors import CheckpointError
+from regard.errors import CheckpointError, needs_torch
 from regard.folders import recovered, replaced_whole
 from regard.vocabulary import SPECIALS, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FORMAT_VERSION = 1
 SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
@@ -47,7 +50,7 @@ class Checkpoint:
         path: its folder.
         config: `config.json`.
         vocabulary: the words.
-        weights: by name, float32 (whatever they were stored as).
+        shapes: of the weights, by name.
         metrics: `metrics.json`; empty where there is none.
         training_state: `training.pt` where it was asked for and exists.
     """
@@ -55,9 +58,22 @@ class Checkpoint:
     path: Path
     config: dict[str, Any]
     vocabulary: Vocabulary
-    weights: dict[str, Tensor]
+    shapes: dict[str, tuple[int, ...]]
     metrics: dict[str, Any]
     training_state: dict[str, Any] | None = None
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by name, float32 (whatever they were stored as); read when asked for.
+
+        Raises:
+            MissingExtra: torch is not installed.
+        """
+        with needs_torch("reading a model's weights"):
+            from safetensors.torch import load_file
+
+            weights = load_file(self.path / "model.safetensors")
+        return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def save_checkpoint(
@@ -85,6 +101,9 @@ def save_checkpoint(
         CheckpointError: it cannot be written, or the folder holds something else; what was
             there before is untouched.
     """
+    import torch
+    from safetensors.torch import save_file
+
     folder = Path(folder).resolve()
     try:
         with replaced_whole(folder, marker="config.json") as temporary:
@@ -95,7 +114,7 @@ def save_checkpoint(
                 for name, value in weights.items()
             }
             save_file(plain, temporary / "model.safetensors", metadata={"format": "pt"})
-            files = {name: _digest(temporary / name) for name in _DIGESTED}
+            files = {name: file_digest(temporary / name) for name in _DIGESTED}
             config = {"format_version": FORMAT_VERSION} | config | {"files": files}
             _write_json(temporary / "config.json", config)
             _write_json(temporary / "metrics.json", metrics)
@@ -133,15 +152,11 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         )
     config = inspect_checkpoint(folder)
     vocabulary = Vocabulary.from_json(_read_text(folder / "vocabulary.json"))
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: {error}.") from error
     checkpoint = Checkpoint(
         folder,
         config,
         vocabulary,
-        {k: v.float() if v.is_floating_point() else v for k, v in weights.items()},
+        _shapes(folder / "model.safetensors"),
         _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {},
         _training_state(folder) if training else None,
     )
@@ -211,13 +226,13 @@ def _check_fit(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path}: special_ids are {stored}; this regard uses {SPECIAL_IDS}. The "
             "model was made by another program."
         )
-    rows = checkpoint.weights.get("decoder.embedding.weight")
-    if rows is None:
+    shape = checkpoint.shapes.get("decoder.embedding.weight")
+    if shape is None:
         raise CheckpointError(f"{checkpoint.path} holds no word embedding: it is no captioner.")
-    if rows.shape[0] != len(checkpoint.vocabulary):
+    if shape[0] != len(checkpoint.vocabulary):
         raise CheckpointError(
             f"{checkpoint.path}: the vocabulary has {len(checkpoint.vocabulary)} words and the "
-            f"embedding {rows.shape[0]} rows, so words would be mixed up. vocabulary.json is of "
+            f"embedding {shape[0]} rows, so words would be mixed up. vocabulary.json is of "
             "another model."
         )
 
@@ -226,7 +241,7 @@ def _check_digests(checkpoint: Checkpoint) -> None:
     """Refuse files that were changed: a turned bit or two words exchanged fit the config, too."""
     stored = checkpoint.config.get("files", {})  # older checkpoints have none
     for name in _DIGESTED:
-        if name in stored and stored[name] != _digest(checkpoint.path / name):
+        if name in stored and stored[name] != file_digest(checkpoint.path / name):
             raise CheckpointError(
                 f"{checkpoint.path / name} is not the file that config.json names: it is damaged, "
                 "or of another model. Bring it again; where it was changed on purpose, take "
@@ -234,15 +249,26 @@ def _check_digests(checkpoint: Checkpoint) -> None:
             )
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(path, framework="np") as weights:
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from error
 
 
 def _training_state(folder: Path) -> dict[str, Any] | None:
     path = folder / "training.pt"
     if not path.is_file():
         return None
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged or unsafe files

@@ -6,10 +6,9 @@ known name. This module imports neither torch nor numpy.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from regard.errors import ConfigError, UnknownName
 
@@ -416,7 +415,7 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
     if hint == tuple[int, ...] and isinstance(value, list | tuple):
         if all(isinstance(v, int) for v in value):
             return tuple(value)
-    elif hint == tuple[float, ...] and isinstance(value, list | tuple):
+    elif _is_floats(hint) and isinstance(value, list | tuple):
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
             return tuple(map(float, value))
     elif isinstance(hint, type) and isinstance(value, hint):
@@ -425,6 +424,10 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
             return value
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)
     raise ConfigError(f"{dotted} is {value!r} ({type(value).__name__}); it must be {wanted}.")
+
+
+def _is_floats(hint: Any) -> bool:
+    return get_origin(hint) is tuple and set(get_args(hint)) <= {float, Ellipsis}
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -438,6 +441,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         ConfigError: the file is missing or no TOML, or a value is wrong.
         UnknownName: a key does not exist.
     """
+    import tomllib  # takes long to import, and a stored recipe is JSON
+
     try:
         values = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
@@ -474,6 +479,8 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
 
 
 def _parse(text: str) -> Any:
+    import tomllib
+
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

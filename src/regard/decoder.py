@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from regard.attention import Gate, HardAttention, SoftAttention, build_scores
+from regard.attention import Attention, Gate, HardAttention, SoftAttention, build_scores
 from regard.attention.position import PositionCode
 from regard.attention.soft import Attended, widened
 from regard.attention.unrolled import fast_unroll
@@ -108,7 +108,7 @@ class AttentionDecoder(nn.Module):
         self.position = PositionCode(config.position, config.grid_shape, features)
         scores = build_scores(config.scores, features, hidden_dim, config.attention_dim)
         attention = HardAttention if config.attention == "hard" else SoftAttention
-        self.attention = attention(scores, config.temperature)
+        self.attention: Attention = attention(scores, config.temperature)
         gate_size = {"none": 0, "scalar": 1, "feature": features}[config.gate]
         self.gate = Gate(hidden_dim, gate_size) if gate_size else None
         self.init_hidden = _first_state(config.init, features, hidden_dim)

@@ -14,7 +14,8 @@ Every message says what came, what was wanted and what to do.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 
 class RegardError(Exception):
@@ -78,3 +79,22 @@ class MissingExtra(RegardError, ImportError):
             f"{purpose} needs the package {package!r}. Install it with: "
             f"pip install 'regard[{extra}]'" + (f". {hint}" if hint else "")
         )
+
+
+@contextmanager
+def needs_torch(purpose: str, hint: str = "") -> Generator[None]:
+    """Say which extra brings torch where it is imported within and absent.
+
+    Args:
+        purpose: what it is wanted for, as the beginning of a sentence: "training a model".
+        hint: what else can be done.
+
+    Raises:
+        MissingExtra: torch is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise MissingExtra("torch", "train", purpose, hint) from error

@@ -253,3 +253,13 @@ class Familiarity:
                 f"familiarity in config.json is damaged: {error!r}. Take the key out; the model "
                 "captions without it."
             ) from error
+
+
+def stored_familiarity(config: dict[str, Any]) -> Familiarity | None:
+    """Return what a checkpoint's `config.json` knows of its training items, or None.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    stored = config.get("familiarity")
+    return None if stored is None else Familiarity.from_json(stored)

@@ -33,6 +33,7 @@ class Router:
         device: str = "cpu",
         files: int = 1,
         covered: bool = False,
+        backend: str = "auto",
     ) -> None:
         """Name the model; nothing is loaded yet.
 
@@ -41,11 +42,13 @@ class Router:
             device: where the work is done.
             files: how many there will be; from some number on a fast encoder pays.
             covered: whether each will be read again with its parts covered.
+            backend: see `Captioner.load`.
         """
         self._model = model
         self._device = device
         self._files = files
         self._covered = covered
+        self._backend = backend
         self._captioners: dict[str, Captioner] = {}
 
     def captioner(self, medium: str) -> Captioner:
@@ -80,7 +83,8 @@ class Router:
             yield from captioner.caption_many(group, **options)
 
     def _load(self, medium: str) -> Captioner:
-        captioner = Captioner.load(find_model(self._model, medium), device=self._device)
+        folder = find_model(self._model, medium)
+        captioner = Captioner.load(folder, device=self._device, backend=self._backend)
         if captioner.medium == medium:
             return captioner
         if captioner.medium == "image" and medium == "video":

@@ -155,7 +155,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """Make standard error a terminal that is read here."""
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=80)
-    monkeypatch.setattr(regard.cli.output, "Console", lambda **_: console)
+    monkeypatch.setattr(regard.cli.output, "error_console", lambda: console)
     return shown
 
 

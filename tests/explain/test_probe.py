@@ -152,7 +152,7 @@ def test_the_cells_of_a_scan_are_covered_along_all_three_axes() -> None:
     )
     caption = replace(planted((0,))[1], medium="volume")
     for cover in ("mean", "blur"):
-        prober = Prober(SimpleNamespace(encoder=encoder), caption, cover=cover)  # type: ignore[arg-type]
+        prober = Prober(SimpleNamespace(reader=encoder), caption, cover=cover)  # type: ignore[arg-type]
         assert (prober.part, prober.shape) == ("cell", (2, 3, 3))
         kept = np.ones((1, 18), bool)
         kept[0, 1 * 9 + 2 * 3 + 1] = False  # slices 2 and 3, rows 4 and 5, cols 3 to 5

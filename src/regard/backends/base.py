@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,4 +50,8 @@ class Backend(Protocol):
 
     def generator(self, seed: int) -> Any:
         """Return a fresh generator for `step`."""
+        ...
+
+    def alone(self) -> Callable[[], None]:
+        """Let the calling thread compute on one core; see `regard.lanes.in_lanes`."""
         ...

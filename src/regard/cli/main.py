@@ -5,57 +5,45 @@ Statuses: 0 all went well; 1 an item failed, the others went on; 2 wrong usage o
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from regard.cli import (
-    audit,
-    bench,
-    caption,
-    data,
-    evaluate,
-    explain,
-    faithfulness,
-    models,
-    serve,
-    train,
-)
 from regard.cli.output import complain, never_fail_to_print
 from regard.errors import RegardError
-from regard.version import __version__
 
 _UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 """click's class of wrong usage; typer brings a click of its own in some versions."""
 
-app = typer.Typer(
-    name="regard",
-    help="Write captions for pictures, clips and scans, and show where the model looked.",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("caption")(caption.caption)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("explain")(explain.explain)
-app.command("faithfulness")(faithfulness.faithfulness)
-app.command("audit")(audit.audit)
-app.command("serve")(serve.serve)
-app.command("models")(models.models)
-app.command("info")(models.info)
-app.add_typer(data.app, name="data")
-app.add_typer(bench.app, name="bench")
+_COMMANDS = {
+    "caption": "regard.cli.caption:caption",
+    "train": "regard.cli.train:train",
+    "evaluate": "regard.cli.evaluate:evaluate",
+    "explain": "regard.cli.explain:explain",
+    "faithfulness": "regard.cli.faithfulness:faithfulness",
+    "audit": "regard.cli.audit:audit",
+    "serve": "regard.cli.serve:serve",
+    "export": "regard.cli.export:export",
+    "models": "regard.cli.models:models",
+    "info": "regard.cli.models:info",
+    "data": "regard.cli.data:app",
+    "bench": "regard.cli.bench:app",
+}
+"""Every command, or group of them, and where it is."""
 
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from regard.version import __version__
+
         typer.echo(f"regard {__version__}")
         raise typer.Exit
 
 
-@app.callback()
-def options(
+def _options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
@@ -67,6 +55,45 @@ def options(
     """Hold the options that stand before a command."""
 
 
+def build(*names: str) -> typer.Typer:
+    """Return the command line with some commands, or all where none is named.
+
+    A command's module brings what the command needs; who captions one picture does not wait for
+    what the others need.
+    """
+    made = typer.Typer(
+        name="regard",
+        help="Write captions for pictures, clips and scans, and show where the model looked.",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_options)
+    for name in names or _COMMANDS:
+        module, member = _COMMANDS[name].split(":")
+        command = getattr(importlib.import_module(module), member)
+        if isinstance(command, typer.Typer):
+            made.add_typer(command, name=name)
+        else:
+            made.command(name)(command)
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":  # the whole command line, for what documents it
+        return build()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "app"]
+
+
+def _asked(arguments: list[str]) -> tuple[str, ...]:
+    """Return the command that is called, or () where all are to be known: for help, completion."""
+    completing = any(name.startswith("_REGARD_") for name in os.environ)
+    return tuple(arguments[:1]) if arguments[0] in _COMMANDS and not completing else ()
+
+
 def main() -> None:
     """Run the command line; wrong usage and regard's own errors become one line, status 2."""
     never_fail_to_print()
@@ -75,7 +102,7 @@ def main() -> None:
     try:
         # --debug may stand anywhere, and no command needs to know of it.
         arguments = [a for a in arguments if a != "--debug"] or ["--help"]
-        status = app(arguments, prog_name="regard", standalone_mode=False)
+        status = build(*_asked(arguments))(arguments, prog_name="regard", standalone_mode=False)
     except RegardError as error:
         if debug:
             raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from regard.cli.output import json_line, tables
 
 if TYPE_CHECKING:
     from regard.checkpoint import Checkpoint
+    from regard.graphs import Graphs
 
 _SCORES = {"bleu4": "BLEU-4", "meteor": "METEOR", "cider_d": "CIDEr-D"}
 
@@ -47,23 +50,26 @@ def info(
 ) -> None:
     """Show what a model is made of."""
     from regard.checkpoint import load_checkpoint
+    from regard.graphs import graphs_of
     from regard.pretrained import find_model
 
     checkpoint = load_checkpoint(find_model(model))
+    graphs = graphs_of(checkpoint)
     if as_json:
         words = {"words": len(checkpoint.vocabulary), "tokens": checkpoint.vocabulary.tokens}
-        json_line(checkpoint.config | {"vocabulary": words, "metrics": checkpoint.metrics})
+        more = {"metrics": checkpoint.metrics, "graphs": asdict(graphs) if graphs else None}
+        json_line(checkpoint.config | {"vocabulary": words} | more)
         return
     table = Table(show_header=False, box=None)
-    for label, value in _described(checkpoint).items():
+    for label, value in _described(checkpoint, graphs).items():
         table.add_row(label, value)
     tables().print(table)
 
 
-def _described(checkpoint: Checkpoint) -> dict[str, str]:
+def _described(checkpoint: Checkpoint, graphs: Graphs | None) -> dict[str, str]:
     config = checkpoint.config
     encoder, decoder = config["encoder"], config["recipe"].get("decoder", {})
-    weights = sum(w.numel() for w in checkpoint.weights.values())
+    weights = sum(math.prod(shape) for shape in checkpoint.shapes.values())
     settings = checkpoint.metrics.get("settings", {})
     return {
         "name": config["name"],
@@ -74,6 +80,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, str]:
         "attention": f"{decoder.get('attention')}, {decoder.get('scores')} scores",
         "vocabulary": f"{len(checkpoint.vocabulary)} {checkpoint.vocabulary.tokens}s",
         "weights": f"{weights / 1e6:.1f} million",
+        "runs on": f"onnxruntime ({graphs.precision} encoder) or torch" if graphs else "torch",
         "recipe": str(config["recipe"].get("name")),
         "made by": f"regard {config.get('regard_version')}",
         **{key: _shown(value) for key, value in checkpoint.metrics.get("scores", {}).items()},

@@ -9,18 +9,13 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 T = TypeVar("T")
 
@@ -42,8 +37,23 @@ def complain(error: Exception | str) -> None:
 
 def tables() -> Console:
     """Return the console that tables are printed on."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+
+
+def error_console() -> Console | None:
+    """Return the console of standard error, or None where no terminal shows it.
+
+    What draws bars takes long to import, and a pipe or file never needs it.
+    """
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console if console.is_terminal else None
 
 
 class Watch:
@@ -57,25 +67,39 @@ class Watch:
             total: how many there are; None where nobody knows.
         """
         self._what, self._total = what, total
-        console = Console(stderr=True)
-        self._seen = console.is_terminal
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            # Lines on a terminal go above the bar; lines to a file or pipe must not be taken
-            # from it.
-            redirect_stdout=sys.stdout.isatty(),
-        )
+        self._console = error_console()
+        self._made: Progress | None = None
         self._lock = Lock()
         self._tasks: dict[str, TaskID] = {}
 
+    @property
+    def _bar(self) -> Progress:
+        """The bar, made when it is first shown."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        if self._made is None:
+            self._made = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+                # Lines on a terminal go above the bar; lines to a file or pipe must not be taken
+                # from it.
+                redirect_stdout=sys.stdout.isatty(),
+            )
+        return self._made
+
     def report(self, name: str, done: int, total: int) -> None:
         """Show how much of a file is read; once it is, that work on it goes on."""
-        if not self._seen:
+        if self._console is None:
             return
         short = os.path.basename(name)[-_NAME:]
         with self._lock:  # several threads read
@@ -91,7 +115,7 @@ class Watch:
         """Pass items on as they come, each with what was shown of its file taken off."""
         whole: TaskID | None = None
         try:
-            if self._seen and (self._total is None or self._total >= _BAR_FROM):
+            if self._console is not None and (self._total is None or self._total >= _BAR_FROM):
                 self._bar.start()
                 whole = self._bar.add_task(self._what, total=self._total)
             for item in items:
@@ -102,8 +126,10 @@ class Watch:
                 if whole is not None:
                     self._bar.advance(whole)
         finally:
-            if self._bar.live.is_started:  # stopping what never began would write a line
-                self._bar.stop()
+            if (
+                self._made is not None and self._made.live.is_started
+            ):  # stopping what never began would write a line
+                self._made.stop()
 
 
 @contextmanager
@@ -113,8 +139,13 @@ def reporting() -> Generator[Callable[[str, int, int], None]]:
     Yields:
         What is to be told (what is being done, done, of how many).
     """
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    errors = error_console()
+    if errors is None:
+        yield lambda what, done, total: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=errors, transient=True) as bar:
         task = bar.add_task("")
         yield lambda what, done, total: bar.update(
             task, description=what, completed=done, total=total

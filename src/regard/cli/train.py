@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from regard.cli.output import complain
-from regard.errors import ConfigError
+from regard.errors import ConfigError, needs_torch
 
 if TYPE_CHECKING:
     from regard.config import Recipe
@@ -39,7 +39,9 @@ def train(
 ) -> None:
     """Train a captioner from a recipe, or on your own pictures, clips or scans with --data."""
     from regard.config import Recipe
-    from regard.training import train as train_captioner
+
+    with needs_torch("training a model"):
+        from regard.training import train as train_captioner
 
     if resume is not None:
         if recipe or settings or out or data or images:

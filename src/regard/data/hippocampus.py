@@ -32,8 +32,7 @@ from regard.data.hippocampus_facts import (
     thresholds_of,
 )
 from regard.data.hippocampus_text import caption
-from regard.data.warp import warped
-from regard.errors import DatasetError, MissingExtra
+from regard.errors import DatasetError, MissingExtra, needs_torch
 from regard.media import ScanSpec, read_media
 from regard.types import Scan
 
@@ -84,6 +83,8 @@ def write_hippocampus(
         MediaError: a scan cannot be read.
         MissingExtra: nibabel is not installed.
     """
+    with needs_torch("warping scans"):
+        from regard.data.warp import warped
     folder, out = Path(folder), Path(out)
     names = scan_names(folder)
     splits = split_scans(names, seed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from array_api_compat import array_namespace, device, to_device
 
+from regard.arrays import array_namespace, device, to_device
 from regard.types import Array
 
 _BLOCK = 64

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from array_api_compat import array_namespace
 
+from regard.arrays import array_namespace
 from regard.backends.base import Backend
 from regard.decoding.candidates import Candidates, strongest
 from regard.decoding.options import DecodingOptions

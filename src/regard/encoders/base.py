@@ -4,45 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regard.media import Input, PreprocessingSpec, medium_of_spec, prepare, read_media
+from regard.media import PreprocessingSpec
 from regard.media.preprocess import spec_digest
-from regard.types import Media
+from regard.media.reader import Reader
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(nn.Module, Reader, ABC):
     """A network that turns preprocessed pixels into annotation vectors a_1 ... a_L.
 
-    Attributes:
-        name: the name in the encoder table.
-        level: the feature map that is read.
-        annotation_dim: D, features per annotation vector.
-        grid_axes: names of the grid's axes; see `Grid`.
-        grid_shape: cells along each axis; L is their product.
-        spec: the preprocessing that its pixels need; stored in every checkpoint.
-        input_shape: of one item's pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip,
-            (1, slices, rows, cols) of a scan.
-        pictures_per_item: how many pictures' worth of work an item is: a clip's frames.
+    Attributes, besides those of `Reader`:
         exportable: whether its vectors of real cells depend on the pixels alone, not on the
             mask, so that a graph of pixels can stand for it.
-        frames_alone: whether each vector of a clip depends on its own frame alone.
     """
 
-    name: str
-    level: str
-    annotation_dim: int
-    grid_axes: tuple[str, ...]
-    grid_shape: tuple[int, ...]
-    spec: Any  # a Spec; children say which
-    input_shape: tuple[int, ...]
-    pictures_per_item: int = 1
     exportable: bool = True
-    frames_alone: bool = False
 
     @abstractmethod
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -53,25 +32,6 @@ class Encoder(nn.Module, ABC):
             mask: (N, L) bool, True = real cell; None: all are. What lies on padding must not
                 reach a real cell's vector.
         """
-
-    @property
-    def medium(self) -> str:
-        """What it reads: "image", "video" or "volume"."""
-        return medium_of_spec(self.spec)
-
-    def read(
-        self,
-        source: Any,
-        *,
-        name: str | None = None,
-        report: Callable[[int, int], None] | None = None,
-    ) -> Media:
-        """Read a source as this encoder needs it; see `regard.media.read_media`."""
-        return read_media(source, self.spec, name=name, report=report)
-
-    def prepare(self, media: Media) -> Input:
-        """Return the pixels, mask and grid of what `read` gave."""
-        return prepare(media, self.spec, self.grid_shape)
 
     def untrained_parameters(self) -> list[nn.Parameter]:
         """Return the weights that start from nothing and are trained even in a frozen encoder.

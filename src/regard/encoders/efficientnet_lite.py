@@ -51,7 +51,12 @@ class EfficientNetLite(PictureEncoder):
                 f"encoder.image_size is {config.image_size}; {config.name} takes multiples of 32, "
                 "so that every cell covers the same number of pixels."
             )
-        from efficientnet_lite_pytorch import EfficientNet
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise MissingExtra(
+                "efficientnet-lite-pytorch", "train", f"the encoder {config.name!r}"
+            ) from error
 
         self.name, self.level = config.name, config.level
         # The package has no types and no public way to its stages.

@@ -1,21 +1,19 @@
 """Frozen encoders run fastest under onnxruntime; where it is missing, torch does the work.
 
-The graph is exported once per process from the encoder's own weights, so there is no second
-copy to drift; a test holds both to a cosine above 0.9999.
+The graph is traced once per process from the encoder's own weights, so there is no second copy to
+drift; a test holds both to a cosine above 0.9999. A model whose graphs `regard export` has written
+needs none of this.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
-import warnings
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from regard.encoders.base import Encoder
+from regard.encoders.trace import trace_graph
 
 
 class Encode(Protocol):
@@ -69,12 +67,10 @@ def channels_last(pixels: torch.Tensor) -> torch.Tensor:
 def _onnxruntime(encoder: Encoder, threads: int) -> Encode:
     import onnxruntime
 
-    importlib.import_module("onnxscript")  # torch.onnx needs it; where it is missing torch encodes
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
-        _export(encoder), options, providers=["CPUExecutionProvider"]
+        _graph(encoder), options, providers=["CPUExecutionProvider"]
     )
 
     def encode(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -84,18 +80,13 @@ def _onnxruntime(encoder: Encoder, threads: int) -> Encode:
     return encode
 
 
-def _export(encoder: Encoder) -> bytes:
+def _graph(encoder: Encoder) -> bytes:
     """Return the encoder as ONNX bytes with a dynamic batch."""
-    # The exporter talks to stdout and warns about its own internals; neither is the user's.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            encoder,
-            (torch.zeros(2, *encoder.input_shape),),
-            input_names=["pixels"],
-            dynamic_shapes=({0: torch.export.Dim("pictures")},),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto.SerializeToString()
+    graph = trace_graph(
+        encoder,
+        (torch.zeros(2, *encoder.input_shape),),
+        takes=("pixels",),
+        gives=("vectors",),
+        dynamic=({0: torch.export.Dim("pictures")},),
+    )
+    return graph.SerializeToString()

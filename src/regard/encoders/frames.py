@@ -18,6 +18,7 @@ from regard.encoders.base import Encoder, PictureEncoder
 from regard.encoders.fast import channels_last
 from regard.encoders.motion import MotionNetwork
 from regard.media import ClipSpec
+from regard.media.reader import clip_spec
 
 
 class FrameEncoder(Encoder):
@@ -36,14 +37,7 @@ class FrameEncoder(Encoder):
         self.picture = picture
         self.name, self.level = picture.name, picture.level
         self.annotation_dim = picture.annotation_dim
-        self.spec = ClipSpec(
-            picture=picture.spec,
-            frames=config.frames,
-            choice=config.choice,
-            take=config.take,
-            first_frames=config.first_frames,
-            every=config.every,
-        )
+        self.spec = clip_spec(picture.spec, config)
         self.input_shape = (config.frames, *picture.input_shape)
         self.pictures_per_item = config.frames
         self.frames_alone = config.motion == "none"

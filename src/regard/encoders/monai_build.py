@@ -35,7 +35,7 @@ def _monai(encoder: str) -> Any:
         import monai.networks.nets
     except ModuleNotFoundError as error:
         missing = (error.name or "monai").split(".")[0]
-        raise MissingExtra(missing, "volume", f"the encoder {encoder!r}") from error
+        raise MissingExtra(missing, "monai", f"the encoder {encoder!r}") from error
     return monai.networks.nets
 
 

@@ -18,7 +18,7 @@ read as the annotation grid; what lies behind it is taken out. Two things differ
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from regard.encoders.monai_build import create_network, is_resnet, one_line
 from regard.errors import ConfigError
 from regard.media import ScanSpec
 
+_KEPT = "_feature_map_of_a_trace"
 _GROUPS = 8  # channels are normalised in at most so many groups
 
 
@@ -49,7 +50,7 @@ class MonaiNetwork(Encoder):
 
     grid_axes = ("slices", "rows", "cols")
     spec: ScanSpec
-    exportable = False  # the cut is no part of a graph
+    exportable = False  # few scans are encoded at a time: tracing takes longer than it saves
 
     def __init__(self, config: EncoderConfig, *, pretrained: bool = True) -> None:
         """Build the network with fresh weights, always the same ones.
@@ -94,7 +95,10 @@ class MonaiNetwork(Encoder):
             self._network(pixels)
         except _Reached as reached:
             return reached.feature_map
-        raise AssertionError(f"{self._module} was not reached")
+        # While it is traced: what runs behind the map are identities, and no part of the graph.
+        kept = self._network.get_submodule(self._module).__dict__.pop(_KEPT, None)
+        assert kept is not None, f"{self._module} was not reached"
+        return cast(Tensor, kept)
 
     def _take_out_what_follows(self) -> None:
         """Replace what runs only behind the map by nothing, so that no checkpoint carries it."""
@@ -202,5 +206,8 @@ def _listed(maps: dict[str, torch.Size]) -> str:
     return ", ".join(sizes) or "it has none"
 
 
-def _leave(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+def _leave(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    if torch.compiler.is_compiling():  # a tracer loses its way where an exception leaves a module
+        module.__dict__[_KEPT] = output
+        return
     raise _Reached(output)

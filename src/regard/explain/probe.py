@@ -82,13 +82,13 @@ class Prober:
             )
         self.captioner, self.cover = captioner, cover
         self.tokens = np.array(tokens, np.int64)
-        found = captioner.encoder.prepare(caption.media)
+        found = captioner.reader.prepare(caption.media)
         self.whole, self.mask, self.grid = found.pixels, found.mask, found.grid
         self.covered = _covered(self.whole, self.grid, cover)
         is_clip = isinstance(caption.media, Clip)
         self.part = "frame" if is_clip else "cell"
         self.shape = (len(self.grid.spans),) if is_clip else self.grid.shape
-        self._frames_alone = is_clip and captioner.encoder.frames_alone
+        self._frames_alone = is_clip and captioner.reader.frames_alone
         self._both: Annotations | None = None
 
     def looked(self, alpha: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ class Prober:
         Args:
             kept: (N, P) bool, False = the part is covered.
         """
-        batch = max(1, _BATCH // self.captioner.encoder.pictures_per_item)
+        batch = max(1, _BATCH // self.captioner.reader.pictures_per_item)
         parts = [
             force_captions(
                 self.captioner.backend,

@@ -9,12 +9,13 @@ decoder looked (Serrano and Smith 2019; Jain and Wallace 2019).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
+from regard.arrays import array_namespace
 from regard.backends.base import Backend
 from regard.errors import UnknownName
 from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnotations, Step
@@ -91,3 +92,7 @@ class SwappedAttention:
     def generator(self, seed: int) -> Any:
         """See `Backend.generator`."""
         return self._backend.generator(seed)
+
+    def alone(self) -> Callable[[], None]:
+        """See `Backend.alone`."""
+        return self._backend.alone()

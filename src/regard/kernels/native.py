@@ -99,6 +99,8 @@ def library(dtype: torch.dtype) -> Library | None:
     """
     if os.environ.get("REGARD_KERNELS") == "plain" or dtype not in _REALS:
         return None
+    if torch.compiler.is_compiling():  # a tracer follows torch's own operations only
+        return None
     return _loaded(dtype)
 
 

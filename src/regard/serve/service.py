@@ -176,7 +176,7 @@ def _model(name: str, captioner: Captioner) -> dict[str, Any]:
         "medium": captioner.medium,
         "attention": config.decoder.attention,
         "encoder": config.encoder.name,
-        "grid": list(captioner.encoder.grid_shape),
+        "grid": list(captioner.reader.grid_shape),
         "words": len(captioner.vocabulary),
         "tokens": captioner.vocabulary.tokens,
         "scores": captioner.metrics.get("scores", {}),
