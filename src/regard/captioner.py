@@ -35,7 +35,7 @@ from regard.errors import (
     needs_torch,
 )
 from regard.familiarity import Familiarity, Sighting, stored_familiarity
-from regard.graphs import LightModel, graphs_of, open_light
+from regard.graphs import MANIFEST, LightModel, open_light
 from regard.lanes import in_lanes
 from regard.media import Input
 from regard.media.reader import Reader, StoredReader
@@ -540,7 +540,7 @@ class Captioner:
 def _assembled(checkpoint: Checkpoint) -> Model:
     hint = f"Or export it where torch is: regard export {checkpoint.path} --to onnx"
     purpose = f"the model {checkpoint.config['name']!r}, as a module of torch,"
-    with needs_torch(purpose, hint if graphs_of(checkpoint) is None else ""):
+    with needs_torch(purpose, "" if (checkpoint.path / MANIFEST).is_file() else hint):
         from regard.assembly import assemble
     return assemble(checkpoint)
 

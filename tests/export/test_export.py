@@ -14,7 +14,7 @@ import toys
 from regard.backends.onnx_backend import Graph, OnnxBackend, open_graph
 from regard.captioner import Captioner
 from regard.checkpoint import load_checkpoint
-from regard.config import EncoderConfig, Recipe, VideoConfig
+from regard.config import EncoderConfig, ObjectiveConfig, Recipe, VideoConfig
 from regard.decoding import DecodingOptions, decode
 from regard.encoders import build_encoder
 from regard.encoders.trace import trace_graph
@@ -35,7 +35,10 @@ def captioner(medium: str = "image", motion: str = "none", **decoder: object) ->
     encoder = build_encoder(config)
     grid = {"grid_shape": encoder.grid_shape}
     made = toys.decoder(annotation_dim=encoder.annotation_dim, **(grid | decoder))
-    recipe = Recipe(name="toy", encoder=config, decoder=made.config)
+    kind = "hard_attention" if decoder.get("attention") == "hard" else "cross_entropy"
+    recipe = Recipe(
+        name="toy", encoder=config, decoder=made.config, objective=ObjectiveConfig(kind=kind)
+    )
     return Captioner(encoder, made, toys.vocabulary(), recipe, name="toy")
 
 
@@ -56,7 +59,12 @@ DECODERS = [
 ]
 
 
-@pytest.mark.parametrize("settings", DECODERS, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize(
+    "settings",
+    # To trace one takes ten seconds.
+    [pytest.param(s, marks=pytest.mark.slow if s in DECODERS[:3] else ()) for s in DECODERS],
+    ids=lambda s: "-".join(map(str, s.values())),
+)
 def test_every_decoder_says_the_same_on_graphs(settings: dict[str, object]) -> None:
     model = captioner(**settings)
     graphs = {
@@ -76,7 +84,7 @@ def test_every_decoder_says_the_same_on_graphs(settings: dict[str, object]) -> N
                 assert ours.score == pytest.approx(theirs.score, abs=1e-4)
 
 
-@pytest.mark.parametrize("motion", ["none", "conv3d"])
+@pytest.mark.parametrize("motion", [pytest.param("none", marks=pytest.mark.slow), "conv3d"])
 def test_clips_run_on_the_graph_of_a_frame(tmp_path: Path, motion: str) -> None:
     model = captioner("video", motion)
     model.save(tmp_path / "model")

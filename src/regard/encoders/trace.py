@@ -84,7 +84,7 @@ def trace_graph(
             passes.NameFixPass(),
         ):
             tidy(model)
-    return _plain(program.model_proto)
+    return _named(_plain(program.model_proto), takes)
 
 
 def _drop_zero_biases(model: Any) -> None:
@@ -104,6 +104,16 @@ def _drop_zero_biases(model: Any) -> None:
         weight = own and producer is None and "." in (bias.name or "")  # a module's own
         if given is not None and not weight and not given.numpy().any():
             node.replace_input_with(2, None)
+
+
+def _named(proto: Any, takes: Sequence[str]) -> Any:
+    """Give the inputs their names: one that passes through is named after its output."""
+    names = {value.name: name for value, name in zip(proto.graph.input, takes, strict=True)}
+    for value in proto.graph.input:
+        value.name = names[value.name]
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    return proto
 
 
 def _plain(proto: Any) -> Any:
