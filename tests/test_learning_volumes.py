@@ -29,7 +29,7 @@ from regard.media import cell_at, cell_centre, world_of
 from regard.recipes import find_recipe
 from regard.types import AttentionTrace, Caption, Grid, Word
 
-TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 6000, 300, 20261126
+TRAINING_VOLUMES, TEST_VOLUMES, TEST_SEED = 8000, 300, 20261126
 
 
 def file_of(volume: SyntheticVolume) -> bytes:

@@ -134,7 +134,7 @@ def test_what_cannot_be_used_is_refused(settings: dict[str, Any], message: str) 
 def test_without_monai_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "monai", None)
     monkeypatch.delitem(sys.modules, "monai.networks.nets", raising=False)
-    with pytest.raises(MissingExtra, match=r"regard\[volume\]"):
+    with pytest.raises(MissingExtra, match=r"regard\[monai\]"):
         build()
 
 

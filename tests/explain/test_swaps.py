@@ -33,7 +33,8 @@ def test_each_swap_moves_alpha_as_it_says(scores: str) -> None:
     assert not np.allclose(permuted, own)
     # Row 1 looks as row 0's cells would make it look.
     with torch.inference_mode():
-        elsewhere = backend.decoder.attention.scores(state.hidden[1:2, None], projected.keys[:1])
+        keys = backend.decoder.project(vectors, given.mask).keys
+        elsewhere = backend.decoder.attention.scores(state.hidden[1:2, None], keys[:1])
     expected = torch.softmax(elsewhere[0, 0], -1)
     np.testing.assert_allclose(swapped("other picture")[1], expected, atol=1e-6)
 

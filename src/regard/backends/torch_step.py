@@ -149,7 +149,7 @@ class FastStep:
         alpha = query.new_empty(len(query), cells)
         attended = query.new_empty(len(query), features)
         self._loops.call(
-            "attend", len(query), cells, size, features, item, ready.keys, query, self._v, 0,
+            "attend", len(query), cells, size, features, item, ready.keys.contiguous(), query, self._v, 0,
             ready.mask, self._scale, ready.values, alpha, attended,
         )  # fmt: skip
         if context == "expected" or not isinstance(self._decoder.attention, HardAttention):

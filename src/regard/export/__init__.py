@@ -186,7 +186,7 @@ def _check_same(
 def _followed(backend: Backend, annotations: Annotations, words: np.ndarray) -> list[np.ndarray]:
     """Return all numbers of a backend while it reads words (T, B)."""
     projected, state = backend.init_state(annotations, words.shape[1] // len(annotations.grids))
-    seen = [annotations.vectors, projected.values, projected.keys]
+    seen = [annotations.vectors, projected.values]  # keys are in a form of the backend's own
     for token in words:
         step = backend.step(backend.asarray(token), state, projected)
         state = step.state

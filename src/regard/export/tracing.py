@@ -189,13 +189,14 @@ class _PlainAdditive(Scores):
 
     def __init__(self, scores: AdditiveScores) -> None:
         super().__init__()
-        self.query, self.v = scores.query, scores.v
+        self.key, self.query, self.v = scores.key, scores.query, scores.v
 
     def keys(self, values: Tensor) -> Tensor:
         raise AssertionError("keys are made by the graph before")
 
     def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
-        return torch.tanh(keys[:, None] + self.query(hidden)[:, :, None]) @ self.v.weight[0]
+        query = self.query(hidden) + self.key.bias
+        return torch.tanh(keys[:, None] + query[:, :, None]) @ self.v.weight[0]
 
 
 def _graph_attention(attention: Attention) -> Attention:

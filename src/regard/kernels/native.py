@@ -49,6 +49,8 @@ _SIGNATURES = {
     "cross_entropy": "nnnpppxp",
     "cross_entropy_backward": "nnnppxp",
 }
+_STRIDED = {"pack", "product", "lstm_backward", "cross_entropy", "cross_entropy_backward"}
+"""Functions that are told the steps between rows."""
 
 
 class Library:
@@ -83,12 +85,16 @@ class Library:
             *arguments: sizes, numbers, contiguous tensors (None: a null pointer).
 
         Raises:
-            TypeError: a tensor is of another type, whose memory would be misread.
+            TypeError: a tensor is of another type, or is not contiguous where that is needed; its
+                memory would be misread.
         """
         for given in arguments:
-            if isinstance(given, Tensor) and given.is_floating_point():
-                if given.dtype != self.dtype:
-                    raise TypeError(f"{name} takes {self.dtype}, and a tensor is {given.dtype}")
+            if not isinstance(given, Tensor):
+                continue
+            if given.is_floating_point() and given.dtype != self.dtype:
+                raise TypeError(f"{name} takes {self.dtype}, and a tensor is {given.dtype}")
+            if name not in _STRIDED and not given.is_contiguous():
+                raise TypeError(f"{name} takes contiguous tensors; one has {given.stride()}")
         self._functions[name](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
 
 
