@@ -100,6 +100,7 @@ def variant(attention: str, scores: str) -> Recipe:
     return recipe
 
 
+@pytest.mark.timeout(900)
 def test_soft_attention_learns(capsys: pytest.CaptureFixture[str]) -> None:
     check(variant("soft", "scaled_dot"), ("expected",), capsys)
 

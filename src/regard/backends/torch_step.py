@@ -148,8 +148,9 @@ class FastStep:
         (_, cells, features), size = ready.values.shape, ready.keys.shape[2]
         alpha = query.new_empty(len(query), cells)
         attended = query.new_empty(len(query), features)
+        keys = ready.keys.contiguous()  # explanation swaps them for views
         self._loops.call(
-            "attend", len(query), cells, size, features, item, ready.keys.contiguous(), query, self._v, 0,
+            "attend", len(query), cells, size, features, item, keys, query, self._v, 0,
             ready.mask, self._scale, ready.values, alpha, attended,
         )  # fmt: skip
         if context == "expected" or not isinstance(self._decoder.attention, HardAttention):
