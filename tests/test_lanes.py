@@ -87,7 +87,7 @@ def test_captions_are_those_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> No
     from regard.encoders.fast import encode_with
 
     monkeypatch.setattr(
-        "regard.captioner.encode_with", lambda e, threads: encode_with(e, runtime="torch")
+        "regard.encoders.fast.encode_with", lambda e, threads: encode_with(e, runtime="torch")
     )
     captioner = toys.captioner()
     before = torch.get_num_threads()

@@ -130,12 +130,17 @@ def distribution(requirement: str) -> str:
     return re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-")
 
 
-TORCH = {"assembly", "attention", "decoder", "encoders", "export", "kernels", "training"}
+TORCH = {
+    *("assembly", "attention", "bench", "decoder", "encoders", "export", "kernels", "training")
+}
 """Stations of the modules of torch; nothing that captions imports them before torch is wanted."""
 
 
+OF_TORCH = {"torch_backend.py", "torch_step.py", "device_beam.py", "packing.py", "warp.py"}
+
+
 def needs_torch(path: Path) -> bool:
-    return station(path) in TORCH or path.name in ("torch_backend.py", "warp.py")
+    return station(path) in TORCH or path.name in OF_TORCH
 
 
 @pytest.mark.parametrize("torch", [False, True], ids=["base", "base and torch"])
