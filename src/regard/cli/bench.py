@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from regard.cli.output import json_line, tables
-from regard.errors import ConfigError
+from regard.errors import ConfigError, needs_torch
 
 if TYPE_CHECKING:
     from regard.bench import Report
@@ -178,7 +178,8 @@ def _others(against: list[str] | None) -> tuple[str, ...]:
 
 def _use(threads: int) -> int:
     """Set torch's threads; return how many they are."""
-    import torch
+    with needs_torch("a benchmark of this kind"):
+        import torch
 
     if threads:
         torch.set_num_threads(threads)
