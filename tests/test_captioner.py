@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 import regard
 from regard import pretrained
 from regard.captioner import Captioner, Failure
-from regard.captions import banned_ids, prefix_ids
+from regard.captions import banned_ids, decoding_options, prefix_ids
+from regard.decoding import DecodingOptions
 from regard.errors import CheckpointError, ConfigError, MediaError, MissingExtra, UnknownName
 from regard.media import read_image
 from regard.types import Caption
@@ -227,14 +228,18 @@ def test_alternatives_are_words_the_end_and_what_the_vocabulary_lacks(model: Cap
         assert len(word.alternatives) == len(WORDS) + 2
 
 
+def options_of(model: Captioner, given: dict[str, Any]) -> DecodingOptions:
+    return decoding_options(given, model.vocabulary, model.config, model.name)
+
+
 def test_captions_of_characters_may_be_as_long_as_in_training(model: Captioner) -> None:
-    words = model._options({})
+    words = options_of(model, {})
     assert words.max_length == 20
     letters = Vocabulary((*SPECIALS, *"abcdefgh"), "character")
     recipe = replace(model.config, data=replace(model.config.data, max_length=77))
     speller = Captioner(model.encoder, model.decoder, letters, recipe, name="speller")
-    assert speller._options({}).max_length == 77
-    assert speller._options({"max_length": 5}).max_length == 5
+    assert options_of(speller, {}).max_length == 77
+    assert options_of(speller, {"max_length": 5}).max_length == 5
 
 
 def test_hard_attention_says_where_it_looked() -> None:

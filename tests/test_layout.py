@@ -24,7 +24,7 @@ ORDER = [
     {"backends"},
     {"decoding"},
     {"checkpoint", "captions", "graphs"},
-    {"assembly"},
+    {"assembly", "streaming"},
     {"captioner", "export"},
     {"routing"},
     {"data", "metrics"},

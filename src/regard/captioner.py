@@ -8,57 +8,36 @@ for, or where there are no graphs.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-import numpy as np
-
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend, available_cores
-from regard.captions import CaptionWriter, banned_ids, prefix_ids
+from regard.captions import decoding_options
 from regard.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from regard.config import DataConfig, Recipe, VideoConfig, from_dict
-from regard.decoding import DecodingOptions, decode
-from regard.decoding.candidates import to_numpy
+from regard.config import Recipe, VideoConfig, from_dict
 from regard.errors import (
     CheckpointError,
     ConfigError,
-    MediaError,
-    RegardError,
     UnknownName,
     needs_torch,
 )
-from regard.familiarity import Familiarity, Sighting, stored_familiarity
+from regard.familiarity import Familiarity, stored_familiarity
 from regard.graphs import MANIFEST, LightModel, open_light
-from regard.lanes import in_lanes
-from regard.media import Input
 from regard.media.reader import Reader, StoredReader
+from regard.streaming import CaptionStream, Failure, Report, Source, encode
 from regard.types import Annotations, Caption, Media
-from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from regard.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-
     from regard.assembly import Model
     from regard.decoder import AttentionDecoder
     from regard.encoders import Encoder
 
-Source: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media"
-"""Whatever `regard.media.read_media` reads, or what it has read."""
-
-Report: TypeAlias = Callable[[str, int, int], None]
-"""Is told of a source that is being read: its name, frames that are decoded, of how many."""
-
-_OPTIONS = {f.name for f in fields(DecodingOptions)}
 _WORTH_A_START = 150  # pictures from which onnxruntime's start pays
-_READERS = 2  # threads that read pictures while the batch before is captioned
 _UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 _PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
 
@@ -67,19 +46,6 @@ Modules: TypeAlias = "Callable[[], tuple[Encoder, AttentionDecoder]]"
 """Gives the modules of torch; always the same ones."""
 
 _BACKENDS = ("auto", "onnx", "torch")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An item that could not be captioned.
-
-    Attributes:
-        file: what was asked for.
-        error: what is wrong with it.
-    """
-
-    file: str
-    error: RegardError
 
 
 class Captioner:
@@ -215,7 +181,17 @@ class Captioner:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
         batch_size = max(1, min(batch_size, _PICTURES_AT_ONCE // self.reader.pictures_per_item))
-        return self._stream(iter(sources), batch_size, self._options(options), report)
+        made = decoding_options(options, self.vocabulary, self.config, self.name)
+        stream = CaptionStream(
+            self.reader,
+            self.backend,
+            self.vocabulary,
+            self.name,
+            self.config.decoder.attention,
+            self.familiarity,
+            self._lanes,
+        )
+        return stream.run(iter(sources), batch_size, made, report)
 
     @property
     def medium(self) -> str:
@@ -224,14 +200,7 @@ class Captioner:
 
     def annotate(self, media: Sequence[Media]) -> Annotations:
         """Encode N pictures, clips or scans to their annotations."""
-        return self._encode([self.reader.prepare(m) for m in media])
-
-    def _encode(self, inputs: Sequence[Input]) -> Annotations:
-        return self.backend.encode(
-            np.stack([i.pixels for i in inputs]),
-            tuple(i.grid for i in inputs),
-            np.stack([i.mask for i in inputs]),
-        )
+        return encode(self.backend, [self.reader.prepare(m) for m in media])
 
     def for_clips(self, config: VideoConfig | None = None) -> Captioner:
         """Return a captioner of clips by a model of pictures, without any training on clips.
@@ -433,109 +402,6 @@ class Captioner:
 
         return cls.load(find_model(str(name)), device=device, backend=backend)
 
-    def _options(self, options: dict[str, Any]) -> DecodingOptions:
-        unknown = [name for name in options if name not in _OPTIONS]
-        if unknown:
-            raise UnknownName("captioning option", unknown[0], _OPTIONS)
-        options = dict(options)
-        longest = self.config.data.max_length
-        # 20 characters are no caption, nor are 20 words where captions are long.
-        if self.vocabulary.tokens != "word" or longest > DataConfig().max_length:
-            options.setdefault("max_length", longest)
-        for name, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
-            if name in options:
-                options[name] = ids(self.vocabulary, options[name])
-        made = DecodingOptions(**options)
-        if made.context != "expected" and self.config.decoder.attention != "hard":
-            raise ConfigError(
-                f"context={made.context!r} chooses one location, and the model {self.name!r} has "
-                "soft attention, which looks at all. Leave context out, or use a hard model."
-            )
-        return made
-
-    def _stream(
-        self,
-        sources: Iterator[Source],
-        batch_size: int,
-        options: DecodingOptions,
-        report: Report | None,
-    ) -> Iterator[Caption | Failure]:
-        if self._lanes > 1:
-
-            def lane(batch: list[Source]) -> list[Caption | Failure]:
-                return list(self._caption_batch([self._read(s, report) for s in batch], options))
-
-            yield from in_lanes(
-                lane, sources, batch_size=batch_size, lanes=self._lanes, alone=self.backend.alone
-            )
-            return
-        pool = ThreadPoolExecutor(_READERS)
-
-        def read_ahead() -> list[Future[Media | Failure]]:
-            ahead = islice(sources, batch_size)
-            return [pool.submit(self._read, source, report) for source in ahead]
-
-        try:
-            ahead = read_ahead()
-            while ahead:
-                batch, ahead = ahead, read_ahead()
-                yield from self._caption_batch([item.result() for item in batch], options)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _read(self, source: Source, report: Report | None) -> Media | Failure:
-        told = None if report is None else partial(report, str(source))
-        try:
-            return self.reader.read(source, report=told)
-        except MediaError as error:
-            if isinstance(source, Media):
-                return Failure(source.name, error)
-            is_path = isinstance(source, str | Path)
-            return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
-
-    def _caption_batch(
-        self, items: list[Media | Failure], options: DecodingOptions
-    ) -> Iterator[Caption | Failure]:
-        media = [item for item in items if isinstance(item, Media)]
-        captions = iter(self._captions(media, options) if media else ())
-        for item in items:
-            yield item if isinstance(item, Failure) else next(captions)
-
-    def _captions(self, media: list[Media], options: DecodingOptions) -> list[Caption]:
-        began = time.perf_counter()
-        inputs = [self.reader.prepare(m) for m in media]
-        annotations = self._encode(inputs)
-        found = decode(
-            self.backend,
-            annotations,
-            options,
-            start=START,
-            end=END,
-            forbidden=(PAD, START, UNKNOWN),
-            unlisted=(PAD, START),
-        )
-        seconds = (time.perf_counter() - began) / len(media)
-        writer = CaptionWriter(
-            self.vocabulary, self.name, self.config.decoder.attention, options.context
-        )
-        notices = self._unfamiliar(media, inputs, annotations)
-        return [
-            writer.write(item, grid, best, seconds, more)
-            for item, grid, best, more in zip(media, annotations.grids, found, notices, strict=True)
-        ]
-
-    def _unfamiliar(
-        self, media: list[Media], inputs: list[Input], annotations: Annotations
-    ) -> list[tuple[str, ...]]:
-        """Return for each item what its reader must know of how it differs from training."""
-        if self.familiarity is None:
-            return [()] * len(media)
-        arrays = to_numpy(annotations.vectors)
-        return [
-            self.familiarity.notices(Sighting.of(item, prepared, array))
-            for item, prepared, array in zip(media, inputs, arrays, strict=True)
-        ]
-
 
 def _assembled(checkpoint: Checkpoint) -> Model:
     hint = f"Or export it where torch is: regard export {checkpoint.path} --to onnx"
@@ -563,4 +429,4 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device {device!r} cannot be used; this machine has {here}.") from error
 
 
-__all__ = ["Captioner", "Failure"]
+__all__ = ["Captioner", "Failure", "Report", "Source"]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from regard.errors import ConfigError
+from regard.config import DataConfig, Recipe
+from regard.decoding.options import DecodingOptions
+from regard.errors import ConfigError, UnknownName
 from regard.types import AttentionTrace, Caption, Grid, Hypothesis, Media, Word
 from regard.vocabulary import UNKNOWN, Vocabulary
 
 Words = str | Iterable[str | int]
 """A text, or words and ids."""
+
+_OPTIONS = {f.name for f in fields(DecodingOptions)}
 
 
 def prefix_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
@@ -139,3 +144,38 @@ class CaptionWriter:
             alternatives=tuple((self.vocabulary.word(i), p) for i, p in found.alternatives[t]),
             token=found.tokens[t],
         )
+
+
+def decoding_options(
+    given: dict[str, Any], vocabulary: Vocabulary, config: Recipe, name: str
+) -> DecodingOptions:
+    """Return the options of a decoding from what a caller names.
+
+    Args:
+        given: fields of `DecodingOptions`; `prefix` and `banned` as words or ids.
+        vocabulary: of the model.
+        config: its recipe, which says how long captions are.
+        name: of the model, for messages.
+
+    Raises:
+        UnknownName: there is no such option.
+        ConfigError: an option is wrong, or the model cannot do it.
+    """
+    unknown = [key for key in given if key not in _OPTIONS]
+    if unknown:
+        raise UnknownName("captioning option", unknown[0], _OPTIONS)
+    options = dict(given)
+    longest = config.data.max_length
+    # 20 characters are no caption, nor are 20 words where captions are long.
+    if vocabulary.tokens != "word" or longest > DataConfig().max_length:
+        options.setdefault("max_length", longest)
+    for key, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
+        if key in options:
+            options[key] = ids(vocabulary, options[key])
+    made = DecodingOptions(**options)
+    if made.context != "expected" and config.decoder.attention != "hard":
+        raise ConfigError(
+            f"context={made.context!r} chooses one location, and the model {name!r} has "
+            "soft attention, which looks at all. Leave context out, or use a hard model."
+        )
+    return made

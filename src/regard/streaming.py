@@ -1,0 +1,176 @@
+"""A stream of sources becomes a stream of captions: read, encode, decode, write.
+
+While one batch is captioned the next is read; or, with several lanes, every core does batches of
+its own. Either way memory does not grow with the stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from regard.backends import Backend
+from regard.captions import CaptionWriter
+from regard.decoding import DecodingOptions, decode
+from regard.decoding.candidates import to_numpy
+from regard.errors import MediaError, RegardError
+from regard.familiarity import Familiarity, Sighting
+from regard.lanes import in_lanes
+from regard.media import Input
+from regard.media.reader import Reader
+from regard.types import Annotations, Caption, Media
+from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+Source: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media"
+"""Whatever `regard.media.read_media` reads, or what it has read."""
+
+Report: TypeAlias = Callable[[str, int, int], None]
+"""Is told of a source that is being read: its name, frames that are decoded, of how many."""
+
+_READERS = 2  # threads that read pictures while the batch before is captioned
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that could not be captioned.
+
+    Attributes:
+        file: what was asked for.
+        error: what is wrong with it.
+    """
+
+    file: str
+    error: RegardError
+
+
+@dataclass(frozen=True)
+class CaptionStream:
+    """What turns sources into captions.
+
+    Attributes:
+        reader: sources to pixels.
+        backend: pixels to words.
+        vocabulary: ids to words.
+        name: of the model, written into every caption.
+        attention: "soft" or "hard", likewise.
+        familiarity: what training items were like; None: captions say nothing of it.
+        lanes: batches at a time; more than 1 only where a call of the backend takes one core.
+    """
+
+    reader: Reader
+    backend: Backend
+    vocabulary: Vocabulary
+    name: str
+    attention: str
+    familiarity: Familiarity | None
+    lanes: int = 1
+
+    def run(
+        self,
+        sources: Iterator[Source],
+        batch_size: int,
+        options: DecodingOptions,
+        report: Report | None,
+    ) -> Iterator[Caption | Failure]:
+        """Yield the caption, or the failure, of every source in order.
+
+        Args:
+            sources: taken as they are needed, a batch ahead.
+            batch_size: sources that go through the network together.
+            options: of the decoding.
+            report: is told, from the threads that read, how many frames of a clip are decoded.
+        """
+        if self.lanes > 1:
+
+            def lane(batch: list[Source]) -> list[Caption | Failure]:
+                return list(self._caption_batch([self._read(s, report) for s in batch], options))
+
+            yield from in_lanes(
+                lane, sources, batch_size=batch_size, lanes=self.lanes, alone=self.backend.alone
+            )
+            return
+        pool = ThreadPoolExecutor(_READERS)
+
+        def read_ahead() -> list[Future[Media | Failure]]:
+            ahead = islice(sources, batch_size)
+            return [pool.submit(self._read, source, report) for source in ahead]
+
+        try:
+            ahead = read_ahead()
+            while ahead:
+                batch, ahead = ahead, read_ahead()
+                yield from self._caption_batch([item.result() for item in batch], options)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, source: Source, report: Report | None) -> Media | Failure:
+        told = None if report is None else partial(report, str(source))
+        try:
+            return self.reader.read(source, report=told)
+        except MediaError as error:
+            if isinstance(source, Media):
+                return Failure(source.name, error)
+            is_path = isinstance(source, str | Path)
+            return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
+
+    def _caption_batch(
+        self, items: list[Media | Failure], options: DecodingOptions
+    ) -> Iterator[Caption | Failure]:
+        media = [item for item in items if isinstance(item, Media)]
+        captions = iter(self._captions(media, options) if media else ())
+        for item in items:
+            yield item if isinstance(item, Failure) else next(captions)
+
+    def _captions(self, media: list[Media], options: DecodingOptions) -> list[Caption]:
+        began = time.perf_counter()
+        inputs = [self.reader.prepare(m) for m in media]
+        annotations = encode(self.backend, inputs)
+        found = decode(
+            self.backend,
+            annotations,
+            options,
+            start=START,
+            end=END,
+            forbidden=(PAD, START, UNKNOWN),
+            unlisted=(PAD, START),
+        )
+        seconds = (time.perf_counter() - began) / len(media)
+        writer = CaptionWriter(self.vocabulary, self.name, self.attention, options.context)
+        notices = self._unfamiliar(media, inputs, annotations)
+        return [
+            writer.write(item, grid, best, seconds, more)
+            for item, grid, best, more in zip(media, annotations.grids, found, notices, strict=True)
+        ]
+
+    def _unfamiliar(
+        self, media: list[Media], inputs: list[Input], annotations: Annotations
+    ) -> list[tuple[str, ...]]:
+        """Return for each item what its reader must know of how it differs from training."""
+        if self.familiarity is None:
+            return [()] * len(media)
+        arrays = to_numpy(annotations.vectors)
+        return [
+            self.familiarity.notices(Sighting.of(item, prepared, array))
+            for item, prepared, array in zip(media, inputs, arrays, strict=True)
+        ]
+
+
+def encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:
+    """Encode N prepared items to their annotations (N, L, D)."""
+    return backend.encode(
+        np.stack([i.pixels for i in inputs]),
+        tuple(i.grid for i in inputs),
+        np.stack([i.mask for i in inputs]),
+    )
