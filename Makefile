@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check docs wheel clean
+.PHONY: help demo test torture check docs wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,9 @@ demo: .venv/base  ## caption the sample photographs and draw where the model loo
 
 test: .venv/dev  ## run the default test suite
 	$(BIN)/python -m pytest -q
+
+torture: .venv/dev  ## try faults for about 20 minutes and count them; more with SCALE=10
+	$(BIN)/python -m torture --scale $(or $(SCALE),1)
 
 check: .venv/dev docs  ## style, types, documentation
 	$(BIN)/ruff check .
