@@ -39,7 +39,10 @@ def make_batch(items: int, captions: int, cells: int, seed: int, dtype: torch.dt
     return Batch(vectors, mask, tokens, targets, steps, tuple(range(items)))
 
 
-def loss_and_gradients(decoder: AttentionDecoder, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+def loss_and_gradients(
+    decoder: AttentionDecoder, batch: Batch, seed: int = 3
+) -> tuple[Tensor, list[Tensor]]:
+    """The seed decides which captions of hard attention sample and which take expectations."""
     decoder.zero_grad()
     hard = decoder.config.attention == "hard"
     config = ObjectiveConfig(
@@ -52,7 +55,7 @@ def loss_and_gradients(decoder: AttentionDecoder, batch: Batch) -> tuple[Tensor,
     objective = HardAttentionObjective(config) if hard else CrossEntropy(config)
     vectors = batch.vectors.clone().requires_grad_()
     projected = decoder.project(vectors, batch.mask)
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     loss = objective.loss(decoder, projected, batch, generator).total
     loss.backward()
     found = [p.grad for p in decoder.parameters() if p.grad is not None]
@@ -87,10 +90,10 @@ def test_losses_and_gradients_are_those_of_the_loop(
     )
     decoder = decoder.train().double()
     batch = make_batch(items, captions, cells, seed, torch.float64)
-    loss, gradients = loss_and_gradients(decoder, batch)
+    loss, gradients = loss_and_gradients(decoder, batch, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REGARD_KERNELS", "plain")
-        plain_loss, plain_gradients = loss_and_gradients(decoder, batch)
+        plain_loss, plain_gradients = loss_and_gradients(decoder, batch, seed)
     torch.testing.assert_close(loss, plain_loss, rtol=1e-9, atol=1e-12)
     assert len(gradients) == len(plain_gradients)
     for ours, plain in zip(gradients, plain_gradients, strict=True):
@@ -102,7 +105,7 @@ def test_losses_and_gradients_are_those_of_the_loop(
 @pytest.mark.parametrize("attention", ["soft", "hard"])
 def test_float32_agrees_to_its_precision(attention: str, scores: str) -> None:
     decoder = toys.decoder(attention=attention, scores=scores, gate="scalar").train()
-    batch = make_batch(3, 2, 19, 5, torch.float32)
+    batch = make_batch(6, 2, 19, 5, torch.float32)
     loss, gradients = loss_and_gradients(decoder, batch)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REGARD_KERNELS", "plain")
@@ -190,6 +193,17 @@ def test_a_loss_that_is_no_number_stays_none() -> None:
     features = torch.tensor([[math.nan, 1.0]], requires_grad=True)
     losses = word_losses(features, torch.ones(20, 2), torch.zeros(20), torch.tensor([3]))
     assert losses.isnan().all()
+
+
+@needs_compiler
+def test_tensors_that_the_loops_would_misread_are_refused() -> None:
+    loops = library(torch.float32)
+    assert loops is not None
+    numbers = torch.ones(4, 6)
+    with pytest.raises(TypeError, match=r"takes torch\.float32, and a tensor is torch\.float64"):
+        loops.call("exponentials", 24, numbers.double(), torch.empty(4, 6))
+    with pytest.raises(TypeError, match="takes contiguous tensors"):
+        loops.call("exponentials", 24, numbers.t(), torch.empty(4, 6))
 
 
 @needs_compiler
