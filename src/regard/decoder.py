@@ -156,8 +156,8 @@ class AttentionDecoder(nn.Module):
             generator: of the dropout, in training mode.
         """
         # --8<-- [start:init]
-        weights = projected.mask.to(projected.values.dtype).unsqueeze(-1)
-        mean = (projected.values * weights).sum(1) / weights.sum(1)
+        real = projected.mask.to(projected.values.dtype).unsqueeze(1)  # a product reads values once
+        mean = (real @ projected.values).squeeze(1) / real.sum(-1)
         hidden = self.init_hidden(mean)  # h_0 = f_init,h(mean a)
         memory = self.init_memory(mean)  # c_0 = f_init,c(mean a)
         # --8<-- [end:init]

@@ -303,6 +303,9 @@ void pack(int64_t inner, int64_t outer, int64_t inner_step, int64_t outer_step, 
 // Tiles keep what is used again in the caches: a panel's part in the first, rows in the second.
 void product(int64_t rows, int64_t inner, int64_t outer, int64_t x_step, const T* x,
              const T* panels, int64_t out_step, int64_t add, T* out) {
+    // As many rows as are left at the end of a tile go together: 64 are ten blocks and four rows.
+    constexpr decltype(&block<1>) blocks[] = {nullptr,  block<1>, block<2>, block<3>,
+                                              block<4>, block<5>, block<BLOCK>};
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t top = 0; top < rows; top += TILE_ROWS) {
         for (int64_t left = 0; left < outer; left += PANEL) {
@@ -312,13 +315,10 @@ void product(int64_t rows, int64_t inner, int64_t outer, int64_t x_step, const T
                 const int64_t depth = inner - k < TILE_INNER ? inner - k : TILE_INNER;
                 const T* panel = panels + left * inner + k * PANEL;
                 const int64_t adds = add || k;
-                int64_t row = top;
-                for (; row + BLOCK <= bottom; row += BLOCK)
-                    block<BLOCK>(depth, x_step, x + row * x_step + k, panel, out_step, adds,
-                                 width, out + row * out_step + left);
-                for (; row < bottom; ++row)
-                    block<1>(depth, x_step, x + row * x_step + k, panel, out_step, adds, width,
-                             out + row * out_step + left);
+                for (int64_t row = top; row < bottom; row += BLOCK)
+                    blocks[bottom - row < BLOCK ? bottom - row : BLOCK](
+                        depth, x_step, x + row * x_step + k, panel, out_step, adds, width,
+                        out + row * out_step + left);
             }
         }
     }
@@ -362,8 +362,8 @@ void lstm_backward(int64_t rows, int64_t units, int64_t stride, const T* gates, 
     }
 }
 
-// Logits, less their bias, become probabilities; loss = -sum_w share_w log p_w, share = `smoothing` / words for all
-// words and 1 - smoothing more for the target.
+// Logits, less their bias, become probabilities; loss = -sum_w share_w log p_w, where share is
+// `smoothing` / words for all words and 1 - smoothing more for the target.
 void cross_entropy(int64_t rows, int64_t words, int64_t stride, const T* bias, T* logits,
                    const int64_t* target, T smoothing, T* loss) {
 #pragma omp parallel for schedule(static)

@@ -15,6 +15,8 @@ from torch.nn import functional
 from regard.kernels.native import Library, library
 from regard.kernels.product import ALIGNED, Product
 
+_TOGETHER = 2048  # words whose packed weights exist at a time
+
 
 def word_losses(
     features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, label_smoothing: float = 0.0
@@ -60,7 +62,9 @@ class _WordLosses(torch.autograd.Function):
         words = len(weight)
         # Rows that begin at multiples of 64 bytes: products that write them are faster.
         logits = features.new_empty(len(features), words + -words % ALIGNED)[:, :words]
-        Product(weight.t(), loops, lower).into(logits, features)
+        for start in range(0, words, _TOGETHER):
+            part = slice(start, start + _TOGETHER)
+            Product(weight[part].t(), loops, lower).into(logits[:, part], features)
         losses = logits.new_empty(len(logits))
         target = target.contiguous()
         given = *logits.shape, logits.stride(0), bias

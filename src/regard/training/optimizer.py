@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +39,33 @@ def build_optimizer(
         group["lr"] = group["peak"]
     decay = config.weight_decay
     if config.name == "rmsprop":
-        return torch.optim.RMSprop(
+        return _light(torch.optim.RMSprop)(
             groups, alpha=0.95, momentum=0.9, eps=1e-2, centered=True, weight_decay=decay
         )
     if config.name == "adadelta":
-        return torch.optim.Adadelta(groups, rho=0.95, eps=1e-6, weight_decay=decay)
+        return _light(torch.optim.Adadelta)(groups, rho=0.95, eps=1e-6, weight_decay=decay)
     # Fused: one pass over the weights in place of ten.
     method = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return method(groups, weight_decay=decay, fused=True)
+    return _light(method)(groups, weight_decay=decay, fused=True)
+
+
+@cache
+def _light(method: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return a method of torch without its ties to torch.compile, which nothing here uses.
+
+    They are decorators that import torch._dynamo when first called: 150 MB and a second or two.
+    """
+
+    def bare(function: Any) -> Any:
+        return getattr(function, "__wrapped__", function)
+
+    def step(self: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            bare(method.step)(self)
+
+    tied = "add_param_group", "zero_grad", "state_dict", "load_state_dict"
+    own = {name: bare(getattr(method, name)) for name in tied}
+    return type(method.__name__, (method,), own | {"step": step})
 
 
 def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
