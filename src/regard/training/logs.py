@@ -57,6 +57,16 @@ class Silent:
         """Say nothing."""
 
 
+class NoLog:
+    """The log of a process that writes none."""
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class RunLog:
     """`log.jsonl` and TensorBoard events of one run; a resumed run goes on in both."""
 
@@ -70,7 +80,9 @@ class RunLog:
         """
         self._path = folder / "log.jsonl"
         kept = _lines_up_to(self._path, resumed_at)
-        self._path.write_text("".join(kept), "utf-8")
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        temporary.write_text("".join(kept), "utf-8")
+        temporary.replace(self._path)  # a kill leaves the old lines or those that are kept
         self._tensorboard = _tensorboard(folder / "tensorboard", resumed_at)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:

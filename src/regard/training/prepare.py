@@ -20,6 +20,7 @@ from regard.encoders.fast import encode_with
 from regard.errors import ConfigError, DatasetError, MediaError
 from regard.media import Input, digest_of
 from regard.training.batches import Chunk, collate
+from regard.training.devices import Devices
 from regard.training.objective import Batch
 from regard.types import Media
 from regard.vocabulary import Vocabulary
@@ -114,6 +115,7 @@ class Pictures:
         *,
         flip: bool,
         report: Callable[[int, int], None],
+        devices: Devices,
     ) -> None:
         """Encode what the store does not hold yet.
 
@@ -123,6 +125,7 @@ class Pictures:
             folder: of the store.
             flip: also mirrored training pictures.
             report: is told (rows done, rows wanted) after each batch.
+            devices: that share the work; their folder is one.
 
         Raises:
             DatasetError: a picture cannot be read; the message names the first ones.
@@ -142,19 +145,42 @@ class Pictures:
         wanted = [(self._digests[i.file], "plain", i.file) for i in everything]
         if flip:
             wanted += [(self._digests[i.file], "flip", i.file) for i in splits.train.items]
-        encode = encode_with(encoder)
-        with ThreadPoolExecutor(2) as pool:
+        self._fill(self.store, wanted, report, devices)
 
-            def vectors(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-                inputs = list(
-                    pool.map(lambda pair: self._input(self._read(pair[0]), pair[1]), batch)
-                )
-                mask = np.stack([i.mask for i in inputs])
-                return encode(np.stack([i.pixels for i in inputs]), mask), mask
+    def _fill(
+        self,
+        store: AnnotationStore,
+        wanted: list[tuple[str, str, str]],
+        report: Callable[[int, int], None],
+        devices: Devices,
+    ) -> None:
+        """Encode this device's part of what is missing, and find what the others encoded."""
+        first, after = (r * len(wanted) // devices.world for r in (devices.rank, devices.rank + 1))
+        share = wanted[first:after]
+        missing = {(digest, view) for digest, view, _ in share if (digest, view) not in store}
+        if missing:
+            encode = encode_with(self.encoder)  # takes seconds
+            total = len(store) + len(missing)
+            with ThreadPoolExecutor(2) as pool:
 
-            at_once = max(1, _PICTURES_AT_ONCE // encoder.pictures_per_item)
-            for done in self.store.fill(wanted, vectors, at_once):
-                report(done, len(wanted))
+                def vectors(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+                    inputs = list(
+                        pool.map(lambda pair: self._input(self._read(pair[0]), pair[1]), batch)
+                    )
+                    mask = np.stack([i.mask for i in inputs])
+                    return encode(np.stack([i.pixels for i in inputs]), mask), mask
+
+                at_once = max(1, _PICTURES_AT_ONCE // self.encoder.pictures_per_item)
+                for done in store.fill(share, vectors, at_once):
+                    report(done, total)
+        devices.barrier()
+        store.refresh()
+        absent = [file for digest, view, file in wanted if (digest, view) not in store]
+        if absent:
+            raise DatasetError(
+                f"the store {store.folder} lacks {len(absent)} of {len(wanted)} views, which other "
+                "devices encoded elsewhere. Name a folder in data.store that all of them see."
+            )
 
     def read(self, items: list[CaptionedItem], views: list[str]) -> tuple[Tensor, Tensor]:
         """Return stored vectors (N, L, D) or pixels (N, ...) as float32, and mask (N, L)."""
@@ -209,9 +235,21 @@ class Pictures:
 
 
 def make_batch(
-    chunks: list[Chunk], dataset: CaptionDataset, pictures: Pictures, views: list[str]
+    chunks: list[Chunk],
+    dataset: CaptionDataset,
+    pictures: Pictures,
+    views: list[str],
+    longest: int = 0,
 ) -> Batch:
-    """Gather one batch from the chunks that an epoch's plan put together."""
-    tokens, targets, steps = collate(chunks)
+    """Gather one batch, or a part of one, from the chunks that an epoch's plan put together.
+
+    Args:
+        chunks: of the part.
+        dataset: whose items they name.
+        pictures: gives their vectors or pixels.
+        views: of each chunk, "plain" or "flip".
+        longest: words of the longest caption of the whole batch.
+    """
+    tokens, targets, steps = collate(chunks, longest)
     vectors, mask = pictures.read([dataset.items[c.item] for c in chunks], views)
     return Batch(vectors, mask, tokens, targets, steps, tuple(c.item for c in chunks))
