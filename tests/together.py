@@ -45,9 +45,7 @@ def together(world: int, work: Callable[..., None], *arguments: Any) -> list[int
     return [process.exitcode if process.exitcode is not None else -1 for process in processes]
 
 
-def _as_rank(
-    rank: int, world: int, port: int, work: Callable[..., None], *arguments: Any
-) -> None:
+def _as_rank(rank: int, world: int, port: int, work: Callable[..., None], *arguments: Any) -> None:
     torch.set_num_threads(1)
     if world > 1:
         os.environ |= {
@@ -62,7 +60,7 @@ def _as_rank(
 
 def train_runs(runs: list[tuple[Recipe, Path, bool]]) -> None:
     """Train one run after the other: (recipe, folder, whether it is resumed)."""
-    with meet(runs[0][0].training.precision) as devices:
+    with meet() as devices:
         for recipe, folder, resume in runs:
             train(recipe, folder, resume=resume, devices=devices)
 

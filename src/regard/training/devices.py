@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -24,12 +24,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from regard.errors import ConfigError, MissingExtra, RankLost
+from regard.errors import RankLost
+from regard.ranks import check_fabric, ranks_in
 
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=6)  # with ranks that are silent, say because one encodes more
-_ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Devices(Protocol):
@@ -101,16 +101,14 @@ class OneDevice:
 class FabricDevices:
     """Several processes through Lightning Fabric; the environment says which rank this is."""
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self) -> None:
         """Meet the other ranks.
-
-        Args:
-            precision: "fp32" or "bf16".
 
         Raises:
             RankLost: they do not come.
         """
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins import MixedPrecision, Precision
         from lightning_fabric.plugins.environments import TorchElasticEnvironment
         from lightning_fabric.strategies import DDPStrategy
 
@@ -126,13 +124,14 @@ class FabricDevices:
                     process_group_backend="gloo",
                     timeout=_PATIENCE,
                 ),
-                precision="bf16-mixed" if precision == "bf16" else "32-true",
             )
             self._fabric.launch()
+        # A resumed run's precision is known only when its checkpoint is read.
+        self._precisions = {"fp32": Precision(), "bf16": MixedPrecision("bf16-mixed", "cpu")}
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        """See `Devices.autocast`; the precision is the one that the ranks met with."""
-        return self._fabric.autocast()
+        """See `Devices.autocast`."""
+        return self._precisions[precision].forward_context()
 
     def backward(self, loss: Tensor) -> None:
         """See `Devices.backward`."""
@@ -163,63 +162,25 @@ class FabricDevices:
             self._fabric.barrier()
 
 
-def ranks_here(environment: Mapping[str, str]) -> int:
-    """Return how many processes the environment says train together; 1 where it says nothing.
-
-    Args:
-        environment: with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun
-            and `regard train --devices` set them.
-
-    Raises:
-        ConfigError: some of them are missing.
-    """
-    if "RANK" not in environment or "WORLD_SIZE" not in environment:
-        return 1
-    world = int(environment["WORLD_SIZE"])
-    missing = [name for name in _ENVIRONMENT if name not in environment]
-    if world > 1 and missing:
-        raise ConfigError(
-            f"RANK and WORLD_SIZE are set for {world} processes, and {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not. Set all five, or start by torchrun or "
-            "with --devices."
-        )
-    return world
-
-
 @contextmanager
-def meet(precision: str) -> Generator[Devices]:
+def meet() -> Generator[Devices]:
     """Yield this process's `Devices`: alone, or together with those that the environment names.
-
-    Args:
-        precision: "fp32" or "bf16".
 
     Raises:
         ConfigError: the environment is incomplete.
         MissingExtra: there are several processes, and Lightning Fabric is not installed.
         RankLost: another rank ended.
     """
-    if ranks_here(os.environ) == 1:
+    if ranks_in(os.environ) == 1:
         yield OneDevice()
         return
     check_fabric()
-    devices = FabricDevices(precision)
+    devices = FabricDevices()
     try:
         yield devices
         devices.barrier()  # nobody hangs up while another still reads
     finally:
         torch.distributed.destroy_process_group()
-
-
-def check_fabric() -> None:
-    """Raise where Lightning Fabric is not installed.
-
-    Raises:
-        MissingExtra: it is not.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("lightning_fabric") is None:
-        raise MissingExtra("lightning-fabric", "devices", "training on several devices")
 
 
 @contextmanager
