@@ -188,7 +188,8 @@ class DataConfig:
     """Where captions and pictures come from."""
 
     annotations: str = ""
-    """Karpathy, COCO or MSR-VTT JSON, Flickr8k token file, MSVD's folder or CSV, CSV or JSONL."""
+    """Karpathy, COCO or MSR-VTT JSON, Flickr8k token file, MSVD's folder or CSV, CSV or JSONL; or
+    WebDataset shards: their `shards.json` or a pattern of tars, on any path of fsspec."""
     images: str = ""
     """Folder of the pictures, clips or scans."""
     present_only: bool = False

@@ -59,6 +59,7 @@ def train(
             )
         chosen = Recipe()
     else:
+        recipe = recipe or _fitting(data, images)
         chosen = _chosen(recipe, settings or [], data, images)
 
     def folder() -> Path:
@@ -119,18 +120,23 @@ def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> Path:
         raise typer.Exit(130) from None
 
 
-def _chosen(name: str | None, settings: list[str], data: str | None, images: Path | None) -> Recipe:
-    from regard.config import override
-    from regard.data import load_dataset
-    from regard.recipes import OWN, find_recipe
+def _fitting(data: str | None, images: Path | None) -> str:
+    """Return the name of the recipe for one's own media."""
+    from regard.data.shards import load_captions
+    from regard.recipes import OWN
 
-    if name is None and data is None:
+    if data is None:
         raise ConfigError(
             "nothing to train: name a recipe, or give your own media with --data captions.csv "
             "--images FOLDER."
         )
-    if name is None:
-        name = OWN[load_dataset(data or "", images or "").medium]
+    return OWN[load_captions(data, str(images or "")).medium]
+
+
+def _chosen(name: str, settings: list[str], data: str | None, images: Path | None) -> Recipe:
+    from regard.config import override
+    from regard.recipes import find_recipe
+
     recipe = find_recipe(name)
     places: dict[str, str] = {}
     if data is not None:

@@ -134,7 +134,7 @@ def _evaluate(run: Run, log: RunLog | NoLog, diary: DiaryKeeper | None) -> Evalu
     shown = [(item.key, evaluation.captions[item.key]) for item in diary.items[:_SAMPLES_SHOWN]]
     run.reporter.evaluated(state.epoch, evaluation.scores, shown)
     log.write("evaluation", state.step, {"epoch": state.epoch} | evaluation.scores)
-    diary.add(state.epoch, evaluation, run.vocabulary, run.pictures.encoder)
+    diary.add(state.epoch, evaluation, run.vocabulary, run.pictures)
     return evaluation
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regard.config import DataConfig
 from regard.data.dataset import CaptionDataset, CaptionedItem
-from regard.data.formats import load_dataset
+from regard.data.shards import load_captions, read_item
 from regard.data.store import AnnotationStore, StoreKey
 from regard.encoders import Encoder
 from regard.encoders.fast import encode_with
@@ -37,16 +37,18 @@ class Splits:
 def absolute_paths(config: DataConfig) -> DataConfig:
     """Return the same places as absolute paths, so that a run can go on from any folder."""
     places = {key: getattr(config, key) for key in ("annotations", "images", "store")}
-    return replace(config, **{k: str(Path(v).absolute()) for k, v in places.items() if v})
+    local = {k: v for k, v in places.items() if v and "://" not in v}
+    return replace(config, **{k: str(Path(v).absolute()) for k, v in local.items()})
 
 
-def load_splits(config: DataConfig, seed: int, val_limit: int = 0) -> Splits:
+def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices) -> Splits:
     """Load captions and split them, by picture where the data names no split.
 
     Args:
         config: the `[data]` section.
         seed: of a split that the data does not name.
         val_limit: keep only the first so many val pictures; 0 keeps all.
+        devices: one reads, and tells the others: shards without a list are read through.
 
     Raises:
         ConfigError: the recipe names no captions.
@@ -57,7 +59,11 @@ def load_splits(config: DataConfig, seed: int, val_limit: int = 0) -> Splits:
             "the recipe names no captions. Give --data FILE --images DIR, or set "
             "data.annotations and data.images."
         )
-    dataset = load_dataset(config.annotations, config.images, present_only=config.present_only)
+    dataset = devices.broadcast(
+        load_captions(config.annotations, config.images, present_only=config.present_only)
+        if devices.rank == 0
+        else CaptionDataset((), "")
+    )
     if not any(item.split == "val" for item in dataset.items):
         dataset = dataset.with_split(config.val_fraction, seed)
     train, val = dataset.split("train"), dataset.split("val")
@@ -133,6 +139,7 @@ class Pictures:
         self.encoder = encoder
         self.flip = flip
         self._digests: dict[str, str] = {}
+        self._items: dict[str, CaptionedItem] = {}
         self._kept: dict[str, Media] = {}
         self._kept_bytes = 0
         self.store: AnnotationStore | None = None
@@ -200,7 +207,8 @@ class Pictures:
         missing: list[str] = []
         for item in items:
             try:
-                self._digests[item.file] = digest_of(item.file)
+                self._items[item.file] = item
+                self._digests[item.file] = item.digest or digest_of(item.file)
             except OSError:
                 missing.append(item.file)
         if missing:
@@ -211,7 +219,7 @@ class Pictures:
 
     def _read(self, file: str) -> Media:
         try:
-            return self.encoder.read(file)
+            return read_item(self._items[file], self.encoder.read)
         except MediaError as error:
             raise DatasetError(
                 f"a picture cannot be read: {error} `regard data check` lists all such."

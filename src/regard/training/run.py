@@ -67,7 +67,7 @@ def prepare_run(
             encoder_config = replace(encoder_config, weights=weights)
         recipe = replace(recipe, data=absolute_paths(recipe.data), encoder=encoder_config)
     out.mkdir(parents=True, exist_ok=True)
-    splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit)
+    splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
     if recipe.data.familiarity:
         check_enough(splits)
     encoder = build_encoder(recipe.encoder, pretrained=True)
