@@ -82,11 +82,11 @@ def train(
             f"--devices {devices} on {nodes} machines, and the environment says that {world} "
             "processes train together. Leave out --devices and --nodes where torchrun starts them."
         )
-    typer.echo(str(_train(chosen, folder, resume is not None)))
+    _train(chosen, folder, resume is not None)
 
 
-def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> Path:
-    """Train as the rank that the environment names, or alone.
+def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
+    """Train as the rank that the environment names, or alone, and print where the best model is.
 
     Args:
         recipe: not read where the run is resumed.
@@ -104,9 +104,11 @@ def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> Path:
         with meet() as devices:
             folder = devices.broadcast(choose() if devices.rank == 0 else Path())
             with Watcher(Console(stderr=True, quiet=devices.rank > 0)) as watcher:
-                return train_captioner(
+                best = train_captioner(
                     recipe, folder, resume=resume, report=watcher, devices=devices
                 )
+            if devices.rank == 0:
+                typer.echo(str(best))
     except RankLost as error:
         if launched():
             raise typer.Exit(LOST) from None
