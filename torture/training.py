@@ -231,18 +231,13 @@ def _look(tally: Tally, work: _Work, out: Path, what: str) -> None:
 
 
 def _store(tally: Tally, kills: int, folder: Path, moments: random.Random) -> None:
-    _kill(
-        tally,
-        kills,
-        _Work(
-            "store building",
-            _fill_store,
-            lambda f: _fault_of_store(f, 0),
-            lambda f: _fault_of_store(f, _ROWS),
-        ),  # fmt: skip
-        folder,
-        moments,
+    work = _Work(
+        "store building",
+        _fill_store,
+        fault=lambda out: _fault_of_store(out, least=0),
+        fault_in_the_end=lambda out: _fault_of_store(out, least=_ROWS),
     )
+    _kill(tally, kills, work, folder, moments)
 
 
 def _fill_store(folder: Path) -> None:

@@ -15,7 +15,7 @@ import json
 import re
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,7 +235,7 @@ def _expanded(pattern: str) -> list[str]:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[IO[bytes]]:
+def opened(url: str) -> Generator[IO[bytes]]:
     """Open a file that any of fsspec's file systems holds.
 
     Raises:
@@ -254,7 +254,7 @@ def _fetched(url: str, offset: int, size: int) -> bytes:
 
 
 @contextmanager
-def _of_filesystem(url: str) -> Iterator[tuple[Any, str]]:
+def _of_filesystem(url: str) -> Generator[tuple[Any, str]]:
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:

@@ -109,8 +109,8 @@ class FabricDevices:
         """
         from lightning_fabric import Fabric
         from lightning_fabric.plugins import MixedPrecision, Precision
-        from lightning_fabric.plugins.environments import TorchElasticEnvironment
-        from lightning_fabric.strategies import DDPStrategy
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
 
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))

@@ -56,7 +56,7 @@ def train(
     run = prepare_run(recipe, out, resume, reporter, devices)
     if not resume:
         _save_last(run, {})  # from here on a run that is killed can be resumed
-    log = RunLog(out, run.state.step) if run.leads else NoLog()
+    log = RunLog(out, run.state.step, run.state.epoch) if run.leads else NoLog()
     try:
         _epochs(run, log, _diary(run))
     finally:

@@ -1,0 +1,96 @@
+"""`regard train --devices`: ranks are started, watched and ended together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import toys
+from together import curve
+
+RECIPE = """
+name = "toy"
+encoder = { name = "small_cnn", image_size = 32, level = "stride8" }
+decoder = { embedding_dim = 8, hidden_dim = 10, attention_dim = 7, attention = "hard" }
+objective = { kind = "hard_attention" }
+data = { min_count = 1, store = "STORE" }
+training = { epochs = 3, batch_size = 4, save_every = 1 }
+"""
+
+
+def regard(folder: Path, *arguments: str, torchrun: bool = False) -> subprocess.Popen[str]:
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if torchrun else []
+    return subprocess.Popen(
+        [sys.executable, *start, "-m", "regard", "train", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    found = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return [int(pid) for pid in found]
+
+
+def wait_for(what: Path) -> None:
+    latest = time.monotonic() + 120
+    while not what.exists():
+        assert time.monotonic() < latest, f"{what} did not come"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_killed_rank_ends_all_with_one_line_and_torchrun_goes_on(tmp_path: Path) -> None:
+    captions, images = toys.write_data(tmp_path)
+    (tmp_path / "toy.toml").write_text(RECIPE.replace("STORE", str(tmp_path / "store")))
+    given = ["toy.toml", "--data", str(captions), "--images", str(images)]
+
+    run = regard(tmp_path, *given, "--devices", "2", "--set", "training.epochs=4000")
+    wait_for(tmp_path / "runs" / "toy" / "best")  # the folder is chosen once
+    ranks = ranks_of(run)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    killed = time.monotonic()
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert time.monotonic() - killed < 30
+    assert not any(map(alive, ranks))
+    said = [line for line in errors.splitlines() if line.startswith("regard: ")]
+    assert len(said) == 1
+    assert f"rank 1 of 2 (process {ranks[1]}) was ended by SIGKILL" in said[0]
+    assert said[0].endswith("regard train --resume runs/toy --devices 2")
+    assert "Traceback" not in errors
+
+    # The launcher is killed itself: its ranks do not stay behind.
+    run = regard(tmp_path, "--resume", "runs/toy", "--devices", "2")
+    while len(ranks := ranks_of(run)) < 2:
+        time.sleep(0.05)
+    run.kill()
+    run.communicate(timeout=60)
+    latest = time.monotonic() + 60
+    while any(map(alive, ranks)) and time.monotonic() < latest:
+        time.sleep(0.1)
+    assert not any(map(alive, ranks))
+
+    # torchrun starts ranks, too; an undisturbed run of one command ends with the same losses.
+    whole = regard(tmp_path, *given, "--out", "whole", torchrun=True)
+    out, errors = whole.communicate(timeout=120)
+    assert whole.returncode == 0, errors
+    assert out == "whole/best\n"
+    assert curve(tmp_path / "runs" / "toy")[:3] == curve(tmp_path / "whole")[:3]
