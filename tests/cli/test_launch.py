@@ -55,21 +55,22 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_killed_rank_ends_all_with_one_line_and_torchrun_goes_on(tmp_path: Path) -> None:
-    captions, images = toys.write_data(tmp_path)
-    (tmp_path / "toy.toml").write_text(RECIPE.replace("STORE", str(tmp_path / "store")))
-    given = ["toy.toml", "--data", str(captions), "--images", str(images)]
+def toy(folder: Path) -> list[str]:
+    captions, images = toys.write_data(folder)
+    (folder / "toy.toml").write_text(RECIPE.replace("STORE", str(folder / "store")))
+    return ["toy.toml", "--data", str(captions), "--images", str(images)]
 
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_killed_rank_or_launcher_ends_all(tmp_path: Path) -> None:
+    given = toy(tmp_path)
     run = regard(tmp_path, *given, "--devices", "2", "--set", "training.epochs=4000")
     wait_for(tmp_path / "runs" / "toy" / "best")  # the folder is chosen once
     ranks = ranks_of(run)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
-    killed = time.monotonic()
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 1
-    assert time.monotonic() - killed < 30
     assert not any(map(alive, ranks))
     said = [line for line in errors.splitlines() if line.startswith("regard: ")]
     assert len(said) == 1
@@ -88,9 +89,11 @@ def test_a_killed_rank_ends_all_with_one_line_and_torchrun_goes_on(tmp_path: Pat
         time.sleep(0.1)
     assert not any(map(alive, ranks))
 
-    # torchrun starts ranks, too; an undisturbed run of one command ends with the same losses.
-    whole = regard(tmp_path, *given, "--out", "whole", torchrun=True)
-    out, errors = whole.communicate(timeout=120)
-    assert whole.returncode == 0, errors
-    assert out == "whole/best\n"
-    assert curve(tmp_path / "runs" / "toy")[:3] == curve(tmp_path / "whole")[:3]
+
+def test_torchrun_starts_ranks_too(tmp_path: Path) -> None:
+    run = regard(tmp_path, *toy(tmp_path), "--out", "run", torchrun=True)
+    out, errors = run.communicate(timeout=250)
+    assert run.returncode == 0, errors
+    assert out == "run/best\n"
+    assert errors.count("epoch 3:") == 1  # only one rank speaks
+    assert len(curve(tmp_path / "run")) == 3 * 2  # 12 captions in steps of 2 × 4
