@@ -17,9 +17,11 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from regard.cli.output import complain
 from regard.errors import ConfigError
+from regard.folders import recovered
 
 LOST = 75
 """Status of a rank that ended because it lost the others; it says nothing itself."""
@@ -37,14 +39,14 @@ class _Rank:
     reader: threading.Thread | None
 
 
-def launch(arguments: Sequence[str], devices: int, nodes: int, go_on: str) -> int:
+def launch(arguments: Sequence[str], devices: int, nodes: int, folder: Path) -> int:
     """Run `regard ARGUMENTS` in every rank of this machine and return the exit status.
 
     Args:
         arguments: of the command.
         devices: ranks on this machine.
         nodes: machines; with more than one MASTER_ADDR and NODE_RANK must be set.
-        go_on: the command that goes on with the run, for messages.
+        folder: of the run.
 
     Raises:
         ConfigError: the environment does not say where the machines meet.
@@ -54,12 +56,21 @@ def launch(arguments: Sequence[str], devices: int, nodes: int, go_on: str) -> in
     try:
         while not _over(ranks):
             time.sleep(_LOOK_EVERY)
-        return _status(ranks, devices * nodes, go_on)
+        return _status(ranks, devices, nodes, folder)
     except KeyboardInterrupt:
-        complain(f"stopped. Go on with: {go_on}")
+        complain(f"stopped. {how_to_go_on(folder, devices, nodes)}")
         return 130
     finally:
         _end(ranks)
+
+
+def how_to_go_on(folder: Path | None, devices: int = 1, nodes: int = 1) -> str:
+    """Return a sentence for who is told that a run ended early."""
+    if folder is None or not recovered(folder / "last").is_dir():
+        return "The same command starts it again; what is encoded is kept."
+    more = f" --devices {devices}" if devices * nodes > 1 else ""
+    more += f" --nodes {nodes}" if nodes > 1 else ""
+    return f"Go on with: regard train --resume {folder}{more}"
 
 
 def launched() -> bool:
@@ -140,7 +151,7 @@ def _over(ranks: list[_Rank]) -> bool:
     return any(found) or None not in found
 
 
-def _status(ranks: list[_Rank], world: int, go_on: str) -> int:
+def _status(ranks: list[_Rank], devices: int, nodes: int, folder: Path) -> int:
     """Wait a little for the ranks that are left, say what was wrong, and return the status."""
     latest = time.monotonic() + _GRACE
     while any(rank.process.poll() is None for rank in ranks) and time.monotonic() < latest:
@@ -159,8 +170,8 @@ def _status(ranks: list[_Rank], world: int, go_on: str) -> int:
         what = f"ranks {culprit.number} and up lost those of another machine"
     else:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"failed ({status})"
-        what = f"rank {culprit.number} of {world} (process {culprit.process.pid}) {how}"
-    complain(f"{what}; all ranks here were stopped. Go on with: {go_on}")
+        what = f"rank {culprit.number} of {devices * nodes} (process {culprit.process.pid}) {how}"
+    complain(f"{what}; all ranks here were stopped. {how_to_go_on(folder, devices, nodes)}")
     return 1
 
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from regard.cli.launch import LOST, end_with_launcher, launch, launched
+from regard.cli.launch import LOST, end_with_launcher, how_to_go_on, launch, launched
 from regard.cli.output import complain
 from regard.errors import ConfigError, RankLost, needs_torch
 from regard.ranks import check_fabric, ranks_in
@@ -74,9 +74,7 @@ def train(
         given = {"--data": data, "--images": images}
         given[("--out", "--resume")[resume is not None]] = place
         arguments += [part for name, v in given.items() if v for part in (name, str(v))]
-        more = f" --nodes {nodes}" if nodes > 1 else ""
-        go_on = f"regard train --resume {place} --devices {devices}{more}"
-        raise typer.Exit(launch(arguments, devices, nodes, go_on))
+        raise typer.Exit(launch(arguments, devices, nodes, place))
     if world > 1 and devices * nodes not in (1, world):
         raise ConfigError(
             f"--devices {devices} on {nodes} machines, and the environment says that {world} "
@@ -116,9 +114,7 @@ def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if not launched():
-            go_on = f"Go on with: regard train --resume {folder}"
-            again = "The same command starts it again; what is encoded is kept."
-            complain(f"stopped. {go_on if folder and (folder / 'last').is_dir() else again}")
+            complain(f"stopped. {how_to_go_on(folder)}")
         raise typer.Exit(130) from None
 
 
