@@ -17,7 +17,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
     {"types", "errors", "config", "vocabulary", "version", "folders"}
-    | {"arrays", "lanes", "packing"},
+    | {"arrays", "draws", "lanes", "packing", "ranks"},
     {"media", "recipes"},
     {"encoders", "attention", "kernels", "pretrained", "card", "familiarity"},
     {"decoder"},
@@ -136,7 +136,9 @@ TORCH = {
 """Stations of the modules of torch; nothing that captions imports them before torch is wanted."""
 
 
-OF_TORCH = {"torch_backend.py", "torch_step.py", "device_beam.py", "packing.py", "warp.py"}
+OF_TORCH = {
+    *("torch_backend.py", "torch_step.py", "device_beam.py", "draws.py", "packing.py", "warp.py")
+}
 
 
 def needs_torch(path: Path) -> bool:

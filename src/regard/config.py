@@ -188,7 +188,8 @@ class DataConfig:
     """Where captions and pictures come from."""
 
     annotations: str = ""
-    """Karpathy, COCO or MSR-VTT JSON, Flickr8k token file, MSVD's folder or CSV, CSV or JSONL."""
+    """Karpathy, COCO or MSR-VTT JSON, Flickr8k token file, MSVD's folder or CSV, CSV or JSONL; or
+    WebDataset shards: their `shards.json` or a pattern of tars, on any path of fsspec."""
     images: str = ""
     """Folder of the pictures, clips or scans."""
     present_only: bool = False
@@ -296,7 +297,9 @@ class TrainingConfig:
     epochs: int = 20
     """Passes over the training captions."""
     batch_size: int = 64
-    """Captions per step."""
+    """Captions per step; of every device where there are several."""
+    accumulate: int = 1
+    """Passes over `batch_size` captions each whose gradients make one step."""
     captions_per_image: int = 5
     """Captions of one picture that share one projection in a step."""
     batching: str = "bucket"
@@ -317,7 +320,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _one_of("training", "batching", self.batching, ("bucket", "equal", "random"))
         _one_of("training", "precision", self.precision, ("fp32", "bf16"))
-        for name in ("epochs", "batch_size", "captions_per_image"):
+        for name in ("epochs", "batch_size", "captions_per_image", "accumulate"):
             _in_range("training", name, getattr(self, name), 1, 10**7)
 
 

@@ -30,6 +30,7 @@ from regard.attention.position import PositionCode
 from regard.attention.soft import Attended, widened
 from regard.attention.unrolled import fast_unroll
 from regard.config import DecoderConfig
+from regard.draws import Randomness, bernoulli
 from regard.kernels import Recurrence, word_losses
 from regard.packing import Packing, packing, unpadded
 from regard.types import DecoderState, ProjectedAnnotations, Step
@@ -146,7 +147,7 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         captions_per_item: int = 1,
         *,
-        generator: torch.Generator | None = None,
+        generator: Randomness | None = None,
     ) -> DecoderState:
         """Return h_0 and c_0 from the mean annotation over valid cells.
 
@@ -175,7 +176,7 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: torch.Generator | None = None,
+        generator: Randomness | None = None,
     ) -> Step:
         """Read one word and say what may come next.
 
@@ -208,7 +209,7 @@ class AttentionDecoder(nn.Module):
         *,
         steps: Tensor | None = None,
         context: str | Tensor = "expected",
-        generator: torch.Generator | None = None,
+        generator: Randomness | None = None,
     ) -> Unrolled:
         """Run teacher forcing: `step` for all words of captions that are given.
 
@@ -247,7 +248,7 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         rows: Packing,
         context: str | Tensor,
-        generator: torch.Generator | None,
+        generator: Randomness | None,
     ) -> Recurrence:
         """Run the recurrent half of all steps; what is returned is packed."""
         parts = self.attention, self.gate, self.lstm_recurrent
@@ -286,7 +287,7 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         *,
         context: str | Tensor,
-        generator: torch.Generator | None,
+        generator: Randomness | None,
     ) -> _Recurrence:
         attended = self._attend(state.hidden, projected, context, generator)
         # --8<-- [start:gate]
@@ -307,7 +308,7 @@ class AttentionDecoder(nn.Module):
         hidden: Tensor,
         projected: ProjectedAnnotations,
         context: str | Tensor,
-        generator: torch.Generator | None,
+        generator: Randomness | None,
     ) -> Attended:
         if isinstance(context, str):
             return self.attention(hidden, projected, context=context, generator=generator)
@@ -318,7 +319,7 @@ class AttentionDecoder(nn.Module):
         return sampled._replace(context=mixed)
 
     def _embed(
-        self, token: Tensor, generator: torch.Generator | None, rows: Packing | None = None
+        self, token: Tensor, generator: Randomness | None, rows: Packing | None = None
     ) -> Tensor:
         read = token if rows is None else rows.pack(token)
         return self._dropout(self.embedding(read), self.config.embedding_dropout, generator, rows)
@@ -328,7 +329,7 @@ class AttentionDecoder(nn.Module):
         embedded: Tensor,
         hidden: Tensor,
         context: Tensor,
-        generator: torch.Generator | None,
+        generator: Randomness | None,
         rows: Packing | None = None,
     ) -> Tensor:
         """Return the deep output before the vocabulary."""
@@ -345,7 +346,7 @@ class AttentionDecoder(nn.Module):
         self,
         x: Tensor,
         rate: float,
-        generator: torch.Generator | None,
+        generator: Randomness | None,
         rows: Packing | None = None,
     ) -> Tensor:
         """Inverted dropout that draws from the passed generator, so that runs can resume.
@@ -356,7 +357,7 @@ class AttentionDecoder(nn.Module):
         if not self.training or rate == 0.0:
             return x
         shape = x.shape if rows is None else (*rows.shape, x.shape[-1])
-        keep = x.new_empty(shape).bernoulli_(1 - rate, generator=generator)
+        keep = bernoulli(x, tuple(shape), 1 - rate, generator)
         if rows is not None:
             keep = rows.pack(keep)
         return x * keep / (1 - rate)

@@ -8,7 +8,8 @@
     ├── ConfigError             a setting that is wrong (also a ValueError)
     ├── CheckpointError         a model folder that is damaged or does not fit
     ├── UnknownName             a name that no table holds (also a LookupError)
-    └── MissingExtra            an optional package is absent (also an ImportError)
+    ├── MissingExtra            an optional package is absent (also an ImportError)
+    └── RankLost                another process of a training on many devices ended
 
 Every message says what came, what was wanted and what to do.
 """
@@ -79,6 +80,10 @@ class MissingExtra(RegardError, ImportError):
             f"{purpose} needs the package {package!r}. Install it with: "
             f"pip install 'regard[{extra}]'" + (f". {hint}" if hint else "")
         )
+
+
+class RankLost(RegardError):
+    """A process that trains together with this one ended, or cannot be reached."""
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import regard.cli.train
 from regard.cli.main import main
 from regard.cli.train import Watcher
 from regard.config import Recipe
+from regard.training.devices import Devices
 
 
 class Trained:
@@ -23,7 +24,10 @@ class Trained:
     resume: bool
     stop = False
 
-    def __call__(self, recipe: Recipe, out: Path, *, resume: bool, report: Watcher) -> Path:
+    def __call__(
+        self, recipe: Recipe, out: Path, *, resume: bool, report: Watcher, devices: Devices
+    ) -> Path:
+        assert devices.world == 1
         self.recipe, self.out, self.resume = recipe, out, resume
         report.message("begun")
         if self.stop:

@@ -15,7 +15,7 @@ from regard.encoders.fast import encode_with
 from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
 from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
-from regard.training.logs import Silent
+from regard.training.logs import RunLog, Silent
 
 
 class Killed(Exception):
@@ -92,6 +92,17 @@ def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
     weights = one.decoder.state_dict()
     for key, value in other.decoder.state_dict().items():
         assert torch.equal(value, weights[key]), key
+
+
+def test_an_evaluation_that_is_made_again_stands_once_in_the_log(tmp_path: Path) -> None:
+    """The kill falls between an evaluation's line and the checkpoint after it."""
+    lines = [{"kind": "train", "step": 3}, {"kind": "evaluation", "step": 3, "epoch": 1}]
+    lines += [{"kind": "train", "step": 6}, {"kind": "evaluation", "step": 6, "epoch": 2}]
+    lines += [{"kind": "train", "step": 7}]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
+    RunLog(tmp_path, 6, 1).close()
+    assert [json.loads(line) for line in log.read_text().splitlines()] == lines[:3]
 
 
 def test_a_run_leaves_a_diary_logs_and_a_model_that_captions(tmp_path: Path) -> None:

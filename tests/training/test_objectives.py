@@ -112,7 +112,7 @@ def test_reinforce_gradient_equals_enumeration() -> None:
         return torch.stack(total).sum()[None], torch.stack(chosen).sum()[None]
 
     objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
-    objective.update_baseline(torch.tensor([-3.0]), torch.tensor([True]))
+    objective.remember(torch.tensor([-3.0, 1.0]))
     bound = torch.zeros(())
     surrogate = torch.zeros_like(weight)
     for path in itertools.product(range(3), repeat=2):
@@ -127,12 +127,13 @@ def test_reinforce_gradient_equals_enumeration() -> None:
 
 def test_baseline_moves_by_a_tenth() -> None:
     objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
-    everyone = torch.tensor([True, True])
-    objective.update_baseline(torch.tensor([-10.0, -20.0]), everyone)
+    assert objective.looks_first
+    objective.remember(torch.tensor([-30.0, 2.0]))
+    assert not objective.looks_first
     assert float(objective.baseline) == pytest.approx(-15.0)
-    objective.update_baseline(torch.tensor([-5.0, -99.0]), torch.tensor([True, False]))
+    objective.remember(torch.tensor([-5.0, 1.0]))
     assert float(objective.baseline) == pytest.approx(0.9 * -15 + 0.1 * -5)
-    objective.update_baseline(torch.tensor([0.0, 0.0]), torch.tensor([False, False]))
+    objective.remember(torch.tensor([0.0, 0.0]))
     assert float(objective.baseline) == pytest.approx(-14.0)
 
 
@@ -147,7 +148,9 @@ def test_the_reward_is_the_caption_s_logprob_or_its_mean_over_words(
     objective = HardAttentionObjective(config)
     projected = decoder.project(made.vectors, made.mask)
     loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
-    assert loss.parts["baseline"] == pytest.approx(-loss.parts["nll_per_word"] * 2 / words)
+    assert loss.seen is not None
+    objective.remember(loss.seen)
+    assert float(objective.baseline) == pytest.approx(-loss.parts["nll_per_word"] * 2 / words)
 
 
 def test_expectation_switch_is_drawn_per_picture() -> None:
@@ -168,7 +171,7 @@ def test_hard_attention_loss_reaches_the_attention_network() -> None:
     config = ObjectiveConfig(kind="hard_attention", expectation_probability=0.0, lambda_e=0.0,
                              lambda_ds=0.0)  # fmt: skip
     objective = HardAttentionObjective(config)
-    objective.update_baseline(torch.tensor([0.0]), torch.tensor([True]))
+    objective.remember(torch.tensor([0.0, 1.0]))
     projected = decoder.project(made.vectors, made.mask)
     loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
     loss.total.backward()

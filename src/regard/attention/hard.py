@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.soft import Attended, Attention, expected_context
+from regard.draws import Randomness, choose
 from regard.errors import UnknownName
 from regard.types import ProjectedAnnotations
 
@@ -24,7 +25,7 @@ class HardAttention(Attention):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: torch.Generator | None = None,
+        generator: Randomness | None = None,
     ) -> Attended:
         """See `Attention.forward`.
 
@@ -37,7 +38,7 @@ class HardAttention(Attention):
             attended = expected_context(alpha, projected)
             return Attended(attended.flatten(0, 1), alpha.flatten(0, 1))
         if context == "sample":
-            location = torch.multinomial(alpha.detach().flatten(0, 1), 1, generator=generator)
+            location = choose(alpha.detach().flatten(0, 1), generator)[:, None]
         elif context == "argmax":
             location = alpha.flatten(0, 1).argmax(dim=-1, keepdim=True)
         else:

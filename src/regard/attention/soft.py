@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention.scores import Scores
+from regard.draws import Randomness
 from regard.kernels import gpu
 from regard.types import ProjectedAnnotations
 
@@ -44,7 +45,7 @@ class Attention(nn.Module, ABC):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: torch.Generator | None = None,
+        generator: Randomness | None = None,
     ) -> Attended:
         """Attend.
 
@@ -86,7 +87,7 @@ class SoftAttention(Attention):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: torch.Generator | None = None,
+        generator: Randomness | None = None,
     ) -> Attended:
         """See `Attention.forward`; whatever `context` says, soft attention is expected."""
         if gpu.takes(projected.values):  # what follows below, in one kernel

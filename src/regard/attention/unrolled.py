@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regard.attention.gate import Gate
 from regard.attention.hard import HardAttention
 from regard.attention.soft import Attention
+from regard.draws import Randomness, exponential
 from regard.kernels import Plan, Recurrence, Weights, library, unroll
 from regard.packing import Packing
 from regard.types import DecoderState, ProjectedAnnotations
@@ -23,7 +24,7 @@ def fast_unroll(
     rows: Packing,
     *,
     context: str | Tensor,
-    generator: torch.Generator | None,
+    generator: Randomness | None,
 ) -> Recurrence | None:
     """Run the recurrent half of all steps, or return None where only the loop can.
 
@@ -66,19 +67,23 @@ def fast_unroll(
         recurrent.weight,
     )
     hidden, memory = state.hidden[rows.order], state.memory[rows.order]
-    return unroll(word_gates, hidden, memory, projected.keys, projected.values, weights, plan)
+    found = unroll(word_gates, hidden, memory, projected.keys, projected.values, weights, plan)
+    if chooses and not (isinstance(context, str) and context == "argmax"):
+        # The loop draws at steps of padding too, which longer captions elsewhere may have.
+        for _ in range(rows.shape[1] - len(rows.counts)):
+            exponential(found.alpha, (len(rows.order), found.alpha.shape[1]), generator)
+    return found
 
 
 def _chooser(
-    context: str | Tensor, rows: Packing, generator: torch.Generator | None
+    context: str | Tensor, rows: Packing, generator: Randomness | None
 ) -> Callable[[Tensor], Tensor]:
     if isinstance(context, str) and context == "argmax":
         return lambda alpha: alpha.argmax(-1)
 
     def sample(alpha: Tensor) -> Tensor:
-        # arg max(alpha / E) with exponential E is distributed as alpha; torch.multinomial, which
-        # the loop calls for all captions at every step, draws in this way.
-        noise = alpha.new_empty(len(rows.order), alpha.shape[1]).exponential_(generator=generator)
+        # As `choose` in the loop does, for all captions at every step.
+        noise = exponential(alpha, (len(rows.order), alpha.shape[1]), generator)
         return (alpha / noise[rows.order[: len(alpha)]]).argmax(-1)
 
     return sample

@@ -11,7 +11,8 @@ import typer
 from regard.errors import ConfigError, UnknownName
 
 app = typer.Typer(
-    help="Check your own data; make scenes whose truth is known.", no_args_is_help=True
+    help="Check your own data, write shards; make scenes whose truth is known.",
+    no_args_is_help=True,
 )
 
 
@@ -40,6 +41,33 @@ def check(
     report = check_dataset(annotations, images or "", kind=kind)
     typer.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.text())
     raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command()
+def shard(
+    dataset: Annotated[
+        str,
+        typer.Argument(help="Captions, as `regard data check` takes them."),
+    ],
+    out: Annotated[str, typer.Argument(help="Folder to write into, or an fsspec URL of one.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=1, help="Megabytes of a shard at most.")] = 256,
+) -> None:
+    """Write a data set as WebDataset shards, which `regard train --data` takes."""
+    from regard.cli.output import reporting
+    from regard.data import load_dataset
+    from regard.data.shard_writer import write_shards
+
+    with reporting() as report:
+        manifest = write_shards(
+            load_dataset(dataset, images or ""),
+            out,
+            size=size * 10**6,
+            report=lambda done, total: report("writing", done, total),
+        )
+    typer.echo(manifest)
 
 
 @app.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +14,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from regard.cli.launch import LOST, end_with_launcher, how_to_go_on, launch, launched
 from regard.cli.output import complain
-from regard.errors import ConfigError, needs_torch
+from regard.errors import ConfigError, RankLost, needs_torch
+from regard.ranks import check_fabric, ranks_in
 
 if TYPE_CHECKING:
     from regard.config import Recipe
@@ -31,17 +35,21 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Captions: CSV, JSONL, Karpathy or COCO JSON, tokens.")
+        str | None,
+        typer.Option(help="Captions: CSV, JSONL, Karpathy or COCO JSON, tokens; or shards."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
     ] = None,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine that train together.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Machines; MASTER_ADDR and NODE_RANK say which this is.")
+    ] = 1,
 ) -> None:
     """Train a captioner from a recipe, or on your own pictures, clips or scans with --data."""
     from regard.config import Recipe
-
-    with needs_torch("training a model"):
-        from regard.training import train as train_captioner
 
     if resume is not None:
         if recipe or settings or out or data or images:
@@ -49,39 +57,88 @@ def train(
                 "--resume goes on in the run's own folder, with the recipe that it was started "
                 "with; leave out the recipe, --set, --out, --data and --images."
             )
-        chosen, folder = Recipe(), resume
+        chosen = Recipe()
     else:
+        recipe = recipe or _fitting(data, images)
         chosen = _chosen(recipe, settings or [], data, images)
-        folder = _fresh(out) if out else _free(Path("runs") / chosen.name)
+
+    def folder() -> Path:
+        return resume or (_fresh(out) if out else _free(Path("runs") / chosen.name))
+
+    world = ranks_in(os.environ)
+    if world == 1 and devices * nodes > 1:
+        check_fabric()
+        place = folder()
+        arguments = ["train", *([recipe] if recipe else [])]
+        arguments += [part for setting in settings or [] for part in ("--set", setting)]
+        given = {"--data": data, "--images": images}
+        given[("--out", "--resume")[resume is not None]] = place
+        arguments += [part for name, v in given.items() if v for part in (name, str(v))]
+        raise typer.Exit(launch(arguments, devices, nodes, place))
+    if world > 1 and devices * nodes not in (1, world):
+        raise ConfigError(
+            f"--devices {devices} on {nodes} machines, and the environment says that {world} "
+            "processes train together. Leave out --devices and --nodes where torchrun starts them."
+        )
+    _train(chosen, folder, resume is not None)
+
+
+def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
+    """Train as the rank that the environment names, or alone, and print where the best model is.
+
+    Args:
+        recipe: not read where the run is resumed.
+        choose: returns the run's folder; asked once, since ranks must not choose different ones.
+        resume: go on with the run in the folder.
+    """
+    with needs_torch("training a model"):
+        from regard.training import train as train_captioner
+        from regard.training.devices import meet
+
+    if launched():
+        end_with_launcher()
+    folder = None
     try:
-        with Watcher(Console(stderr=True)) as watcher:
-            best = train_captioner(chosen, folder, resume=resume is not None, report=watcher)
+        with meet() as devices:
+            folder = devices.broadcast(choose() if devices.rank == 0 else Path())
+            with Watcher(Console(stderr=True, quiet=devices.rank > 0)) as watcher:
+                best = train_captioner(
+                    recipe, folder, resume=resume, report=watcher, devices=devices
+                )
+            if devices.rank == 0:
+                typer.echo(str(best))
+    except RankLost as error:
+        if launched():
+            raise typer.Exit(LOST) from None
+        complain(error)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        go_on = f"Go on with: regard train --resume {folder}"
-        again = "The same command starts it again; what is encoded is kept."
-        complain(f"stopped. {go_on if (folder / 'last').is_dir() else again}")
+        if not launched():
+            complain(f"stopped. {how_to_go_on(folder)}")
         raise typer.Exit(130) from None
-    typer.echo(str(best))
 
 
-def _chosen(
-    name: str | None, settings: list[str], data: Path | None, images: Path | None
-) -> Recipe:
-    from regard.config import override
-    from regard.data import load_dataset
-    from regard.recipes import OWN, find_recipe
+def _fitting(data: str | None, images: Path | None) -> str:
+    """Return the name of the recipe for one's own media."""
+    from regard.data.shards import load_captions
+    from regard.recipes import OWN
 
-    if name is None and data is None:
+    if data is None:
         raise ConfigError(
             "nothing to train: name a recipe, or give your own media with --data captions.csv "
             "--images FOLDER."
         )
-    if name is None:
-        name = OWN[load_dataset(data or "", images or "").medium]
+    return OWN[load_captions(data, str(images or "")).medium]
+
+
+def _chosen(name: str, settings: list[str], data: str | None, images: Path | None) -> Recipe:
+    from regard.config import override
+    from regard.recipes import find_recipe
+
     recipe = find_recipe(name)
     places: dict[str, str] = {}
     if data is not None:
-        places = {"annotations": str(data), "images": ""}  # beside the captions
+        places = {"annotations": data, "images": ""}  # beside the captions
     if images is not None:
         places["images"] = str(images)
     return override(replace(recipe, data=replace(recipe.data, **places)), settings)

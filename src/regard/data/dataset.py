@@ -14,16 +14,18 @@ class CaptionedItem:
     """One picture and its captions.
 
     Attributes:
-        file: path as it can be opened.
+        file: path as it can be opened, or a place in a shard (`regard.data.shards`).
         captions: raw texts.
         split: "train", "val", "test", or "" where the data names none.
         key: unique in the data set; the relative file name where there is one.
+        digest: SHA-256 of the file where it is known; "" where nobody has read it.
     """
 
     file: str
     captions: tuple[str, ...]
     split: str
     key: str
+    digest: str = ""
 
 
 @dataclass(frozen=True)

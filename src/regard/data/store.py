@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from regard.errors import DatasetError
 
 SHARD_ROWS = 512
 _SHARD_BYTES = 2**28  # a shard is made in memory: fewer rows of a long clip's many cells
+_STALE = 24 * 3600.0  # seconds
 VIEWS = ("plain", "flip")
 
 
@@ -70,14 +72,24 @@ class AnnotationStore:
         self._rows: dict[tuple[str, str], tuple[int, int, str]] = {}
         self._shards: list[np.ndarray] = []
         self._open_or_begin()
-        for listing in sorted(self.folder.glob("shard-*.json")):
-            self._open_shard(listing)
+        self._opened: set[Path] = set()
+        self.refresh()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __contains__(self, digest_and_view: tuple[str, str]) -> bool:
         return digest_and_view in self._rows
+
+    def refresh(self) -> None:
+        """Open the shards that others have written since.
+
+        Raises:
+            DatasetError: one of them is damaged.
+        """
+        for listing in sorted(self.folder.glob("shard-*.json")):
+            if listing not in self._opened:
+                self._open_shard(listing)
 
     def read(self, wanted: Iterable[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the vectors of (digest, view) pairs, (N, L, D) float16, and mask (N, L) bool.
@@ -137,6 +149,9 @@ class AnnotationStore:
     def _open_or_begin(self) -> None:
         path = self.folder / "store.json"
         wanted = self.key.to_json()
+        for left in self.folder.glob("*.tmp"):  # by a kill; what is young another run may write
+            if time.time() - left.stat().st_mtime > _STALE:
+                left.unlink(missing_ok=True)
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_whole(path, json.dumps(wanted).encode())
@@ -170,6 +185,7 @@ class AnnotationStore:
         for at, (pair, real) in enumerate(rows):
             self._rows[pair] = (len(self._shards), at, real)
         self._shards.append(vectors)
+        self._opened.add(listing)
 
     def _write_shard(
         self, vectors: np.ndarray, pairs: list[tuple[str, str]], real: np.ndarray
@@ -182,7 +198,7 @@ class AnnotationStore:
         ]
         content = json.dumps(rows).encode()
         listing = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.json"
-        temporary = listing.with_suffix(".npy.tmp")
+        temporary = listing.with_suffix(f".npy.{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             np.save(file, vectors)
             file.flush()
@@ -205,6 +221,6 @@ def _mask(real: str, cells: int) -> np.ndarray:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two may begin one store
     temporary.write_bytes(content)
     temporary.rename(path)

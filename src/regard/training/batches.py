@@ -87,13 +87,17 @@ def plan_epoch(
     return batches
 
 
-def collate(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
+def collate(chunks: Sequence[Chunk], longest: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Return (tokens, targets, steps), each (B, T).
 
     tokens is what the decoder reads, targets what it should say, steps which are real.
+
+    Args:
+        chunks: whose captions they are.
+        longest: words of the longest caption of the batch that these are a part of.
     """
     captions = [caption for chunk in chunks for caption in chunk.captions]
-    steps = max(map(len, captions)) + 1
+    steps = max(longest, *map(len, captions)) + 1
     tokens = torch.full((len(captions), steps), PAD)
     targets = torch.full((len(captions), steps), PAD)
     for row, caption in enumerate(captions):

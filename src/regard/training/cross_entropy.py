@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from regard.config import ObjectiveConfig
 from regard.decoder import AttentionDecoder
+from regard.draws import Randomness
 from regard.training.objective import Batch, Loss, Objective, caption_logprob, expand_cells
 from regard.training.penalties import doubly_stochastic
 from regard.types import ProjectedAnnotations
@@ -27,7 +26,7 @@ class CrossEntropy(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: torch.Generator,
+        generator: Randomness,
     ) -> Loss:
         """See `Objective.loss`."""
         unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=generator)
@@ -39,4 +38,5 @@ class CrossEntropy(Objective):
         return Loss(
             nll + self.config.lambda_ds * penalty,
             {"nll_per_word": (nll / words).item(), "doubly_stochastic": penalty.item()},
+            int(batch.steps.sum()),
         )

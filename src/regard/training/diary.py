@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from regard.data.dataset import CaptionDataset
-from regard.encoders import Encoder
 from regard.explain.diary import Diary, DiaryEntry, DiaryPicture, Said
 from regard.explain.tiles import tiled
 from regard.training.evaluation import Evaluation
+from regard.training.prepare import Pictures
 from regard.vocabulary import Vocabulary
 
 
@@ -31,15 +31,15 @@ class DiaryKeeper:
         self._diary = Diary(folder / "diary.html", up_to_epoch=epoch)
 
     def add(
-        self, epoch: int, evaluation: Evaluation, vocabulary: Vocabulary, encoder: Encoder
+        self, epoch: int, evaluation: Evaluation, vocabulary: Vocabulary, source: Pictures
     ) -> None:
         """Add one evaluation and rewrite the page."""
         pictures: list[DiaryPicture] = []
         said: dict[str, Said] = {}
         for item in self.items:
             found = evaluation.hypotheses[item.key]
-            media = encoder.read(item.file)
-            picture, grid, cells = tiled(media, encoder.prepare(media).grid)
+            media = source.media(item.file)
+            picture, grid, cells = tiled(media, source.encoder.prepare(media).grid)
             words = [vocabulary.word(token) for token in found.tokens]
             pictures.append(DiaryPicture(item.key, picture.pixels, grid))
             chosen = None

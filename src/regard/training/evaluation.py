@@ -9,11 +9,12 @@ import torch
 
 from regard.backends.torch_backend import TorchBackend
 from regard.config import EvaluationConfig
-from regard.data.dataset import CaptionedItem
+from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
 from regard.metrics import score_captions
 from regard.training.batches import Chunk, make_chunks
+from regard.training.devices import Devices
 from regard.training.objective import caption_logprob
 from regard.training.prepare import Pictures, Splits, encode_captions, make_batch
 from regard.types import Annotations, Hypothesis
@@ -44,9 +45,17 @@ def evaluate_decoder(
     pictures: Pictures,
     config: EvaluationConfig,
     max_length: int,
+    devices: Devices,
 ) -> Evaluation:
-    """Caption the val split and score the captions."""
-    items = splits.val.items
+    """Caption the val split and score the captions.
+
+    Every device captions its part of the pictures. Device 0 counts and scores them all; the
+    others get the scores, and keep no captions.
+
+    Raises:
+        RuntimeError: the devices' captions are not one of each picture.
+    """
+    items = splits.val.items[devices.rank :: devices.world]
     method = "greedy" if config.beam == 1 else "beam"
     options = DecodingOptions(method=method, beam=config.beam, max_length=max_length)
     backend = TorchBackend(None, decoder)
@@ -62,11 +71,31 @@ def evaluate_decoder(
             forbidden=(PAD, START, UNKNOWN),
         )
         hypotheses |= {item.key: found[0] for item, found in zip(batch, best, strict=True)}
+    nll = _nll(decoder, vocabulary, splits, pictures, max_length, devices)
+    gathered = devices.gather((hypotheses, *nll))
+    if devices.rank != 0:
+        return Evaluation(devices.broadcast({}), {}, {})
+    evaluation = _scored(gathered, splits.val, vocabulary)
+    devices.broadcast(evaluation.scores)
+    return evaluation
+
+
+def _scored(
+    gathered: list[tuple[dict[str, Hypothesis], float, int]],
+    val: CaptionDataset,
+    vocabulary: Vocabulary,
+) -> Evaluation:
+    """Score the captions of all devices, each picture once."""
+    said = [key for found, _, _ in gathered for key in found]
+    if sorted(said) != sorted(item.key for item in val.items):
+        raise RuntimeError(f"{len(said)} captions came of {len(val.items)} val pictures")
+    unordered = {key: h for found, _, _ in gathered for key, h in found.items()}
+    hypotheses = {item.key: unordered[item.key] for item in val.items}
     captions = {key: vocabulary.decode(h.tokens) for key, h in hypotheses.items()}
-    references = {item.key: list(item.captions) for item in items}
     names = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d")
-    scores = dict(score_captions(captions, references, tokenizer="python", names=names).values)
-    scores["loss"] = _nll_per_word(decoder, vocabulary, splits, pictures, max_length)
+    scored = score_captions(captions, val.references(), tokenizer="python", names=names)
+    totals, words = zip(*((total, words) for _, total, words in gathered), strict=True)
+    scores = dict(scored.values) | {"loss": sum(totals) / sum(words)}
     return Evaluation(scores, captions, hypotheses)
 
 
@@ -76,16 +105,20 @@ def _annotations(items: Sequence[CaptionedItem], pictures: Pictures) -> Annotati
         return Annotations(pictures.vectors(found, mask), mask, ())
 
 
-def _nll_per_word(
+def _nll(
     decoder: AttentionDecoder,
     vocabulary: Vocabulary,
     splits: Splits,
     pictures: Pictures,
     max_length: int,
-) -> float:
-    """Teacher-forced negative log-likelihood per word, end token included, in nats."""
+    devices: Devices,
+) -> tuple[float, int]:
+    """Sum this device's teacher-forced negative log-likelihood, in nats, and count the words.
+
+    The end token is a word.
+    """
     ids = encode_captions(splits.val, vocabulary, max_length)
-    chunks = make_chunks(ids, max(map(len, ids)))
+    chunks = make_chunks(ids, max(map(len, ids)))[devices.rank :: devices.world]
     total, words = 0.0, 0
     with torch.inference_mode():
         for start in range(0, len(chunks), _PICTURES_PER_BATCH):
@@ -95,7 +128,7 @@ def _nll_per_word(
                 unrolled = decoder(batch.tokens, projected, steps=batch.steps)
                 total -= caption_logprob(unrolled, batch).sum().item()
                 words += int(batch.steps.sum())
-    return total / words
+    return total, words
 
 
 def _same_size(chunks: list[Chunk]) -> list[list[Chunk]]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from regard.config import ObjectiveConfig
 from regard.decoder import AttentionDecoder
+from regard.draws import Randomness, uniform
 from regard.training.objective import Batch, Loss, Objective, caption_logprob, expand_cells
 from regard.training.penalties import attention_entropy, doubly_stochastic
 from regard.types import ProjectedAnnotations
@@ -42,7 +43,7 @@ class HardAttentionObjective(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: torch.Generator,
+        generator: Randomness,
     ) -> Loss:
         """See `Objective.loss`."""
         expected = self._draw_switch(projected, batch, generator)
@@ -64,14 +65,22 @@ class HardAttentionObjective(Objective):
             - self.config.lambda_e * entropy
             + self.config.lambda_ds * penalty
         )
-        self.update_baseline(reward, ~expected)
         words_per_caption = words.float().mean()
         parts = {
             "nll_per_word": (-logprob.mean() / words_per_caption).item(),
             "baseline": self.baseline.item(),
             "entropy_per_word": (entropy / words_per_caption).item(),
         }
-        return Loss(total, parts)
+        seen = torch.stack([(reward * ~expected).sum(), (~expected).sum()]).double()
+        return Loss(total, parts, int(words.sum()), seen)
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether there is no baseline yet: the first batch sets it, before its own losses.
+
+        No early step is so weighed against 0.
+        """
+        return not bool(self.started)
 
     def reinforce(self, reward: Tensor, path: Tensor, sampled: Tensor) -> Tensor:
         """Return -(reward - b) log p(s|a), **averaged over all captions**.
@@ -83,33 +92,32 @@ class HardAttentionObjective(Objective):
             path: (B,) log p(s|a).
             sampled: (B,) bool; captions whose context was an expectation count as 0.
         """
-        baseline = (
-            self.baseline
-            if self.started
-            else (reward.detach() * sampled).sum() / (sampled.sum().clamp(min=1))
-        )
         # --8<-- [start:reinforce]
-        advantage = (reward.detach() - baseline) * sampled
+        advantage = (reward.detach() - self.baseline) * sampled
         return -(advantage * path).mean()
         # --8<-- [end:reinforce]
 
-    def update_baseline(self, reward: Tensor, sampled: Tensor) -> None:
+    def remember(self, seen: Tensor) -> None:
         """Move b towards the mean reward of the sampled captions (0.9 and 0.1).
 
-        The first batch sets b, so that no early step is weighed against 0.
+        Args:
+            seen: the sum of their rewards, and how many they are; the first sets b.
         """
-        if not bool(sampled.any()):
+        rewards, sampled = seen.tolist()
+        if not sampled:
             return
-        mean = reward.detach()[sampled].mean().to(self.baseline.dtype)
+        mean = rewards / sampled
         decay = self.config.baseline_decay if self.started else 0.0
         self.baseline.copy_(decay * self.baseline + (1 - decay) * mean)
         self.started.fill_(True)
 
     def _draw_switch(
-        self, projected: ProjectedAnnotations, batch: Batch, generator: torch.Generator
+        self, projected: ProjectedAnnotations, batch: Batch, generator: Randomness
     ) -> Tensor:
         """Return (B,) bool, True where a picture's sample is replaced by its expectation."""
         pictures = projected.mask.shape[0]
-        chance = torch.rand(pictures, generator=generator, device=projected.mask.device)
+        chance = uniform(
+            projected.values.new_empty((), dtype=torch.float32), (pictures,), generator
+        )
         switch = chance < self.config.expectation_probability
         return switch.repeat_interleave(batch.tokens.shape[0] // pictures)

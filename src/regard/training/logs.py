@@ -57,20 +57,33 @@ class Silent:
         """Say nothing."""
 
 
+class NoLog:
+    """The log of a process that writes none."""
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class RunLog:
     """`log.jsonl` and TensorBoard events of one run; a resumed run goes on in both."""
 
-    def __init__(self, folder: Path, resumed_at: int) -> None:
+    def __init__(self, folder: Path, resumed_at: int, epoch: int = 0) -> None:
         """Open the logs.
 
         Args:
             folder: the run's folder.
             resumed_at: steps that the resumed state has made; later lines, which the killed
                 run wrote and this one writes again, are dropped.
+            epoch: that the resumed state is in; evaluations after it are dropped likewise.
         """
         self._path = folder / "log.jsonl"
-        kept = _lines_up_to(self._path, resumed_at)
-        self._path.write_text("".join(kept), "utf-8")
+        kept = _lines_up_to(self._path, resumed_at, epoch)
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        temporary.write_text("".join(kept), "utf-8")
+        temporary.replace(self._path)  # a kill leaves the old lines or those that are kept
         self._tensorboard = _tensorboard(folder / "tensorboard", resumed_at)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -88,13 +101,14 @@ class RunLog:
             self._tensorboard.close()
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
+def _lines_up_to(path: Path, step: int, epoch: int) -> list[str]:
     if not path.exists() or step == 0:
         return []
     kept: list[str] = []
     for line in path.read_text("utf-8").splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] <= step and record.get("epoch", epoch) <= epoch:
                 kept.append(line)
         except (ValueError, KeyError):
             continue  # the line that the kill cut in two

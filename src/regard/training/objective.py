@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from regard.decoder import AttentionDecoder, Unrolled
+from regard.draws import Randomness
 from regard.types import ProjectedAnnotations
 
 
@@ -36,14 +36,36 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise and what it is made of, for the logs."""
+    """A scalar to minimise and what it is made of, for the logs.
+
+    Attributes:
+        total: averaged over captions (or samples), so that the total of a batch is the mean of
+            its parts' totals, each weighed by its pictures.
+        parts: by name. Names that end in `_per_word` are averaged over words, others as `total`.
+        words: real words of the batch, which weigh the former where parts are put together.
+        seen: sums over the batch that `Objective.remember` wants, or None.
+    """
 
     total: Tensor
     parts: dict[str, float]
+    words: int
+    seen: Tensor | None = None
 
 
 class Objective(nn.Module, ABC):
-    """A loss on one batch. What it must remember between steps it keeps in buffers."""
+    """A loss on one batch. What it must remember between steps it keeps in buffers.
+
+    A batch may be done in parts, by several processes or one after the other: `loss` sees one
+    part and changes nothing; `remember` is then told what all parts saw.
+    """
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether `remember` must have been told of a batch before its losses are right."""
+        return False
+
+    def remember(self, seen: Tensor) -> None:
+        """Take in the sum of `Loss.seen` over the parts of a batch."""
 
     @abstractmethod
     def loss(
@@ -51,7 +73,7 @@ class Objective(nn.Module, ABC):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: torch.Generator,
+        generator: Randomness,
     ) -> Loss:
         """Return the loss.
 

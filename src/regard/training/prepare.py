@@ -13,13 +13,14 @@ from torch import Tensor
 
 from regard.config import DataConfig
 from regard.data.dataset import CaptionDataset, CaptionedItem
-from regard.data.formats import load_dataset
+from regard.data.shards import load_captions, read_item
 from regard.data.store import AnnotationStore, StoreKey
 from regard.encoders import Encoder
 from regard.encoders.fast import encode_with
 from regard.errors import ConfigError, DatasetError, MediaError
 from regard.media import Input, digest_of
 from regard.training.batches import Chunk, collate
+from regard.training.devices import Devices
 from regard.training.objective import Batch
 from regard.types import Media
 from regard.vocabulary import Vocabulary
@@ -36,16 +37,18 @@ class Splits:
 def absolute_paths(config: DataConfig) -> DataConfig:
     """Return the same places as absolute paths, so that a run can go on from any folder."""
     places = {key: getattr(config, key) for key in ("annotations", "images", "store")}
-    return replace(config, **{k: str(Path(v).absolute()) for k, v in places.items() if v})
+    local = {k: v for k, v in places.items() if v and "://" not in v}
+    return replace(config, **{k: str(Path(v).absolute()) for k, v in local.items()})
 
 
-def load_splits(config: DataConfig, seed: int, val_limit: int = 0) -> Splits:
+def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices) -> Splits:
     """Load captions and split them, by picture where the data names no split.
 
     Args:
         config: the `[data]` section.
         seed: of a split that the data does not name.
         val_limit: keep only the first so many val pictures; 0 keeps all.
+        devices: one reads, and tells the others: shards without a list are read through.
 
     Raises:
         ConfigError: the recipe names no captions.
@@ -56,7 +59,11 @@ def load_splits(config: DataConfig, seed: int, val_limit: int = 0) -> Splits:
             "the recipe names no captions. Give --data FILE --images DIR, or set "
             "data.annotations and data.images."
         )
-    dataset = load_dataset(config.annotations, config.images, present_only=config.present_only)
+    dataset = devices.broadcast(
+        load_captions(config.annotations, config.images, present_only=config.present_only)
+        if devices.rank == 0
+        else CaptionDataset((), "")
+    )
     if not any(item.split == "val" for item in dataset.items):
         dataset = dataset.with_split(config.val_fraction, seed)
     train, val = dataset.split("train"), dataset.split("val")
@@ -114,6 +121,7 @@ class Pictures:
         *,
         flip: bool,
         report: Callable[[int, int], None],
+        devices: Devices,
     ) -> None:
         """Encode what the store does not hold yet.
 
@@ -123,6 +131,7 @@ class Pictures:
             folder: of the store.
             flip: also mirrored training pictures.
             report: is told (rows done, rows wanted) after each batch.
+            devices: that share the work; their folder is one.
 
         Raises:
             DatasetError: a picture cannot be read; the message names the first ones.
@@ -130,6 +139,7 @@ class Pictures:
         self.encoder = encoder
         self.flip = flip
         self._digests: dict[str, str] = {}
+        self._items: dict[str, CaptionedItem] = {}
         self._kept: dict[str, Media] = {}
         self._kept_bytes = 0
         self.store: AnnotationStore | None = None
@@ -142,19 +152,42 @@ class Pictures:
         wanted = [(self._digests[i.file], "plain", i.file) for i in everything]
         if flip:
             wanted += [(self._digests[i.file], "flip", i.file) for i in splits.train.items]
-        encode = encode_with(encoder)
-        with ThreadPoolExecutor(2) as pool:
+        self._fill(self.store, wanted, report, devices)
 
-            def vectors(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-                inputs = list(
-                    pool.map(lambda pair: self._input(self._read(pair[0]), pair[1]), batch)
-                )
-                mask = np.stack([i.mask for i in inputs])
-                return encode(np.stack([i.pixels for i in inputs]), mask), mask
+    def _fill(
+        self,
+        store: AnnotationStore,
+        wanted: list[tuple[str, str, str]],
+        report: Callable[[int, int], None],
+        devices: Devices,
+    ) -> None:
+        """Encode this device's part of what is missing, and find what the others encoded."""
+        first, after = (r * len(wanted) // devices.world for r in (devices.rank, devices.rank + 1))
+        share = wanted[first:after]
+        missing = {(digest, view) for digest, view, _ in share if (digest, view) not in store}
+        if missing:
+            encode = encode_with(self.encoder)  # takes seconds
+            total = len(store) + len(missing)
+            with ThreadPoolExecutor(2) as pool:
 
-            at_once = max(1, _PICTURES_AT_ONCE // encoder.pictures_per_item)
-            for done in self.store.fill(wanted, vectors, at_once):
-                report(done, len(wanted))
+                def vectors(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+                    inputs = list(
+                        pool.map(lambda pair: self._input(self._read(pair[0]), pair[1]), batch)
+                    )
+                    mask = np.stack([i.mask for i in inputs])
+                    return encode(np.stack([i.pixels for i in inputs]), mask), mask
+
+                at_once = max(1, _PICTURES_AT_ONCE // self.encoder.pictures_per_item)
+                for done in store.fill(share, vectors, at_once):
+                    report(done, total)
+        devices.barrier()
+        store.refresh()
+        absent = [file for digest, view, file in wanted if (digest, view) not in store]
+        if absent:
+            raise DatasetError(
+                f"the store {store.folder} lacks {len(absent)} of {len(wanted)} views, which other "
+                "devices encoded elsewhere. Name a folder in data.store that all of them see."
+            )
 
     def read(self, items: list[CaptionedItem], views: list[str]) -> tuple[Tensor, Tensor]:
         """Return stored vectors (N, L, D) or pixels (N, ...) as float32, and mask (N, L)."""
@@ -174,7 +207,8 @@ class Pictures:
         missing: list[str] = []
         for item in items:
             try:
-                self._digests[item.file] = digest_of(item.file)
+                self._items[item.file] = item
+                self._digests[item.file] = item.digest or digest_of(item.file)
             except OSError:
                 missing.append(item.file)
         if missing:
@@ -185,7 +219,7 @@ class Pictures:
 
     def _read(self, file: str) -> Media:
         try:
-            return self.encoder.read(file)
+            return read_item(self._items[file], self.encoder.read)
         except MediaError as error:
             raise DatasetError(
                 f"a picture cannot be read: {error} `regard data check` lists all such."
@@ -209,9 +243,21 @@ class Pictures:
 
 
 def make_batch(
-    chunks: list[Chunk], dataset: CaptionDataset, pictures: Pictures, views: list[str]
+    chunks: list[Chunk],
+    dataset: CaptionDataset,
+    pictures: Pictures,
+    views: list[str],
+    longest: int = 0,
 ) -> Batch:
-    """Gather one batch from the chunks that an epoch's plan put together."""
-    tokens, targets, steps = collate(chunks)
+    """Gather one batch, or a part of one, from the chunks that an epoch's plan put together.
+
+    Args:
+        chunks: of the part.
+        dataset: whose items they name.
+        pictures: gives their vectors or pixels.
+        views: of each chunk, "plain" or "flip".
+        longest: words of the longest caption of the whole batch.
+    """
+    tokens, targets, steps = collate(chunks, longest)
     vectors, mask = pictures.read([dataset.items[c.item] for c in chunks], views)
     return Batch(vectors, mask, tokens, targets, steps, tuple(c.item for c in chunks))

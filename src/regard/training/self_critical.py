@@ -9,6 +9,7 @@ from torch import Tensor
 
 from regard.config import ObjectiveConfig
 from regard.decoder import AttentionDecoder
+from regard.draws import Randomness, choose
 from regard.training.cross_entropy import CrossEntropy
 from regard.training.objective import Batch, Loss, Objective
 from regard.types import ProjectedAnnotations
@@ -51,25 +52,29 @@ class SelfCritical(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: torch.Generator,
+        generator: Randomness,
     ) -> Loss:
         """See `Objective.loss`."""
         samples = self.config.samples
+        mixed = None
+        if self.config.cross_entropy_weight > 0:
+            # Before the sampling, which draws for as long as captions last.
+            mixed = self.cross_entropy.loss(decoder, projected, batch, generator).total
         tokens, logprob = self.sample(decoder, projected, samples, generator)
         rewards = self._rewards(tokens, batch.items, samples)
         baseline = self._baseline(decoder, projected, batch, rewards)
         total = policy_loss(rewards, baseline, logprob)
-        if self.config.cross_entropy_weight > 0:
-            mixed = self.cross_entropy.loss(decoder, projected, batch, generator)
-            total = total + self.config.cross_entropy_weight * mixed.total
-        return Loss(total, {"reward": rewards.mean().item(), "baseline": baseline.mean().item()})
+        if mixed is not None:
+            total = total + self.config.cross_entropy_weight * mixed
+        parts = {"reward": rewards.mean().item(), "baseline": baseline.mean().item()}
+        return Loss(total, parts, int(batch.steps.sum()))
 
     def sample(
         self,
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         captions_per_item: int,
-        generator: torch.Generator | None,
+        generator: Randomness | None,
     ) -> tuple[Tensor, Tensor]:
         """Sample captions, or take the greedy ones where `generator` is None.
 
@@ -137,7 +142,7 @@ def policy_loss(rewards: Tensor, baseline: Tensor, logprob: Tensor) -> Tensor:
     # --8<-- [end:self_critical]
 
 
-def _draw(logprobs: Tensor, generator: torch.Generator | None) -> Tensor:
+def _draw(logprobs: Tensor, generator: Randomness | None) -> Tensor:
     if generator is None:
         return logprobs.argmax(-1)
-    return torch.multinomial(logprobs.exp(), 1, generator=generator).squeeze(1)
+    return choose(logprobs.exp(), generator)

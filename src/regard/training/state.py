@@ -36,6 +36,8 @@ class TrainState:
         best: best metric so far; None before the first evaluation.
         lowest_loss: lowest val loss so far; None likewise.
         stale: evaluations since one of them improved.
+        parts: of training.batch_size captions each that make a step; the run keeps to them on
+            whatever number of devices it goes on.
     """
 
     decoder: AttentionDecoder
@@ -50,15 +52,22 @@ class TrainState:
     best: float | None = None
     lowest_loss: float | None = None
     stale: int = 0
+    parts: int = 1
 
     @classmethod
     def begin(
-        cls, recipe: Recipe, decoder: AttentionDecoder, encoder: Encoder, objective: Objective
+        cls,
+        recipe: Recipe,
+        decoder: AttentionDecoder,
+        encoder: Encoder,
+        objective: Objective,
+        world: int = 1,
     ) -> TrainState:
-        """Start a run from step 0."""
+        """Start a run from step 0 on `world` devices."""
         optimizer = build_optimizer(recipe.optimizer, decoder, encoder)
         generator = torch.Generator().manual_seed(recipe.training.seed)
-        state = cls(decoder, encoder, objective, optimizer, None, generator)
+        parts = world * recipe.training.accumulate
+        state = cls(decoder, encoder, objective, optimizer, None, generator, parts=parts)
         if recipe.optimizer.ema_decay:
             state.average = MovingAverage(state.parameters(), recipe.optimizer.ema_decay)
         return state
@@ -122,6 +131,7 @@ class TrainState:
                 "best": self.best,
                 "lowest_loss": self.lowest_loss,
                 "stale": self.stale,
+                "parts": self.parts,
             },
         }
         return copy.deepcopy(live)

@@ -1,0 +1,186 @@
+"""Start the processes of `regard train --devices N`, and end all of them when one ends.
+
+Every child is the same command with a rank in its environment, as torchrun sets it. A rank that
+dies leaves the others waiting for its gradients; so this process, which trains nothing, watches
+them. Where it dies itself, its children see their standard input end and go, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regard.cli.output import complain
+from regard.errors import ConfigError
+from regard.folders import recovered
+
+LOST = 75
+"""Status of a rank that ended because it lost the others; it says nothing itself."""
+_LAUNCHED = "REGARD_LAUNCHED"
+_LOOK_EVERY = 0.1  # seconds
+_GRACE = 3.0  # seconds in which ranks may end by themselves, each with its own error
+_LINES_KEPT = 60  # of what a rank other than 0 writes to standard error
+
+
+@dataclass
+class _Rank:
+    number: int
+    process: subprocess.Popen[str]
+    written: deque[str]
+    reader: threading.Thread | None
+
+
+def launch(arguments: Sequence[str], devices: int, nodes: int, folder: Path) -> int:
+    """Run `regard ARGUMENTS` in every rank of this machine and return the exit status.
+
+    Args:
+        arguments: of the command.
+        devices: ranks on this machine.
+        nodes: machines; with more than one MASTER_ADDR and NODE_RANK must be set.
+        folder: of the run.
+
+    Raises:
+        ConfigError: the environment does not say where the machines meet.
+    """
+    places = _places(os.environ, devices, nodes)
+    ranks = [_start(arguments, place) for place in places]
+    try:
+        while not _over(ranks):
+            time.sleep(_LOOK_EVERY)
+        return _status(ranks, devices, nodes, folder)
+    except KeyboardInterrupt:
+        complain(f"stopped. {how_to_go_on(folder, devices, nodes)}")
+        return 130
+    finally:
+        _end(ranks)
+
+
+def how_to_go_on(folder: Path | None, devices: int = 1, nodes: int = 1) -> str:
+    """Return a sentence for who is told that a run ended early."""
+    if folder is None or not recovered(folder / "last").is_dir():
+        return "The same command starts it again; what is encoded is kept."
+    more = f" --devices {devices}" if devices * nodes > 1 else ""
+    more += f" --nodes {nodes}" if nodes > 1 else ""
+    return f"Go on with: regard train --resume {folder}{more}"
+
+
+def launched() -> bool:
+    """Whether this process is a rank that `launch` started."""
+    return _LAUNCHED in os.environ
+
+
+def end_with_launcher() -> None:
+    """Have this rank end when the process that started it ends, however that came about."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _places(environment: Mapping[str, str], devices: int, nodes: int) -> list[dict[str, str]]:
+    """Return what the environment of each rank of this machine says besides."""
+    node, address, port = "0", "127.0.0.1", ""
+    if nodes > 1:
+        missing = [name for name in ("MASTER_ADDR", "NODE_RANK") if name not in environment]
+        if missing:
+            raise ConfigError(
+                f"--nodes is {nodes}, and {' and '.join(missing)} not set. On every machine set "
+                "MASTER_ADDR to the first one's address and NODE_RANK to 0, 1, ...; MASTER_PORT "
+                "is 29500 unless set."
+            )
+        node, address = environment["NODE_RANK"], environment["MASTER_ADDR"]
+        port = environment.get("MASTER_PORT", "29500")
+        if not node.isdecimal() or int(node) >= nodes:
+            raise ConfigError(
+                f"NODE_RANK is {node!r}; with --nodes {nodes} it is 0 to {nodes - 1}."
+            )
+    threads = str(max(1, (os.cpu_count() or 1) // devices))
+    shared = {
+        "WORLD_SIZE": str(devices * nodes),
+        "LOCAL_WORLD_SIZE": str(devices),
+        "GROUP_RANK": node,
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port or str(_free_port()),
+        "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", threads),
+        _LAUNCHED: "1",
+    }
+    first = int(node) * devices
+    return [shared | {"RANK": str(first + k), "LOCAL_RANK": str(k)} for k in range(devices)]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _start(arguments: Sequence[str], place: dict[str, str]) -> _Rank:
+    leads = place["RANK"] == "0"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "regard", *arguments],
+        env=os.environ | place,
+        stdin=subprocess.PIPE,
+        stdout=None if leads else subprocess.DEVNULL,
+        stderr=None if leads else subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    written: deque[str] = deque(maxlen=_LINES_KEPT)
+    reader = None
+    if process.stderr is not None:
+        reader = threading.Thread(target=written.extend, args=(process.stderr,), daemon=True)
+        reader.start()
+    return _Rank(int(place["RANK"]), process, written, reader)
+
+
+def _over(ranks: list[_Rank]) -> bool:
+    """Whether all ranks have ended, or one has failed."""
+    found = [rank.process.poll() for rank in ranks]
+    return any(found) or None not in found
+
+
+def _status(ranks: list[_Rank], devices: int, nodes: int, folder: Path) -> int:
+    """Wait a little for the ranks that are left, say what was wrong, and return the status."""
+    latest = time.monotonic() + _GRACE
+    while any(rank.process.poll() is None for rank in ranks) and time.monotonic() < latest:
+        time.sleep(_LOOK_EVERY)
+    failed = [rank for rank in ranks if rank.process.returncode]
+    if not failed:
+        return 0
+    culprit = next((rank for rank in failed if rank.process.returncode != LOST), failed[0])
+    status = culprit.process.returncode
+    if status != LOST and culprit.reader is not None:
+        culprit.reader.join(1.0)
+        sys.stderr.writelines(culprit.written)
+    if status == 2:  # it has said what is wrong with the run itself
+        return 2
+    if status == LOST:
+        what = f"ranks {culprit.number} and up lost those of another machine"
+    else:
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"failed ({status})"
+        what = f"rank {culprit.number} of {devices * nodes} (process {culprit.process.pid}) {how}"
+    complain(f"{what}; all ranks here were stopped. {how_to_go_on(folder, devices, nodes)}")
+    return 1
+
+
+def _end(ranks: list[_Rank]) -> None:
+    """Kill what still runs: everything that a run writes is whole at every moment."""
+    for rank in ranks:
+        if rank.process.poll() is None:
+            rank.process.kill()
+    for rank in ranks:
+        rank.process.wait()
+        if rank.process.stdin is not None:
+            rank.process.stdin.close()

@@ -1,0 +1,152 @@
+"""Shards: what is written is read again, from wherever it lies, and nothing that is damaged."""
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+
+import toys
+from regard.config import EncoderConfig, override
+from regard.data import CaptionDataset, CaptionedItem, load_dataset
+from regard.data.shard_writer import write_shards
+from regard.data.shards import load_captions, load_shards, names_shards, read_item
+from regard.errors import ConfigError, DatasetError
+from regard.media import read_image
+from regard.training import train
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> CaptionDataset:
+    captions, images = toys.write_data(tmp_path)
+    return load_dataset(captions, images)
+
+
+def said(dataset: CaptionDataset) -> dict[str, tuple[tuple[str, ...], str]]:
+    return {item.key: (item.captions, item.split) for item in dataset}
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_pictures_captions_and_splits_come_back(
+    where: str, dataset: CaptionDataset, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "shards") if where == "folder" else "memory://bucket/shards"
+    made: list[tuple[int, int]] = []
+    manifest = write_shards(dataset, out, size=6000, report=lambda *done: made.append(done))
+    assert made[-1] == (8, 8)
+    for name in (manifest, out, f"{out}/"):
+        assert names_shards(name)
+        found = load_captions(name)
+        assert said(found) == said(dataset)
+    for item, original in zip(sorted(found, key=lambda i: i.key), dataset, strict=True):
+        media = read_item(item, read_image)
+        assert media.name == original.key
+        assert (media.pixels == read_image(original.file).pixels).all()
+    files, folder = fsspec.url_to_fs(out)
+    tars = [name.rpartition("/")[2] for name in files.ls(folder, detail=False)]
+    assert {"train-000000.tar", "train-000001.tar", "val-000000.tar", "shards.json"} <= set(tars)
+    if where == "memory":
+        files.rm(folder, recursive=True)
+
+
+@pytest.mark.parametrize("pattern", ["{train,val}-{000000..000000}.tar", "*.tar"])
+def test_tars_without_a_list_are_read_through(
+    pattern: str, dataset: CaptionDataset, tmp_path: Path
+) -> None:
+    write_shards(dataset, str(tmp_path / "shards"))
+    (tmp_path / "shards" / "shards.json").unlink()
+    found = load_shards(str(tmp_path / "shards" / pattern))
+    assert said(found) == said(dataset)
+    assert read_item(found.items[0], read_image).size == (40, 60)
+
+
+def test_webdataset_reads_what_is_written(dataset: CaptionDataset, tmp_path: Path) -> None:
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    write_shards(dataset, str(tmp_path / "shards"))
+    with (tmp_path / "shards" / "train-000000.tar").open("rb") as file:
+        samples = list(group_by_keys(tar_file_expander([{"url": "train", "stream": file}])))
+    assert [sorted(k for k in s if "_" not in k) for s in samples] == [["jpg", "json"]] * 6
+    assert json.loads(samples[0]["json"])["captions"] == list(dataset.items[0].captions)
+
+
+def tar(path: Path, **files: bytes) -> None:
+    with tarfile.open(path, "w") as made:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name.replace("__", "."))
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+
+
+def test_shards_of_others_name_captions_in_json_or_text(tmp_path: Path) -> None:
+    tar(
+        tmp_path / "others.tar",
+        a__jpg=toys.jpeg(1),
+        a__txt=b"a dog\n",
+        b__json=json.dumps({"caption": "a cat", "split": "val"}).encode(),
+        b__jpg=toys.jpeg(2),
+        c__json=b"{}",  # of no picture
+        d__jpg=toys.jpeg(3),  # without a caption
+    )
+    found = load_shards(str(tmp_path / "others.tar"))
+    assert said(found) == {"a": (("a dog",), ""), "b": (("a cat",), "val")}
+    assert (read_item(found.items[1], read_image).pixels == read_image(toys.jpeg(2)).pixels).all()
+
+
+def test_what_is_damaged_is_refused(dataset: CaptionDataset, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    write_shards(dataset, str(out))
+    with pytest.raises(ConfigError, match="there already"):
+        write_shards(dataset, str(out))
+    first = load_shards(str(out)).items[0]
+    shard = out / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[700] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DatasetError, match="other bytes of 0.jpg"):
+        read_item(first, read_image)
+    shard.write_bytes(content[:600])
+    with pytest.raises(DatasetError, match="other bytes"):
+        read_item(first, read_image)
+    with pytest.raises(DatasetError, match="damaged"):
+        load_shards(str(shard))
+    shard.unlink()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_item(first, read_image)
+    for text, match in (("{}", "damaged"), ('{"format_version": 9}', "this regard reads 1")):
+        (out / "shards.json").write_text(text)
+        with pytest.raises(DatasetError, match=match):
+            load_shards(str(out))
+    (out / "shards.json").unlink()
+    for source in (f"{out}/shards.json", f"{out}/*.tar.tar", "nosuch://bucket/shards.json"):
+        with pytest.raises(DatasetError):
+            load_shards(source)
+
+
+def test_a_name_twice_and_files_that_cannot_go_in(dataset: CaptionDataset, tmp_path: Path) -> None:
+    twice = replace(dataset, items=(*dataset.items, dataset.items[0]))
+    write_shards(twice, str(tmp_path / "twice"))
+    with pytest.raises(DatasetError, match="two pictures of the name 0.jpg"):
+        load_shards(str(tmp_path / "twice"))
+    for file, match in ((tmp_path / "gone.jpg", "missing"), (tmp_path, "folder of slices")):
+        item = CaptionedItem(str(file), ("a dog",), "", "x")
+        with pytest.raises(DatasetError, match=match):
+            write_shards(CaptionDataset((item,), "toy"), str(tmp_path / "no"))
+
+
+def test_training_on_shards_is_training_on_the_files(tmp_path: Path) -> None:
+    captions, images = toys.write_data(tmp_path)
+    write_shards(load_dataset(captions, images), "memory://toy", size=5000)
+    recipe = replace(toys.recipe(), encoder=EncoderConfig("small_cnn", 32, level="stride8"))
+    recipe = override(recipe, ["data.min_count=1", "training.epochs=1", "training.batch_size=4"])
+    of_files = override(recipe, [f"data.annotations={captions}", f"data.images={images}"])
+    train(of_files, tmp_path / "files")
+    train(override(recipe, ["data.annotations=memory://toy"]), tmp_path / "shards")
+    train(recipe, tmp_path / "shards", resume=True)  # the URL is kept as it is
+    fsspec.filesystem("memory").rm("/toy", recursive=True)
+    one, other = ((tmp_path / run / "last/training.pt").read_bytes() for run in ("files", "shards"))
+    assert one == other
+    assert "data:image" in (tmp_path / "shards" / "diary.html").read_text()
