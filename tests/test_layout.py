@@ -17,13 +17,13 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
     {"types", "errors", "config", "vocabulary", "version", "folders"}
-    | {"arrays", "lanes", "packing"},
+    | {"arrays", "documents", "lanes", "packing"},
     {"media", "recipes"},
     {"encoders", "attention", "kernels", "pretrained", "card", "familiarity"},
     {"decoder"},
     {"backends"},
     {"decoding"},
-    {"checkpoint", "captions", "graphs"},
+    {"checkpoint", "captions", "graphs", "stored_config"},
     {"assembly", "streaming"},
     {"captioner", "export"},
     {"routing"},

@@ -32,6 +32,8 @@ _CHANGES = frozenset(
     ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
     + ("os.chmod", "os.chown", "shutil.rmtree", "shutil.move", "tempfile.mkstemp")
 )
+_MADE = frozenset(("os.rename", "os.link", "os.symlink"))  # what is made is named second
+_BY_FOLDER = frozenset(("os.remove", "os.rmdir", "os.mkdir"))
 _STARTS = frozenset(
     ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn")
     + ("socket.connect", "socket.bind", "socket.getaddrinfo", "pickle.find_class")
@@ -144,7 +146,8 @@ class _Child:
                 return Outcome(number, *found)
         except (EOFError, ConnectionError):
             return self._fell("")
-        if time.monotonic() - self._since > limit:
+        idle = self.ready and self.number is None
+        if not idle and time.monotonic() - self._since > limit:
             return self._fell(f"hang: more than {limit:.0f} s")
         return None
 
@@ -207,8 +210,10 @@ class Watcher:
             elif flags and flags & _WRITES and not name.startswith((self._allowed, "/dev/null")):
                 self.seen.append(f"wrote {name}")
         elif event in _CHANGES:
-            place = arguments[0]
-            if not isinstance(place, str | bytes | os.PathLike):
+            place, folder = arguments[event in _MADE], arguments[-1]
+            # What is named by an open folder is part of a `shutil.rmtree`, which is an event, too.
+            inside = event in _BY_FOLDER and folder != -1
+            if inside or not isinstance(place, str | bytes | os.PathLike):
                 return
             name = os.path.abspath(os.fsdecode(place))
             if not name.startswith(self._allowed):

@@ -72,7 +72,7 @@ def tried(
 def _count_fault(tally: Tally, outcome: Outcome, kept: Path) -> None:
     what = f"item {outcome.number} (kept as {kept}): {outcome.fault}"
     if len(tally.troubles) >= _KEPT_SHOWN:
-        what = f"item {outcome.number}: {outcome.fault[:80]}"
+        what = f"item {outcome.number}: {outcome.fault[:300]}"
     if outcome.fault.startswith("outside"):
         tally.lose(what)
     else:

@@ -20,6 +20,7 @@ from typing import Any
 
 from regard.backends.onnx_backend import OnnxBackend
 from regard.checkpoint import Checkpoint, file_digest
+from regard.documents import json_of, text_of
 from regard.errors import CheckpointError
 
 MANIFEST = "graphs.json"
@@ -145,7 +146,7 @@ def graphs_of(checkpoint: Checkpoint) -> Graphs | None:
 
 def _read(path: Path) -> Graphs:
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json_of(text_of(path))
         version = values.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from regard.documents import Unreadable, json_of, text_of
 from regard.errors import DatasetError
 
 SHARD_ROWS = 512
@@ -142,8 +143,8 @@ class AnnotationStore:
             _write_whole(path, json.dumps(wanted).encode())
             return
         try:
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
+            found = json_of(text_of(path))
+        except Unreadable as error:
             raise DatasetError(f"{path} is damaged. Delete the folder and encode again.") from error
         if found != wanted:
             differing = [k for k in wanted if found.get(k) != wanted[k]]
@@ -155,9 +156,9 @@ class AnnotationStore:
 
     def _open_shard(self, listing: Path) -> None:
         try:
-            rows = [_row(*entry) for entry in json.loads(listing.read_text("utf-8"))]
-            vectors = np.load(listing.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, TypeError) as error:
+            rows = [_row(*entry) for entry in json_of(text_of(listing))]
+            vectors = _mapped(listing.with_suffix(".npy"))
+        except Exception as error:  # a header that is no Python raises whatever its parser does
             raise DatasetError(
                 f"the shard {listing.with_suffix('.npy')} is damaged: {error}. Delete it and its "
                 ".json; the next run encodes its pictures again."
@@ -190,6 +191,15 @@ class AnnotationStore:
         temporary.rename(listing.with_suffix(".npy"))
         _write_whole(listing, content)
         self._open_shard(listing)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    if not path.is_file():  # a pipe would wait for ever
+        raise FileNotFoundError("there is no such file")
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(vectors, np.ndarray):
+        raise TypeError("it holds several arrays")
+    return vectors
 
 
 def _row(digest: Any, view: Any, real: Any = "") -> tuple[tuple[str, str], str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from regard.documents import json_of
 from regard.errors import CheckpointError
 from regard.explain import wording
 from regard.explain.html import (
@@ -95,7 +96,7 @@ class DiaryEntry:
             CheckpointError: the line is damaged.
         """
         try:
-            record = json.loads(line)
+            record = json_of(line)
             captions = {
                 key: Said(
                     tuple(said["words"]), np.array(said["alpha"], np.float32), said.get("cells")
