@@ -143,13 +143,13 @@ def _forge(folder: Path) -> None:
     config = _loaded(folder / "config.json")
     if isinstance(config, dict) and isinstance(config.get("files"), dict):
         for name in config["files"]:
-            if (folder / name).is_file():
+            if name in os.listdir(folder):
                 config["files"][name] = _digest(folder / name)
         (folder / "config.json").write_text(json.dumps(config), "utf-8")
     graphs = _loaded(folder / "graphs.json")
     if isinstance(graphs, dict) and isinstance(graphs.get("files"), dict):
         for name in graphs["files"]:
-            if (folder / name).is_file():
+            if name in os.listdir(folder):
                 graphs["files"][name] = _digest(folder / name)
         graphs["weights"] = _digest(folder / "model.safetensors")
         try:
@@ -173,6 +173,8 @@ def _loaded(path: Path) -> Any:
 
 
 def _maker(own: Path, seed: int) -> Callable[[int], str]:
+    from regard.captioner import Captioner
+
     root = own.parents[1]
     uses = {
         "light": _use_light,
@@ -186,6 +188,8 @@ def _maker(own: Path, seed: int) -> Callable[[int], str]:
             kind, kind
         )
         use(whole)
+    # Without its graphs the light model runs on torch: MONAI takes seconds to import.
+    Captioner.load(root / "papers" / "light", backend="torch")
 
     def task(number: int) -> str:
         from regard import RegardError

@@ -114,7 +114,7 @@ def _maker(folder: Path, seed: int) -> Callable[[int], str]:
 
     real = {medium: load(medium=medium) for medium in ("image", "video", "volume")}
     quick = {
-        medium: model.with_backend(_Quick(model.backend, len(model.vocabulary)))
+        medium: model.with_backend(_Quick(len(model.vocabulary), model.reader.annotation_dim))
         for medium, model in real.items()
     }
     for medium, seed_name in (("image", "png-rgb.png"), ("video", "mp4-h264.mp4"),
@@ -170,8 +170,8 @@ def check(caption: Any) -> None:
 class _Quick:
     """A backend that sees whether a network could read the pixels, and says two words."""
 
-    model: Any
     words: int
+    features: int
 
     def encode(self, pixels: np.ndarray, grids: Any, mask: Any = None) -> Any:
         from regard.types import Annotations
@@ -180,7 +180,7 @@ class _Quick:
             raise AssertionError(f"the network would read {pixels.dtype} that is not finite")
         if not mask.any(1).all():
             raise AssertionError("the network would read nothing: no cell is real")
-        vectors = np.zeros((*mask.shape, 1), np.float32)
+        vectors = np.zeros((*mask.shape, self.features), np.float32)
         return Annotations(vectors, mask, grids)
 
     def init_state(self, annotations: Any, captions_per_item: int = 1) -> Any:

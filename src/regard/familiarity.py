@@ -249,8 +249,10 @@ class Familiarity:
             CheckpointError: it is damaged.
         """
         try:
+            if values["medium"] not in _NAMES:
+                raise ValueError(f"there is no medium {values['medium']!r:.100}")
             return cls(
-                str(values["medium"]),
+                values["medium"],
                 {name: (float(low), float(high)) for name, (low, high) in values["ranges"].items()},
                 tuple(map(str, values["modalities"])),
                 {
@@ -263,7 +265,7 @@ class Familiarity:
                 },
                 int(values["items"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(
                 f"familiarity in config.json is damaged: {error!r}. Take the key out; the model "
                 "captions without it."

@@ -156,6 +156,8 @@ def _read(path: Path) -> Graphs:
         graphs = Graphs(**values)
         if not {ENCODER, INIT, STEP} <= set(graphs.files) <= set(FILES):
             raise ValueError(f"files are {sorted(graphs.files)}")
+        if not isinstance(graphs.pictures_per_item, int) or graphs.pictures_per_item < 1:
+            raise ValueError(f"pictures_per_item is {graphs.pictures_per_item!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Export the model again.") from error
     return graphs

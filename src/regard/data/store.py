@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class AnnotationStore:
 
         Raises:
             DatasetError: the folder holds a store made by another encoder or preprocessing,
-                or a damaged one.
+                or a damaged one; or it cannot be made.
         """
         self.folder = Path(folder)
         self.key = key
@@ -114,6 +115,9 @@ class AnnotationStore:
 
         Yields:
             How many rows are in the store, after every batch.
+
+        Raises:
+            DatasetError: a shard cannot be written; those before it are whole.
         """
         missing = [w for w in dict.fromkeys(wanted) if (w[0], w[1]) not in self._rows]
         done = len(self._rows)
@@ -139,15 +143,22 @@ class AnnotationStore:
         path = self.folder / "store.json"
         wanted = self.key.to_json()
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, json.dumps(wanted).encode())
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _write_whole(path, json.dumps(wanted).encode())
+            except OSError as error:
+                raise self._unwritten(error) from error
             return
         try:
             found = json_of(text_of(path))
+            if not isinstance(found, dict):
+                raise Unreadable(f"it holds {type(found).__name__}")
         except Unreadable as error:
-            raise DatasetError(f"{path} is damaged. Delete the folder and encode again.") from error
+            raise DatasetError(
+                f"{path} is damaged: {error}. Delete the folder and encode again."
+            ) from error
         if found != wanted:
-            differing = [k for k in wanted if found.get(k) != wanted[k]]
+            differing = [k for k in wanted if found.get(k) != wanted[k]] or ["version of regard"]
             raise DatasetError(
                 f"the annotation store {self.folder} was made with another "
                 f"{' and '.join(differing)}; its vectors mean something else to this encoder. "
@@ -156,7 +167,8 @@ class AnnotationStore:
 
     def _open_shard(self, listing: Path) -> None:
         try:
-            rows = [_row(*entry) for entry in json_of(text_of(listing))]
+            cells = self._row_shape()[0]
+            rows = [_row(cells, *entry) for entry in json_of(text_of(listing))]
             vectors = _mapped(listing.with_suffix(".npy"))
         except Exception as error:  # a header that is no Python raises whatever its parser does
             raise DatasetError(
@@ -184,13 +196,25 @@ class AnnotationStore:
         content = json.dumps(rows).encode()
         listing = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.json"
         temporary = listing.with_suffix(".npy.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, vectors)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(listing.with_suffix(".npy"))
-        _write_whole(listing, content)
+        try:
+            with temporary.open("wb") as file:
+                np.save(file, vectors)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(listing.with_suffix(".npy"))
+            _write_whole(listing, content)
+        except OSError as error:
+            with suppress(OSError):  # half a shard is of no use to anybody
+                temporary.unlink(missing_ok=True)
+            raise self._unwritten(error) from error
         self._open_shard(listing)
+
+    def _unwritten(self, error: OSError) -> DatasetError:
+        return DatasetError(
+            f"the annotation store {self.folder} cannot be written: {error.strerror or error}. "
+            "What it holds is whole, and the same command goes on from there. Free some space, "
+            "or name another folder in data.store."
+        )
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -202,9 +226,18 @@ def _mapped(path: Path) -> np.ndarray:
     return vectors
 
 
-def _row(digest: Any, view: Any, real: Any = "") -> tuple[tuple[str, str], str]:
-    """Return a row's picture and view, and its mask as hexadecimal bits; "" where all are real."""
-    return (str(digest), str(view)), str(real)
+def _row(cells: int, digest: Any, view: Any, real: Any = "") -> tuple[tuple[str, str], str]:
+    """Return a row's picture and view, and its mask as hexadecimal bits; "" where all are real.
+
+    Raises:
+        TypeError: they are no text.
+        ValueError: the mask is not one of so many cells.
+    """
+    if not (isinstance(digest, str) and isinstance(view, str) and isinstance(real, str)):
+        raise TypeError(f"a row of its list is {digest!r:.100}, {view!r:.100}, {real!r:.100}")
+    if real and len(bytes.fromhex(real)) != -(-cells // 8):
+        raise ValueError(f"a mask of its list is not one of {cells} cells")
+    return (digest, view), real
 
 
 def _mask(real: str, cells: int) -> np.ndarray:
@@ -216,5 +249,10 @@ def _mask(real: str, cells: int) -> np.ndarray:
 
 def _write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.rename(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.rename(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
