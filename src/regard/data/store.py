@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 
 from regard.documents import Unreadable, json_of, text_of
 from regard.errors import DatasetError
+from regard.folders import whole_file
 
 SHARD_ROWS = 512
 _SHARD_BYTES = 2**28  # a shard is made in memory: fewer rows of a long clip's many cells
@@ -195,17 +195,13 @@ class AnnotationStore:
         ]
         content = json.dumps(rows).encode()
         listing = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.json"
-        temporary = listing.with_suffix(".npy.tmp")
         try:
-            with temporary.open("wb") as file:
+            with whole_file(listing.with_suffix(".npy")) as new, new.open("wb") as file:
                 np.save(file, vectors)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.rename(listing.with_suffix(".npy"))
             _write_whole(listing, content)
         except OSError as error:
-            with suppress(OSError):  # half a shard is of no use to anybody
-                temporary.unlink(missing_ok=True)
             raise self._unwritten(error) from error
         self._open_shard(listing)
 
@@ -248,11 +244,5 @@ def _mask(real: str, cells: int) -> np.ndarray:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.rename(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as new:
+        new.write_bytes(content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from regard.explain.html import (
     words_html,
 )
 from regard.explain.maps import SCALE_LEAST, absolute_scale
+from regard.folders import whole_file
 from regard.types import Grid
 
 _LEAST_SPAN = 0.01  # of a curve: a smaller change is not seen in the numbers either
@@ -268,7 +268,5 @@ section.regard .words { margin: 0 0 .3rem; }
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as new:
+        new.write_text(text, "utf-8")

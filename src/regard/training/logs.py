@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+from regard.folders import whole_file
+
 
 class Reporter(Protocol):
     """Whoever watches a run: the command line's progress bar, a notebook, nobody."""
@@ -70,7 +72,8 @@ class RunLog:
         """
         self._path = folder / "log.jsonl"
         kept = _lines_up_to(self._path, resumed_at)
-        self._path.write_text("".join(kept), "utf-8")
+        with whole_file(self._path) as new:
+            new.write_text("".join(kept), "utf-8")
         self._tensorboard = _tensorboard(folder / "tensorboard", resumed_at)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:

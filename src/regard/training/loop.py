@@ -78,7 +78,16 @@ def train(
             loss is no longer finite.
     """
     out = Path(out)
-    reporter = report or Silent()
+    try:
+        return _train(recipe, out, resume, report or Silent())
+    except OSError as error:  # of the log, the diary, a picture that is gone
+        raise RegardError(
+            f"the run in {out} cannot go on: {error}. Its last checkpoint is whole. Free some "
+            "space, or bring back what is missing; then go on with resume."
+        ) from error
+
+
+def _train(recipe: Recipe, out: Path, resume: bool, reporter: Reporter) -> Path:
     run = _prepare(recipe, out, resume, reporter)
     if not resume:
         _save_last(run, {})  # from here on a run that is killed can be resumed
