@@ -288,7 +288,7 @@ def _work(pipe: Connection, maker: Maker, seed: int, folder: Path) -> None:
         pipe.send((fault[:2000], note, peak))
 
 
-SECRET = "planted-secret"  # noqa: S105
+SECRET = "planted-secret"  # nosec B105
 """Part of the name of files that lie outside of what an item may read."""
 
 

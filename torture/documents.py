@@ -184,8 +184,10 @@ def _maker(own: Path, seed: int) -> Callable[[int], str]:
         "store": _use_store,
     }
     for kind, use in uses.items():  # whole ones, and all that is imported by them
-        whole = root / "papers" / {"recipe": "recipe.toml", "captions": "captions/coco.json"}.get(
-            kind, kind
+        whole = (
+            root
+            / "papers"
+            / {"recipe": "recipe.toml", "captions": "captions/coco.json"}.get(kind, kind)
         )
         use(whole)
     # Without its graphs the light model runs on torch: MONAI takes seconds to import.

@@ -48,8 +48,8 @@ def _png(content: bytes, other: bytes, draw: random.Random) -> bytes:
         packed = zlib.compress(unpacked * draw.choice((1, 1, 200)))
         chunks = [c for c in chunks if c[0] not in (b"IDAT", b"IEND")]
         chunks += [(b"IDAT", packed), (b"IEND", b"")]
-    else:  # a text that unpacks to 64 MiB
-        bomb = b"words\0\0" + zlib.compress(bytes(draw.choice((10, 2**26))))
+    else:  # a text that unpacks to 16 MiB
+        bomb = b"words\0\0" + zlib.compress(bytes(draw.choice((10, 2**24))))
         chunks.insert(1, (draw.choice((b"zTXt", b"iCCP", b"iTXt")), bomb))
     made = content[:_PNG]
     for name, body in chunks:
@@ -77,9 +77,7 @@ def _jpeg(content: bytes, other: bytes, draw: random.Random) -> bytes:
         segment = content[place - 2 : place + length]
         return content[:place] + segment * draw.choice((1, 100)) + content[place + length :]
     body = damaged(content[place + 2 : place + length], other, draw)[:65000]
-    return (
-        content[:place] + struct.pack(">H", len(body) + 2) + body + content[place + length :]
-    )
+    return content[:place] + struct.pack(">H", len(body) + 2) + body + content[place + length :]
 
 
 def _riff(content: bytes, other: bytes, draw: random.Random) -> bytes:
@@ -131,8 +129,10 @@ def _tiff(content: bytes, other: bytes, draw: random.Random) -> bytes:
     entry = draw.choice(entries)
     way = draw.randrange(4)
     if way == 0:
-        return content[: entry + 8] + struct.pack(f"{order}I", draw.choice(SIZES)) + (
-            content[entry + 12 :]
+        return (
+            content[: entry + 8]
+            + struct.pack(f"{order}I", draw.choice(SIZES))
+            + (content[entry + 12 :])
         )
     if way == 1:
         kind = struct.pack(f"{order}H", draw.randrange(20))

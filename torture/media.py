@@ -25,6 +25,7 @@ _REAL_EVERY = 50  # items of which one goes through a model's whole network
 _STRANGE_NAMES = 0.04  # of the items have the suffix of another kind
 _OF_FORMAT = 0.6  # of the damages know the format
 _KEPT_SHOWN = 20
+_WORTH_A_CHILD = 200  # items from which a second child pays for its start
 
 
 def run(scale: float, seed: int, folder: Path) -> Tally:
@@ -51,7 +52,8 @@ def tried(
         again: a number to the name and content of what was tried, to keep it.
     """
     tally, peak, notes = Tally(), 0, Counter[str]()
-    for outcome in try_items(maker, iter(range(count)), seed, folder):
+    children = 1 if count < _WORTH_A_CHILD else 2
+    for outcome in try_items(maker, iter(range(count)), seed, folder, children):
         peak = max(peak, outcome.peak)
         if not outcome.fault:
             tally.handle()

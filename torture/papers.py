@@ -221,7 +221,9 @@ def damaged_toml(text: str, root: Path, draw: random.Random) -> str:
             lines.pop(at)
             lines = lines or [""]
         elif way == 2:
-            lines[at] = draw.choice(("[encoder", "[a.b.c]", "[[encoder]]", "x", "= 1", "\0", "a.b=1"))
+            lines[at] = draw.choice(
+                ("[encoder", "[a.b.c]", "[[encoder]]", "x", "= 1", "\0", "a.b=1")
+            )
         elif equals:
             lines[at] = f"{key}= {draw.choice(strange)}"
     return "\n".join(lines)
@@ -230,8 +232,8 @@ def damaged_toml(text: str, root: Path, draw: random.Random) -> str:
 def damaged_header(content: bytes, root: Path, draw: random.Random) -> bytes:
     """Return safetensors with a damaged header, mostly of the length that it says."""
     (size,) = struct.unpack_from("<Q", content)
-    header = damaged_json(content[8 : 8 + size].decode(), root, draw).encode("utf-8", "surrogatepass")
+    header = damaged_json(content[8 : 8 + size].decode(), root, draw).encode(
+        "utf-8", "surrogatepass"
+    )
     length = len(header) if draw.random() < 0.8 else draw.choice((0, 1, 2**31, 2**63, 2**64 - 1))
     return struct.pack("<Q", length) + header + content[8 + size :]
-
-

@@ -64,7 +64,7 @@ def open_folder(folder: Path) -> Generator[Path]:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="regard-torture-") as place:
-        os.chmod(place, 0o755)  # noqa: S103
+        os.chmod(place, 0o755)  # nosec B103
         yield Path(place)
 
 

@@ -32,6 +32,7 @@ class Work:
         act: writes the new.
         check: "" where the old is whole, or the new in its place; else what is lost.
         clashes: whether a folder that refuses must end in an error.
+        every: which of the rooms on a full disk are tried, of a work that takes long.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Work:
     act: Callable[[Path], int | None]
     check: Callable[[Path], str]
     clashes: bool = True
+    every: int = 1
 
 
 def toy(name: str = "toy", seed: int = 0) -> Any:
@@ -72,9 +74,7 @@ def pictures(folder: Path, count: int = 8) -> Path:
     lines = ["file,caption,split"]
     for i in range(count):
         coarse = np.random.default_rng(i).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((40, 30), Image.Resampling.BICUBIC).save(
-            folder / f"{i}.jpg"
-        )
+        Image.fromarray(coarse).resize((40, 30), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg")
         split, what = ("val" if i % 4 == 3 else "train"), ("dog" if i % 2 else "cat")
         lines += [f"{i}.jpg,a {what} runs,{split}", f"{i}.jpg,a red {what} sits on grass,{split}"]
     captions = folder / "captions.csv"
@@ -326,6 +326,6 @@ WORKS = (
     Work("regard caption --explain", _prepare_drawings, _draw, _check_drawings),
     Work("regard explain", _prepare_drawings, _explain, _check_drawings),
     Work("regard train --resume", _prepare_run, _resume, _check_run),
-    Work("regard export", _prepare_light, _export, _check_light),
+    Work("regard export", _prepare_light, _export, _check_light, every=3),
     Work("cache of compiled loops", _prepare_cache, _compile, _check_cache, clashes=False),
 )

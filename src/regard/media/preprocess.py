@@ -106,7 +106,11 @@ class ScanSpec:
     window: str
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 3 or len(self.spacing) not in (0, 3) or min(self.spacing, default=1) <= 0:
+        if (
+            len(self.shape) != 3
+            or len(self.spacing) not in (0, 3)
+            or min(self.spacing, default=1) <= 0
+        ):
             raise ConfigError(
                 f"preprocessing shape={self.shape!r:.100}, spacing={self.spacing!r:.100}; wanted "
                 "three numbers each, for slices, rows and cols, or no spacing."
