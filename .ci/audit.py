@@ -1,4 +1,4 @@
-"""Look for what is known to be unsafe: in the code (bandit), in the packages (pip-audit); list them.
+"""Look for what is known to be unsafe in the code (bandit) and the packages (pip-audit); list them.
 
     python .ci/audit.py [bandit] [packages] [sbom]
 

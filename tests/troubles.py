@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from torture.children import SECRET, Fault
@@ -31,10 +32,8 @@ def makes_trouble(own: Path, seed: int) -> Callable[[int], str]:
         return (own.parents[1] / f"{SECRET}.txt").read_text()
 
     def connect() -> str:
-        try:
+        with suppress(OSError):
             socket.create_connection(("127.0.0.1", 9), 0.1).close()
-        except OSError:
-            pass
         return ""
 
     def crash() -> str:

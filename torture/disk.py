@@ -23,6 +23,10 @@ from torture.works import WORKS, Work
 
 _ROOMS = (0, 3000, 20_000, 60_000, 200_000, 500_000, 1_500_000)
 """Bytes that a full disk still takes."""
+_HOW = {
+    True: "a disk in memory",
+    False: "limits on the size of files and rights on folders, for no disk could be mounted",
+}
 _LONGEST = 3000  # characters of a message
 
 
@@ -42,16 +46,16 @@ def _run(scale: float, seed: int, folder: Path) -> Tally:
 
 
 def _all(scale: float, seed: int, folder: Path) -> Tally:
-    tally, draw = Tally(), random.Random(f"disk {seed}")
-    mounted = False
+    tally, draw, how = Tally(), random.Random(f"disk {seed}"), ""
     for number, (work, fault, room) in enumerate(_trials(scale, draw)):
         prepared, place = folder / f"old-{WORKS.index(work)}", folder / f"{number}"
         if not prepared.exists():
             prepared.mkdir()
-            made = in_child(_nothing, work.prepare, prepared)
+            made = in_child(_nothing, work.prepare, prepared, limit=600)
             if made.status:
                 raise RuntimeError(f"{work.name} cannot be prepared: {made.words}")
         with small_disk(place) as mounted:
+            how = _HOW[mounted]
             shutil.copytree(prepared, place, dirs_exist_ok=True)
             _try(work, fault, room, place, mounted, tally)
         shutil.rmtree(place, ignore_errors=True)
@@ -60,7 +64,6 @@ def _all(scale: float, seed: int, folder: Path) -> Tally:
         place = folder / name.replace(" ", "-")
         place.mkdir()
         _judge(f"{name}", in_child(_nothing, act, place), "", tally, must_say=False)
-    how = "a disk in memory" if mounted else "limits on the size of files: no disk was mounted"
     who = "a child that gave root up" if is_root() else "a user who is not root"
     tally.figures.append(f"full and read-only: {how}; denied: {who}")
     return tally

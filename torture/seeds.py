@@ -124,7 +124,7 @@ def _scans() -> dict[str, bytes]:
 
 
 def _slices() -> dict[str, bytes]:
-    from pydicom.pixels import compress
+    from pydicom.pixels.utils import compress
     from pydicom.uid import RLELossless
 
     pixels = _voxels()[0]
@@ -139,13 +139,13 @@ def _slices() -> dict[str, bytes]:
 
 def _slice(pixels: np.ndarray) -> Any:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = CTImageStorage
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = "1.2.3.4"
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = UID("1.2.3.4")
     made.Modality, made.SeriesInstanceUID, made.SeriesNumber = "CT", "1.2.3", 1
     made.Rows, made.Columns = pixels.shape[-2:]
     made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"

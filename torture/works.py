@@ -139,20 +139,20 @@ def _check_model(folder: Path) -> str:
 
 
 def _prepare_store(folder: Path) -> None:
-    _fill(folder, 2)
+    fill(folder, 2)
     _remember(folder, "store")
 
 
-def _fill(folder: Path, count: int) -> None:
+def fill(folder: Path, count: int) -> None:
     from regard.data.store import AnnotationStore, StoreKey
 
     store = AnnotationStore(folder / "store", StoreKey(*KEY))
     wanted = [(f"digest{i}", "plain", str(i)) for i in range(count)]
-    for _ in store.fill(wanted, _encoded, batch_size=2):
+    for _ in store.fill(wanted, encoded, batch_size=2):
         pass
 
 
-def _encoded(pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+def encoded(pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
     cells, features = int(np.prod(KEY[1])), KEY[2]
     vectors = np.stack([np.full((cells, features), int(file), np.float16) for file, _ in pairs])
     return vectors, np.ones((len(pairs), cells), bool)
@@ -215,13 +215,13 @@ class _Enough(Exception):
 
 
 def _prepare_run(folder: Path) -> None:
-    """Write a run that was ended in its second epoch."""
+    """Write a run that was ended at the end of its second epoch."""
     from regard.training import train
     from regard.training.logs import Silent
 
     class Ends(Silent):
         def evaluated(self, epoch: int, scores: Any, samples: Any) -> None:
-            if epoch == 1:
+            if epoch == 2:
                 raise _Enough
 
     pictures(folder / "pictures")
@@ -285,7 +285,7 @@ def _prepare_cache(folder: Path) -> None:
     (folder / "cache").mkdir()
     os.environ |= {"XDG_CACHE_HOME": str(folder / "made"), "TMPDIR": str(folder)}
     try:
-        made = native._built(torch.float32)
+        made = native._built(torch.float32)  # pyright: ignore[reportPrivateUsage]
     finally:
         os.environ.pop("TMPDIR")
     compiler = folder / "compiler"
@@ -306,7 +306,7 @@ def _compile(folder: Path) -> None:
 
     os.environ |= {"XDG_CACHE_HOME": str(folder / "cache"), "CXX": str(folder / "compiler")}
     os.environ.pop("REGARD_KERNELS", None)
-    native._loaded.cache_clear()
+    native._loaded.cache_clear()  # pyright: ignore[reportPrivateUsage]
     native.library(torch.float32)  # None, and a line in the log, where nothing can be kept
 
 
@@ -322,7 +322,7 @@ def _check_cache(folder: Path) -> str:
 
 WORKS = (
     Work("Captioner.save", _prepare_model, _save, _check_model),
-    Work("filling a store", _prepare_store, lambda folder: _fill(folder, 40), _check_store),
+    Work("filling a store", _prepare_store, lambda folder: fill(folder, 40), _check_store),
     Work("regard caption --explain", _prepare_drawings, _draw, _check_drawings),
     Work("regard explain", _prepare_drawings, _explain, _check_drawings),
     Work("regard train --resume", _prepare_run, _resume, _check_run),

@@ -1,4 +1,4 @@
-"""Texts and JSON that somebody else wrote: read whole, of bounded size, from ordinary files only."""
+"""Texts and JSON that somebody else wrote: read whole, bounded, from ordinary files only."""
 
 from __future__ import annotations
 

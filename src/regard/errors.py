@@ -17,7 +17,6 @@ import difflib
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
-
 _NAME = 200  # characters of a name that is compared with those that are known
 _LONGEST, _BEGINNING, _END = 3000, 2000, 900  # characters of a message
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from troubles import begins_badly, makes_trouble
 from torture import children
 from torture.children import SECRET, try_items
+from troubles import begins_badly, makes_trouble
 
 
 def test_every_kind_of_trouble_is_noticed_and_outlived(

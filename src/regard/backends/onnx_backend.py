@@ -59,8 +59,8 @@ class Graph:
             return dict(zip(self._gives, self._session.run(None, feed), strict=True))
         except Exception as error:  # onnxruntime's own errors share no public base
             raise CheckpointError(
-                f"a graph of the model does not run: {_reason(error)}. It is damaged, or of another "
-                "model. Export the model again."
+                f"a graph of the model does not run: {_reason(error)}. It is damaged, or of "
+                "another model. Export the model again."
             ) from error
 
 

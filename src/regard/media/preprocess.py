@@ -80,8 +80,8 @@ class ClipSpec:
     def __post_init__(self) -> None:
         if self.choice not in _CHOICES or self.take not in ("middle", "first"):
             raise ConfigError(
-                f"preprocessing choice={self.choice!r:.100}, take={self.take!r:.100}; wanted one of "
-                f"{', '.join(_CHOICES)} and one of middle, first."
+                f"preprocessing choice={self.choice!r:.100}, take={self.take!r:.100}; wanted one "
+                f"of {', '.join(_CHOICES)} and one of middle, first."
             )
         _refuse_many("preprocessing of clips", (self.frames, self.picture.size, self.picture.size))
         if self.first_frames < 0 or self.every <= 0:

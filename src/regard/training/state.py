@@ -18,7 +18,6 @@ from regard.errors import CheckpointError
 from regard.training.objective import Objective
 from regard.training.optimizer import MovingAverage, build_optimizer
 
-
 _POSITION = ("epoch", "batch", "step", "best", "lowest_loss", "stale")
 
 
