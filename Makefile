@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test torture check docs wheel clean
+.PHONY: help demo test torture audit sbom check docs wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -29,6 +29,12 @@ test: .venv/dev  ## run the default test suite
 
 torture: .venv/dev  ## try faults for about 20 minutes and count them; more with SCALE=10
 	$(BIN)/python -m torture --scale $(or $(SCALE),1)
+
+audit: .venv/dev sbom  ## look for what is known to be unsafe, in the code and in the packages
+	$(BIN)/python .ci/audit.py bandit packages
+
+sbom: .venv/dev  ## write what regard and all that is installed with it are, as CycloneDX JSON
+	$(BIN)/python .ci/audit.py sbom
 
 check: .venv/dev docs  ## style, types, documentation
 	$(BIN)/ruff check .

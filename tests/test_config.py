@@ -1,5 +1,7 @@
 """Recipes and vocabularies."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,19 @@ from hypothesis import strategies as st
 from regard.config import DecoderConfig, ObjectiveConfig, Recipe, from_dict, load_recipe, override
 from regard.config import to_dict as as_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName
+from regard.media import ClipSpec, PreprocessingSpec, ScanSpec
 from regard.recipes import find_recipe, shipped_recipes
-from regard.vocabulary import END, START, UNKNOWN, Vocabulary, build_vocabulary, words_of
+from regard.vocabulary import (
+    END,
+    SPECIALS,
+    START,
+    UNKNOWN,
+    Vocabulary,
+    build_vocabulary,
+    words_of,
+)
+
+PICTURE = PreprocessingSpec(8, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -121,3 +134,55 @@ def test_bpe_captions_come_back() -> None:
 def test_damaged_vocabularies(text: str) -> None:
     with pytest.raises(CheckpointError):
         Vocabulary.from_json(text)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "9" * 400])
+def test_numbers_that_are_not_finite_are_refused(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[decoder]\ntemperature = {value}\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"decoder\.temperature"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "\0"])
+def test_toml_that_its_parser_chokes_on_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.toml"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "bpe"), [("words", None), (None, None), ("bpe", None), ("bpe", 3), ("word", "{}")]
+)
+def test_a_vocabulary_that_cannot_cut_text_is_refused(tokens: object, bpe: object) -> None:
+    values = {"format_version": 1, "tokens": tokens, "words": SPECIALS, "bpe": bpe}
+    with pytest.raises(CheckpointError, match="tokens are"):
+        Vocabulary.from_json(json.dumps(values))
+
+
+def test_a_damaged_tokenizer_is_named() -> None:
+    values = {"format_version": 1, "tokens": "bpe", "words": SPECIALS, "bpe": "{}"}
+    with pytest.raises(CheckpointError, match="tokenizer is damaged"):
+        Vocabulary.from_json(json.dumps(values)).split("a dog")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ScanSpec((2**20, 2**20, 4), (), "percentile"),
+        lambda: ScanSpec((4, 4), (), "percentile"),
+        lambda: ScanSpec((4, 4, 4), (1.0, 1.0), "percentile"),
+        lambda: ScanSpec((4, 4, 4), (1.0, 0.0, 1.0), "percentile"),
+        lambda: ScanSpec((4, 4, 4), (), "x-ray"),
+        lambda: PreprocessingSpec(2**20, "squash", "bilinear", (0, 0, 0), (1, 1, 1)),
+        lambda: ClipSpec(PICTURE, 2**20, "chunks", "middle", 0, 1.0),
+        lambda: ClipSpec(PICTURE, 4, "some", "middle", 0, 1.0),
+        lambda: ClipSpec(PICTURE, 4, "chunks", "last", 0, 1.0),
+        lambda: ClipSpec(PICTURE, 4, "chunks", "middle", -1, 1.0),
+        lambda: ClipSpec(PICTURE, 4, "chunks", "middle", 0, 0.0),
+    ],
+)
+def test_a_stored_preprocessing_that_makes_no_sense_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError, match="preprocessing"):
+        make()

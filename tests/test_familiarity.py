@@ -14,7 +14,7 @@ from regard.captioner import Captioner
 from regard.config import DataConfig, DecoderConfig, EncoderConfig, Recipe, VolumeConfig
 from regard.encoders import build_encoder
 from regard.errors import CheckpointError
-from regard.familiarity import Familiarity, Sighting
+from regard.familiarity import Cloud, Familiarity, Sighting
 from regard.media import ScanSpec, read_media
 from regard.types import Media, Scan
 
@@ -119,3 +119,23 @@ def test_damaged_familiarity_is_one_clear_error(model: Captioner, tmp_path: Path
 def test_long_captions_are_not_cut_at_the_default_length(model: Captioner) -> None:
     made = model.caption(scan(blob(1)), min_length=40)
     assert len(made.words) == 40
+
+
+def test_a_cloud_of_other_lengths_is_refused() -> None:
+    cloud = Cloud.around(np.random.default_rng(0).normal(size=(20, 3)))
+    assert cloud.holds(np.zeros(3))
+    with pytest.raises(CheckpointError, match="3 numbers, and the model's have 2"):
+        cloud.holds(np.zeros(2))
+
+
+@pytest.mark.parametrize("damage", ["medium", "whitening", "limit"])
+def test_a_damaged_familiarity_is_named(damage: str) -> None:
+    cloud = {"mean": [0.0, 0.0], "whitening": [[1.0], [0.0, 1.0]], "limit": 1.0}
+    stored = {"medium": "volume", "ranges": {}, "modalities": [], "items": 3}
+    Familiarity.from_json(stored | {"clouds": {"features": cloud}})
+    if damage == "medium":
+        stored["medium"] = "smell"
+    else:
+        cloud[damage] = {"whitening": [[1.0, 0.0]], "limit": "much"}[damage]
+    with pytest.raises(CheckpointError, match="familiarity"):
+        Familiarity.from_json(stored | {"clouds": {"features": cloud}})

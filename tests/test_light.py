@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import regard
-from regard.backends.onnx_backend import OnnxBackend
+from regard.backends.onnx_backend import Graph, OnnxBackend
 from regard.captioner import Captioner
 from regard.errors import CheckpointError, ConfigError, MissingExtra, UnknownName
 from regard.pretrained import shipped_models
@@ -195,3 +196,25 @@ def test_two_hundred_val_pictures_get_the_same_captions(
     light, heavy = (model.caption(files) for model in pair)
     for one, other in zip(light, heavy, strict=True):
         assert_same(one, other)
+
+
+def test_a_graph_of_another_model_is_named(tmp_path: Path) -> None:
+    folder = shipped_models()["hippocampus-soft"]
+    names = {"encoder": "step.onnx", "init": "encoder.onnx", "step": "init.onnx"}
+    graphs = {name: Graph.of(folder / file, 1) for name, file in names.items()}
+    backend = OnnxBackend(graphs, grid_shape=(6, 8, 6))
+    with pytest.raises(CheckpointError, match="does not run"):
+        backend.encode(np.zeros((1, 1, 24, 32, 24), np.float32), ())
+    backend = OnnxBackend({"encoder": graphs["init"], "init": graphs["init"]}, grid_shape=(6, 8, 6))
+    annotations = backend.encode(np.zeros((1, 1, 24, 32, 24), np.float32), ())
+    with pytest.raises(CheckpointError, match="does not (run|give)"):
+        backend.init_state(annotations)
+
+
+@pytest.mark.parametrize("pictures", [0, "1", None, [1]])
+def test_a_damaged_manifest_of_graphs_is_named(pictures: object, tmp_path: Path) -> None:
+    folder = shutil.copytree(shipped_models()["hippocampus-soft"], tmp_path / "model")
+    values = json.loads((folder / "graphs.json").read_text("utf-8"))
+    (folder / "graphs.json").write_text(json.dumps(values | {"pictures_per_item": pictures}))
+    with pytest.raises(CheckpointError, match="pictures_per_item"):
+        Captioner.load(folder)

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from regard.documents import Unreadable, json_of, text_of
 from regard.errors import CheckpointError, needs_torch
 from regard.folders import recovered, replaced_whole
+from regard.stored_config import check_config, check_metrics
 from regard.vocabulary import SPECIALS, Vocabulary
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
 
 _NEEDED = ("config.json", "vocabulary.json", "model.safetensors")
 _DIGESTED = ("vocabulary.json", "model.safetensors")
-_CONFIG_KEYS = ("name", "medium", "recipe", "preprocessing", "encoder", "special_ids")
-_ENCODER_KEYS = ("name", "digest", "annotation_dim", "grid_shape")
 _FAULTS_SHOWN = 4
 
 
@@ -157,7 +157,7 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         config,
         vocabulary,
         _shapes(folder / "model.safetensors"),
-        _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {},
+        _metrics(folder / "metrics.json"),
         _training_state(folder) if training else None,
     )
     _check_fit(checkpoint)
@@ -179,15 +179,7 @@ def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
             f"{path} has format_version {version!r}; this regard knows {FORMAT_VERSION}. Update "
             "regard, or save the model again with the version that made it."
         )
-    encoder = config.get("encoder")
-    missing = [key for key in _CONFIG_KEYS if key not in config]
-    missing += [
-        f"encoder.{key}"
-        for key in _ENCODER_KEYS
-        if not isinstance(encoder, dict) or key not in encoder
-    ]
-    if missing:
-        raise CheckpointError(f"{path} is incomplete: it lacks {', '.join(missing)}.")
+    check_config(config, str(path))
     return config
 
 
@@ -263,6 +255,14 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
 
 
+def _metrics(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    metrics = _read_json(path)
+    check_metrics(metrics, str(path))
+    return metrics
+
+
 def _training_state(folder: Path) -> dict[str, Any] | None:
     path = folder / "training.pt"
     if not path.is_file():
@@ -277,15 +277,16 @@ def _training_state(folder: Path) -> dict[str, Any] | None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_of(path)
+    except Unreadable as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
     try:
-        values = json.loads(_read_text(path))
-    except ValueError as error:
+        values = json_of(text)
+    except Unreadable as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds {type(values).__name__}; an object was wanted.")

@@ -6,10 +6,12 @@ known name. This module imports neither torch nor numpy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from regard.documents import Unreadable, text_of
 from regard.errors import ConfigError, UnknownName
 
 T = TypeVar("T")
@@ -413,20 +415,30 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{dotted} is {value!r}; it must be a table of settings.")
         return from_dict(hint, value, dotted)  # type: ignore[arg-type]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, dotted)
     if hint == tuple[int, ...] and isinstance(value, list | tuple):
-        if all(isinstance(v, int) for v in value):
+        if all(isinstance(v, int) and not isinstance(v, bool) for v in value):
             return tuple(value)
     elif _is_floats(hint) and isinstance(value, list | tuple):
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-            return tuple(map(float, value))
+            return tuple(_finite(v, dotted) for v in value)
     elif isinstance(hint, type) and isinstance(value, hint):
         # To Python True is an int; to a recipe it is not.
         if hint is bool or not isinstance(value, bool):
             return value
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)
     raise ConfigError(f"{dotted} is {value!r} ({type(value).__name__}); it must be {wanted}.")
+
+
+def _finite(value: float, dotted: str) -> float:
+    try:
+        made = float(value)
+    except OverflowError:  # of a whole number of more than 308 digits
+        made = math.inf
+    if not math.isfinite(made):
+        raise ConfigError(f"{dotted} is {value!r:.100}; it must be a finite number.")
+    return made
 
 
 def _is_floats(hint: Any) -> bool:
@@ -447,10 +459,14 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     import tomllib  # takes long to import, and a stored recipe is JSON
 
     try:
-        values = tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"the recipe {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = text_of(Path(path))
+    except Unreadable as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error}.") from error
+    try:
+        values = tomllib.loads(text)
+    except RecursionError as error:
+        raise ConfigError(f"the recipe {path} is nested too deeply.") from error
+    except ValueError as error:  # of more digits than Python takes, too
         raise ConfigError(f"the recipe {path} is no valid TOML: {error}.") from error
     return override(from_dict(Recipe, values), overrides or [])
 
@@ -486,5 +502,5 @@ def _parse(text: str) -> Any:
 
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text

@@ -18,9 +18,19 @@ import difflib
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
+_NAME = 200  # characters of a name that is compared with those that are known
+_LONGEST, _BEGINNING, _END = 3000, 2000, 900  # characters of a message
+
 
 class RegardError(Exception):
     """The root of every error that a user of regard may meet."""
+
+    def __str__(self) -> str:
+        """Return the message, cut in its middle where it repeats what is too long to be read."""
+        text = super().__str__()
+        if len(text) <= _LONGEST:
+            return text
+        return f"{text[:_BEGINNING]} [...] {text[-_END:]}"
 
 
 class MediaError(RegardError):
@@ -58,7 +68,7 @@ class UnknownName(RegardError, LookupError):
             name: the name that came.
             known: every name that would have been right.
         """
-        names = sorted(known)
+        names, name = sorted(known), name[:_NAME]
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}. {hint}Known: {', '.join(names)}.")

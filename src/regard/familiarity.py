@@ -121,6 +121,11 @@ class Cloud:
     whitening: tuple[tuple[float, ...], ...]
     limit: float
 
+    def __post_init__(self) -> None:
+        lengths = [len(row) for row in self.whitening]
+        if lengths != list(range(1, len(self.mean) + 1)):
+            raise ValueError("a whitening matrix is no lower triangle as long as its mean")
+
     @classmethod
     def around(cls, vectors: np.ndarray) -> Cloud:
         """Fit to (n, D) vectors; the limit is met by items that their estimate did not see."""
@@ -134,7 +139,17 @@ class Cloud:
         return cls(_plain(mean), rows, _rounded(_MARGIN * float(np.quantile(met, _QUANTILE))))
 
     def holds(self, vector: np.ndarray) -> bool:
-        """Whether a vector lies within the limit."""
+        """Whether a vector lies within the limit.
+
+        Raises:
+            CheckpointError: it is of another length than those that this was fitted to.
+        """
+        if len(vector) != len(self.mean):
+            raise CheckpointError(
+                f"familiarity in config.json is of vectors of {len(self.mean)} numbers, and the "
+                f"model's have {len(vector)}: it is damaged, or of another model. Take the key "
+                "out; the model captions without it."
+            )
         whitening = np.zeros((len(self.mean), len(self.mean)))
         for i, row in enumerate(self.whitening):
             whitening[i, : i + 1] = row
@@ -234,8 +249,10 @@ class Familiarity:
             CheckpointError: it is damaged.
         """
         try:
+            if values["medium"] not in _NAMES:
+                raise ValueError(f"there is no medium {values['medium']!r:.100}")
             return cls(
-                str(values["medium"]),
+                values["medium"],
                 {name: (float(low), float(high)) for name, (low, high) in values["ranges"].items()},
                 tuple(map(str, values["modalities"])),
                 {
@@ -248,7 +265,7 @@ class Familiarity:
                 },
                 int(values["items"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(
                 f"familiarity in config.json is damaged: {error!r}. Take the key out; the model "
                 "captions without it."

@@ -1,16 +1,17 @@
-"""Folders that are written whole or not at all.
+"""Folders and files that are written whole or not at all.
 
 A folder is written to a temporary one beside its place (`.NAME.new`) and renamed, so that a
 kill or a full disk leaves the old one whole: in its place, or, where the kill fell between
-the two renames, as `.NAME.old`, which `recovered` finds.
+the two renames, as `.NAME.old`, which `recovered` finds. A file is written beside its place, too.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -40,6 +41,33 @@ def replaced_whole(folder: Path, *, marker: str) -> Generator[Path]:
         _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Generator[Path]:
+    """Yield a path to write to; the file takes the place of `path` once all is written.
+
+    The path that is yielded ends as `path` does. What is no ordinary file (a pipe, a device) is
+    written as it is.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    # A name of its own, also where two processes write one file, and no longer than file systems
+    # take.
+    mark = f"{zlib.crc32(os.fsencode(path.name)):08x}-{os.getpid()}"
+    temporary = path.with_name(f".new-{mark}-{path.name[-12:]}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def recovered(folder: Path) -> Path:

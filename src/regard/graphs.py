@@ -20,6 +20,7 @@ from typing import Any
 
 from regard.backends.onnx_backend import OnnxBackend
 from regard.checkpoint import Checkpoint, file_digest
+from regard.documents import json_of, text_of
 from regard.errors import CheckpointError
 
 MANIFEST = "graphs.json"
@@ -145,7 +146,7 @@ def graphs_of(checkpoint: Checkpoint) -> Graphs | None:
 
 def _read(path: Path) -> Graphs:
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json_of(text_of(path))
         version = values.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(
@@ -155,6 +156,8 @@ def _read(path: Path) -> Graphs:
         graphs = Graphs(**values)
         if not {ENCODER, INIT, STEP} <= set(graphs.files) <= set(FILES):
             raise ValueError(f"files are {sorted(graphs.files)}")
+        if not isinstance(graphs.pictures_per_item, int) or graphs.pictures_per_item < 1:
+            raise ValueError(f"pictures_per_item is {graphs.pictures_per_item!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Export the model again.") from error
     return graphs

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from regard.documents import json_of
 from regard.errors import CheckpointError, ConfigError, MissingExtra
 
 PAD, START, END, UNKNOWN = range(4)
@@ -58,6 +59,13 @@ class Vocabulary:
     bpe: str | None = None
 
     def __post_init__(self) -> None:
+        if self.tokens not in ("word", "character", "bpe") or (self.tokens == "bpe") != isinstance(
+            self.bpe, str
+        ):
+            raise CheckpointError(
+                f"the vocabulary's tokens are {self.tokens!r:.100}; wanted word, character, or bpe "
+                "with its tokenizer. It was made by another program or is damaged."
+            )
         if self.words[: len(SPECIALS)] != SPECIALS:
             raise CheckpointError(
                 f"the vocabulary begins with {self.words[:4]}; the first four entries must be "
@@ -79,8 +87,10 @@ class Vocabulary:
             from tokenizers import Tokenizer
         except ImportError as error:
             raise MissingExtra("tokenizers", "train", "cutting text into BPE pieces") from error
-        assert self.bpe is not None  # only asked for where tokens are "bpe"
-        return Tokenizer.from_str(self.bpe)
+        try:
+            return Tokenizer.from_str(self.bpe or "")
+        except Exception as error:  # it raises nothing narrower
+            raise CheckpointError(f"the vocabulary's tokenizer is damaged: {error}.") from error
 
     def split(self, text: str) -> list[str]:
         """Cut a caption into tokens the way the training captions were cut."""
@@ -122,7 +132,7 @@ class Vocabulary:
             CheckpointError: the text is damaged or of an unknown format.
         """
         try:
-            values = json.loads(text)
+            values = json_of(text)
             if values["format_version"] != 1:
                 raise CheckpointError(
                     f"vocabulary format {values['format_version']} is newer than this regard "

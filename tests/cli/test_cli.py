@@ -1,6 +1,8 @@
 """The command line: streams, statuses, and what is written."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,23 @@ def test_the_shipped_model_is_the_default_and_works_from_any_folder(
     found = run("caption", sample)
     assert found.exit_code == 0
     assert len(found.stdout.split(": ")[1].split()) >= 3
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPIPE])
+def test_what_the_system_refuses_is_one_line(
+    code: int, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), "out/map.png")
+
+    monkeypatch.setattr("regard.cli.models._described", refuse)
+    monkeypatch.setattr("sys.argv", ["regard", "info", model])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err.splitlines()
+    if code == errno.EPIPE:  # who reads no further is told nothing
+        assert (ended.value.code, said) == (1, [])
+    else:
+        assert ended.value.code == 2
+        assert len(said) == 1
+        assert said[0].startswith(f"regard: out/map.png: {os.strerror(code)}.")

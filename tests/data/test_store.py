@@ -1,5 +1,7 @@
 """The annotation store: what is encoded once is found again, and nothing else."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,72 @@ def test_a_shard_of_large_rows_has_fewer_of_them(
     assert len(list(tmp_path.glob("*.npy"))) == 4
     found = AnnotationStore(tmp_path, KEY).read([(d, v) for d, v, _ in WANTED])[0][:, 0, 0]
     assert found.tolist() == [i / 2 for i in range(10)]
+
+
+def small_store(folder: Path) -> AnnotationStore:
+    store = AnnotationStore(folder, StoreKey("e", (3,), 2))
+    real = np.array([[True, True, False]])
+    for _ in store.fill(
+        [("digest", "plain", "file")], lambda pairs: (np.ones((1, 3, 2), np.float16), real)
+    ):
+        pass
+    return store
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("store.json", b"[]"),
+        ("store.json", b"null"),
+        ("store.json", b'{"a":' * 100_000),
+        ("store.json", b"\xff"),
+        ("shard-*.json", b"[" * 100_000),
+        ("shard-*.json", b"3"),
+        ("shard-*.json", b'[["digest", "plain", "zz"]]'),
+        ("shard-*.json", b'[["digest", "plain", "c0c0"]]'),
+        ("shard-*.json", b'[["digest", {}]]'),
+        ("shard-*.json", b'[["digest"]]'),
+        ("shard-*.npy", b"\x93NUMPY\x01\x00v\x00{'descr': ('"),
+        ("shard-*.npy", b"PK\x03\x04"),
+        ("shard-*.npy", b""),
+    ],
+)
+def test_a_damaged_file_of_a_store_is_named(file: str, content: bytes, tmp_path: Path) -> None:
+    small_store(tmp_path)
+    next(tmp_path.glob(file)).write_bytes(content)
+    with pytest.raises(DatasetError, match="damaged"):
+        AnnotationStore(tmp_path, StoreKey("e", (3,), 2))
+
+
+def test_a_pipe_for_a_shard_is_not_waited_for(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    shard = next(tmp_path.glob("shard-*.npy"))
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(DatasetError, match="damaged"):
+        AnnotationStore(tmp_path, StoreKey("e", (3,), 2))
+
+
+def test_a_full_disk_leaves_what_a_store_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small_store(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DatasetError, match=r"No space left.*data\.store"):
+        for _ in store.fill(
+            [("other", "plain", "file")],
+            lambda pairs: (np.ones((1, 3, 2), np.float16), np.ones((1, 3), bool)),
+        ):
+            pass
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_store_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DatasetError, match="cannot be written"):
+        AnnotationStore(tmp_path / "file" / "store", StoreKey("e", (3,), 2))

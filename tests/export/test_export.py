@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -268,3 +269,20 @@ def test_a_weight_of_another_shape_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="weight is stored as F16"):
         pointed_at(graph, {"weight": Stored("F16", (3, 3), 0, 18)}, "model.safetensors")
+
+
+def test_a_disk_that_fills_up_leaves_the_old_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    captioner().save(folder)
+    export_model(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("regard.export._manifest", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        export_model(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

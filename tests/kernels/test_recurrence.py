@@ -1,6 +1,7 @@
 """The unrolled recurrence and the vocabulary loss are what the loop and plain torch say."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 import toys
 from regard.config import ObjectiveConfig
 from regard.decoder import AttentionDecoder
-from regard.kernels import library, word_losses
+from regard.kernels import library, native, word_losses
 from regard.kernels.product import Product
 from regard.packing import packing
 from regard.training.cross_entropy import CrossEntropy
@@ -254,3 +255,25 @@ def test_steps_that_are_not_real_change_nothing(
     torch.testing.assert_close(real.alpha, whole.alpha * mask)
     losses = whole.losses(batch.targets) * batch.steps
     torch.testing.assert_close(real.losses(batch.targets), losses)
+
+
+def test_half_a_library_in_the_cache_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = tmp_path / "compiled"
+    compiled.write_bytes(b"a whole library")
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        '#!/bin/sh\nif [ "$1" = --version ]; then echo 1; exit; fi\n'
+        f'while [ "$1" != -o ]; do shift; done\ncp "{compiled}" "$2"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = native._built(torch.float32)
+    for content in (b"a who", b"", None):
+        made.unlink() if content is None else made.write_bytes(content)
+        assert native._built(torch.float32) == made
+        assert made.read_bytes() == b"a whole library"
+    compiled.write_bytes(b"not copied again")
+    assert native._built(torch.float32).read_bytes() == b"a whole library"

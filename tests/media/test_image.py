@@ -298,3 +298,26 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
                 assert read_image(damaged.tobytes(), max_pixels=10**6).pixels.dtype == np.uint8
                 read += 1
     assert 0 < read < 320
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "P", "I;16", "I", "F", "CMYK", "1"])
+def test_a_picture_converted_some_rows_at_a_time_is_the_same(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shades = np.random.default_rng(0).integers(0, 60000, (23, 7))
+    if mode in ("I", "F", "I;16"):
+        kind = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]
+        shades = shades.astype(kind)
+        if mode == "F":
+            shades[3, 4], shades[5, 6] = np.nan, np.inf
+        picture = Image.fromarray(shades)
+    else:
+        picture = Image.fromarray(toys.picture(0, (23, 7))).convert(mode.replace("LA", "RGB"))
+        if mode == "LA":
+            picture.putalpha(Image.linear_gradient("L").resize((7, 23)))
+            picture = picture.convert("LA")
+    whole = read_image(picture)
+    monkeypatch.setattr("regard.media.image._AT_ONCE", 21)  # three rows
+    bands = read_image(picture)
+    assert (whole.pixels == bands.pixels).all()
+    assert whole.notes == bands.notes

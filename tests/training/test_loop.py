@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the same bits, it leaves its traces."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,16 @@ import torch
 
 import toys
 from regard.captioner import Captioner
+from regard.checkpoint import load_checkpoint
 from regard.config import Recipe, override
 from regard.encoders import build_encoder
 from regard.encoders.fast import encode_with
 from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
 from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
+from regard.training.cross_entropy import CrossEntropy
 from regard.training.logs import RunLog, Silent
+from regard.training.state import TrainState
 
 
 class Killed(Exception):
@@ -234,3 +238,26 @@ def test_frozen_batch_norm_stays_frozen() -> None:
     after = encoder.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
     assert before
+
+
+def test_a_disk_that_fills_up_ends_a_run_with_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunLog, "write", full)
+    with pytest.raises(RegardError, match="No space left.*resume"):
+        train(toy_recipe(tmp_path), tmp_path / "run")
+    load_checkpoint(tmp_path / "run" / "last", training=True)
+
+
+def test_a_training_state_sets_nothing_but_a_runs_position() -> None:
+    made, recipe = toys.captioner(), toys.recipe()
+    made.encoder.requires_grad_(False)
+    state = TrainState.begin(recipe, made.decoder, made.encoder, CrossEntropy(recipe.objective))
+    saved = state.to_dict()
+    state.load(saved)
+    saved["position"]["optimizer"] = None
+    with pytest.raises(CheckpointError, match="optimizer"):
+        state.load(saved)

@@ -15,6 +15,13 @@ import numpy as np
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 
+_GIVE = {
+    "encoder": {"vectors"},
+    "motion": {"vectors"},
+    "init": {"values", "keys", "hidden", "memory"},
+    "step": {"logits", "next_hidden", "next_memory", "alpha"},
+}
+"""Outputs that every graph must have."""
 _CONTEXTS = ("expected", "sample", "argmax")
 
 
@@ -48,7 +55,13 @@ class Graph:
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs by their names; inputs that the graph has no use for are left out."""
         feed = {k: np.ascontiguousarray(v) for k, v in inputs.items() if k in self.takes}
-        return dict(zip(self._gives, self._session.run(None, feed), strict=True))
+        try:
+            return dict(zip(self._gives, self._session.run(None, feed), strict=True))
+        except Exception as error:  # onnxruntime's own errors share no public base
+            raise CheckpointError(
+                f"a graph of the model does not run: {_reason(error)}. It is damaged, or of "
+                "another model. Export the model again."
+            ) from error
 
 
 class OnnxBackend:
@@ -132,7 +145,7 @@ class OnnxBackend:
         if self.per_frame:
             vectors = self._frames(pixels, mask)
         else:
-            vectors = self._graphs["encoder"](pixels=pixels)["vectors"]
+            vectors = self._run("encoder", pixels=pixels)["vectors"]
             if not mask.all():
                 vectors = vectors * mask[..., None]
         return Annotations(vectors, mask, grids)
@@ -142,21 +155,32 @@ class OnnxBackend:
         items, frames = pixels.shape[:2]
         real = mask.reshape(items, frames, -1)[..., 0]
         cells = math.prod(self.grid_shape) // frames
-        found = self._graphs["encoder"](pixels=pixels[real])["vectors"]
+        found = self._run("encoder", pixels=pixels[real])["vectors"]
         if cells == 1:  # one vector a frame: the mean of its map
             found = found.mean(1, keepdims=True)
         vectors = np.zeros((items, frames, *found.shape[1:]), np.float32)
         vectors[real] = found
-        if (motion := self._graphs.get("motion")) is not None:
-            moved = motion(pixels=pixels, real=real)["vectors"]
+        if "motion" in self._graphs:
+            moved = self._run("motion", pixels=pixels, real=real)["vectors"]
             vectors = np.concatenate([vectors, moved], -1)
         return vectors.reshape(items, frames * cells, -1)
+
+    def _run(self, name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Run a graph; one of another model may not give what is wanted."""
+        found = self._graphs[name](**inputs)
+        lacking = _GIVE[name] - found.keys()
+        if lacking:
+            raise CheckpointError(
+                f"the graph {name} does not give {' and '.join(sorted(lacking))}: it is of another "
+                "model. Export the model again."
+            )
+        return found
 
     def init_state(
         self, annotations: Annotations, captions_per_item: int = 1
     ) -> tuple[ProjectedAnnotations, DecoderState]:
         """Project annotations once and return the first state, N·G rows."""
-        found = self._graphs["init"](vectors=annotations.vectors, mask=annotations.mask)
+        found = self._run("init", vectors=annotations.vectors, mask=annotations.mask)
         hidden, memory = (
             np.repeat(found[name], captions_per_item, axis=0) for name in ("hidden", "memory")
         )
@@ -201,7 +225,7 @@ class OnnxBackend:
                 if generator is None:
                     raise ConfigError("context='sample' needs a generator; pass one.")
                 feed["noise"] = generator.gumbel(size=(len(token), cells)).astype(np.float32)
-        found = graph(**feed)
+        found = self._run("step", **feed)
         chosen = context != "expected"
         return Step(
             found["logits"],
@@ -251,5 +275,10 @@ def open_graph(graph: Path | bytes, threads: int = 0) -> Any:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no public base
         name = "the graph" if isinstance(graph, bytes) else str(graph)
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{name} cannot be loaded by onnxruntime: {reason}") from error
+        raise CheckpointError(
+            f"{name} cannot be loaded by onnxruntime: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

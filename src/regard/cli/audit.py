@@ -14,6 +14,7 @@ from rich.table import Table
 from regard.cli.files import OutputFolder
 from regard.cli.output import complain, tables
 from regard.errors import ConfigError
+from regard.folders import whole_file
 
 if TYPE_CHECKING:
     from regard.explain.failures import Audit
@@ -83,7 +84,8 @@ def _write(folder: Path, audits: list[Audit]) -> None:
     for name, text in texts.items():
         try:
             # A file name that is no UTF-8 cannot be written as it is.
-            (folder / name).write_text(text, "utf-8", errors="backslashreplace", newline="\n")
+            with whole_file(folder / name) as new:
+                new.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
         except OSError as error:
             raise ConfigError(f"{folder / name} cannot be written: {error.strerror}.") from error
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from regard.card import METRIC_LABELS
 from regard.cli.files import check_place
 from regard.cli.output import complain, reporting
+from regard.folders import whole_file
 
 if TYPE_CHECKING:
     from regard.metrics.evaluate import EvaluationResult
@@ -69,7 +70,8 @@ def evaluate(
         )
     if json_file is not None:
         text = json.dumps(result.to_json(), ensure_ascii=False, indent=1)
-        json_file.write_text(text + "\n", encoding="utf-8")
+        with whole_file(json_file) as new:
+            new.write_text(text + "\n", encoding="utf-8")
     _print(result)
     raise typer.Exit(1 if result.failures else 0)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from regard.cli.files import check_place
 from regard.cli.output import reporting, tables
+from regard.folders import whole_file
 
 if TYPE_CHECKING:
     from regard.explain.faithfulness import Faithfulness
@@ -62,7 +63,8 @@ def faithfulness(
                 rival, dataset, split=split, limit=limit, beam=beam, report=report
             )
     if json_file is not None:
-        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with whole_file(json_file) as new:
+            new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     _print(found, record.get("control"))
 
 

@@ -94,6 +94,22 @@ def _asked(arguments: list[str]) -> tuple[str, ...]:
     return tuple(arguments[:1]) if arguments[0] in _COMMANDS and not completing else ()
 
 
+def _of_system(error: OSError) -> int:
+    """Say what the system refused; return the status."""
+    if isinstance(error, BrokenPipeError):
+        status = 1  # who reads no further, as `head`, is told nothing
+    else:
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}. What was whole before is untouched. Look at "
+                 "the space, the rights and the path, and start again.")  # fmt: skip
+        status = 2
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left in it would be complained of once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
 def main() -> None:
     """Run the command line; wrong usage and regard's own errors become one line, status 2."""
     never_fail_to_print()
@@ -103,6 +119,11 @@ def main() -> None:
         # --debug may stand anywhere, and no command needs to know of it.
         arguments = [a for a in arguments if a != "--debug"] or ["--help"]
         status = build(*_asked(arguments))(arguments, prog_name="regard", standalone_mode=False)
+        sys.stdout.flush()
+    except OSError as error:  # a disk that is full, a folder that is gone, a reader that went away
+        if debug:
+            raise
+        status = _of_system(error)
     except RegardError as error:
         if debug:
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from regard.cli.output import json_line, tables
 
@@ -62,7 +63,7 @@ def info(
         return
     table = Table(show_header=False, box=None)
     for label, value in _described(checkpoint, graphs).items():
-        table.add_row(label, value)
+        table.add_row(label, Text(value))  # a stranger's text is no markup
     tables().print(table)
 
 

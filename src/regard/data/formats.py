@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.data.rows import Found, LineFault, Row, numbered_lines
 from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
+from regard.documents import json_of
 from regard.errors import DatasetError, UnknownName
 from regard.media import is_there
 
@@ -178,7 +178,7 @@ def _items(rows: Iterable[Row], folder: Path) -> tuple[CaptionedItem, ...]:
 
 
 def _karpathy(text: str) -> Iterator[Found]:
-    for image in json.loads(text)["images"]:
+    for image in json_of(text)["images"]:
         file = str(Path(image.get("filepath", "")) / image["filename"])
         split = image.get("split", "")
         yield "picture", file, file
@@ -194,7 +194,7 @@ def _karpathy(text: str) -> Iterator[Found]:
 
 
 def _coco(text: str) -> Iterator[Found]:
-    values = json.loads(text)
+    values = json_of(text)
     files: dict[Any, str] = {}
     for image in values["images"]:
         yield "image id", str(image["id"]), image["file_name"]
@@ -244,7 +244,7 @@ def _csv(text: str) -> Iterator[Found]:
 def _jsonl(text: str) -> Iterator[Found]:
     for number, line in numbered_lines(text):
         try:
-            record = json.loads(line)
+            record = json_of(line)
         except ValueError as error:
             yield LineFault(number, f"no JSON: {error}")
             continue

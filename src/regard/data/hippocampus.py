@@ -32,6 +32,7 @@ from regard.data.hippocampus_facts import (
     thresholds_of,
 )
 from regard.data.hippocampus_text import caption
+from regard.documents import json_of, text_of
 from regard.errors import DatasetError, MissingExtra, needs_torch
 from regard.media import ScanSpec, read_media
 from regard.types import Scan
@@ -228,7 +229,7 @@ def load_facts(path: str | Path) -> FactBook:
         DatasetError: it cannot be read, or speaks of other facts.
     """
     try:
-        values = json.loads(Path(path).read_text("utf-8"))
+        values = json_of(text_of(Path(path)))
         thresholds = {name: tuple(cuts) for name, cuts in values["thresholds"].items()}
         scans = values["scans"]
         book = FactBook(

@@ -11,12 +11,12 @@ Three kinds of file are read:
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from regard.documents import Unreadable, json_of, text_of
 from regard.errors import DatasetError, MediaError
 from regard.media import read_image
 from regard.metrics.pointing import Region
@@ -35,13 +35,13 @@ def load_regions(path: str | Path) -> Regions:
     """
     path = Path(path)
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = text_of(path)
+    except Unreadable as error:
         raise DatasetError(f"the regions {path} cannot be read: {error}.") from error
     try:
         if path.suffix.lower() == ".csv":
             return _masks(text, path.parent)
-        values = json.loads(text)
+        values = json_of(text)
         return (_coco if "annotations" in values else _scenes)(values)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DatasetError(

@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from regard.documents import Unreadable, json_of, text_of
 from regard.errors import DatasetError
+from regard.folders import whole_file
 
 SHARD_ROWS = 512
 _SHARD_BYTES = 2**28  # a shard is made in memory: fewer rows of a long clip's many cells
@@ -65,7 +67,7 @@ class AnnotationStore:
 
         Raises:
             DatasetError: the folder holds a store made by another encoder or preprocessing,
-                or a damaged one.
+                or a damaged one; or it cannot be made.
         """
         self.folder = Path(folder)
         self.key = key
@@ -125,6 +127,9 @@ class AnnotationStore:
 
         Yields:
             How many rows are in the store, after every batch.
+
+        Raises:
+            DatasetError: a shard cannot be written; those before it are whole.
         """
         missing = [w for w in dict.fromkeys(wanted) if (w[0], w[1]) not in self._rows]
         done = len(self._rows)
@@ -149,19 +154,26 @@ class AnnotationStore:
     def _open_or_begin(self) -> None:
         path = self.folder / "store.json"
         wanted = self.key.to_json()
-        for left in self.folder.glob("*.tmp"):  # by a kill; what is young another run may write
+        for left in self.folder.glob(".new-*"):  # by a kill; what is young another run may write
             if time.time() - left.stat().st_mtime > _STALE:
                 left.unlink(missing_ok=True)
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, json.dumps(wanted).encode())
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _write_whole(path, json.dumps(wanted).encode())
+            except OSError as error:
+                raise self._unwritten(error) from error
             return
         try:
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise DatasetError(f"{path} is damaged. Delete the folder and encode again.") from error
+            found = json_of(text_of(path))
+            if not isinstance(found, dict):
+                raise Unreadable(f"it holds {type(found).__name__}")
+        except Unreadable as error:
+            raise DatasetError(
+                f"{path} is damaged: {error}. Delete the folder and encode again."
+            ) from error
         if found != wanted:
-            differing = [k for k in wanted if found.get(k) != wanted[k]]
+            differing = [k for k in wanted if found.get(k) != wanted[k]] or ["version of regard"]
             raise DatasetError(
                 f"the annotation store {self.folder} was made with another "
                 f"{' and '.join(differing)}; its vectors mean something else to this encoder. "
@@ -170,9 +182,10 @@ class AnnotationStore:
 
     def _open_shard(self, listing: Path) -> None:
         try:
-            rows = [_row(*entry) for entry in json.loads(listing.read_text("utf-8"))]
-            vectors = np.load(listing.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, TypeError) as error:
+            cells = self._row_shape()[0]
+            rows = [_row(cells, *entry) for entry in json_of(text_of(listing))]
+            vectors = _mapped(listing.with_suffix(".npy"))
+        except Exception as error:  # a header that is no Python raises whatever its parser does
             raise DatasetError(
                 f"the shard {listing.with_suffix('.npy')} is damaged: {error}. Delete it and its "
                 ".json; the next run encodes its pictures again."
@@ -198,19 +211,45 @@ class AnnotationStore:
         ]
         content = json.dumps(rows).encode()
         listing = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.json"
-        temporary = listing.with_suffix(f".npy.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, vectors)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(listing.with_suffix(".npy"))
-        _write_whole(listing, content)
+        try:
+            with whole_file(listing.with_suffix(".npy")) as new, new.open("wb") as file:
+                np.save(file, vectors)
+                file.flush()
+                os.fsync(file.fileno())
+            _write_whole(listing, content)
+        except OSError as error:
+            raise self._unwritten(error) from error
         self._open_shard(listing)
 
+    def _unwritten(self, error: OSError) -> DatasetError:
+        return DatasetError(
+            f"the annotation store {self.folder} cannot be written: {error.strerror or error}. "
+            "What it holds is whole, and the same command goes on from there. Free some space, "
+            "or name another folder in data.store."
+        )
 
-def _row(digest: Any, view: Any, real: Any = "") -> tuple[tuple[str, str], str]:
-    """Return a row's picture and view, and its mask as hexadecimal bits; "" where all are real."""
-    return (str(digest), str(view)), str(real)
+
+def _mapped(path: Path) -> np.ndarray:
+    if not path.is_file():  # a pipe would wait for ever
+        raise FileNotFoundError("there is no such file")
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(vectors, np.ndarray):
+        raise TypeError("it holds several arrays")
+    return vectors
+
+
+def _row(cells: int, digest: Any, view: Any, real: Any = "") -> tuple[tuple[str, str], str]:
+    """Return a row's picture and view, and its mask as hexadecimal bits; "" where all are real.
+
+    Raises:
+        TypeError: they are no text.
+        ValueError: the mask is not one of so many cells.
+    """
+    if not (isinstance(digest, str) and isinstance(view, str) and isinstance(real, str)):
+        raise TypeError(f"a row of its list is {digest!r:.100}, {view!r:.100}, {real!r:.100}")
+    if real and len(bytes.fromhex(real)) != -(-cells // 8):
+        raise ValueError(f"a mask of its list is not one of {cells} cells")
+    return (digest, view), real
 
 
 def _mask(real: str, cells: int) -> np.ndarray:
@@ -221,6 +260,5 @@ def _mask(real: str, cells: int) -> np.ndarray:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two may begin one store
-    temporary.write_bytes(content)
-    temporary.rename(path)
+    with whole_file(path) as new:
+        new.write_bytes(content)

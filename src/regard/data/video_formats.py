@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from regard.data.rows import Found, LineFault, Row, numbered_lines
+from regard.documents import json_of
 from regard.errors import DatasetError
 from regard.media.find import VIDEO_SUFFIXES
 
@@ -127,7 +127,7 @@ def _official_split(vid: str) -> str:
 
 
 def _msrvtt(text: str, path: Path, folder: Path) -> Iterator[Found]:
-    values = json.loads(text)
+    values = json_of(text)
     clips = _Clips(folder, ".mp4")
     files: dict[str, tuple[str, str]] = {}
     for item in values["videos"]:
@@ -149,7 +149,7 @@ def _msrvtt(text: str, path: Path, folder: Path) -> Iterator[Found]:
 
 
 def _list(text: str, path: Path, folder: Path) -> Iterator[Found]:
-    entries: list[dict[str, Any]] = json.loads(text)
+    entries: list[dict[str, Any]] = json_of(text)
     for entry in entries:
         file, split = entry["file"], entry.get("split", "")
         yield "clip", file, file

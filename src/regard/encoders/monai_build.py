@@ -27,6 +27,9 @@ _RESNETS = {
     "resnet200": ("bottleneck", (3, 24, 36, 3), "B", False),
 }
 """Block, blocks per stage, shortcut and its bias, as in MONAI's `resnet_params`."""
+_ELSEWHERE = ("pretrained", "url", "path_or", "filename", "weights")
+"""In the names of settings that would have a network or a file read: a checkpoint, which may be a
+stranger's, holds this name, too."""
 _CHANNELS = (64, 128, 256, 512)
 
 
@@ -100,6 +103,11 @@ def _settings(options: str, config: EncoderConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for option in filter(None, options.split("&")):
         key, _, value = option.partition("=")
+        if any(word in key for word in _ELSEWHERE):
+            raise ConfigError(
+                f"encoder.name is {config.name!r}; its setting {key!r} would bring weights from "
+                "elsewhere. Name a safetensors file in encoder.weights instead."
+            )
         try:
             settings[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError as error:

@@ -29,6 +29,7 @@ from regard.explain.montage import notices
 from regard.explain.sheet import drawing_of, size_of
 from regard.explain.sweep import swept
 from regard.explain.tiles import as_picture
+from regard.folders import whole_file
 from regard.media import cell_bounds
 from regard.types import Caption, Scan, Word
 
@@ -72,7 +73,8 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
     options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "loop": 0}
     if path.suffix.lower() == ".webp":
         options["quality"] = 80
-    frames[0].save(path, duration=list(durations), **options)
+    with whole_file(path) as new:
+        frames[0].save(new, duration=list(durations), **options)
 
 
 def _frames(caption: Caption, *, smooth: bool) -> list[tuple[Image.Image, int]]:

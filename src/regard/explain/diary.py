@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from regard.documents import json_of
 from regard.errors import CheckpointError
 from regard.explain import wording
 from regard.explain.html import (
@@ -24,6 +24,7 @@ from regard.explain.html import (
     words_html,
 )
 from regard.explain.maps import SCALE_LEAST, absolute_scale
+from regard.folders import whole_file
 from regard.types import Grid
 
 _LEAST_SPAN = 0.01  # of a curve: a smaller change is not seen in the numbers either
@@ -95,7 +96,7 @@ class DiaryEntry:
             CheckpointError: the line is damaged.
         """
         try:
-            record = json.loads(line)
+            record = json_of(line)
             captions = {
                 key: Said(
                     tuple(said["words"]), np.array(said["alpha"], np.float32), said.get("cells")
@@ -267,7 +268,5 @@ section.regard .words { margin: 0 0 .3rem; }
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as new:
+        new.write_text(text, "utf-8")

@@ -19,6 +19,7 @@ from regard.captions import NOT_CLINICAL
 from regard.errors import ConfigError
 from regard.explain import wording
 from regard.explain.lattice import along, mixed
+from regard.folders import whole_file
 from regard.media import places_of
 from regard.media.orientation import import_nibabel
 from regard.types import Caption, Scan
@@ -89,7 +90,8 @@ def save_attention(caption: Caption, path: str | Path, *, smooth: bool = True) -
     header = _header(caption, scan, kind, smooth)
     header.set_slope_inter(slope, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as raw, _stream(raw, packed=path.suffix == ".gz") as file:
+    packed = path.suffix == ".gz"
+    with whole_file(path) as new, new.open("wb") as raw, _stream(raw, packed=packed) as file:
         header.write_to(file)
         file.write(bytes(int(header["vox_offset"]) - file.tell()))
         for _, _, slab in _slabs(caption, scan, smooth):

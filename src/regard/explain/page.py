@@ -5,6 +5,7 @@ It holds everything and loads nothing: it can be mailed, archived and opened wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Explained:
         record = self.caption.to_json() | self._places()
         if self.occlusion is None:
             return record
-        falls = self.occlusion.falls.reshape(len(self.caption.words), -1)
+        falls = self.occlusion.falls  # flat cells; a caption may have no word
+        falls = falls.reshape(len(falls), math.prod(falls.shape[1:]))
         correlation = [
             round(float(r), 4) if np.isfinite(r) else None for r in self.occlusion.correlation
         ]

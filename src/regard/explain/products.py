@@ -17,6 +17,7 @@ from regard.explain.page import Explained, explanation_page
 from regard.explain.probe import occlude
 from regard.explain.sheet import save_figure
 from regard.explain.tiles import as_picture
+from regard.folders import whole_file
 from regard.types import Caption
 
 MOST_COVERED = 1000
@@ -79,14 +80,17 @@ def write_explanation(
     if wanted.animation != "none":
         path = with_suffix(stem, f".{wanted.animation}")
         save_animation(caption, path, smooth=wanted.smooth)
-    with_suffix(stem, ".html").write_text(explanation_page(explained), "utf-8")
+    with whole_file(with_suffix(stem, ".html")) as new:
+        new.write_text(explanation_page(explained), "utf-8")
     records = [one.to_json() for one in explained]
     record = records[0] if rival is None else records[0] | {"compared": records[1]}
-    with_suffix(stem, ".json").write_text(json.dumps(record, ensure_ascii=False) + "\n", "utf-8")
+    with whole_file(with_suffix(stem, ".json")) as new:
+        new.write_text(json.dumps(record, ensure_ascii=False) + "\n", "utf-8")
     if caption.medium == "volume" and caption.words:
         save_attention(caption, with_suffix(stem, ".attention.nii.gz"), smooth=wanted.smooth)
     if wanted.grids:
-        np.save(with_suffix(stem, ".npy"), np.stack([word.alpha for word in caption.words]))
+        with whole_file(with_suffix(stem, ".npy")) as new:
+            np.save(new, np.stack([word.alpha for word in caption.words]))
 
 
 def _explained(captioner: Captioner, caption: Caption, wanted: Wanted) -> Explained:

@@ -19,6 +19,7 @@ from regard.errors import ConfigError
 from regard.explain import wording
 from regard.explain.fonts import FontChoice, choose_fonts
 from regard.explain.maps import absolute_scale, paint, upsample
+from regard.folders import whole_file
 from regard.media import cell_bounds
 from regard.types import Caption, Word
 
@@ -95,7 +96,8 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 130) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=dpi)
+    with whole_file(path) as new:
+        figure.savefig(new, dpi=dpi)
 
 
 @dataclass(frozen=True)

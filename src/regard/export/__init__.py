@@ -6,6 +6,7 @@ there already, and are compared with the modules before they are kept.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from regard.version import __version__
 from regard.vocabulary import UNKNOWN
 
 TARGETS = ("onnx",)
+WEIGHTS = "model.safetensors"
 _EXAMPLES = 200
 _SAME = 1e-3  # largest difference to the modules, on random input, that passes
 
@@ -117,28 +119,53 @@ def _write(model: Model, checkpoint: Checkpoint, folder: Path, examples: np.ndar
     graphs = trace_model(model.encoder, model.decoder)
     if examples is not None:
         graphs[ENCODER] = quantised(graphs[ENCODER], examples)
-    stored = stored_weights(checkpoint.path / "model.safetensors")
+    stored = stored_weights(checkpoint.path / WEIGHTS)
     for name, graph in graphs.items():
         if examples is None or name != ENCODER:  # quantised weights are the graph's own
-            pointed_at(graph, stored, "model.safetensors")
-    # Without its manifest a folder has no graphs: a kill in between leaves a model for torch.
-    for name in (MANIFEST, *FILES):
-        (folder / name).unlink(missing_ok=True)
-    for name, graph in graphs.items():
-        (folder / name).write_bytes(graph.SerializeToString(deterministic=True))
+            pointed_at(graph, stored, WEIGHTS)
     per_frame = isinstance(model.encoder, FrameEncoder)
     exact = examples is None
-    _check_same(model, folder, list(graphs), per_frame=per_frame, encoder=exact)
-    manifest = Graphs(
+    with _beside(folder) as new:
+        for name, graph in graphs.items():
+            (new / name).write_bytes(graph.SerializeToString(deterministic=True))
+        _check_same(model, new, list(graphs), per_frame=per_frame, encoder=exact)
+        manifest = _manifest(model, checkpoint, new, list(graphs), exact=exact)
+        (new / MANIFEST).write_text(manifest.to_json(), "utf-8")
+        # Without its manifest a folder has no graphs: a kill in between leaves a model for torch.
+        for name in (MANIFEST, *FILES):
+            (folder / name).unlink(missing_ok=True)
+        for name in (*graphs, MANIFEST):
+            (new / name).replace(folder / name)
+
+
+@contextmanager
+def _beside(folder: Path) -> Generator[Path]:
+    """Yield a folder within, with the weights: what is there stays until all else is written."""
+    new = folder / ".graphs.new"
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir()
+        try:
+            os.link(folder / WEIGHTS, new / WEIGHTS)
+        except OSError:  # a file system without links
+            shutil.copyfile(folder / WEIGHTS, new / WEIGHTS)
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _manifest(
+    model: Model, checkpoint: Checkpoint, folder: Path, names: list[str], *, exact: bool
+) -> Graphs:
+    return Graphs(
         model=model_digest(checkpoint.config),
-        weights=file_digest(checkpoint.path / "model.safetensors"),
-        files={name: file_digest(folder / name) for name in graphs},
-        per_frame=per_frame,
+        weights=file_digest(checkpoint.path / WEIGHTS),
+        files={name: file_digest(folder / name) for name in names},
+        per_frame=isinstance(model.encoder, FrameEncoder),
         pictures_per_item=model.encoder.pictures_per_item,
         precision="float32" if exact else "int8",
         regard_version=__version__,
     )
-    (folder / MANIFEST).write_text(manifest.to_json(), "utf-8")
 
 
 def _check_same(

@@ -131,13 +131,22 @@ def _built(dtype: torch.dtype) -> Path:
     key = "\n".join((source, *flags, *_machine(compiler)))
     name = f"native-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     path = _folder() / name
-    if not path.exists():
+    digest = path.with_suffix(".sha256")
+    # Half a library, as a disk that failed may hold, would end the process that loads it.
+    if not (path.exists() and digest.exists() and digest.read_text("utf-8") == _digest(path)):
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             code, made = Path(scratch) / "native.cpp", Path(scratch) / name
             code.write_text(source, "utf-8")
             _run([compiler, *flags, str(code), "-o", str(made)])
+            noted = Path(scratch) / digest.name
+            noted.write_text(_digest(made), "utf-8")
             os.replace(made, path)  # whole or not at all, also where two processes compile
+            os.replace(noted, digest)
     return path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _compiler() -> str:

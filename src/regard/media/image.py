@@ -26,6 +26,8 @@ _FORMATS = frozenset(
 )
 _WANTED = "Wanted: JPEG, PNG, WebP, GIF, TIFF, BMP and the like."
 
+_AT_ONCE = 2**22  # pixels that are converted together
+
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -156,21 +158,48 @@ def _refuse_size(height: int, width: int, name: str, max_pixels: int) -> None:
 
 
 def _to_rgb(picture: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return (height, width, 3) uint8, and what had to be guessed."""
+    """Return (height, width, 3) uint8, and what had to be guessed.
+
+    Some rows at a time: a picture of the largest size that is read must not be in memory several
+    times over.
+    """
+    width, height = picture.size
+    rows = max(1, _AT_ONCE // width)
+    bands = [(top, min(height, top + rows)) for top in range(0, height, rows)]
     notes: tuple[str, ...] = ()
+    white = 0.0
+    if picture.mode in ("I", "F"):  # no format says which value is white
+        most = max(float(_shades(picture, band).max()) for band in bands)
+        white = next((w for w in (1.0, 255.0, 65535.0) if most <= w), most)
+        notes = (f"32-bit shades, {white:g} taken as white",)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top, stop in bands:
+        if white:
+            shades = _shades(picture, (top, stop)).clip(0)
+            pixels[top:stop] = (shades * (255 / white)).round().astype(np.uint8)[..., None]
+        else:
+            whole = len(bands) == 1
+            pixels[top:stop] = _band(picture if whole else picture.crop((0, top, width, stop)))
+    return pixels, notes
+
+
+def _shades(picture: Image.Image, band: tuple[int, int]) -> np.ndarray:
+    """Return some rows of a picture of 32-bit shades; what is no number is black."""
+    values = np.asarray(picture.crop((0, band[0], picture.width, band[1])))
+    if values.dtype.kind != "f":
+        return values.astype(np.float64)
+    return np.where(np.isfinite(values), values, np.float32(0))
+
+
+def _band(picture: Image.Image) -> np.ndarray:
+    """Return (height, width, 3) uint8 of a picture or some rows of one."""
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray(_from_16_bits(np.asarray(picture)))
-    elif picture.mode in ("I", "F"):  # no format says which value is white
-        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0, neginf=0)
-        top = values.max()
-        white = next((w for w in (1.0, 255.0, 65535.0) if top <= w), top)
-        picture = Image.fromarray((values.clip(0) * 255 / white).round().astype(np.uint8))
-        notes = (f"32-bit shades, {white:g} taken as white",)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white_sheet = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white_sheet, picture)
-    return np.array(picture.convert("RGB"), np.uint8), notes
+    return np.asarray(picture.convert("RGB"), np.uint8)
 
 
 def _from_16_bits(values: np.ndarray) -> np.ndarray:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from PIL import Image
 
 from regard.errors import ConfigError
+from regard.media.windows import CT_WINDOWS
 from regard.types import Media
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_CHOICES = ("chunks", "seconds", "all")
+_WINDOWS = (*CT_WINDOWS, "percentile", "zscore")
+_MOST_VALUES = 2**28  # pixels or voxels of one input: 1 GiB of float32 for each channel
 _RESIZES = ("squash", "crop", "pad")
 
 Extent = tuple[tuple[float, float], tuple[float, float]]
@@ -44,8 +49,7 @@ class PreprocessingSpec:
                 f"preprocessing resize={self.resize!r}, interpolation={self.interpolation!r}; "
                 f"wanted one of {', '.join(_RESIZES)} and one of {', '.join(_FILTERS)}."
             )
-        if self.size < 1:
-            raise ConfigError(f"preprocessing size={self.size}; wanted at least 1 pixel.")
+        _refuse_many("preprocessing of pictures", (self.size, self.size))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
                 f"preprocessing mean={self.mean}, std={self.std}; wanted three numbers each, for "
@@ -73,6 +77,19 @@ class ClipSpec:
     first_frames: int
     every: float
 
+    def __post_init__(self) -> None:
+        if self.choice not in _CHOICES or self.take not in ("middle", "first"):
+            raise ConfigError(
+                f"preprocessing choice={self.choice!r:.100}, take={self.take!r:.100}; wanted one "
+                f"of {', '.join(_CHOICES)} and one of middle, first."
+            )
+        _refuse_many("preprocessing of clips", (self.frames, self.picture.size, self.picture.size))
+        if self.first_frames < 0 or self.every <= 0:
+            raise ConfigError(
+                f"preprocessing first_frames={self.first_frames}, every={self.every}; wanted 0 or "
+                "more, and above 0."
+            )
+
 
 @dataclass(frozen=True)
 class ScanSpec:
@@ -87,6 +104,30 @@ class ScanSpec:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     window: str
+
+    def __post_init__(self) -> None:
+        if (
+            len(self.shape) != 3
+            or len(self.spacing) not in (0, 3)
+            or min(self.spacing, default=1) <= 0
+        ):
+            raise ConfigError(
+                f"preprocessing shape={self.shape!r:.100}, spacing={self.spacing!r:.100}; wanted "
+                "three numbers each, for slices, rows and cols, or no spacing."
+            )
+        _refuse_many("preprocessing of scans", self.shape)
+        if self.window not in _WINDOWS:
+            raise ConfigError(
+                f"preprocessing window={self.window!r:.100}; wanted one of {', '.join(_WINDOWS)}."
+            )
+
+
+def _refuse_many(what: str, sizes: tuple[int, ...]) -> None:
+    if min(sizes) < 1 or math.prod(sizes) > _MOST_VALUES:
+        raise ConfigError(
+            f"{what}: sizes are {sizes!r:.200}; wanted at least 1 each, and a product of at most "
+            f"{_MOST_VALUES}."
+        )
 
 
 Spec = PreprocessingSpec | ClipSpec | ScanSpec

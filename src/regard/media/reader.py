@@ -113,7 +113,7 @@ class StoredReader(Reader):
         Raises:
             CheckpointError: its preprocessing is no specification that is known.
         """
-        encoder, asked = config["encoder"], config["recipe"]["encoder"]
+        encoder, asked = config["encoder"], config["recipe"].get("encoder", {})
         try:
             spec = from_dict(_SPECS[config["medium"]], config["preprocessing"], "preprocessing")
         except (ConfigError, UnknownName, KeyError, TypeError) as error:

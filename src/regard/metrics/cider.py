@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from regard.documents import json_of
 from regard.errors import DatasetError
 
 Ngram = tuple[str, ...]
@@ -135,7 +136,7 @@ class CiderD:
             DatasetError: the text is damaged.
         """
         try:
-            values = json.loads(text)
+            values = json_of(text)
             counts = {tuple(gram): int(df) for gram, df in values["document_frequency"]}
             return cls(counts, values["documents"], n=values["n"], sigma=values["sigma"])
         except (ValueError, KeyError, TypeError) as error:

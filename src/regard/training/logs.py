@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+from regard.folders import whole_file
+
 
 class Reporter(Protocol):
     """Whoever watches a run: the command line's progress bar, a notebook, nobody."""
@@ -81,9 +83,8 @@ class RunLog:
         """
         self._path = folder / "log.jsonl"
         kept = _lines_up_to(self._path, resumed_at, epoch)
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        temporary.write_text("".join(kept), "utf-8")
-        temporary.replace(self._path)  # a kill leaves the old lines or those that are kept
+        with whole_file(self._path) as new:
+            new.write_text("".join(kept), "utf-8")
         self._tensorboard = _tensorboard(folder / "tensorboard", resumed_at)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from regard.captioner import Captioner
 from regard.config import Recipe
+from regard.errors import RegardError
 from regard.training.batches import plan_epoch
 from regard.training.devices import Devices, OneDevice
 from regard.training.diary import DiaryKeeper
@@ -53,6 +54,16 @@ def train(
     """
     out, devices = Path(out), devices or OneDevice()
     reporter = report if report is not None and devices.rank == 0 else Silent()
+    try:
+        return _train(recipe, out, resume, reporter, devices)
+    except OSError as error:  # of the log, the diary, a picture that is gone
+        raise RegardError(
+            f"the run in {out} cannot go on: {error}. Its last checkpoint is whole. Free some "
+            "space, or bring back what is missing; then go on with resume."
+        ) from error
+
+
+def _train(recipe: Recipe, out: Path, resume: bool, reporter: Reporter, devices: Devices) -> Path:
     run = prepare_run(recipe, out, resume, reporter, devices)
     if not resume:
         _save_last(run, {})  # from here on a run that is killed can be resumed

@@ -18,6 +18,8 @@ from regard.errors import CheckpointError
 from regard.training.objective import Objective
 from regard.training.optimizer import MovingAverage, build_optimizer
 
+_POSITION = ("epoch", "batch", "step", "best", "lowest_loss", "stale", "parts")
+
 
 @dataclass
 class TrainState:
@@ -124,15 +126,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "generator": self.generator.get_state(),
-            "position": {
-                "epoch": self.epoch,
-                "batch": self.batch,
-                "step": self.step,
-                "best": self.best,
-                "lowest_loss": self.lowest_loss,
-                "stale": self.stale,
-                "parts": self.parts,
-            },
+            "position": {name: getattr(self, name) for name in _POSITION},
         }
         return copy.deepcopy(live)
 
@@ -152,6 +146,8 @@ class TrainState:
                 self.average.load_state_dict(saved["average"])
             self.generator.set_state(saved["generator"])
             for name, value in saved["position"].items():
+                if name not in _POSITION:
+                    raise KeyError(name)
                 setattr(self, name, value)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise CheckpointError(
