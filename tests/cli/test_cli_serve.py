@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 
 import toys
 from regard.cli.main import app
-from regard.cli.serve import _captioners
 from regard.errors import ConfigError, MissingExtra
 from regard.pretrained import DEFAULTS, shipped_models
+from regard.serve import Settings
+from regard.serve.run import load_captioners
 
 
 def test_it_serves_on_this_machine_and_ctrl_c_ends_it(tmp_path: Path) -> None:
@@ -34,8 +36,9 @@ def test_it_serves_on_this_machine_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         assert answer.json()["captions"][0]["file"] == "a.jpg"
         assert "regard" in httpx.get(found[0], timeout=60).text
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert (process.returncode, rest) == (0, "")
+        rest = [json.loads(line) for line in process.stderr]
+    assert process.returncode == 0
+    assert [line["event"] for line in rest] == ["ready", "request", "request", "draining"]
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
@@ -58,10 +61,10 @@ def test_without_its_extra_it_says_which(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_all_shipped_models_are_offered_and_names_stay_apart(tmp_path: Path) -> None:
-    offered = _captioners(None, "cpu")
+    offered = load_captioners(Settings())
     assert next(iter(offered)) == DEFAULTS["image"]
     assert len(offered) == len(shipped_models())
     for name in ("a", "b"):
         toys.captioner().save(tmp_path / name)
-    twins = [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert list(_captioners(twins, "cpu")) == twins
+    twins = (str(tmp_path / "a"), str(tmp_path / "b"))
+    assert tuple(load_captioners(Settings(models=twins))) == twins
