@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 import toys
 from regard.cli.main import app
+from regard.cli.serving import load_captioners
 from regard.errors import ConfigError, MissingExtra
 from regard.pretrained import DEFAULTS, shipped_models
 from regard.serve import Settings
-from regard.serve.run import load_captioners
 
 
 def test_it_serves_on_this_machine_and_ctrl_c_ends_it(tmp_path: Path) -> None:

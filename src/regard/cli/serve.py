@@ -12,6 +12,8 @@ import typer
 from regard.cli.output import complain
 from regard.errors import ConfigError, MissingExtra
 
+_BACKLOG = 2048
+
 
 def serve(
     model: Annotated[
@@ -46,7 +48,7 @@ def serve(
         import uvicorn  # noqa: F401  # said before models are loaded
     except ImportError as error:
         raise MissingExtra("uvicorn", "serve", "`regard serve`") from error
-    from regard.serve.run import load_captioners, run
+    from regard.cli.serving import load_captioners, run
     from regard.serve.settings import read_settings
 
     options = {
@@ -92,6 +94,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
+            listener.listen(_BACKLOG)  # who comes before the models are ready waits
         except OSError:
             listener.close()
             raise

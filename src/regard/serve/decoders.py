@@ -16,7 +16,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import regard
 from regard.media.preprocess import ScanSpec, Spec
 from regard.media.worker import read_result, task, write_message
 from regard.serve.schema import Refused, Upload
@@ -194,7 +193,7 @@ def _most_bytes(spec: Spec, settings: Settings) -> int:
 def _environment() -> dict[str, str]:
     """Return this process's environment, without the service's settings: keys are among them."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    here = str(Path(regard.__file__).parents[1])
+    here = str(Path(__file__).parents[2])
     path = kept.get("PYTHONPATH")
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return kept | threads | {"PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}
