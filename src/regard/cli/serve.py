@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -44,10 +45,8 @@ def serve(
     its /openapi.json. Settings come from variables REGARD_NAME; what is given here goes before
     them. SIGTERM or Ctrl-C ends it, once what is under way is answered.
     """
-    try:
-        import uvicorn  # noqa: F401  # said before models are loaded
-    except ImportError as error:
-        raise MissingExtra("uvicorn", "serve", "`regard serve`") from error
+    if find_spec("uvicorn") is None:  # said before models are loaded
+        raise MissingExtra("uvicorn", "serve", "`regard serve`")
     from regard.cli.serving import load_captioners, run
     from regard.serve.settings import read_settings
 

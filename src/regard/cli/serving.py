@@ -95,7 +95,7 @@ def _config(make: Callable[[], Any], settings: Settings) -> Any:
         timeout_keep_alive=math.ceil(settings.header_seconds),
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
-    config.header_seconds = settings.header_seconds
+    vars(config)["header_seconds"] = settings.header_seconds  # for PatientProtocol
     return config
 
 

@@ -103,7 +103,7 @@ def describe(media: Media) -> tuple[dict[str, Any], memoryview]:
         "shape": pixels.shape,
         "size": pixels.nbytes,
     }
-    return header, memoryview(pixels.reshape(-1).view(np.uint8))
+    return header, pixels.reshape(-1).view(np.uint8).data
 
 
 def read_result(stream: BinaryIO, most: int) -> Media | None:
@@ -128,7 +128,7 @@ def read_result(stream: BinaryIO, most: int) -> Media | None:
     if int(np.prod(shape, dtype=object)) * dtype.itemsize > most:
         raise ValueError("the result is larger than what was let in")
     pixels = np.empty(shape, dtype)
-    if stream.readinto(memoryview(pixels.reshape(-1).view(np.uint8))) != pixels.nbytes:  # type: ignore[attr-defined]
+    if stream.readinto(pixels.reshape(-1).view(np.uint8).data) != pixels.nbytes:  # type: ignore[attr-defined]
         return None
     return _media(str(header["kind"]), header["values"], pixels)
 

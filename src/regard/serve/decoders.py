@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from regard.media.preprocess import ScanSpec, Spec
 from regard.media.worker import read_result, task, write_message
@@ -125,6 +126,8 @@ class _Process:
             env=_environment(),
             start_new_session=True,  # Ctrl-C is for the service, which still has to answer
         )
+        self._tasks = cast(BinaryIO, self._process.stdin)
+        self._results = cast(BinaryIO, self._process.stdout)
 
     @property
     def number(self) -> int:
@@ -151,14 +154,11 @@ class _Process:
             voxels=settings.max_voxels,
             seconds=settings.decode_seconds + _LATER,
         )
-        pipes = self._process.stdin, self._process.stdout
-        assert pipes[0] is not None
-        assert pipes[1] is not None
         timer = threading.Timer(settings.decode_seconds, end)
         timer.start()
         try:
-            write_message(pipes[0], header, upload.content)
-            media = read_result(pipes[1], _most_bytes(spec, settings))
+            write_message(self._tasks, header, upload.content)
+            media = read_result(self._results, _most_bytes(spec, settings))
         except OSError:
             media = None
         finally:
@@ -173,8 +173,7 @@ class _Process:
 
     def end(self) -> None:
         """Let it end, and wait for it."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
+        for pipe in (self._tasks, self._results):
             with contextlib.suppress(OSError):  # what was to be written has no reader any more
                 pipe.close()
         try:

@@ -18,6 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 LEFT = 499
 """Stands in logs and counts where the sender left before the answer; it is never sent."""
+_LINGER, _LINGER_BYTES = 2.0, 2**28  # seconds, bytes
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -97,6 +98,8 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """Pass on the answer, with the headers that all have."""
         if message["type"] == "http.response.start":
+            if self._would_be_cut():
+                await self._linger()
             self.started, self.status = True, message["status"]
             own = {name.lower() for name, _ in message.get("headers", ())}
             message["headers"] = [
@@ -108,6 +111,30 @@ class Exchange:
             self.went += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)
         await self._send(message)
+
+    def _would_be_cut(self) -> bool:
+        """Whether the connection ends with the answer while the body still comes.
+
+        Closing it then resets it, and the sender loses the answer. Where it is kept open, the
+        server reads on.
+        """
+        if self._body_done.is_set() or self.left or self.header(b"expect"):
+            return False
+        closes = "close" in self.header(b"connection").lower()
+        return closes or self.scope.get("http_version") == "1.0"
+
+    async def _linger(self) -> None:
+        """Read on for a moment, and throw away what comes."""
+        came = 0
+        try:
+            async with asyncio.timeout(_LINGER):
+                while came < _LINGER_BYTES:
+                    message = await self._receive()
+                    came += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
 
     async def refuse(self, refused: Refused, **headers: str) -> None:
         """Answer with an error, unless an answer has begun."""

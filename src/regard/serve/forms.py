@@ -61,7 +61,8 @@ async def read_request(
     except UnicodeError as error:  # of a character set that the form names
         raise Refused(400, "the form is in an unusual encoding; wanted UTF-8.") from error
     except HTTPException as error:  # starlette's word for a form that it cannot take
-        raise Refused(413 if "Too many" in error.detail else 400, error.detail) from error
+        large = "Too many" in error.detail or "exceeded maximum" in error.detail
+        raise Refused(413 if large else 400, error.detail) from error
     if not uploads:
         raise Refused(422, "no picture came; send one or more as `files`.")
     options, others = options_of(given, extra)

@@ -36,33 +36,36 @@ class JsonLines(logging.Formatter):
     """Writes a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; of what others log, the text without what was put into it."""
+        """Return the line; of what others log, where, or the text without what was put in."""
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
         }
         facts = getattr(record, "facts", None)
-        if facts is None:
-            line |= {"event": "server", "said": str(record.msg).strip()}
-            if record.exc_info and record.exc_info[1] is not None:
-                line |= trace_of(record.exc_info[1])
-        else:
+        if facts is not None:
             line |= {"event": record.msg, **facts}
+        elif record.name.startswith(_SERVER):
+            line |= {"event": "server", "said": str(record.msg).strip()}
+        else:  # libraries put into their texts what they read
+            line |= {"event": "library", "logger": record.name, "line": record.lineno}
+        if facts is None and record.exc_info and record.exc_info[1] is not None:
+            line |= trace_of(record.exc_info[1])
         return json.dumps(line)
 
 
 def log_to(stream: TextIO) -> None:
-    """Send the logs of this process's service and of the server below it to a stream.
+    """Send all logs and warnings of this process to a stream.
 
     For a process that is the service's own: what was set up before is replaced.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    for name, level in ((LOGGER, logging.INFO), (_SERVER, logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(LOGGER).setLevel(logging.INFO)
+    logging.captureWarnings(True)
 
 
 __all__ = ["LOGGER", "JsonLines", "log_to", "say", "trace_of"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from regard.errors import MissingExtra
 
@@ -39,15 +39,15 @@ def _protocol() -> type[Any]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.cycle is None or self.cycle.response_complete:
-                self._wait()
-            else:
+            if self._answering():
                 self._wait_no_more()
+            else:
+                self._wait()
 
         def on_response_complete(self) -> None:
             # What was piped after this request may begin the next one in here.
             super().on_response_complete()
-            if self.cycle is not None and not self.cycle.response_complete:
+            if self._answering():
                 self._wait_no_more()
 
         def timeout_keep_alive_handler(self) -> None:
@@ -56,6 +56,10 @@ def _protocol() -> type[Any]:
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(400, b"Bad Request", "the request is no HTTP that can be read.")
+
+        def _answering(self) -> bool:
+            cycle = cast(Any, self.cycle)  # None before the first request
+            return cycle is not None and not cycle.response_complete
 
         def _wait(self) -> None:
             if self._deadline is None and not self.transport.is_closing():

@@ -199,7 +199,9 @@ class Service:
             )
         )
         captions = iter(results)
-        found = [next(captions) if isinstance(one, Media) else one for one in media]
+        found: list[Caption | RegardError] = [
+            next(captions) if isinstance(one, Media) else one for one in media
+        ]
         for one in found:
             self.meters.picture("captioned" if isinstance(one, Caption) else "failed")
         return found
