@@ -190,7 +190,7 @@ def _oversized(judge: _Judge) -> None:
         try:
             connection.sendall(head)
             piece = b"10000\r\n" + bytes(2**16) + b"\r\n"
-            first = form(b"").rpartition(b"\r\n--")[0].removesuffix(b"\r\n")
+            first = form(b"").rpartition(b"\r\n--")[0]
             connection.sendall(f"{len(first):x}\r\n".encode() + first + b"\r\n")
             for _ in range(2000):  # 131 MB, where 33 are let in
                 connection.sendall(piece)

@@ -33,6 +33,7 @@ class Seen:
         wrong: one line for each answer that was another's, or none.
         failed: one line for each answer of the 5xx.
         memory: resident bytes, once a second.
+        work: CPU seconds of the service.
     """
 
     right: list[float] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Seen:
     wrong: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
+    work: float = 0.0
 
 
 class Load:
@@ -98,14 +100,15 @@ class Load:
                     await self._one(http, number, at, seen)
                     at += 1
 
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), self._served.work()
         await asyncio.gather(*(client(number) for number in range(_AT_ONCE)))
+        seen.work += self._served.work() - worked
         return (len(seen.right) - done) / (time.perf_counter() - began)
 
     async def overload(self, seconds: float, rate: float, seen: Seen) -> float:
         """Send at a rate whatever the answers are; return right captions per second."""
         period = CLIENTS / rate
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), self._served.work()
         end = began + seconds
 
         async def client(number: int) -> None:
@@ -126,6 +129,7 @@ class Load:
         watching = asyncio.ensure_future(watch())
         await asyncio.gather(*(client(number) for number in range(CLIENTS)))
         watching.cancel()
+        seen.work += self._served.work() - worked
         return len(seen.right) / (time.perf_counter() - began)
 
 
@@ -140,7 +144,7 @@ async def load(served: Served, pictures: list[bytes], captions: list[str], secon
     """
     clients = Load(served, pictures, captions)
     calm, wild = Seen(), Seen()
-    await clients.capacity(min(3.0, seconds / 4), calm)  # warm
+    await clients.capacity(min(3.0, seconds / 4), Seen())  # warm
     measured = max(5.0, seconds / 8)
     first = await clients.capacity(measured, calm)
     accepted = await clients.overload(seconds, 2 * first, wild)
@@ -164,7 +168,11 @@ async def load(served: Served, pictures: list[bytes], captions: list[str], secon
         f"{len(wild.wrong)} lost or mixed, {len(wild.failed)} of the 5xx",
         f"accepted {accepted:.1f} captions/s, {accepted / first:.0%} of the capacity before, "
         f"{accepted / capacity:.0%} of the mean of before and after",
+        f"CPU of the service per right caption: {calm.work / max(1, len(calm.right)):.3f} s calm, "
+        f"{wild.work / max(1, len(wild.right)):.3f} s under twice the load, refusals included",
         f"p50 {_at(wild.right, 0.5):.2f} s, p99 {_at(wild.right, 0.99):.2f} s of captions; "
+        f"CPU of the service per right caption: {calm.work / max(1, len(calm.right)):.3f} s calm, "
+        f"{wild.work / max(1, len(wild.right)):.3f} s under twice the load, refusals included",
         f"p50 {_at(wild.refused, 0.5):.3f} s, p99 {_at(wild.refused, 0.99):.3f} s of refusals",
     ]
     _judge_memory(wild.memory, tally)

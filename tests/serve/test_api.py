@@ -261,7 +261,7 @@ def test_the_schema_lists_routes_and_every_option(ask: Any) -> None:
     options = set(DecodingOptions.__dataclass_fields__)
     assert options == set(ABOUT)
     assert set(form) == options | {"files", "model", "alpha"}
-    assert form["beam"] == {"type": "integer", "default": 3, "maximum": 10,
+    assert form["beam"] == {"type": "integer", "default": 3, "minimum": 1, "maximum": 10,
                             "description": "beam width; 1 is greedy"}  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from regard.serve.exchange import headers_of
 from regard.serve.guard import Guard
 from regard.serve.page import PAGE_POLICY, REPORT_POLICY, asset, page_html, sample
 from regard.serve.schema import Refused, one_line, status_of
-from regard.serve.service import CAPTION_FIELDS, EXPLAIN_FIELDS, Answer, Service
+from regard.serve.service import CAPTION_FIELDS, EXPLAIN_FIELDS, FORMATS, Answer, Service
 from regard.serve.settings import Settings
 from regard.version import __version__
 
@@ -128,11 +128,13 @@ def _add_api(app: "FastAPI", service: Service) -> None:
         found = openapi.answers(*errors, good=good, headers="text/html" in good)
         app.add_api_route(path, work, response_model=None, responses=found, **more)
 
+    names = [one["name"] for one in service.models.describe()]
+    few = {"model": ("", *names), "format": FORMATS}
     post: dict[str, Any] = {"methods": ["POST"]}
     add("/v1/caption", caption, *_WORK, good={json: openapi.CAPTIONS},
-        openapi_extra=openapi.body_schema(CAPTION_FIELDS, many=True), **post)  # fmt: skip
+        openapi_extra=openapi.body_schema(CAPTION_FIELDS, few, many=True), **post)  # fmt: skip
     add("/v1/explain", explain, *_WORK, good=_REPORT,
-        openapi_extra=openapi.body_schema(EXPLAIN_FIELDS, many=False), **post)  # fmt: skip
+        openapi_extra=openapi.body_schema(EXPLAIN_FIELDS, few, many=False), **post)  # fmt: skip
     add("/v1/models", models, *_SHUT, good={json: openapi.MODELS})
     add("/healthz", healthz, 400, 500, 503, good={json: openapi.STATUS})
     add("/readyz", readyz, 400, 500, 503, good={json: openapi.STATUS})

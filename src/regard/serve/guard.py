@@ -132,6 +132,7 @@ def _host(header: str) -> str:
 
 
 def _key(exchange: Exchange) -> str:
+    """Return the key that a request bears; a proxy's own Authorization does not hide it."""
     kind, _, key = exchange.header(b"authorization").partition(" ")
     return key.strip() if kind.lower() == "bearer" else exchange.header(b"x-api-key").strip()
 

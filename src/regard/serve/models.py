@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from regard.errors import ConfigError, MediaError, RegardError, UnknownName
+from regard.errors import ConfigError, RegardError, UnknownMedia, UnknownName
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
@@ -14,7 +14,7 @@ _FRAME_BY_FRAME = " frame by frame"
 _NOUNS = {"image": "a picture", "video": "a video clip", "volume": "a scan"}
 
 
-class WrongMedium(MediaError):
+class WrongMedium(UnknownMedia):
     """No model that may be used reads a file's medium."""
 
 

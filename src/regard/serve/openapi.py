@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regard.serve.guard import OPEN
-from regard.serve.schema import ABOUT, DEFAULTS, LIMITS
+from regard.serve.schema import ABOUT, CHOICES, DEFAULTS, LEAST, LIMITS
 from regard.types import SCHEMA_VERSION
 
 _MEANINGS = {
@@ -21,6 +21,10 @@ _MEANINGS = {
     500: "the service failed, or the process that decoded the file ended",
     503: "not at the moment: ending, or more connections than may be",
     504: "no answer was found in time",
+}
+_BOUNDS = {
+    "temperature": {"exclusiveMinimum": 0},
+    "top_p": {"exclusiveMinimum": 0, "maximum": 1},
 }
 _NUMBER, _TEXT, _WHOLE = {"type": "number"}, {"type": "string"}, {"type": "integer"}
 _ERROR = {
@@ -117,11 +121,14 @@ def answers(
     return found
 
 
-def body_schema(extra: Mapping[str, Any], *, many: bool) -> dict[str, Any]:
+def body_schema(
+    extra: Mapping[str, Any], choices: Mapping[str, Sequence[str]], *, many: bool
+) -> dict[str, Any]:
     """Return the OpenAPI description of a form.
 
     Args:
         extra: fields beside the decoding options; see `options_of`.
+        choices: what those of them may hold that have a few values.
         many: whether several files may come.
     """
     picture = {"type": "string", "format": "binary"}
@@ -132,11 +139,21 @@ def body_schema(extra: Mapping[str, Any], *, many: bool) -> dict[str, Any]:
     for name, default in (dict(extra) | DEFAULTS).items():
         kind = {bool: "boolean", int: "integer", float: "number"}.get(type(default), "string")
         properties[name] = {"type": kind, "default": default}
+        properties[name] |= _BOUNDS.get(name, {})
+        if name in LEAST:
+            properties[name]["minimum"] = LEAST[name]
         if name in LIMITS:
             properties[name]["maximum"] = LIMITS[name]
+        if values := (CHOICES | dict(choices)).get(name):
+            properties[name]["enum"] = list(values)
         if name in ABOUT:
             properties[name]["description"] = ABOUT[name]
-    schema = {"type": "object", "required": list(files), "properties": properties}
+    schema = {
+        "type": "object",
+        "required": list(files),
+        "properties": properties,
+        "additionalProperties": False,
+    }
     content = {"multipart/form-data": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
 

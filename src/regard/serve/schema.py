@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from regard.decoding import DecodingOptions
+from regard.decoding.options import CONTEXTS, METHODS
 from regard.errors import (
     ConfigError,
     MediaError,
@@ -70,6 +71,12 @@ ABOUT = {
 """Every field of `DecodingOptions` in a few words; words are given as text."""
 LIMITS = {"beam": 10, "n_best": 10, "max_length": 50, "alternatives": 20, "seed": 2**32}
 """Largest values that a stranger may ask for: work grows with them."""
+LEAST = {"beam": 1, "n_best": 1, "max_length": 1} | dict.fromkeys(
+    ("min_length", "length_penalty", "block_ngram", "top_k", "alternatives", "seed"), 0
+)
+"""Smallest values that make sense."""
+CHOICES = {"method": METHODS, "context": CONTEXTS}
+"""Values of the fields that have a few."""
 _WORDS = ("prefix", "banned")
 DEFAULTS: dict[str, Any] = {
     f.name: "" if f.name in _WORDS else f.default for f in fields(DecodingOptions)
