@@ -171,8 +171,6 @@ async def load(served: Served, pictures: list[bytes], captions: list[str], secon
         f"CPU of the service per right caption: {calm.work / max(1, len(calm.right)):.3f} s calm, "
         f"{wild.work / max(1, len(wild.right)):.3f} s under twice the load, refusals included",
         f"p50 {_at(wild.right, 0.5):.2f} s, p99 {_at(wild.right, 0.99):.2f} s of captions; "
-        f"CPU of the service per right caption: {calm.work / max(1, len(calm.right)):.3f} s calm, "
-        f"{wild.work / max(1, len(wild.right)):.3f} s under twice the load, refusals included",
         f"p50 {_at(wild.refused, 0.5):.3f} s, p99 {_at(wild.refused, 0.99):.3f} s of refusals",
     ]
     _judge_memory(wild.memory, tally)

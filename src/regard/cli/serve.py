@@ -48,6 +48,7 @@ def serve(
     if find_spec("uvicorn") is None:  # said before models are loaded
         raise MissingExtra("uvicorn", "serve", "`regard serve`")
     from regard.cli.serving import load_captioners, run
+    from regard.serve.keys import Keys
     from regard.serve.settings import read_settings
 
     options = {
@@ -60,13 +61,13 @@ def serve(
     }
     given = {name: value for name, value in options.items() if value is not None}
     chosen = read_settings(os.environ, _pairs(settings or []) | given)
+    keys = Keys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
     captioners = load_captioners(chosen)
     listener = _listen(chosen.host, chosen.port)
     name, number = listener.getsockname()[:2]
     shown = f"[{name}]" if ":" in name else name
     complain(f"serving on http://{shown}:{number} (Ctrl-C ends it)")
-    has_keys = bool(chosen.api_keys or chosen.api_key_file)
-    if not has_keys and not ipaddress.ip_address(name.split("%")[0]).is_loopback:
+    if not keys and not ipaddress.ip_address(name.split("%")[0]).is_loopback:
         complain(f"anybody who reaches {shown} can use it: there are no API keys.")
     try:
         run(chosen, captioners, listener)
