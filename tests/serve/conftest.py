@@ -13,14 +13,17 @@ import pytest
 import toys
 from regard.captioner import Captioner
 from regard.serve import Settings, create_app
+from regard.serve.decoders import Decoders
 from toy_models import captioner
 
 
 class Service:
     """An application and a client of it."""
 
-    def __init__(self, captioners: dict[str, Captioner], settings: Settings | None = None) -> None:
-        self.app = create_app(captioners, settings)
+    def __init__(
+        self, captioners: dict[str, Captioner], settings: Settings | None, decoders: Decoders
+    ) -> None:
+        self.app = create_app(captioners, settings, decoders=decoders)
 
     def __call__(self, method: str, path: str, **request: Any) -> httpx.Response:
         return self.together((method, path, request))[0]
@@ -39,7 +42,7 @@ class Service:
         return asyncio.run(ask())
 
     def close(self) -> None:
-        self.app.state.service.batcher.close()
+        self.app.state.service.close()
 
 
 @pytest.fixture(scope="session")
@@ -48,13 +51,21 @@ def models() -> dict[str, Captioner]:
     return {"soft": toys.captioner(), "hard": captioner(attention="hard")}
 
 
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[Decoders]:
+    """Processes that decode for all services of a session."""
+    made = Decoders(2, 4 * 2**30)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def serving(models: dict[str, Captioner]) -> Iterator[Callable[..., Service]]:
+def serving(models: dict[str, Captioner], decoders: Decoders) -> Iterator[Callable[..., Service]]:
     """Make services with settings, or captioners, of one's own."""
     made: list[Service] = []
 
     def serve(*, captioners: dict[str, Captioner] | None = None, **settings: Any) -> Service:
-        made.append(Service(captioners or models, Settings(**settings)))
+        made.append(Service(captioners or models, Settings(**settings), decoders))
         return made[-1]
 
     yield serve

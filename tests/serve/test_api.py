@@ -254,14 +254,14 @@ def test_models_health_and_counts(ask: Any) -> None:
 def test_the_schema_lists_routes_and_every_option(ask: Any) -> None:
     schema = ask("GET", "/openapi.json").json()
     assert set(schema["paths"]) == {
-        "/v1/caption", "/v1/explain", "/v1/models", "/healthz", "/metrics"
+        "/v1/caption", "/v1/explain", "/v1/models", "/healthz", "/readyz", "/metrics"
     }  # fmt: skip
     body = schema["paths"]["/v1/caption"]["post"]["requestBody"]["content"]
     form = body["multipart/form-data"]["schema"]["properties"]
     options = set(DecodingOptions.__dataclass_fields__)
     assert options == set(ABOUT)
     assert set(form) == options | {"files", "model", "alpha"}
-    assert form["beam"] == {"type": "integer", "default": 3, "maximum": 10,
+    assert form["beam"] == {"type": "integer", "default": 3, "minimum": 1, "maximum": 10,
                             "description": "beam width; 1 is greedy"}  # fmt: skip
 
 

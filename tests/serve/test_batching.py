@@ -15,8 +15,10 @@ import regard
 import toys
 from regard.errors import MissingExtra
 from regard.media import read_image
-from regard.serve.batching import Batcher, Room
-from regard.serve.schema import Refused, Settings
+from regard.serve.batching import Batcher
+from regard.serve.room import Room
+from regard.serve.schema import Refused
+from regard.serve.settings import Settings
 
 
 def request(name: int, **data: str) -> tuple[str, str, dict[str, Any]]:
@@ -71,8 +73,8 @@ def test_a_full_house_turns_away(serving: Any) -> None:
     service = serving(wait=0.5, waiting=3)
     answers = service.together(*map(request, range(8)))
     codes = sorted(a.status_code for a in answers)
-    assert codes == [200] * 3 + [503] * 5
-    refused = next(a for a in answers if a.status_code == 503)
+    assert codes == [200] * 3 + [429] * 5
+    refused = next(a for a in answers if a.status_code == 429)
     assert refused.headers["retry-after"] == "1"
     assert "try again" in refused.json()["error"]
     assert service.together(request(0))[0].status_code == 200
@@ -89,7 +91,7 @@ def test_pixels_are_bounded_in_a_request_and_in_all() -> None:
             second(61)
         with pytest.raises(Refused, match="waiting"), room.claim(2):
             pass
-    assert (busy.value.status, large.value.status) == (503, 413)
+    assert (busy.value.status, large.value.status) == (429, 413)
     assert (room.pictures, room.pixels) == (0, 0)
 
 

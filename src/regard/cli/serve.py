@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
-from typing import TYPE_CHECKING, Annotated
+from importlib.util import find_spec
+from typing import Annotated, Any
 
 import typer
 
 from regard.cli.output import complain
 from regard.errors import ConfigError, MissingExtra
 
-if TYPE_CHECKING:
-    from regard.captioner import Captioner
-
-_CONNECTIONS = 100  # beyond which the server turns requests away unread
+_BACKLOG = 2048
 
 
 def serve(
@@ -23,49 +22,67 @@ def serve(
         typer.Option(help="Folder, shipped model or hub id; may be repeated; else all shipped."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's are public.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+        str | None,
+        typer.Option(help="Address to listen on, else 127.0.0.1; any but this machine is public."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Else 8000; 0 takes a free one.", min=0, max=65535)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu (else), cuda, ...")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, each with the models; else 1.", min=1)
+    ] = None,
+    api_key_file: Annotated[
+        str | None, typer.Option(help="File of `name:sha256 of the key`; else anybody may come.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value of any setting.")
+    ] = None,
 ) -> None:
     """Serve a web page and a REST API.
 
     The page is at the address that is printed, the API below its /v1, the API's description at
-    its /openapi.json. Ctrl-C ends it.
+    its /openapi.json. Settings come from variables REGARD_NAME; what is given here goes before
+    them. SIGTERM or Ctrl-C ends it, once what is under way is answered.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise MissingExtra("uvicorn", "serve", "`regard serve`") from error
-    from regard.serve import create_app
+    if find_spec("uvicorn") is None:  # said before models are loaded
+        raise MissingExtra("uvicorn", "serve", "`regard serve`")
+    from regard.cli.serving import load_captioners, run
+    from regard.serve.keys import Keys
+    from regard.serve.settings import read_settings
 
-    app = create_app(_captioners(model, device))
-    listener = _listen(host, port)
+    options = {
+        "models": tuple(model) if model else None,
+        "host": host,
+        "port": port,
+        "device": device,
+        "workers": workers,
+        "api_key_file": api_key_file,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = read_settings(os.environ, _pairs(settings or []) | given)
+    keys = Keys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
+    captioners = load_captioners(chosen)
+    listener = _listen(chosen.host, chosen.port)
     name, number = listener.getsockname()[:2]
     shown = f"[{name}]" if ":" in name else name
     complain(f"serving on http://{shown}:{number} (Ctrl-C ends it)")
-    if not ipaddress.ip_address(name.split("%")[0]).is_loopback:
-        complain(f"anybody who reaches {shown} can use it: there is no password.")
-    config = uvicorn.Config(app, log_level="warning", limit_concurrency=_CONNECTIONS)
+    if not keys and not ipaddress.ip_address(name.split("%")[0]).is_loopback:
+        complain(f"anybody who reaches {shown} can use it: there are no API keys.")
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        run(chosen, captioners, listener)
     except KeyboardInterrupt:  # how uvicorn hands on the Ctrl-C that ended it
         return
 
 
-def _captioners(names: list[str] | None, device: str) -> dict[str, Captioner]:
-    """Load the models; two of one name go by what they were asked for."""
-    from regard import load
-    from regard.pretrained import DEFAULTS, shipped_models
-
-    default = DEFAULTS["image"]
-    asked = list(names or sorted(shipped_models(), key=lambda name: (name != default, name)))
-    loaded = {name: load(name, device=device) for name in asked}
-    said = [one.name for one in loaded.values()]
-    return {
-        one.name if said.count(one.name) == 1 else asked_for: one
-        for asked_for, one in loaded.items()
-    }
+def _pairs(settings: list[str]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"the setting {name!r} has no '='; write name=value.")
+        pairs[name.strip()] = value
+    return pairs
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -77,6 +94,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
+            listener.listen(_BACKLOG)  # who comes before the models are ready waits
         except OSError:
             listener.close()
             raise

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from regard.errors import ConfigError
 
-_METHODS = ("greedy", "beam", "sample")
-_CONTEXTS = ("expected", "sample", "argmax")
+METHODS = ("greedy", "beam", "sample")
+"""How words are searched for."""
+CONTEXTS = ("expected", "sample", "argmax")
+"""How hard attention forms the context."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class DecodingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in _METHODS:
-            raise ConfigError(f"method is {self.method!r}; it must be one of {_METHODS}.")
-        if self.context not in _CONTEXTS:
-            raise ConfigError(f"context is {self.context!r}; it must be one of {_CONTEXTS}.")
+        if self.method not in METHODS:
+            raise ConfigError(f"method is {self.method!r}; it must be one of {METHODS}.")
+        if self.context not in CONTEXTS:
+            raise ConfigError(f"context is {self.context!r}; it must be one of {CONTEXTS}.")
         for name in ("beam", "max_length", "n_best"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more.")

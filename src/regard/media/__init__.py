@@ -1,6 +1,6 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import NOUNS, digest_of, find_files, is_there, medium_of
+from regard.media.find import NOUNS, digest_of, find_files, is_there, medium_of, medium_of_bytes
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
@@ -43,6 +43,7 @@ __all__ = [
     "image_grid",
     "is_there",
     "medium_of",
+    "medium_of_bytes",
     "medium_of_spec",
     "places_of",
     "prepare",

@@ -156,7 +156,9 @@ def _timeline(stream: VideoStream) -> Timeline:
     return Timeline(float(stream.time_base or Fraction(1, 25)), float(rate))
 
 
-def list_packets(file: BinaryIO, name: str, max_pixels: int) -> tuple[Timeline, int]:
+def list_packets(
+    file: BinaryIO, name: str, max_pixels: int, max_frames: int = MAX_FRAMES
+) -> tuple[Timeline, int]:
     """Return the frames' times by the packets alone, nothing decoded, and how many are missing.
 
     This is right wherever a packet is a frame with a time, and only a guess elsewhere (hidden
@@ -179,7 +181,7 @@ def list_packets(file: BinaryIO, name: str, max_pixels: int) -> tuple[Timeline, 
             if not packet.is_discard:
                 time = packet.dts if packet.pts is None else packet.pts
                 rows.append((0 if time is None else time, packet.duration or 0, packet.is_keyframe))
-            _refuse_count(found, name)
+            _refuse_count(found, name, max_frames)
     rows.sort()
     timeline.pts, timeline.durations = [row[0] for row in rows], [row[1] for row in rows]
     timeline.keys = [at for at, row in enumerate(rows) if row[2]]
@@ -190,9 +192,9 @@ def list_packets(file: BinaryIO, name: str, max_pixels: int) -> tuple[Timeline, 
     return timeline, max(0, promised - found)
 
 
-def _refuse_count(count: int, name: str) -> None:
-    if count > MAX_FRAMES:
-        raise MediaTooLarge(f"{name} has more than {MAX_FRAMES} frames. Cut it into pieces.")
+def _refuse_count(count: int, name: str, most: int = MAX_FRAMES) -> None:
+    if count > most:
+        raise MediaTooLarge(f"{name} has more than {most} frames. Cut it into pieces.")
 
 
 def decode_frames(

@@ -23,6 +23,9 @@ VOLUME_SUFFIXES = DICOM_SUFFIXES | {".nii"}
 """What is taken from a folder; a file named by itself is tried whatever its name."""
 
 
+_HEAD = 348 + 4  # bytes that tell a medium: a NIfTI-1 header ends with its kind
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+
 NOUNS = {"image": "picture", "video": "clip", "volume": "scan"}
 """What one file of a medium is called."""
 
@@ -87,9 +90,26 @@ def digest_of(path: str) -> str:
 def _sniffed(path: str) -> str:
     try:
         with open(path, "rb") as file:
-            head = file.read(348 + 4)
+            return _medium_of_head(file.read(_HEAD))
     except (OSError, ValueError):
         return "image"  # whose reader says what is wrong
+
+
+def medium_of_bytes(name: str, head: bytes) -> str:
+    """Return the medium of a file that came under a name, which is no path here.
+
+    The first bytes say it; where they are of no kind that they tell apart, the suffix does.
+    """
+    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
+    medium = _medium_of_head(head[:_HEAD])
+    if medium != "image" or head.startswith(_PICTURES):
+        return medium
+    if suffix in VOLUME_SUFFIXES:
+        return "volume"
+    return "video" if suffix in VIDEO_SUFFIXES else "image"
+
+
+def _medium_of_head(head: bytes) -> str:
     if head[128:132] == b"DICM" or head[344:348] in (b"n+1\0", b"ni1\0"):
         return "volume"
     boxes = (b"ftypavif", b"ftypheic", b"ftypmif1")  # pictures in a video's container

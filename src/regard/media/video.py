@@ -25,6 +25,7 @@ from PIL import Image
 from regard.errors import MediaError
 from regard.media.av_reader import (
     MAX_FRAME_PIXELS,
+    MAX_FRAMES,
     Decoded,
     decode_by_seeking,
     decode_frames,
@@ -47,6 +48,7 @@ def read_clip(
     *,
     name: str | None = None,
     max_pixels: int = MAX_FRAME_PIXELS,
+    max_frames: int = MAX_FRAMES,
     report: Callable[[int, int], None] | None = None,
 ) -> Clip:
     """Read the chosen frames of a clip: upright, RGB, on square pixels.
@@ -62,6 +64,7 @@ def read_clip(
         spec: which frames.
         name: what messages and results call it; the path where there is one.
         max_pixels: larger frames are refused, by the header where it tells.
+        max_frames: longer clips are refused, before any frame is decoded.
         report: is told, while a file is decoded, how many of how many frames are.
 
     Returns:
@@ -76,11 +79,12 @@ def read_clip(
         name = name or str(source)
         import_av()
         with _open(Path(source), name) as file:
-            return _from_file(file, spec, name, max_pixels, report)
+            return _from_file(file, spec, name, (max_pixels, max_frames), report)
     if isinstance(source, bytes | bytearray | memoryview):
         import_av()
         digest = hashlib.sha256(source).hexdigest()  # by way of the BytesIO it would be copied
-        return _from_file(io.BytesIO(source), spec, name or "<bytes>", max_pixels, report, digest)
+        limits = max_pixels, max_frames
+        return _from_file(io.BytesIO(source), spec, name or "<bytes>", limits, report, digest)
     return _from_array(source, spec, name or "<array>", max_pixels)
 
 
@@ -105,15 +109,16 @@ def _from_file(
     file: BinaryIO,
     spec: ClipSpec,
     name: str,
-    max_pixels: int,
+    limits: tuple[int, int],
     report: Callable[[int, int], None] | None,
     digest: str = "",
 ) -> Clip:
+    max_pixels, max_frames = limits
     try:
         digest = digest or hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         if not file.seek(0, os.SEEK_END):
             raise MediaError(f"{name} is empty (0 bytes). Bring the clip again.")
-        listed, missing = list_packets(file, name, max_pixels)
+        listed, missing = list_packets(file, name, max_pixels, max_frames)
         decoded, choices, times = _decode(file, spec, name, max_pixels, listed, report)
     except OSError as error:
         raise MediaError(f"{name} cannot be read: {error.strerror or error}.") from error

@@ -1,6 +1,6 @@
 """Serving: a web page and a REST API over captioners. Needs the extra `serve`."""
 
 from regard.serve.app import create_app
-from regard.serve.schema import Settings
+from regard.serve.settings import Settings
 
 __all__ = ["Settings", "create_app"]

@@ -4,15 +4,19 @@ Annotations are evaluated here, unlike elsewhere: FastAPI reads those of the rou
 classes that are imported where the extra is there.
 """
 
-import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from regard.errors import MissingExtra, RegardError
+from regard.serve import openapi
+from regard.serve.decoders import Decoders
+from regard.serve.exchange import headers_of
+from regard.serve.guard import Guard
 from regard.serve.page import PAGE_POLICY, REPORT_POLICY, asset, page_html, sample
-from regard.serve.schema import Refused, Settings, body_schema, one_line, status_of
-from regard.serve.service import CAPTION_FIELDS, EXPLAIN_FIELDS, Answer, Service
+from regard.serve.schema import Refused, one_line, status_of
+from regard.serve.service import CAPTION_FIELDS, EXPLAIN_FIELDS, FORMATS, Answer, Service
+from regard.serve.settings import Settings
 from regard.version import __version__
 
 if TYPE_CHECKING:
@@ -20,93 +24,121 @@ if TYPE_CHECKING:
 
     from regard.captioner import Captioner
 
-_COUNTED = ("/", "/v1/caption", "/v1/explain", "/v1/models", "/page/caption", "/healthz")
-_ERROR = {
-    "description": "what came, what was wanted",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error"],
-                "properties": {"error": {"type": "string"}},
-            }
-        }
-    },
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {s: _ERROR for s in (400, 413, 415, 422, 503)}
+_SHUT = (400, 401, 403, 500, 503)
+_WORK = (*_SHUT, 408, 413, 415, 422, 429, 504)
+_REPORT = {"text/html": {"type": "string"}, "application/json": {"type": "object"}}
 
 
 def create_app(
-    captioners: "Mapping[str, Captioner]", settings: Settings | None = None
+    captioners: "Mapping[str, Captioner]",
+    settings: Settings | None = None,
+    *,
+    decoders: Decoders | None = None,
 ) -> "FastAPI":
     """Return the application that serves captioners: the page, the API, health and counts.
 
     Args:
         captioners: by the name that requests call them; the first is the default.
-        settings: limits; None: the defaults.
+        settings: limits, keys and times; None: the defaults. Where it listens is the server's.
+        decoders: processes that several applications share, and that their owner ends; None: its
+            own.
 
     Raises:
-        ConfigError: there is no captioner.
+        ConfigError: there is no captioner, or the keys cannot be read.
         MissingExtra: fastapi or prometheus_client is not installed.
     """
     try:
         from fastapi import FastAPI
     except ImportError as error:
         raise MissingExtra("fastapi", "serve", "serving") from error
-    service = Service(captioners, settings or Settings())
+    service = Service(captioners, settings or Settings(), decoders)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        service.warm()
         yield
-        service.batcher.close()
+        service.close()
 
     # FastAPI's own pages of documentation load scripts from elsewhere; the schema is served.
     app = FastAPI(
         title="regard", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
-        description="Captions for pictures, and where the model looked for every word.",
+        description="Captions for pictures, clips and scans, and where the model looked.",
     )  # fmt: skip
     app.state.service = service
     _add_api(app, service)
     _add_page(app, service)
     _add_errors(app)
-    app.add_middleware(_Watched, service=service)
+    app.add_middleware(Guard, service=service)
+    _add_cors(app, service.settings)
+    if service.keys:
+        plain = app.openapi
+        app.openapi = lambda: openapi.with_keys(plain())
     return app
+
+
+def _add_cors(app: "FastAPI", settings: Settings) -> None:
+    """Let the named origins in; without any no other site's page learns an answer."""
+    if not settings.cors_origins:
+        return
+    from fastapi.middleware.cors import CORSMiddleware
+
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "X-API-Key"],
+        expose_headers=["Retry-After", "X-Request-ID"],
+    )
 
 
 def _add_api(app: "FastAPI", service: Service) -> None:
     from fastapi import Request, Response
+    from fastapi.responses import JSONResponse
 
     async def caption(request: Request) -> Response:
-        """Caption one picture or many. A picture that fails is an entry `{file, error}`; where
-        all fail, the status is the first one's."""
+        """Caption one file or many. A file that fails is an entry `{file, error}`; where all
+        fail, the status is the first one's."""
         return _respond(await service.caption(request))
 
     async def explain(request: Request) -> Response:
-        """Explain one picture's caption: the HTML report, or JSON with what mattered."""
+        """Explain one file's caption: the HTML report, or JSON with what mattered."""
         return _respond(await service.explain(request))
 
-    async def models() -> dict[str, Any]:
+    async def models() -> Response:
         """List the models; the first is the default."""
-        return service.models()
+        return JSONResponse({"models": service.models.describe()})
 
-    async def healthz() -> dict[str, str]:
+    async def healthz() -> Response:
         """Say that the service lives."""
-        return {"status": "ok", "version": __version__}
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    async def readyz() -> Response:
+        """Say whether it wants requests: not while it ends, nor where its model hangs."""
+        if why := service.unready():
+            raise Refused(503, f"not ready: {why}.")
+        return JSONResponse({"status": "ready"})
 
     async def metrics() -> Response:
         """Return counts in Prometheus' text format."""
         return Response(service.meters.text(), media_type="text/plain; version=0.0.4")
 
-    posts: dict[str, Any] = {"methods": ["POST"], "response_model": None, "responses": _ERRORS}
-    app.add_api_route(
-        "/v1/caption", caption, openapi_extra=body_schema(CAPTION_FIELDS, many=True), **posts
-    )
-    app.add_api_route(
-        "/v1/explain", explain, openapi_extra=body_schema(EXPLAIN_FIELDS, many=False), **posts
-    )
-    app.add_api_route("/v1/models", models)
-    app.add_api_route("/healthz", healthz)
-    app.add_api_route("/metrics", metrics, response_model=None)
+    json = "application/json"
+
+    def add(path: str, work: Any, *errors: int, good: Any, **more: Any) -> None:
+        found = openapi.answers(*errors, good=good, headers="text/html" in good)
+        app.add_api_route(path, work, response_model=None, responses=found, **more)
+
+    names = [one["name"] for one in service.models.describe()]
+    few = {"model": ("", *names), "format": FORMATS}
+    post: dict[str, Any] = {"methods": ["POST"]}
+    add("/v1/caption", caption, *_WORK, good={json: openapi.CAPTIONS},
+        openapi_extra=openapi.body_schema(CAPTION_FIELDS, few, many=True), **post)  # fmt: skip
+    add("/v1/explain", explain, *_WORK, good=_REPORT,
+        openapi_extra=openapi.body_schema(EXPLAIN_FIELDS, few, many=False), **post)  # fmt: skip
+    add("/v1/models", models, *_SHUT, good={json: openapi.MODELS})
+    add("/healthz", healthz, 400, 500, 503, good={json: openapi.STATUS})
+    add("/readyz", readyz, 400, 500, 503, good={json: openapi.STATUS})
+    add("/metrics", metrics, *_SHUT, good={"text/plain": {"type": "string"}})
 
 
 def _add_page(app: "FastAPI", service: Service) -> None:
@@ -144,8 +176,7 @@ def _add_errors(app: "FastAPI") -> None:
 
     def refused(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, Refused)
-        headers = {"Retry-After": "1"} if error.status == 503 else None
-        return JSONResponse({"error": one_line(error)}, error.status, headers)
+        return JSONResponse({"error": one_line(error)}, error.status, headers_of(error))
 
     def wrong(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RegardError)
@@ -155,15 +186,10 @@ def _add_errors(app: "FastAPI") -> None:
         assert isinstance(error, AnyHTTPException)
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
-    def failed(_: Request, error: Exception) -> JSONResponse:
-        # The server writes the trace to its log; a stranger need not read it.
-        return JSONResponse({"error": f"the service failed ({type(error).__name__})."}, 500)
-
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(RegardError, wrong)
     app.add_exception_handler(AnyHTTPException, none)
     app.add_exception_handler(HTTPException, none)
-    app.add_exception_handler(Exception, failed)
 
 
 def _respond(answer: Answer) -> Any:
@@ -175,33 +201,3 @@ def _respond(answer: Answer) -> Any:
     if answer.name:
         headers["Content-Disposition"] = f'attachment; filename="{answer.name}"'
     return Response(answer.content, answer.status, headers, media_type="text/html")
-
-
-class _Watched:
-    """Counts requests, and tells browsers not to guess what an answer is."""
-
-    def __init__(self, app: Any, service: Service) -> None:
-        self.app, self.meters = app, service.meters
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), 500
-
-        async def watch(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watch)
-        finally:
-            path = scope["path"] if scope["path"] in _COUNTED else "other"
-            self.meters.request(path, status, time.perf_counter() - began)

@@ -7,66 +7,22 @@ worked on, the next collects. The event loop never computes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from regard.captioner import Failure
-from regard.media import read_image
-from regard.serve.schema import Refused, Settings, Upload
+from regard.serve.settings import Settings
 from regard.types import Caption, Media
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Exception)
 
-_READERS = 2  # threads that decode pictures
-
-
-class Room:
-    """Counts the pictures and pixels in the house, and refuses what there is no room for."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Begin with nobody."""
-        self._settings = settings
-        self.pictures = 0
-        self.pixels = 0
-
-    @contextmanager
-    def claim(self, pictures: int) -> Generator[Callable[[int], None], None, None]:
-        """Take room for some pictures; call what is given with each one's pixels.
-
-        Raises:
-            Refused: there is none, or a request alone would need more than there is.
-        """
-        if self.pictures and self.pictures + pictures > self._settings.waiting:
-            raise _busy()
-        self.pictures += pictures
-        mine = 0
-
-        def add(pixels: int) -> None:
-            nonlocal mine
-            most = self._settings.waiting_pixels
-            if mine + pixels > most:
-                raise Refused(413, f"the pictures have more than {most} pixels; send fewer.")
-            if self.pixels + pixels > most:
-                raise _busy()
-            mine += pixels
-            self.pixels += pixels
-
-        try:
-            yield add
-        finally:
-            self.pictures -= pictures
-            self.pixels -= mine
-
-
-def _busy() -> Refused:
-    return Refused(503, "too many pictures are waiting; try again in a moment.")
+_MEMORY = 0.8  # of the pace so far, when a batch is done
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +33,12 @@ class _Job:
 
 
 class Batcher:
-    """Runs captioners on one thread, in batches."""
+    """Runs captioners on one thread, in batches.
+
+    Attributes:
+        pace: seconds that a picture took of late; 0 at first.
+        since: when what is worked on was begun, on the clock of `time.monotonic`; None: idle.
+    """
 
     def __init__(
         self,
@@ -85,10 +46,10 @@ class Batcher:
         settings: Settings,
         watch: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """Start the threads.
+        """Start the thread.
 
         Args:
-            captioners: by name.
+            captioners: by name; more may be added.
             settings: limits.
             watch: is told the size of every batch.
         """
@@ -96,22 +57,10 @@ class Batcher:
         self._settings = settings
         self._watch = watch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="regard-model")
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="regard-reader")
         self._jobs: list[_Job] = []
         self._task: asyncio.Task[None] | None = None
-
-    async def read(self, upload: Upload) -> Media:
-        """Decode one upload.
-
-        Raises:
-            MediaError: it is none, or too large.
-        """
-
-        def work() -> Media:
-            limit = self._settings.max_pixels
-            return read_image(upload.content, name=upload.name, max_pixels=limit)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+        self.pace = 0.0
+        self.since: float | None = None
 
     async def caption(self, model: str, media: Media, options: Mapping[str, Any]) -> Caption:
         """Caption one picture together with whatever else asks for the same.
@@ -127,37 +76,44 @@ class Batcher:
             self._task = asyncio.create_task(self._drain())
         return await result
 
-    async def caption_all(
-        self, model: str, media: Sequence[Media | E], options: Mapping[str, Any]
-    ) -> list[Caption | E]:
-        """Caption what could be read, all at once; what could not stays where it is."""
-        waits = [self.caption(model, one, options) for one in media if isinstance(one, Media)]
-        captions = iter(await asyncio.gather(*waits))
-        return [next(captions) if isinstance(one, Media) else one for one in media]
-
     async def run(self, work: Callable[[], T]) -> T:
         """Run other work of a model on the models' thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+        def timed() -> T:
+            self.since = time.monotonic()
+            try:
+                return work()
+            finally:
+                self.since = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
 
     def close(self) -> None:
-        """End the threads once what they do is done."""
+        """End the thread once what it does is done."""
         self._thread.shutdown(cancel_futures=True)
-        self._readers.shutdown(cancel_futures=True)
 
     async def _drain(self) -> None:
         await asyncio.sleep(self._settings.wait)
         while batch := self._take():
-            self._watch(len(batch))
-            try:
-                captions = await self.run(lambda batch=batch: self._work(batch))
-            except Exception as error:  # belongs to those who asked; the next batch goes on
+            await self._answer(batch)
+
+    async def _answer(self, batch: list[_Job]) -> None:
+        self._watch(len(batch))
+        began = time.monotonic()
+        try:
+            captions = await self.run(lambda: self._work(batch))
+        except Exception as error:
+            if len(batch) > 1:  # whose fault it is shows when each goes alone
                 for job in batch:
-                    if not job.result.done():
-                        job.result.set_exception(error)
-                continue
-            for job, caption in zip(batch, captions, strict=True):
-                if not job.result.done():
-                    job.result.set_result(caption)
+                    await self._answer([job])
+            elif not batch[0].result.done():
+                batch[0].result.set_exception(error)
+            return
+        pace = (time.monotonic() - began) / len(batch)
+        self.pace = _MEMORY * self.pace + (1 - _MEMORY) * pace if self.pace else pace
+        for job, caption in zip(batch, captions, strict=True):
+            if not job.result.done():
+                job.result.set_result(caption)
 
     def _take(self) -> list[_Job]:
         """Take the longest waiting job and those like it."""

@@ -34,8 +34,19 @@ const form = async (extra = {}) => {
   return fields;
 };
 
+// A service with keys is asked with one, which this tab alone remembers.
+const ask = async (path, options) => {
+  const key = sessionStorage.getItem("key");
+  const answer = await fetch(path, { ...options, headers: key ? { "X-API-Key": key } : {} });
+  if (answer.status !== 401) return answer;
+  const given = prompt("This service asks for an API key.");
+  if (!given) return answer;
+  sessionStorage.setItem("key", given.trim());
+  return ask(path, options);
+};
+
 const send = async (path, fields, signal) => {
-  const answer = await fetch(path, { method: "POST", body: fields, signal });
+  const answer = await ask(path, { method: "POST", body: fields, signal });
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({ error: `the service answered ${answer.status}.` }));
   throw new Error(told.error);
@@ -225,8 +236,10 @@ $("report").addEventListener("click", () => download("html"));
 $("numbers").addEventListener("click", () => download("json"));
 
 await during("", async (signal) => {
-  const answer = await fetch("v1/models", { signal });
-  ({ models } = await answer.json());
+  const answer = await ask("v1/models", { signal });
+  const told = await answer.json();
+  if (!answer.ok) throw new Error(told.error);
+  models = told.models.filter((one) => one.medium === "image");
   $("model").replaceChildren(...models.map((one) => new Option(one.name, one.name)));
   for (const radio of document.querySelectorAll("[name=attention]")) {
     radio.disabled = !models.some((one) => one.attention === radio.value);
