@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,10 @@ _RETRIES = 4  # of a unit whose worker died: an item that kills its process must
 _BLOCKS = 10_000  # Ray plans so many tasks; with more units than that each does several
 _STORE = 2**28  # bytes of a local cluster's object store, through which only counts go
 _LOGGERS = ("ray", "ray.data")
+_FOR_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would tell its makers who uses it, and how
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else parts of it write to the driver's standard error
+}
 
 
 def run_on_ray(todo: Run, address: str, workers: int | None) -> Iterator[Done]:
@@ -39,6 +43,7 @@ def run_on_ray(todo: Run, address: str, workers: int | None) -> Iterator[Done]:
             import pyarrow
             import ray
             import ray.data
+            from ray.exceptions import RayError
     except ImportError as error:
         hint = "Or do without it, on this machine: --engine local."
         raise MissingExtra("ray", "bulk", "bulk work on a cluster", hint) from error
@@ -61,7 +66,7 @@ def run_on_ray(todo: Run, address: str, workers: int | None) -> Iterator[Done]:
             for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
                 for values in zip(batch["unit"], batch["rows"], batch["failed"], strict=True):
                     yield Done(*map(int, values))
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             raise _unwrapped(error) from error
 
 
@@ -96,7 +101,7 @@ def _as_batch(done: Done) -> dict[str, np.ndarray]:
 def _blocks(todo: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield unit numbers, and where their lines begin and end, in as many parts as tasks."""
     offsets = np.frombuffer(todo.plan.offsets, np.uint64).astype(np.int64)
-    numbers = np.asarray(todo.missing, np.int64)
+    numbers = np.frombuffer(todo.missing, np.uint64).astype(np.int64)
     for part in np.array_split(numbers, min(len(numbers), _BLOCKS)):
         yield part, offsets[part], offsets[part + 1]
 
@@ -108,20 +113,19 @@ def _connected(ray: Any, address: str) -> Generator[None]:
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    new = quiet | {"include_dashboard": False, "object_store_memory": _STORE}
     try:
-        with _environment(RAY_USAGE_STATS_ENABLED="0"), warnings.catch_warnings():
+        with _environment(_FOR_RAY), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if address == "local":
-                ray.init("local", **new)
-            elif address == "auto":
+            if address == "auto":
                 try:
                     ray.init("auto", **quiet)
                 except ConnectionError:
-                    ray.init("local", **new)
-            else:
+                    address = "local"
+            if address == "local":
+                ray.init("local", **quiet, include_dashboard=False, object_store_memory=_STORE)
+            elif address != "auto":
                 ray.init(address, **({} if address.startswith("ray://") else quiet))
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a cluster that does not start in time is a bare Exception
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"no Ray cluster at {address!r}: {reason}. Wanted: auto, local, or an address such as "
@@ -151,7 +155,7 @@ def _quiet(ray: Any) -> Generator[None]:
 
 
 @contextmanager
-def _environment(**values: str) -> Generator[None]:
+def _environment(values: dict[str, str]) -> Generator[None]:
     """Set variables that processes started within inherit, where they are not set."""
     fresh = [name for name in values if name not in os.environ]
     os.environ.update({name: values[name] for name in fresh})

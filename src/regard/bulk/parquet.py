@@ -31,7 +31,8 @@ def chosen_column(
             return name
     asked = f"no column {column!r}" if column else f"none of the columns {', '.join(usual)}"
     raise DatasetError(
-        f"{source} has {asked}. It has {', '.join(map(str, names)) or 'none'}: name one by --column."
+        f"{source} has {asked}. It has {', '.join(map(str, names)) or 'none'}: name one of them "
+        "by --column."
     )
 
 
@@ -88,7 +89,7 @@ def values_of_parquet(
 
 def _value(value: Any, column: str) -> tuple[bytes | str | None, str]:
     name = ""
-    if isinstance(value, dict):  # as the Hub stores pictures: their bytes, and what they were called
+    if isinstance(value, dict):  # the bytes and the name of a picture, as data sets store it
         name = value.get("path") or ""
         value = value.get("bytes") or value.get("path")
     if value is None or isinstance(value, bytes | str):

@@ -186,15 +186,13 @@ def read_unit(place: Place, out: str, start: int, stop: int) -> Unit:
         return Unit.from_json(file.read(stop - start))
 
 
-def missing_units(plan: Plan, place: Place, out: str) -> list[int] | range:
-    """Return the numbers of the units whose rows are not there."""
+def done_units(plan: Plan, place: Place, out: str) -> bytearray:
+    """Return for every unit whether its rows are there."""
     done = bytearray(plan.units)
     for number, form in _parts(place, out):
         if number < plan.units and form == plan.job.form:
             done[number] = 1
-    if not any(done):
-        return range(plan.units)
-    return [number for number, there in enumerate(done) if not there]
+    return done
 
 
 def part_name(number: int, form: str) -> str:

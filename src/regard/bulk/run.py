@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
 from regard.bulk.places import NEW, Places
-from regard.bulk.plan import Job, Plan, missing_units, open_plan, part_name, read_unit
+from regard.bulk.plan import Job, Plan, done_units, open_plan, part_name, read_unit
 from regard.bulk.shards import check_form, counts_of
 from regard.bulk.worker import Done, Worker
 from regard.captions import decoding_options
@@ -33,7 +34,7 @@ class Run:
     """
 
     plan: Plan
-    missing: Sequence[int]
+    missing: array[int]
     there: tuple[int, int, int]
     again: bool
 
@@ -56,24 +57,23 @@ def open_run(job: Job, *, retry_failed: bool = False) -> Run:
     places = Places()
     plan = open_plan(job, places)
     place, out = places.find(job.out)
-    missing = missing_units(plan, place, out)
-    left = set(missing)
-    done = (number for number in range(plan.units) if number not in left)
+    done = done_units(plan, place, out)
+    there = (number for number, is_there in enumerate(done) if is_there)
     units = rows = failed = 0
-    again: list[int] = []
+    again = False
 
     def counts(number: int) -> tuple[int, tuple[int, int]]:
         return number, counts_of(place, f"{out}/{part_name(number, job.form)}", job.form)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        while some := list(islice(done, 64 * _READERS)):
+        while some := list(islice(there, 64 * _READERS)):
             for number, (found, bad) in pool.map(counts, some):
                 if retry_failed and bad:
-                    again.append(number)
+                    done[number], again = 0, True
                     continue
                 units, rows, failed = units + 1, rows + found, failed + bad
-    return Run(plan, sorted([*missing, *again]) if again else missing,
-               (units, rows, failed), bool(again))  # fmt: skip
+    missing = array("Q", (number for number, is_there in enumerate(done) if not is_there))
+    return Run(plan, missing, (units, rows, failed), again)
 
 
 def run(

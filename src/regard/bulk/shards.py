@@ -11,6 +11,7 @@ and what was not asked for (`n_best`; without traces maps, grid, gates and alter
 
 from __future__ import annotations
 
+import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
@@ -145,7 +146,7 @@ def check_form(form: str) -> None:
     if form != "parquet":
         return
     try:
-        import pyarrow.parquet  # noqa: F401
+        importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         hint = "Or write JSON lines: --format jsonl."
         raise MissingExtra("pyarrow", "bulk", "writing Parquet", hint) from error
@@ -197,11 +198,9 @@ def schema(*, traces: bool) -> Any:
         "words": pa.list_(pa.struct(word)), "notices": pa.list_(text),
     }  # fmt: skip
     if traces:
-        fields["grid"] = pa.struct(
-            {
-                "axes": pa.list_(text), "shape": pa.list_(whole), "source_size": pa.list_(whole),
-                "spans": pairs, "shown": numbers, "extent": pairs, "affine": pairs,
-            }  # fmt: skip
-        )
+        grid: dict[str, Any] = {"axes": pa.list_(text)}
+        grid |= dict.fromkeys(("shape", "source_size"), pa.list_(whole))
+        grid |= {"spans": pairs, "shown": numbers, "extent": pairs, "affine": pairs}
+        fields["grid"] = pa.struct(grid)
         fields["alpha"] = pa.list_(pa.list_(pa.float32()))
     return pa.schema(list(fields.items()))

@@ -72,7 +72,9 @@ class Unit:
         return cls(**values | {"entries": entries})
 
 
-def units_of(source: str, places: Places, *, size: int, column: str | None = None) -> Iterator[Unit]:
+def units_of(
+    source: str, places: Places, *, size: int, column: str | None = None
+) -> Iterator[Unit]:
     """Yield the units of a source, always the same ones of the same source.
 
     Args:
@@ -132,7 +134,7 @@ class _Packer:
 
 
 def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
-    """Yield the files of a source: of a folder and a pattern those that are captioned or hold any."""
+    """Yield the files of a source; of a folder those that are captioned, or hold what is."""
     found = place.info(path)
     if found is not None and not found.is_folder:
         yield found
@@ -143,7 +145,7 @@ def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
         empty = False
         yield entry
     if empty:
-        what = "holds nothing" if found else "is no file or folder, and as a pattern matches nothing"
+        what = "holds nothing" if found else "is not there, and as a pattern matches nothing"
         raise ConfigError(
             f"{place.url(path)} {what} to caption. Wanted: a folder or pattern of pictures, clips, "
             f"scans, .tar or .parquet files, or a list ({', '.join(LIST_SUFFIXES)})."

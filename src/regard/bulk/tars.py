@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from regard.bulk.places import Place
-from regard.errors import MediaError
 from regard.media.find import medium_by_name
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -98,7 +97,7 @@ def _items(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, int | None, 
     first: tarfile.TarInfo | None = None
     key, items = "", 0
     while (member := tar.next()) is not None:
-        tar.members = []  # it would remember every one
+        tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would keep them all
         base = os.path.basename(member.name)
         if member.isdir() or base.startswith((".", "__")):
             continue

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from inspect import GEN_CLOSED, getgeneratorstate
 
 from regard.bulk.items import Item, items_of
 from regard.bulk.places import Places
@@ -54,7 +55,9 @@ _LAST = _Begun(-1)
 class Worker:
     """Captions units and writes their shards; what else it did makes no difference to a row."""
 
-    def __init__(self, job: Job, models: dict[str, dict[str, str]], cores: int | None = None) -> None:
+    def __init__(
+        self, job: Job, models: dict[str, dict[str, str]], cores: int | None = None
+    ) -> None:
         """Load nothing yet.
 
         Args:
@@ -106,7 +109,8 @@ class Worker:
             except (RegardError, OSError):
                 raise
             except Exception:
-                if batches.gi_frame is None and not (begun and begun[-1] is _LAST):
+                ended = getgeneratorstate(batches) == GEN_CLOSED
+                if ended and not (begun and begun[-1] is _LAST):
                     raise  # it came from the source itself, which cannot go on
                 # An item that nobody foresaw took its batch with it. Those that were begun are
                 # done again one by one, so that it fails alone.

@@ -141,7 +141,7 @@ def _media(folder: str) -> list[str]:
 
 
 def series_in(folder: str) -> list[int]:
-    """Return the numbers N of the scans `FOLDER#N` in a folder: [0] where it is one, [] for none."""
+    """Return the numbers of a folder's series, 1 and on; [0] where it is one, [] for none."""
     from regard.media.series import dicom_files, read_series
 
     try:
