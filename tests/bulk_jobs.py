@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+from pyarrow import parquet
+from webdataset import TarWriter
+
 import toys
 from regard.bulk import Done, Job, open_run, run
 from regard.bulk.places import LocalPlace
@@ -59,3 +63,22 @@ def pictures(folder: Path, count: int = 10, *, bad: tuple[int, ...] = ()) -> Pat
 def plan_of(out: Path) -> dict[str, Any]:
     """The content of a folder's plan."""
     return json.loads((out / "_plan.json").read_text("utf-8"))
+
+
+def write_parquet(path: Path, columns: dict[str, list[object]], rows: int = 4) -> Path:
+    """Write columns, so many rows a group."""
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=rows)
+    return path
+
+
+def write_tar(path: Path, samples: int = 8) -> Path:
+    """A WebDataset shard; the fifth sample has no picture, the third has two."""
+    with TarWriter(str(path)) as tar:
+        for i in range(samples):
+            sample: dict[str, object] = {"__key__": f"{i:04d}", "txt": "a dog", "json": {"n": i}}
+            if i != 4:
+                sample["jpg"] = toys.jpeg(i, (16, 24))
+            if i == 2:
+                sample["right.png"] = toys.jpeg(i, (24, 16))
+            tar.write(sample)
+    return path

@@ -11,13 +11,12 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 import bulk_jobs
-from bulk_jobs import do, job, rows, shards
+from bulk_jobs import do, job, rows, shards, write_parquet, write_tar
 from regard.bulk import open_run
 from regard.bulk.items import items_of
 from regard.bulk.places import ArrowPlace, Places
 from regard.bulk.sources import units_of
 from regard.errors import ConfigError
-from test_sources import write_parquet, write_tar
 
 
 class Server:

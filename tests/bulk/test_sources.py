@@ -8,13 +8,11 @@ import tarfile
 from pathlib import Path
 
 import fsspec
-import pyarrow
 import pytest
-from pyarrow import parquet
-from webdataset import TarWriter
 
 import bulk_jobs
 import toys
+from bulk_jobs import write_parquet, write_tar
 from regard.bulk.items import Item, items_of
 from regard.bulk.places import Places, shown
 from regard.bulk.sources import Unit, units_of
@@ -120,11 +118,6 @@ def test_another_column_is_asked_for(folder: Path) -> None:
         units(made, column="photo")
 
 
-def write_parquet(path: Path, columns: dict[str, list[object]], rows: int = 4) -> Path:
-    parquet.write_table(pyarrow.table(columns), path, row_group_size=rows)
-    return path
-
-
 @pytest.mark.parametrize("kind", ["bytes", "paths", "structs"])
 def test_parquet_holds_files_or_names_them(folder: Path, tmp_path: Path, kind: str) -> None:
     files = [folder / f"00{n}.jpg" for n in range(6)]
@@ -151,19 +144,6 @@ def test_parquet_that_is_none_is_an_item_that_failed(folder: Path, tmp_path: Pat
     number = items(write_parquet(tmp_path / "n.parquet", {"image": [1, 2]}))
     assert "holds int; bytes or paths were wanted" in number[0].error
     assert len(number) == 2
-
-
-def write_tar(path: Path, samples: int = 8) -> Path:
-    """A WebDataset shard; the fifth sample has no picture, the third has two."""
-    with TarWriter(str(path)) as tar:
-        for i in range(samples):
-            sample: dict[str, object] = {"__key__": f"{i:04d}", "txt": "a dog", "json": {"n": i}}
-            if i != 4:
-                sample["jpg"] = toys.jpeg(i, (16, 24))
-            if i == 2:
-                sample["right.png"] = toys.jpeg(i, (24, 16))
-            tar.write(sample)
-    return path
 
 
 def test_a_tar_is_cut_between_samples_and_read_from_each_cut(tmp_path: Path) -> None:

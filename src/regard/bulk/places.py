@@ -6,6 +6,7 @@ are opened by pyarrow, whose options stand in the query; what pyarrow does not k
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from regard.errors import ConfigError, MissingExtra
 _URL = re.compile(r"([A-Za-z][\w+.-]*)://([^/?]*)(.*?)(\?\w+=[^&?*\[]*(?:&\w+=[^&?*\[]*)*)?", re.S)
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 """An object is there once all of it is, so that it needs no other name until then."""
+_BUFFER = 2**16  # bytes that are asked of a place at a time where few are wanted
 NEW = ".new"
 """How the name ends of what is being written."""
 
@@ -167,7 +169,8 @@ class ArrowPlace(Place):
 
     def open(self, path: str) -> BinaryIO:
         """See `Place`."""
-        return self._files.open_input_file(path)
+        # pyarrow's own file gives no lines.
+        return io.BufferedReader(self._files.open_input_file(path), _BUFFER)
 
     def put(self, finished: Path, path: str) -> None:
         """See `Place`."""
