@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _RETRIES = 4  # of a unit whose worker died: an item that kills its process must not go on for ever
 _BLOCKS = 10_000  # Ray plans so many tasks; with more units than that each does several
+_STARTS = 3  # tries to start a cluster
 _STORE = 2**28  # bytes of a local cluster's object store, through which only counts go
 _LOGGERS = ("ray", "ray.data")
 _FOR_RAY = {
@@ -112,7 +113,7 @@ def _connected(ray: Any, address: str) -> Generator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         with _environment(_FOR_RAY), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,7 +123,7 @@ def _connected(ray: Any, address: str) -> Generator[None]:
                 except ConnectionError:
                     address = "local"
             if address == "local":
-                ray.init("local", **quiet, include_dashboard=False, object_store_memory=_STORE)
+                _start(ray, **quiet, include_dashboard=False, object_store_memory=_STORE)
             elif address != "auto":
                 ray.init(address, **({} if address.startswith("ray://") else quiet))
     except Exception as error:  # a cluster that does not start in time is a bare Exception
@@ -135,6 +136,21 @@ def _connected(ray: Any, address: str) -> Generator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, **options: Any) -> None:
+    """Start a cluster on this machine; one that is busy may need a second try.
+
+    Ray gives its own processes 15 seconds, and where they take longer starts nothing.
+    """
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init("local", **options)
+            return
+        except Exception:  # Ray has no narrower one for it
+            ray.shutdown()
+            if not left:
+                raise
 
 
 @contextmanager
