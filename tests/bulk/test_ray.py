@@ -7,13 +7,16 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import bulk_jobs
 from bulk_jobs import do, job, shards
-from regard.bulk.on_ray import _unwrapped
+from regard.bulk import open_run
+from regard.bulk.on_ray import _UnitWorker, _unwrapped
 from regard.errors import ConfigError
 from torture import bulk
 
@@ -41,6 +44,39 @@ def test_a_cluster_of_its_own_writes_the_rows_of_the_local_engine(tmp_path: Path
     assert ours[-1] == "regard: 1 of 10 items failed; `error` in their rows says why."
     assert all(line.startswith("regard: ") for line in ours)
     assert shards(tmp_path / "out") == shards(tmp_path / "local")
+
+
+def test_a_unit_that_kills_worker_after_worker_is_written_as_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = bulk_jobs.pictures(tmp_path / "in", 6, bad=(1,))
+    todo = open_run(job(source, tmp_path / "out"))
+    starts = [todo.plan.offsets[n : n + 2] for n in range(2)]
+    batches = [
+        {"unit": np.array([n]), "start": np.array([a]), "stop": np.array([b])}
+        for n, (a, b) in enumerate(starts)
+    ]
+    after_a_death = SimpleNamespace(was_current_actor_reconstructed=True)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: after_a_death)
+    monkeypatch.setattr("regard.bulk.worker.Worker.run", lambda *_: (_ for _ in [_die()]))
+    for _ in range(3):
+        with pytest.raises(SystemError, match="killed"):
+            list(_UnitWorker(todo.plan.job, todo.plan.models, False)(batches[0]))
+    monkeypatch.undo()
+    monkeypatch.setattr("ray.get_runtime_context", lambda: after_a_death)
+    worker = _UnitWorker(todo.plan.job, todo.plan.models, False)
+    assert [int(d["failed"][0]) for b in batches for d in worker(b)] == [4, 0]
+    found = bulk_jobs.rows(tmp_path / "out")
+    assert "killed 3 workers or more" in found[0]["error"]
+    assert [bool(r.get("caption")) for r in found] == [False] * 4 + [True] * 2
+    assert list((tmp_path / "out").glob("_tried-*"))
+    (tmp_path / "out" / "part-000001.jsonl").unlink()
+    do(job(source, tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("_tried-*"))
+
+
+def _die() -> Any:
+    raise SystemError("killed")
 
 
 def test_what_a_worker_raised_is_what_is_said() -> None:

@@ -2,7 +2,8 @@
 
 Only unit numbers and counts pass through the driver and the object store; pictures are read and
 rows are written by the workers. Where a worker or its machine dies, Ray starts another and gives it
-the unit again; a shard that was written by then is kept, and one that was not left no trace.
+the unit again; a shard that was written by then is kept, and one that was not left no trace. Ray
+would do so for ever: a unit that kills one worker after the other is written as failed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regard.bulk.places import Places
-from regard.bulk.plan import Job, part_name, read_unit
+from regard.bulk.plan import TRIED, Job, part_name, read_unit
 from regard.bulk.shards import counts_of
 from regard.bulk.worker import Done, Worker
 from regard.errors import ConfigError, MissingExtra, RegardError
@@ -25,7 +26,11 @@ from regard.errors import ConfigError, MissingExtra, RegardError
 if TYPE_CHECKING:
     from regard.bulk.run import Run
 
-_RETRIES = 4  # of a unit whose worker died: an item that kills its process must not go on for ever
+_TRIES = 3  # of a unit by workers whose predecessor died, until it is held to be what kills them
+_DEADLY = (
+    f"an item of its unit killed {_TRIES} workers or more. Find it: regard bulk with "
+    "--engine local and --unit 1 on these files."
+)
 _BLOCKS = 10_000  # Ray plans so many tasks; with more units than that each does several
 _STARTS = 3  # tries to start a cluster
 _STORE = 2**28  # bytes of a local cluster's object store, through which only counts go
@@ -60,8 +65,6 @@ def run_on_ray(todo: Run, address: str, workers: int | None) -> Iterator[Done]:
             compute=ray.data.ActorPoolStrategy(size=min(size, len(blocks))),
             batch_size=None,
             num_cpus=1,
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
         )
         try:
             for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
@@ -80,23 +83,33 @@ class _UnitWorker:
         self._place, self._out = Places().find(job.out)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        rows = zip(batch["unit"], batch["start"], batch["stop"], strict=True)
-        units = [tuple(map(int, row)) for row in rows]
-        missing: list[tuple[int, int, int]] = []
-        for number, start, stop in units:
+        for values in zip(batch["unit"], batch["start"], batch["stop"], strict=True):
+            number, start, stop = map(int, values)
             path = f"{self._out}/{part_name(number, self._job.form)}"
             if not self._again and self._place.info(path) is not None:
                 # The worker before this one got so far.
-                yield _as_batch(Done(number, *counts_of(self._place, path, self._job.form)))
+                done = Done(number, *counts_of(self._place, path, self._job.form))
             else:
-                missing.append((number, start, stop))
-        read = ((n, read_unit(self._place, self._out, *where)) for n, *where in missing)
-        for done in self._worker.run(read):
-            yield _as_batch(done)
+                unit = read_unit(self._place, self._out, start, stop)
+                if self._is_deadly(number):
+                    done = self._worker.refuse(number, unit, _DEADLY)
+                else:
+                    (done,) = self._worker.run([(number, unit)])
+            yield {name: np.array([getattr(done, name)]) for name in ("unit", "rows", "failed")}
 
+    def _is_deadly(self, number: int) -> bool:
+        """Whether a unit was begun so often that it must be what kills workers; count this time."""
+        import ray
 
-def _as_batch(done: Done) -> dict[str, np.ndarray]:
-    return {name: np.array([getattr(done, name)]) for name in ("unit", "rows", "failed")}
+        if not ray.get_runtime_context().was_current_actor_reconstructed:
+            return False
+        for tries in range(_TRIES):
+            mark = f"{self._out}/{TRIED}{number:06d}-{tries}"
+            if self._place.info(mark) is None:
+                with self._place.whole(mark) as scratch:
+                    scratch.touch()
+                return False
+        return True
 
 
 def _blocks(todo: Run) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -28,6 +28,8 @@ from regard.pretrained import DEFAULTS, find_model
 FORMAT_VERSION = 1
 FORMATS = ("parquet", "jsonl")
 PLAN, UNITS = "_plan.json", "_plan.units"
+TRIED = "_tried-"
+"""How the names of marks begin that say how often a unit was begun after a worker had died."""
 _PART = re.compile(r"part-(\d{6,})\.(\w+)")
 
 

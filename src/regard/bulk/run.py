@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from regard.bulk.places import NEW, Places
-from regard.bulk.plan import Job, Plan, done_units, open_plan, part_name, read_unit
+from regard.bulk.plan import TRIED, Job, Plan, done_units, open_plan, part_name, read_unit
 from regard.bulk.shards import check_form, counts_of
 from regard.bulk.worker import Done, Worker
 from regard.captions import decoding_options
@@ -118,11 +119,12 @@ def _run_here(todo: Run) -> Iterator[Done]:
 
 
 def _clear(job: Job) -> None:
-    """Delete what killed runs were writing; no other run writes now that all is there."""
+    """Delete what killed runs and workers left; nobody writes any more now that all is there."""
     place, out = Places().find(job.out)
+    for entry in list(place.entries(out)):
+        if entry.path.rpartition("/")[2].startswith(TRIED):
+            place.delete(entry.path)
     if place.is_local:
-        from pathlib import Path
-
         for path in Path(out).glob(f".*{NEW}"):
             path.unlink(missing_ok=True)
 

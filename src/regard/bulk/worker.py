@@ -89,6 +89,14 @@ class Worker:
                 open_shard.close()  # which puts the shard in its place
                 yield done
 
+    def refuse(self, number: int, unit: Unit, reason: str) -> Done:
+        """Write a unit whose every item failed, for one reason."""
+        with self._shard(number) as shard:
+            for index, item in enumerate(items_of(unit, self._job.source, self._places)):
+                row = failed_row(item.name, item.error or reason)
+                shard.add({"unit": number, "index": index} | row)
+        return Done(number, shard.rows, shard.failed)
+
     def _shard(self, number: int) -> AbstractContextManager[Shard]:
         place, out = self._places.find(self._job.out)
         path = f"{out}/{part_name(number, self._job.form)}"

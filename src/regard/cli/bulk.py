@@ -106,7 +106,7 @@ class _Watch:
         units, self._rows, self._failed = todo.there
         self._units, self._all_units = units, todo.plan.units
         self._items = todo.plan.items
-        self._now = 0
+        self._now = self._units_now = 0
         self._began = self._said = time.monotonic()
 
     def pass_on(self, parts: Iterable[Done]) -> Iterator[Done]:
@@ -116,6 +116,7 @@ class _Watch:
         try:
             for part in parts:
                 self._units += 1
+                self._units_now += 1
                 self._now += part.rows
                 self._rows += part.rows
                 self._failed += part.failed
@@ -140,8 +141,8 @@ class _Watch:
 
     def _left(self, seconds: float) -> str:
         if self._items is None:  # as many items in the units to come as in those that were done
-            done = self._units
-            left = seconds * (self._all_units - done) / done if done else 0.0
+            done, left = self._units_now, self._all_units - self._units
+            left = seconds * left / done if done else 0.0
         else:
             left = seconds * (self._items - self._rows) / self._now if self._now else 0.0
         hours, rest = divmod(round(max(0.0, left)), 3600)
