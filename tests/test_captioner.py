@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import regard
 from regard import pretrained
-from regard.captioner import Captioner, Failure
+from regard.captioner import Captioner, Deferred, Failure
 from regard.captions import banned_ids, decoding_options, prefix_ids
 from regard.decoding import DecodingOptions
 from regard.errors import CheckpointError, ConfigError, MediaError, MissingExtra, UnknownName
@@ -291,6 +292,45 @@ def test_a_bad_item_fails_alone_and_in_its_place(model: Captioner, tmp_path: Pat
     assert all(isinstance(f.error, MediaError) for f in failures)
     with pytest.raises(MediaError, match=r"text\.jpg"):
         model.caption(sources)
+
+
+def test_batches_are_the_callers_choice_and_none_is_lost(model: Captioner) -> None:
+    given = [picture(i) for i in range(5)]
+    sizes: list[int] = []
+    encode = model.backend.encode
+
+    def counted(pixels: Any, *others: Any) -> Any:
+        sizes.append(len(pixels))
+        return encode(pixels, *others)
+
+    backend = SimpleNamespace(
+        encode=counted, init_state=model.backend.init_state, step=model.backend.step,
+        asarray=model.backend.asarray, generator=model.backend.generator,
+    )  # fmt: skip
+    other = model.with_backend(backend)  # type: ignore[arg-type]
+    found = list(other.caption_batches([given[:1], [], given[1:4], given[4:]], beam=1))
+    assert sizes == [1, 3, 1]
+    assert [str(c) for c in found] == [str(c) for c in model.caption(given, beam=1)]
+
+
+def test_a_deferred_source_is_fetched_when_its_turn_comes(model: Captioner) -> None:
+    fetched: list[int] = []
+
+    def fetch(number: int) -> bytes:
+        fetched.append(number)
+        if number == 1:
+            raise MediaError("photo-1 could not be fetched.")
+        return jpeg(number)
+
+    sources = [Deferred(f"photo-{n}", partial(fetch, n)) for n in range(6)]
+    results = model.caption_many(sources, batch_size=2, beam=1, max_length=2)
+    first, second = next(results), next(results)
+    assert isinstance(first, Caption)
+    assert first.file == "photo-0"
+    assert isinstance(second, Failure)
+    assert (second.file, str(second.error)) == ("photo-1", "photo-1 could not be fetched.")
+    assert max(fetched) < 4
+    results.close()  # type: ignore[attr-defined]
 
 
 def test_a_stream_is_read_one_batch_ahead_and_no_more(model: Captioner) -> None:

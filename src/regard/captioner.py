@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -28,7 +29,7 @@ from regard.errors import (
 from regard.familiarity import Familiarity, stored_familiarity
 from regard.graphs import MANIFEST, LightModel, open_light
 from regard.media.reader import Reader, StoredReader
-from regard.streaming import CaptionStream, Failure, Report, Source, encode
+from regard.streaming import CaptionStream, Deferred, Failure, Report, Source, encode
 from regard.types import Annotations, Caption, Media
 from regard.vocabulary import Vocabulary
 
@@ -178,9 +179,33 @@ class Captioner:
         `caption`; options are checked at once, before the first picture is read. `report` is
         told, from the threads that read, how many frames of a clip are decoded.
         """
+        size = self.items_at_once(batch_size)
+        given = iter(sources)
+        batches = iter(lambda: list(islice(given, size)), [])
+        return self.caption_batches(batches, report=report, **options)
+
+    def items_at_once(self, batch_size: int) -> int:
+        """Return how many items go through the network together where so many pictures do.
+
+        Raises:
+            ConfigError: it is less than 1.
+        """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
-        batch_size = max(1, min(batch_size, _PICTURES_AT_ONCE // self.reader.pictures_per_item))
+        return max(1, min(batch_size, _PICTURES_AT_ONCE // self.reader.pictures_per_item))
+
+    def caption_batches(
+        self,
+        batches: Iterable[list[Source]],
+        *,
+        report: Report | None = None,
+        **options: Any,
+    ) -> Iterator[Caption | Failure]:
+        """Caption a stream of batches as `caption_many` does, in order.
+
+        What goes through the network together is the caller's choice. The same batch gives the
+        same numbers, to the last bit; another one only the same to rounding.
+        """
         made = decoding_options(options, self.vocabulary, self.config, self.name)
         stream = CaptionStream(
             self.reader,
@@ -191,7 +216,7 @@ class Captioner:
             self.familiarity,
             self._lanes,
         )
-        return stream.run(iter(sources), batch_size, made, report)
+        return stream.run(filter(None, batches), made, report)
 
     @property
     def medium(self) -> str:
@@ -247,27 +272,27 @@ class Captioner:
             made.backend = TorchBackend(*made._modules(), self.device)
         return made
 
-    def accelerated(self, pictures: int) -> Captioner:
+    def accelerated(self, pictures: int, *, cores: int | None = None) -> Captioner:
         """Return a captioner that is faster on so many pictures (clips, scans), or this one.
 
         Where a model has no graphs, onnxruntime and onnxscript (extra `export`) make one of its
         encoder, which encodes several times faster than torch on a CPU, with the same vectors to
         rounding, but takes seconds to begin. Every core then does batches of its own
-        (`regard.lanes`).
+        (`regard.lanes`); `cores` says how many where not all of the machine are its own.
         """
         few = pictures * self.reader.pictures_per_item < _WORTH_A_START
         if few or self.device != "cpu":
             return self
         if isinstance(self.backend, OnnxBackend):
             backend: Backend = self.backend.on_one_core()
-            lanes = available_cores()
+            lanes = cores or available_cores()
         else:
             import torch
 
             from regard.backends.torch_backend import TorchBackend
             from regard.encoders.fast import encode_with
 
-            lanes = torch.get_num_threads()
+            lanes = cores or torch.get_num_threads()
             encode = encode_with(self.encoder, threads=1)
             backend = TorchBackend(self.encoder, self.decoder, encode=encode)
         faster = self.with_backend(backend)
@@ -429,4 +454,4 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device {device!r} cannot be used; this machine has {here}.") from error
 
 
-__all__ = ["Captioner", "Failure", "Report", "Source"]
+__all__ = ["Captioner", "Deferred", "Failure", "Report", "Source"]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -33,8 +32,24 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-Source: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media"
-"""Whatever `regard.media.read_media` reads, or what it has read."""
+
+@dataclass(frozen=True)
+class Deferred:
+    """A source that is fetched when its turn comes, by the thread that reads it.
+
+    Attributes:
+        name: what messages and results call it.
+        fetch: gives the source; what cannot be had is a `MediaError`.
+    """
+
+    name: str
+    fetch: Callable[[], Source]
+
+
+Source: TypeAlias = (
+    "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media | Deferred"
+)
+"""Whatever `regard.media.read_media` reads, what it has read, or what gives one of them."""
 
 Report: TypeAlias = Callable[[str, int, int], None]
 """Is told of a source that is being read: its name, frames that are decoded, of how many."""
@@ -79,32 +94,32 @@ class CaptionStream:
 
     def run(
         self,
-        sources: Iterator[Source],
-        batch_size: int,
+        batches: Iterator[list[Source]],
         options: DecodingOptions,
         report: Report | None,
     ) -> Iterator[Caption | Failure]:
         """Yield the caption, or the failure, of every source in order.
 
         Args:
-            sources: taken as they are needed, a batch ahead.
-            batch_size: sources that go through the network together.
+            batches: sources that go through the network together; taken as they are needed, one
+                ahead.
             options: of the decoding.
             report: is told, from the threads that read, how many frames of a clip are decoded.
         """
         if self.lanes > 1:
 
-            def lane(batch: list[Source]) -> list[Caption | Failure]:
+            def lane(given: list[list[Source]]) -> list[Caption | Failure]:
+                (batch,) = given
                 return list(self._caption_batch([self._read(s, report) for s in batch], options))
 
             yield from in_lanes(
-                lane, sources, batch_size=batch_size, lanes=self.lanes, alone=self.backend.alone
+                lane, batches, batch_size=1, lanes=self.lanes, alone=self.backend.alone
             )
             return
         pool = ThreadPoolExecutor(_READERS)
 
         def read_ahead() -> list[Future[Media | Failure]]:
-            ahead = islice(sources, batch_size)
+            ahead = next(batches, [])
             return [pool.submit(self._read, source, report) for source in ahead]
 
         try:
@@ -116,11 +131,14 @@ class CaptionStream:
             pool.shutdown(cancel_futures=True)
 
     def _read(self, source: Source, report: Report | None) -> Media | Failure:
-        told = None if report is None else partial(report, str(source))
+        deferred = source if isinstance(source, Deferred) else None
+        told = partial(report, deferred.name if deferred else str(source)) if report else None
         try:
+            if deferred:
+                return self.reader.read(deferred.fetch(), name=deferred.name, report=told)
             return self.reader.read(source, report=told)
         except MediaError as error:
-            if isinstance(source, Media):
+            if isinstance(source, Media | Deferred):
                 return Failure(source.name, error)
             is_path = isinstance(source, str | Path)
             return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)

@@ -39,13 +39,26 @@ def medium_of(path: str) -> str:
     """
     if os.path.isdir(split_series(path)[0]):
         return "volume"
-    name = path.lower().removesuffix(".gz")
-    suffix = os.path.splitext(name)[1]
+    return medium_by_name(path) or _sniffed(path)
+
+
+def medium_by_name(name: str) -> str | None:
+    """Return the medium that a name's suffix says, or None where it says none."""
+    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
     if suffix in VIDEO_SUFFIXES:
         return "video"
     if suffix in VOLUME_SUFFIXES:
         return "volume"
-    return "image" if suffix in IMAGE_SUFFIXES else _sniffed(path)
+    return "image" if suffix in IMAGE_SUFFIXES else None
+
+
+def medium_of_head(head: bytes) -> str:
+    """Return the medium of a file by its first bytes, 352 of which tell."""
+    if head[128:132] == b"DICM" or head[344:348] in (b"n+1\0", b"ni1\0"):
+        return "volume"
+    boxes = (b"ftypavif", b"ftypheic", b"ftypmif1")  # pictures in a video's container
+    is_video = head[:4] in (b"\x1a\x45\xdf\xa3", b"FLV\x01") or head[8:12] == b"AVI "
+    return "video" if is_video or (head[4:8] == b"ftyp" and head[4:12] not in boxes) else "image"
 
 
 def split_series(path: str) -> tuple[str, int | None]:
@@ -90,7 +103,7 @@ def digest_of(path: str) -> str:
 def _sniffed(path: str) -> str:
     try:
         with open(path, "rb") as file:
-            return _medium_of_head(file.read(_HEAD))
+            return medium_of_head(file.read(_HEAD))
     except (OSError, ValueError):
         return "image"  # whose reader says what is wrong
 
@@ -101,20 +114,12 @@ def medium_of_bytes(name: str, head: bytes) -> str:
     The first bytes say it; where they are of no kind that they tell apart, the suffix does.
     """
     suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
-    medium = _medium_of_head(head[:_HEAD])
+    medium = medium_of_head(head[:_HEAD])
     if medium != "image" or head.startswith(_PICTURES):
         return medium
     if suffix in VOLUME_SUFFIXES:
         return "volume"
     return "video" if suffix in VIDEO_SUFFIXES else "image"
-
-
-def _medium_of_head(head: bytes) -> str:
-    if head[128:132] == b"DICM" or head[344:348] in (b"n+1\0", b"ni1\0"):
-        return "volume"
-    boxes = (b"ftypavif", b"ftypheic", b"ftypmif1")  # pictures in a video's container
-    is_video = head[:4] in (b"\x1a\x45\xdf\xa3", b"FLV\x01") or head[8:12] == b"AVI "
-    return "video" if is_video or (head[4:8] == b"ftyp" and head[4:12] not in boxes) else "image"
 
 
 def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iterator[str]:
@@ -148,11 +153,12 @@ def _media(folder: str) -> list[str]:
     for place, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]
         found += [(os.path.join(place, f), 0) for f in files if _is_media(f)]
-        found += [(place, number) for number in _series_in(place)]
+        found += [(place, number) for number in series_in(place)]
     return [f"{path}#{number}" if number else path for path, number in sorted(found)]
 
 
-def _series_in(folder: str) -> list[int]:
+def series_in(folder: str) -> list[int]:
+    """Return the numbers of a folder's series, 1 and on; [0] where it is one, [] for none."""
     from regard.media.series import dicom_files, read_series
 
     try:

@@ -1,0 +1,196 @@
+"""Measures what docs/scale.md reports of `regard bulk`; prints one JSON object a measurement.
+
+    python benchmarks/bulk.py overhead ../shared/data/flickr8k/images   # beside the plain loop
+    python benchmarks/bulk.py memory --model tiny --items 10000 50000 100000
+    python benchmarks/bulk.py storage ../shared/data/flickr8k/images
+
+Every engine runs in a process of its own. CPU seconds are those of all processes that it started,
+Ray's own among them; on a machine that does other things, too, they say more than wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+MARK = "REGARD_BULK_BENCHMARK"
+TICK = os.sysconf("SC_CLK_TCK")
+PLAIN = """
+import sys
+from regard.captioner import Captioner
+from regard.media import find_files
+from regard.pretrained import find_model
+paths = list(find_files([sys.argv[1]]))[: int(sys.argv[2])]
+model = Captioner.from_pretrained(find_model(sys.argv[3] or None)).accelerated(len(paths))
+print(sum(1 for _ in model.caption_many(paths)))
+"""
+
+
+class Sampler:
+    """Follows all processes that inherit a mark: their CPU seconds, and the memory of all."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = f"{MARK}={mark}".encode()
+        self._seconds: dict[int, float] = {}
+        self._ours: set[int] = set()
+        self.peak = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def cpu(self) -> float:
+        return sum(self._seconds.values())
+
+    def _follow(self) -> None:
+        while not self._over.wait(0.2):
+            self.sample()
+
+    def sample(self) -> None:
+        memory = 0.0
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                pid = int(folder.name)
+                if pid not in self._ours:
+                    if self._mark not in (folder / "environ").read_bytes():
+                        continue
+                    self._ours.add(pid)
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                self._seconds[pid] = (int(fields[11]) + int(fields[12])) / TICK
+                memory += _private(folder)
+            except (OSError, ValueError, IndexError):
+                continue
+        self.peak = max(self.peak, memory)
+
+
+def _private(folder: Path) -> float:
+    """Return a process's resident memory less what it shares, in MB."""
+    pages = (folder / "statm").read_text().split()
+    return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def timed(command: list[str]) -> dict[str, Any]:
+    """Run a command and return its wall and CPU seconds and its peak memory."""
+    mark = str(random.getrandbits(60))
+    began = time.monotonic()
+    with Sampler(mark) as sampler:
+        done = subprocess.run(
+            command, env=os.environ | {MARK: mark}, capture_output=True, text=True, check=False
+        )
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.stderr)
+    return {
+        "seconds": round(time.monotonic() - began, 2),
+        "cpu_seconds": round(sampler.cpu, 2),
+        "peak_mb": round(sampler.peak),
+        "said": done.stdout.strip().splitlines()[-1],
+    }
+
+
+def overhead(source: Path, items: int, model: str, engines: list[str]) -> None:
+    """Compare the engines with the loop over `Captioner.caption_many` that writes nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = sorted(source.iterdir())[:items]
+        names = Path(folder, "list.txt")
+        names.write_text("".join(f"{p.resolve()}\n" for p in paths))
+        commands = {"plain": [sys.executable, "-c", PLAIN, str(source), str(items), model]}
+        for engine in engines:
+            commands[engine] = [
+                sys.executable, "-m", "regard", "bulk", str(names), f"{folder}/{engine}",
+                "--engine", engine, "--json", *(["--model", model] if model else []),
+            ]  # fmt: skip
+        found: dict[str, dict[str, Any]] = {}
+        for name, command in commands.items():
+            found[name] = timed(command)
+            ratios = {
+                key: round(found[name][key] / found["plain"][key], 4)
+                for key in ("seconds", "cpu_seconds")
+            }
+            print(json.dumps({"what": name, **found[name], "of_plain": ratios}), flush=True)
+
+
+def memory(model: str, counts: list[int], engine: str) -> None:
+    """Caption a tar of so many different small pictures and report the peak of all processes."""
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            tar = Path(folder, "shard.tar")
+            write_tar(tar, count)
+            command = [sys.executable, "-m", "regard", "bulk", tar, f"{folder}/out", "--engine"]
+            command += [engine, "--beam", "1", "--max-length", "4", "--json", "--workers", "2"]
+            found = timed([*map(str, command), *(["--model", model] if model else [])])
+            print(json.dumps({"what": f"{count} items", **found}), flush=True)
+
+
+def write_tar(path: Path, count: int) -> None:
+    """Write a WebDataset shard of small pictures."""
+    draw = np.random.default_rng(0)
+    with tarfile.open(path, "w") as tar:
+        for number in range(count):
+            buffer = io.BytesIO()
+            Image.fromarray(draw.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(buffer, "JPEG")
+            info = tarfile.TarInfo(f"{number:07d}.jpg")
+            info.size = buffer.tell()
+            buffer.seek(0)
+            tar.addfile(info, buffer)
+
+
+def storage(source: Path, items: int, model: str) -> None:
+    """Report bytes per row in every form, and per picture read."""
+    paths = sorted(source.iterdir())[:items]
+    read = sum(p.stat().st_size for p in paths) / len(paths)
+    print(json.dumps({"what": "bytes of a picture", "mean": round(read)}), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        names = Path(folder, "list.txt")
+        names.write_text("".join(f"{p.resolve()}\n" for p in paths))
+        for form in ("parquet", "jsonl"):
+            for traces in (False, True):
+                out = Path(folder, f"{form}-{traces}")
+                command = [sys.executable, "-m", "regard", "bulk", str(names), str(out)]
+                command += ["--engine", "local", "--format", form, "--unit", "1024"]
+                command += ["--traces"] * traces + (["--model", model] if model else [])
+                subprocess.run(command, check=False, capture_output=True)
+                size = sum(p.stat().st_size for p in out.glob("part-*")) / len(paths)
+                what = f"bytes of a row, {form}{', traces' * traces}"
+                print(json.dumps({"what": what, "mean": round(size)}), flush=True)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("overhead", "memory", "storage"))
+    parser.add_argument("source", type=Path, nargs="?")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--items", type=int, nargs="+", default=[7000])
+    parser.add_argument("--engines", nargs="+", default=["local", "ray"])
+    given = parser.parse_args()
+    if given.what == "overhead":
+        overhead(given.source, given.items[0], given.model, given.engines)
+    elif given.what == "memory":
+        memory(given.model, given.items, given.engines[0])
+    else:
+        storage(given.source, given.items[0], given.model)
+
+
+if __name__ == "__main__":
+    main()

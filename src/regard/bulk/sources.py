@@ -1,0 +1,262 @@
+"""From a source to units of work: runs of items that are captioned, written and resumed together.
+
+A source is a folder, a pattern, a list of files, a Parquet file or a WebDataset tar, or a folder or
+pattern of these. Its items come in one order, that of sorted paths, of lines, of rows, of members;
+each list is read once, and nothing but the names of one folder is held.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from regard.bulk.parquet import FILE_COLUMNS, chosen_column, parts_of_parquet
+from regard.bulk.places import Entry, Place, Places
+from regard.bulk.tars import TAR_SUFFIXES, parts_of_tar
+from regard.errors import ConfigError, DatasetError, MediaError
+from regard.media.find import DICOM_SUFFIXES, medium_by_name, series_in
+
+LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
+
+Named = tuple[str, str]
+"""What an item is called, and what is wrong with it already: "" where nothing is."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A run of items.
+
+    Attributes:
+        kind: "files" of a folder, files that are "listed", "tar" or "parquet".
+        size: bytes of its files, 0 where unknown; part of what says that a source changed.
+        count: items; None where nobody knows before they are read.
+        entries: of files: path, and the reason why it cannot be captioned, or ""; of listed ones
+            what the list says instead of the path.
+        file: of a list, tar or Parquet file: its path.
+        at: of a tar: the byte where the first member begins; of Parquet: the row of the group.
+        group: of Parquet: the row group.
+        first: of Parquet: the number of the first row in the file.
+        column: of Parquet: what is read.
+    """
+
+    kind: str
+    size: int = 0
+    count: int | None = None
+    entries: tuple[Named, ...] = ()
+    file: str = ""
+    at: int = 0
+    group: int = 0
+    first: int = 0
+    column: str = ""
+
+    def to_json(self) -> str:
+        """Return it as a line; a file name that is no UTF-8 survives."""
+        values = {k: v for k, v in asdict(self).items() if v not in (0, "", ())}
+        if self.entries:
+            values["entries"] = [list(e) if e[1] else e[0] for e in self.entries]
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Unit:
+        """Read what `to_json` wrote."""
+        values = json.loads(line)
+        entries = tuple((e, "") if isinstance(e, str) else tuple(e) for e in values["entries"]) \
+            if "entries" in values else ()  # fmt: skip
+        return cls(**values | {"entries": entries})
+
+
+def units_of(
+    source: str, places: Places, *, size: int, column: str | None = None
+) -> Iterator[Unit]:
+    """Yield the units of a source, always the same ones of the same source.
+
+    Args:
+        source: a path or URL.
+        places: opens it.
+        size: most items of a unit, where items can be told apart without reading them.
+        column: of a list or Parquet file, that names or holds the files; None: a usual one.
+
+    Raises:
+        ConfigError: there is no such source, or nothing in it to caption.
+        DatasetError: a list has no such column.
+        MissingExtra: a Parquet file or place needs pyarrow.
+    """
+    packer = _Packer(size)
+    place, path = places.find(source)
+    lists = path.lower().endswith(LIST_SUFFIXES)  # a pattern may match lists of other things
+    for found in _expanded(source, place, path):
+        name = found.path.lower()
+        if name.endswith(".parquet"):
+            yield from packer.rest()
+            yield from _parquet(place, found, size, column)
+        elif name.endswith(TAR_SUFFIXES):
+            yield from packer.rest()
+            yield from _tar(place, found, size)
+        elif lists and name.endswith(LIST_SUFFIXES):
+            yield from packer.rest()
+            for entry in _listed(place, found, column):
+                yield from packer.add(entry, file=found.path)
+            yield from packer.rest()
+        elif place.is_local or not name.endswith(tuple(DICOM_SUFFIXES)):
+            yield from packer.add((found.path, ""), found.size)
+        else:
+            reason = "a DICOM series is read from a folder of this machine. Copy it to one."
+            yield from packer.add((found.path, reason), found.size)
+    yield from packer.rest()
+
+
+class _Packer:
+    """Puts files into units."""
+
+    def __init__(self, size: int) -> None:
+        self._limit, self._entries, self._bytes, self._file = size, list[Named](), 0, ""
+
+    def add(self, entry: Named, size: int | None = None, file: str = "") -> Iterator[Unit]:
+        self._entries.append(entry)
+        self._bytes += size or 0
+        self._file = file
+        if len(self._entries) == self._limit:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[Unit]:
+        if self._entries:
+            kind = "listed" if self._file else "files"
+            entries = tuple(self._entries)
+            yield Unit(kind, self._bytes, len(entries), entries, self._file)
+            self._entries, self._bytes = [], 0
+
+
+def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
+    """Yield the files of a source; of a folder those that are captioned, or hold what is."""
+    found = place.info(path)
+    if found is not None and not found.is_folder:
+        yield found
+        return
+    matches = _walk(place, path) if found else _matches(place, path)
+    empty = True
+    for entry in matches:
+        empty = False
+        yield entry
+    if empty:
+        what = "holds nothing" if found else "is not there, and as a pattern matches nothing"
+        raise ConfigError(
+            f"{place.url(path)} {what} to caption. Wanted: a folder or pattern of pictures, clips, "
+            f"scans, .tar or .parquet files, or a list ({', '.join(LIST_SUFFIXES)})."
+        )
+
+
+def _walk(place: Place, folder: str) -> Iterator[Entry]:
+    for entry in _entries(place, folder):
+        if entry.is_folder:
+            yield from _walk(place, entry.path)
+        elif _is_taken(entry.path, place):
+            yield entry
+    if place.is_local:
+        for number in series_in(folder):
+            yield Entry(f"{folder}#{number}" if number else folder, False, None)
+
+
+def _entries(place: Place, folder: str) -> Iterator[Entry]:
+    try:
+        yield from place.entries(folder)
+    except PermissionError as error:
+        raise ConfigError(f"{place.url(folder)} cannot be listed: {error.strerror}.") from error
+
+
+def _is_taken(path: str, place: Place) -> bool:
+    name = path.lower()
+    if name.endswith((".parquet", *TAR_SUFFIXES)):
+        return True
+    # A folder of this machine with DICOM files in it is a scan by itself.
+    is_slice = place.is_local and name.endswith(tuple(DICOM_SUFFIXES))
+    return medium_by_name(path) is not None and not is_slice
+
+
+def _matches(place: Place, pattern: str) -> Iterator[Entry]:
+    if not glob.has_magic(pattern):
+        return
+    if place.is_local:
+        for path in sorted(glob.iglob(pattern, recursive=True)):
+            if (entry := place.info(path)) and not entry.is_folder:
+                yield entry
+        return
+    fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
+    wanted = re.compile(_expression(pattern))
+    for entry in _walk(place, fixed):
+        if wanted.fullmatch(entry.path):
+            yield entry
+
+
+def _expression(pattern: str) -> str:
+    """Return a pattern as a regular expression: `**/` is any folders, `*` and `?` no slash."""
+    kinds = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
+    made = ""
+    for part in parts:
+        if part.startswith("["):
+            made += part.replace("[!", "[^", 1)
+        else:
+            made += kinds.get(part) or re.escape(part)
+    return made
+
+
+def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
+    """Yield what a list names; a line that names nothing is an item that failed."""
+    with place.open(found.path) as raw:
+        text = io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="")
+        name = place.url(found.path)
+        suffix = os.path.splitext(found.path.lower())[1]
+        if suffix in (".csv", ".tsv"):
+            yield from _rows(text, name, "\t" if suffix == ".tsv" else ",", column)
+            return
+        for number, line in enumerate(text, 1):
+            line = line.strip("\r\n")
+            if suffix == ".txt" and line.strip():
+                yield line, ""
+            elif line.strip():
+                yield _object(line, f"{name}#{number}", column)
+
+
+def _rows(text: Any, name: str, delimiter: str, column: str | None) -> Iterator[Named]:
+    reader = csv.DictReader(text, delimiter=delimiter)
+    column = chosen_column(reader.fieldnames or (), column, FILE_COLUMNS, name)
+    try:
+        for row in reader:
+            if file := row.get(column):
+                yield file, ""
+            else:
+                yield f"{name}#{reader.line_num}", f"its column {column!r} is empty."
+    except csv.Error as error:
+        raise DatasetError(f"{name} line {reader.line_num} is no CSV: {error}.") from error
+
+
+def _object(line: str, name: str, column: str | None) -> Named:
+    try:
+        values = json.loads(line)
+        file = next(values[c] for c in ([column] if column else FILE_COLUMNS) if c in values)
+    except (ValueError, TypeError, StopIteration):
+        file = None
+    if isinstance(file, str) and file:
+        return file, ""
+    wanted = column or FILE_COLUMNS[0]
+    return name, f'this line names no file; {{"{wanted}": "photo.jpg"}} was wanted.'
+
+
+def _tar(place: Place, found: Entry, size: int) -> Iterator[Unit]:
+    for at, count in parts_of_tar(place, found.path, size):
+        yield Unit("tar", found.size or 0, count, file=found.path, at=at)
+
+
+def _parquet(place: Place, found: Entry, size: int, column: str | None) -> Iterator[Unit]:
+    try:
+        for part in parts_of_parquet(place, found.path, size, column):
+            yield Unit("parquet", found.size or 0, **part, file=found.path)
+    except MediaError as error:
+        yield Unit("files", found.size or 0, 1, ((found.path, str(error)),))
