@@ -136,10 +136,10 @@ def test_a_few_volumes_are_learnt_by_heart() -> None:
 
 def test_a_cell_sees_its_surroundings_and_no_more() -> None:
     encoder = build_encoder(find_recipe("synthetic-volume").encoder)
-    assert (encoder.grid_shape, encoder.input_shape) == ((6, 6, 6), (1, 24, 24, 24))
+    assert (encoder.grid_shape, encoder.input_shape) == ((8, 8, 8), (1, 32, 32, 32))
     noise = torch.randn(1, *encoder.input_shape, generator=torch.Generator().manual_seed(0))
     voxels = noise.requires_grad_()
-    cell = (2 * 6 + 3) * 6 + 2
+    cell = (2 * 8 + 3) * 8 + 2
     encoder(voxels)[0, cell].sum().backward()
     assert voxels.grad is not None
     seen = voxels.grad[0, 0].abs() > 0
