@@ -176,7 +176,7 @@ def test_a_damaged_tokenizer_is_named() -> None:
         lambda: ScanSpec((4, 4, 4), (1.0, 0.0, 1.0), "percentile"),
         lambda: ScanSpec((4, 4, 4), (), "x-ray"),
         lambda: PreprocessingSpec(2**20, "squash", "bilinear", (0, 0, 0), (1, 1, 1)),
-        lambda: ClipSpec(PICTURE, 2**20, "chunks", "middle", 0, 1.0),
+        lambda: ClipSpec(PICTURE, 2**23, "chunks", "middle", 0, 1.0),
         lambda: ClipSpec(PICTURE, 4, "some", "middle", 0, 1.0),
         lambda: ClipSpec(PICTURE, 4, "chunks", "last", 0, 1.0),
         lambda: ClipSpec(PICTURE, 4, "chunks", "middle", -1, 1.0),

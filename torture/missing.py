@@ -125,6 +125,7 @@ def _half_of_a_library(folder: Path) -> None:
     whole = native._built(torch.float32)  # pyright: ignore[reportPrivateUsage]
     size = whole.stat().st_size
     for content in (whole.read_bytes()[: size // 2], b"no library", b""):
+        whole.unlink()  # this process has mapped it
         whole.write_bytes(content)
         native._loaded.cache_clear()  # pyright: ignore[reportPrivateUsage]
         native.library(torch.float32)

@@ -53,6 +53,13 @@ def test_the_numbers_hold_the_occlusion() -> None:
     assert "occlusion" not in Explained(toys.caption()).to_json()
 
 
+def test_a_caption_without_words_has_no_falls() -> None:
+    wordless = toys.caption((), alpha=np.zeros((0, 6)))
+    record = Explained(wordless, occlusion(0)).to_json()
+    assert record["occlusion"]["falls"] == []
+    assert record["occlusion"]["correlation"] == []
+
+
 def test_rows_share_one_scale_and_words_stand_in_columns() -> None:
     sharp = np.eye(6)[[0, 1]]
     flat = np.full((3, 6), 1 / 6)
