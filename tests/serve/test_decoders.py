@@ -137,7 +137,7 @@ def test_a_process_that_hangs_is_ended_in_time(own: Decoders) -> None:
     with pytest.raises(Refused, match="more than 0.3 s") as late:
         read(own, toys.jpeg(), decode_seconds=0.3)
     assert late.value.status == 504
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert told == ["late"]
     for number in own.processes():
         os.kill(number, signal.SIGCONT)
