@@ -137,7 +137,7 @@ def test_a_process_that_hangs_is_ended_in_time(own: Decoders) -> None:
     with pytest.raises(Refused, match="more than 0.3 s") as late:
         read(own, toys.jpeg(), decode_seconds=0.3)
     assert late.value.status == 504
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert told == ["late"]
     for number in own.processes():
         os.kill(number, signal.SIGCONT)
@@ -160,7 +160,7 @@ def test_a_hunger_for_memory_is_one_files(monkeypatch: pytest.MonkeyPatch) -> No
         large = scan_files.nifti(np.zeros((2, 2, 2), np.float32))
         head = bytearray(large)
         head[42:48] = np.array([600, 600, 600], "<i2").tobytes()  # 864 MB of float32
-        with pytest.raises(MediaError):
+        with pytest.raises(MediaTooLarge, match="memory"):
             read(small, bytes(head) + bytes(1000), scan_files.spec(), max_voxels=2**30)
         assert read(small, toys.jpeg()).size == (40, 60)
     finally:

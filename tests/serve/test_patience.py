@@ -22,7 +22,9 @@ ASK = b"GET /healthz HTTP/1.1\r\nHost: here\r\n"
 
 
 @pytest.fixture(scope="module")
-def port(models: dict[str, Captioner], decoders: Decoders) -> Iterator[int]:
+def server(
+    models: dict[str, Captioner], decoders: Decoders
+) -> Iterator[tuple[uvicorn.Server, int]]:
     settings = Settings(header_seconds=HEADER, body_seconds=1.0, max_bytes=100_000)
     config = uvicorn.Config(
         create_app(models, settings, decoders=decoders),
@@ -31,16 +33,21 @@ def port(models: dict[str, Captioner], decoders: Decoders) -> Iterator[int]:
         log_level="critical",
         timeout_keep_alive=30,
     )
-    vars(config)["header_seconds"] = HEADER
+    vars(config).update(header_seconds=HEADER, body_seconds=1.0)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    made = uvicorn.Server(config)
+    thread = threading.Thread(target=made.run, kwargs={"sockets": [listener]})
     thread.start()
-    while not server.started:
+    while not made.started:
         time.sleep(0.01)
-    yield listener.getsockname()[1]
-    server.should_exit = True
+    yield made, listener.getsockname()[1]
+    made.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def port(server: tuple[uvicorn.Server, int]) -> int:
+    return server[1]
 
 
 def talk(port: int, *pieces: bytes, pause: float = 0.0, half: bool = False) -> tuple[bytes, float]:
@@ -149,3 +156,23 @@ def test_who_closes_half_a_connection_has_left(port: int, share: float) -> None:
     answer, took = talk(port, whole[: int(len(whole) * share)], half=True)
     assert took < 5
     assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
+
+
+def test_who_does_not_read_is_not_waited_for(server: tuple[uvicorn.Server, int]) -> None:
+    made, port = server
+    wanted = b"GET /assets/viewer.js HTTP/1.1\r\nHost: here\r\n\r\n" * 50
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.setblocking(False)
+        began = time.monotonic()
+        with contextlib.suppress(BlockingIOError):
+            while time.monotonic() - began < 5:  # more answers than any buffer holds
+                connection.send(wanted)
+        ours = connection.getsockname()
+
+        def waits() -> bool:
+            return any(one.client == ours for one in list(made.server_state.connections))
+
+        assert waits()
+        while waits():
+            assert time.monotonic() - began < 20
+            time.sleep(0.05)

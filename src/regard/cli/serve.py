@@ -63,6 +63,8 @@ def serve(
     chosen = read_settings(os.environ, _pairs(settings or []) | given)
     keys = Keys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
     captioners = load_captioners(chosen)
+    if chosen.workers > 1:
+        captioners.clear()  # they can be loaded, which the workers do themselves
     listener = _listen(chosen.host, chosen.port)
     name, number = listener.getsockname()[:2]
     shown = f"[{name}]" if ":" in name else name

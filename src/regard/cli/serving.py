@@ -54,7 +54,7 @@ def run(settings: Settings, captioners: Mapping[str, Captioner], listener: socke
 
     Args:
         settings: limits, keys, times, workers.
-        captioners: by name; further workers load theirs themselves.
+        captioners: by name; several workers load theirs themselves.
         listener: where requests come in; bound.
 
     Raises:
@@ -75,7 +75,10 @@ def run(settings: Settings, captioners: Mapping[str, Captioner], listener: socke
         os.environ[FOLDER] = folder
         listener.set_inheritable(True)
         config = _config(partial(_worker, settings), settings)
-        Multiprocess(config, sockets=[listener]).run()
+        supervisor = Multiprocess(config, sockets=[listener])
+        supervisor.run()
+        if any(process.exitcode == _FAILED for process in supervisor.processes):
+            sys.exit(1)
 
 
 def _config(make: Callable[[], Any], settings: Settings) -> Any:
@@ -95,7 +98,10 @@ def _config(make: Callable[[], Any], settings: Settings) -> Any:
         timeout_keep_alive=math.ceil(settings.header_seconds),
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
-    vars(config)["header_seconds"] = settings.header_seconds  # for PatientProtocol
+    # For PatientProtocol, and for uvicorn, which takes a busy worker for a hung one after 5 s.
+    vars(config)["header_seconds"] = settings.header_seconds
+    vars(config)["body_seconds"] = settings.body_seconds
+    vars(config)["timeout_worker_healthcheck"] = settings.request_seconds
     return config
 
 

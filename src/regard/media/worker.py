@@ -25,7 +25,7 @@ import numpy as np
 
 from regard import errors
 from regard.config import from_dict
-from regard.errors import MediaError, MissingExtra
+from regard.errors import MediaError, MediaTooLarge, MissingExtra
 from regard.media.image import read_image
 from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
 from regard.types import Clip, Media, Scan
@@ -180,13 +180,20 @@ def serve(tasks: BinaryIO, results: BinaryIO) -> None:
         if len(content) < header["size"]:
             return
         with _alarm(header["seconds"]):
-            try:
-                answer, pixels = describe(read(header, content))
-            except (MediaError, MissingExtra) as error:
-                name = type(error).__name__
-                answer, pixels = {"error": name, "message": str(error), "size": 0}, b""
+            answer, pixels = _answer(header, content)
             del content
             write_message(results, answer, pixels)
+
+
+def _answer(header: dict[str, Any], content: bytes) -> tuple[dict[str, Any], Any]:
+    try:
+        return describe(read(header, content))
+    except (MediaError, MissingExtra) as error:
+        name, message = type(error).__name__, str(error)
+    except MemoryError:
+        name = MediaTooLarge.__name__
+        message = f"{header['name']} needs more memory than decoding may take. Scale it down."
+    return {"error": name, "message": message, "size": 0}, b""
 
 
 @contextlib.contextmanager

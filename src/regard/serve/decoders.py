@@ -126,6 +126,7 @@ class _Process:
             env=_environment(),
             start_new_session=True,  # Ctrl-C is for the service, which still has to answer
         )
+        self._killed = False
         self._tasks = cast(BinaryIO, self._process.stdin)
         self._results = cast(BinaryIO, self._process.stdout)
 
@@ -135,7 +136,8 @@ class _Process:
 
     @property
     def lives(self) -> bool:
-        return self._process.poll() is None
+        # `poll` says yes, too, while another thread waits for its end.
+        return not self._killed and self._process.poll() is None
 
     def read(self, upload: Upload, spec: Spec, settings: Settings) -> Media | None:
         """Return what was decoded; None where the process ended."""
@@ -168,6 +170,7 @@ class _Process:
         return media
 
     def kill(self) -> None:
+        self._killed = True
         self._process.kill()
         self._process.wait()
 

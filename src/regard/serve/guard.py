@@ -73,7 +73,11 @@ class Guard:
                 raise _NoKey(401, "a key is wanted, as Authorization: Bearer or X-API-Key.")
             exchange.key = name
             who = "key " + name
-        if path in _WORK and (wait := self._service.buckets.take(who)):
+        if path not in _WORK or exchange.scope["method"] != "POST":
+            return
+        # In this order: who is turned away for want of room has not used up its rate.
+        self._service.room.refuse_when_full()
+        if wait := self._service.buckets.take(who):
             raise Refused(429, f"too many requests; try again in {wait} s.", retry=wait)
 
     async def _work(self, exchange: Exchange) -> None:

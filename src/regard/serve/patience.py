@@ -1,7 +1,8 @@
-"""uvicorn's HTTP/1.1, with an end to its patience: headers that dribble in are not waited for.
+"""uvicorn's HTTP/1.1, with an end to its patience.
 
 uvicorn itself waits for a header, and for the rest of a body that was refused, as long as bytes
-come. The class is made when it is asked for, since uvicorn is an extra; it is named to uvicorn as
+come, and keeps an answer for ever for who does not read it. The class is made when it is asked
+for, since uvicorn is an extra; it is named to uvicorn as
 `regard.serve.patience:PatientProtocol`, so that processes of several workers find it.
 """
 
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 from regard.errors import MissingExtra
 
-_USUAL = 10.0
+_USUAL = {"header_seconds": 10.0, "body_seconds": 30.0}
 
 
 @cache
@@ -25,9 +26,13 @@ def _protocol() -> type[Any]:
         raise MissingExtra("uvicorn", "serve", "serving") from error
 
     class PatientProtocol(H11Protocol):
-        """Ends a connection whose header, or whose refused body, takes too long."""
+        """Ends a connection whose header, refused body or reader takes too long."""
 
         _deadline: Any = None
+        _unread: Any = None
+
+        def _seconds(self, name: str) -> float:
+            return getattr(self.config, name, _USUAL[name])
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -35,6 +40,7 @@ def _protocol() -> type[Any]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._wait_no_more()
+            self.resume_writing()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -49,10 +55,30 @@ def _protocol() -> type[Any]:
             super().on_response_complete()
             if self._answering():
                 self._wait_no_more()
+            self._end_for_certain()
 
         def timeout_keep_alive_handler(self) -> None:
             self._wait_no_more()
             super().timeout_keep_alive_handler()
+            self._end_for_certain()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self._unread is None:
+                self._unread = self.loop.call_later(
+                    self._seconds("body_seconds"), self.transport.abort
+                )
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
+
+        def _end_for_certain(self) -> None:
+            """See to it that a connection that closes does not wait for its reader for ever."""
+            if self.transport.is_closing():
+                self.loop.call_later(self._seconds("body_seconds"), self.transport.abort)
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(400, b"Bad Request", "the request is no HTTP that can be read.")
@@ -63,8 +89,7 @@ def _protocol() -> type[Any]:
 
         def _wait(self) -> None:
             if self._deadline is None and not self.transport.is_closing():
-                seconds = getattr(self.config, "header_seconds", _USUAL)
-                self._deadline = self.loop.call_later(seconds, self._late)
+                self._deadline = self.loop.call_later(self._seconds("header_seconds"), self._late)
 
         def _wait_no_more(self) -> None:
             if self._deadline is not None:
@@ -80,6 +105,7 @@ def _protocol() -> type[Any]:
                 self._refuse(408, b"Request Timeout", said)
             else:  # nothing came, or the rest of a body that nobody wants
                 self.transport.close()
+            self._end_for_certain()
 
         def _refuse(self, status: int, reason: bytes, said: str) -> None:
             if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):

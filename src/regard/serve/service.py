@@ -169,7 +169,6 @@ class Service:
     @asynccontextmanager
     async def _asked(self, request: Request, extra: Mapping[str, Any]) -> AsyncGenerator[Asked]:
         """Read a request, and keep its bytes counted as long as it is worked on."""
-        self.room.refuse_when_full()  # before its body costs anything
         with self.room.body() as took:
             asked = await read_request(request, self.settings, extra, took)
             model = asked.extra["model"]

@@ -77,7 +77,7 @@ class Settings:
     drain_seconds: float = 30.0
     drain_delay: float = 0.0
     decoders: int = 2
-    decoder_memory: int = 4 * 2**30
+    decoder_memory: int = 2 * 2**30
     api_keys: tuple[str, ...] = ()
     api_key_file: str = ""
     rate: float = 0.0
