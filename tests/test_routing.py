@@ -66,7 +66,9 @@ def test_covering_a_clip_is_less_work_than_covering_cells(
 ) -> None:
     toys.captioner().save(tmp_path / "model")
     readings: list[int] = []
-    monkeypatch.setattr(Captioner, "accelerated", lambda _, pictures, cores: readings.append(pictures))
+    monkeypatch.setattr(
+        Captioner, "accelerated", lambda _, pictures, cores: readings.append(pictures)
+    )
     for medium in ("image", "video"):
         for covered in (False, True):
             Router(str(tmp_path / "model"), files=4, covered=covered).captioner(medium)
