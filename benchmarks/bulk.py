@@ -5,7 +5,8 @@
     python benchmarks/bulk.py storage ../shared/data/flickr8k/images
 
 Every engine runs in a process of its own. CPU seconds are those of all processes that it started,
-Ray's own among them; on a machine that does other things, too, they say more than wall time.
+Ray's own among them. On a machine that does other things, too, they say more than wall time, and
+`--together` lets all that is compared meet the same minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 MARK = "REGARD_BULK_BENCHMARK"
+UNIT = 256  # items, where nobody says otherwise
 TICK = os.sysconf("SC_CLK_TCK")
 PLAIN = """
 import sys
@@ -47,7 +50,7 @@ class Sampler:
         self._mark = f"{MARK}={mark}".encode()
         self._seconds: dict[int, float] = {}
         self._ours: set[int] = set()
-        self.peak = 0.0
+        self.history: list[tuple[float, float]] = []  # when, and the MB of all
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow)
 
@@ -81,7 +84,7 @@ class Sampler:
                 memory += _private(folder)
             except (OSError, ValueError, IndexError):
                 continue
-        self.peak = max(self.peak, memory)
+        self.history.append((time.time(), memory))
 
 
 def _private(folder: Path) -> float:
@@ -90,8 +93,8 @@ def _private(folder: Path) -> float:
     return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def timed(command: list[str]) -> dict[str, Any]:
-    """Run a command and return its wall and CPU seconds and its peak memory."""
+def timed(command: list[str]) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+    """Run a command; return its wall and CPU seconds, its peak memory, and that over time."""
     mark = str(random.getrandbits(60))
     began = time.monotonic()
     with Sampler(mark) as sampler:
@@ -100,15 +103,16 @@ def timed(command: list[str]) -> dict[str, Any]:
         )
     if done.returncode not in (0, 1):
         raise SystemExit(done.stderr)
-    return {
+    found = {
         "seconds": round(time.monotonic() - began, 2),
         "cpu_seconds": round(sampler.cpu, 2),
-        "peak_mb": round(sampler.peak),
+        "peak_mb": round(max(memory for _, memory in sampler.history)),
         "said": done.stdout.strip().splitlines()[-1],
     }
+    return found, sampler.history
 
 
-def overhead(source: Path, items: int, model: str, engines: list[str]) -> None:
+def overhead(source: Path, items: int, model: str, engines: list[str], together: bool) -> None:
     """Compare the engines with the loop over `Captioner.caption_many` that writes nothing."""
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted(source.iterdir())[:items]
@@ -118,28 +122,34 @@ def overhead(source: Path, items: int, model: str, engines: list[str]) -> None:
         for engine in engines:
             commands[engine] = [
                 sys.executable, "-m", "regard", "bulk", str(names), f"{folder}/{engine}",
-                "--engine", engine, "--json", *(["--model", model] if model else []),
+                "--engine", engine, "--address", "local", "--json",
+                *(["--model", model] if model else []),
             ]  # fmt: skip
-        found: dict[str, dict[str, Any]] = {}
-        for name, command in commands.items():
-            found[name] = timed(command)
-            ratios = {
-                key: round(found[name][key] / found["plain"][key], 4)
-                for key in ("seconds", "cpu_seconds")
-            }
-            print(json.dumps({"what": name, **found[name], "of_plain": ratios}), flush=True)
+        with ThreadPoolExecutor(len(commands) if together else 1) as pool:
+            found = dict(zip(commands, pool.map(timed, commands.values()), strict=True))
+        plain, _ = found["plain"]
+        for name, (figures, _) in found.items():
+            ratios = {k: round(figures[k] / plain[k], 4) for k in ("seconds", "cpu_seconds")}
+            print(json.dumps({"what": name, **figures, "of_plain": ratios}), flush=True)
 
 
-def memory(model: str, counts: list[int], engine: str) -> None:
-    """Caption a tar of so many different small pictures and report the peak of all processes."""
-    for count in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            tar = Path(folder, "shard.tar")
-            write_tar(tar, count)
-            command = [sys.executable, "-m", "regard", "bulk", tar, f"{folder}/out", "--engine"]
-            command += [engine, "--beam", "1", "--max-length", "4", "--json", "--workers", "2"]
-            found = timed([*map(str, command), *(["--model", model] if model else [])])
-            print(json.dumps({"what": f"{count} items", **found}), flush=True)
+def memory(model: str, marks: list[int], engine: str) -> None:
+    """Caption a tar of different small pictures; report the memory of all processes on the way."""
+    with tempfile.TemporaryDirectory() as folder:
+        tar, out = Path(folder, "shard.tar"), Path(folder, "out")
+        write_tar(tar, max(marks))
+        command = [sys.executable, "-m", "regard", "bulk", tar, out, "--engine", engine]
+        command += ["--beam", "1", "--max-length", "4", "--json", "--workers", "2"]
+        found, history = timed([*map(str, command), *(["--model", model] if model else [])])
+        written = sorted(p.stat().st_mtime for p in out.glob("part-*"))
+        for mark in sorted(marks):
+            then = written[min(len(written), -(-mark // UNIT)) - 1]
+            until = [memory for when, memory in history if when <= then]
+            print(json.dumps({
+                "what": f"after {mark} items", "mb": round(until[-1]),
+                "peak_mb": round(max(until)),
+            }))  # fmt: skip
+        print(json.dumps({"what": f"all of {max(marks)} items, {engine}", **found}), flush=True)
 
 
 def write_tar(path: Path, count: int) -> None:
@@ -183,9 +193,10 @@ def main() -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--items", type=int, nargs="+", default=[7000])
     parser.add_argument("--engines", nargs="+", default=["local", "ray"])
+    parser.add_argument("--together", action="store_true", help="at once, not one by one")
     given = parser.parse_args()
     if given.what == "overhead":
-        overhead(given.source, given.items[0], given.model, given.engines)
+        overhead(given.source, given.items[0], given.model, given.engines, given.together)
     elif given.what == "memory":
         memory(given.model, given.items, given.engines[0])
     else:

@@ -6,11 +6,12 @@ else a sample holds is not read.
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from regard.bulk.places import Place
 from regard.media.find import medium_by_name
@@ -70,7 +71,9 @@ def files_of_tar(
     try:
         with place.open(path) as raw:
             raw.seek(at)
-            with tarfile.open(fileobj=raw, mode=mode, bufsize=_BUFFER) as tar:
+            # Not tarfile's own buffer: it copies all that is left in it at every read.
+            buffered = io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER)
+            with tarfile.open(fileobj=buffered, mode=mode) as tar:
                 for member, _, fault in _items(tar):
                     content = None if fault else _content(tar, member)
                     found += 1
