@@ -156,8 +156,9 @@ def _read(path: Path) -> Graphs:
         graphs = Graphs(**values)
         if not {ENCODER, INIT, STEP} <= set(graphs.files) <= set(FILES):
             raise ValueError(f"files are {sorted(graphs.files)}")
-        if not isinstance(graphs.pictures_per_item, int) or graphs.pictures_per_item < 1:
-            raise ValueError(f"pictures_per_item is {graphs.pictures_per_item!r}")
+        together = values["pictures_per_item"]
+        if not isinstance(together, int) or together < 1:
+            raise ValueError(f"pictures_per_item is {together!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Export the model again.") from error
     return graphs
