@@ -58,7 +58,8 @@ class Serving:
         self.errors = self.process.stderr
         found = re.search(r"http://\S+:\d+", self.errors.readline())
         assert found
-        self.client = httpx.Client(base_url=found[0], timeout=60, trust_env=False)
+        self.url = found[0]
+        self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def caption(self) -> httpx.Response:
         return self.client.post("/v1/caption", files={"files": ("a.jpg", toys.jpeg())})
@@ -95,7 +96,7 @@ def test_sigterm_is_answered_with_no_when_it_is_asked_whether_it_is_ready() -> N
     (drain,) = [line for line in told if line["event"] == "draining"]
     assert drain["signal"] == "SIGTERM"
     with pytest.raises(httpx.ConnectError):
-        httpx.get(str(serving.client.base_url), trust_env=False)
+        httpx.get(serving.url, trust_env=False)
 
 
 def test_several_workers_share_an_address_and_count_together() -> None:
@@ -104,7 +105,7 @@ def test_several_workers_share_an_address_and_count_together() -> None:
         serving.wait_ready(2)
         for _ in range(6):
             # Each connection goes to one of them, and none knows to which.
-            assert httpx.get(f"{serving.client.base_url}v1/models", trust_env=False).is_success
+            assert httpx.get(f"{serving.url}/v1/models", trust_env=False).is_success
         while wanted not in serving.client.get("/metrics").text.splitlines():
             time.sleep(0.05)  # a request is counted once it is answered
         assert serving.caption().status_code == 200
