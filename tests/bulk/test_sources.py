@@ -206,6 +206,18 @@ def test_shards_of_a_folder_are_units_of_their_own(tmp_path: Path) -> None:
     assert [u.kind for u in units(tmp_path / "in" / "*.tar")] == ["tar", "tar"]
 
 
+def test_what_bulk_work_wrote_is_no_source(tmp_path: Path) -> None:
+    bulk_jobs.pictures(tmp_path, 2)
+    before = items(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    write_parquet(out / "part-000000.parquet", {"image": [toys.jpeg(1, (16, 24))] * 2})
+    (out / "_plan.json").write_text("{}")
+    assert items(tmp_path) == before
+    assert items(tmp_path / "**" / "*.*") == before
+    assert len(items(out / "part-000000.parquet")) == 2  # asked for by name, it is one
+
+
 def test_any_file_system_of_fsspec_is_a_source() -> None:
     files = fsspec.filesystem("memory")
     for name in ("b.jpg", "in/a.jpg", "in/list.txt"):

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from regard.bulk.places import Place, Places, shown
-from regard.bulk.sources import Unit, units_of
+from regard.bulk.sources import PLAN, Unit, units_of
 from regard.checkpoint import file_digest
 from regard.errors import CheckpointError, ConfigError
 from regard.pretrained import DEFAULTS, find_model
 
 FORMAT_VERSION = 1
 FORMATS = ("parquet", "jsonl")
-PLAN, UNITS = "_plan.json", "_plan.units"
+UNITS = "_plan.units"
 TRIED = "_tried-"
 """How the names of marks begin that say how often a unit was begun after a worker had died."""
 _PART = re.compile(r"part-(\d{6,})\.(\w+)")

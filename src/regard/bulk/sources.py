@@ -23,6 +23,8 @@ from regard.bulk.tars import TAR_SUFFIXES, parts_of_tar
 from regard.errors import ConfigError, DatasetError, MediaError
 from regard.media.find import DICOM_SUFFIXES, medium_by_name, series_in
 
+PLAN = "_plan.json"
+"""A folder that holds it has what bulk work wrote, which is no source even inside of one."""
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 Named = tuple[str, str]
@@ -153,6 +155,8 @@ def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
 
 
 def _walk(place: Place, folder: str) -> Iterator[Entry]:
+    if place.info(os.path.join(folder, PLAN)) is not None:
+        return
     for entry in _entries(place, folder):
         if entry.is_folder:
             yield from _walk(place, entry.path)
@@ -184,7 +188,8 @@ def _matches(place: Place, pattern: str) -> Iterator[Entry]:
         return
     if place.is_local:
         for path in sorted(glob.iglob(pattern, recursive=True)):
-            if (entry := place.info(path)) and not entry.is_folder:
+            written = os.path.exists(os.path.join(os.path.dirname(path), PLAN))
+            if not written and (entry := place.info(path)) and not entry.is_folder:
                 yield entry
         return
     fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
