@@ -1,6 +1,6 @@
 """Measures everything that benchmarks/README.md reports, and writes its tables and plots anew.
 
-    python benchmarks/run.py                # everything, about ten minutes on two idle cores
+    python benchmarks/run.py                # everything, about fifteen minutes on two idle cores
     python benchmarks/run.py decode start   # some groups; the others keep what they had
     python benchmarks/run.py --plots        # measure nothing
 
@@ -86,6 +86,9 @@ def main() -> None:
     kept: dict[str, Any] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     for group in () if given.plots else given.groups or GROUPS:
         for name, arguments in GROUPS[group].items():
+            if "bf16" in name and "bf16" not in processor():
+                print(f"{name}: left out, this processor has no such products")
+                continue
             print(f"{name} ...", end=" ", flush=True)
             record = measure(arguments)
             print(f"{record['seconds']} s a {record['settings']['unit']}", flush=True)
