@@ -41,7 +41,7 @@ def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
 
 
 def wait_for(what: Path) -> None:
-    latest = time.monotonic() + 120
+    latest = time.monotonic() + 240  # two ranks import torch, on machines that do other work too
     while not what.exists():
         assert time.monotonic() < latest, f"{what} did not come"
         time.sleep(0.05)
@@ -61,6 +61,7 @@ def toy(folder: Path) -> list[str]:
     return ["toy.toml", "--data", str(captions), "--images", str(images)]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_killed_rank_or_launcher_ends_all(tmp_path: Path) -> None:
     given = toy(tmp_path)
