@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import toys
+from regard.bench.train import TrainWork, make_step
+from regard.bench.workload import Sizes
+from regard.bench.workload import make_batch as make_workload
 from regard.config import ObjectiveConfig
 from regard.decoder import AttentionDecoder
 from regard.kernels import library, native, word_losses
@@ -114,6 +117,26 @@ def test_float32_agrees_to_its_precision(attention: str, scores: str) -> None:
     torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=1e-5)
     for ours, plain in zip(gradients, plain_gradients, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_two_hundred_steps_lose_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout, clipping and Adam included: small differences do not grow."""
+    sizes = Sizes(
+        annotation_dim=32, embedding_dim=32, hidden_dim=32, attention_dim=32, cells=9, vocabulary=90
+    )
+    work = TrainWork(sizes=sizes, batch=16)
+    batches = [make_workload(16, 1, sizes, seed=seed) for seed in range(10)]
+
+    def losses() -> list[float]:
+        step = make_step("regard", work)
+        return [step(batches[i % len(batches)]) for i in range(200)]
+
+    fast = losses()
+    monkeypatch.setenv("REGARD_KERNELS", "plain")
+    plain = losses()
+    assert fast[-1] < 0.97 * fast[0]  # random words: little can be learned
+    assert fast == pytest.approx(plain, rel=1e-5)
 
 
 @needs_compiler
