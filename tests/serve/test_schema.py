@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 import toys
 from regard.captioner import Captioner
@@ -77,7 +77,12 @@ def test_answers_are_those_described(
         # Files of noise are no pictures: that they are refused is right.
         left_out = [positive_data_acceptance]
         key = {"X-API-Key": KEY, "Authorization": f"Bearer {KEY}"}
-        answer = case.call_and_validate(headers=key, excluded_checks=left_out)
+        answer = case.call(headers=key)
+        if (
+            answer.status_code == 413
+        ):  # a refusal, too, though schemathesis does not take it for one
+            left_out.append(negative_data_rejection)
+        case.validate_response(answer, excluded_checks=left_out)
         statuses.add(answer.status_code)
 
     if mode is GenerationMode.NEGATIVE and method == "GET":
