@@ -149,6 +149,18 @@ def test_a_cell_sees_its_surroundings_and_no_more() -> None:
         assert (int(places.min()), int(places.max()) + 1) == (middle - half, middle + half)
 
 
+def test_a_cell_sees_its_middle_best() -> None:
+    """Along each axis the outer two of the second convolution's four positions count a quarter."""
+    encoder = build_encoder(find_recipe("synthetic-volume").encoder)
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.fill_(1.0 if weight.dim() > 1 else 0.0)
+    voxels = torch.ones(1, *encoder.input_shape)
+    of_middle = (3 * 8 + 3) * 8 + 3  # no padding is in its view
+    found = encoder(voxels)[0, of_middle, 0].item()
+    assert found == pytest.approx(64 * (24 * 2.5**3) * 64 * 64)
+
+
 def test_what_does_not_fit_the_network_is_refused() -> None:
     config = find_recipe("synthetic-volume").encoder
     with pytest.raises(ConfigError, match="small_cnn3d has stride4"):
