@@ -193,13 +193,14 @@ def test_long_products_are_taken_in_parts() -> None:
     torch.testing.assert_close(Product(weight, loops, None)(x), x @ weight, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("words", [35, 2048, 4100])  # packed in one part, exactly one, three
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_word_losses_are_cross_entropies(smoothing: float, dtype: torch.dtype) -> None:
+def test_word_losses_are_cross_entropies(words: int, smoothing: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    features, weight = torch.randn(9, 6, generator=generator), torch.randn(35, 6)
-    tensors = [x.to(dtype).requires_grad_() for x in (features, weight, torch.randn(35))]
-    target = torch.randint(0, 35, (9,), generator=generator)
+    shapes = (9, 6), (words, 6), (words,)
+    tensors = [torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in shapes]
+    target = torch.randint(0, words, (9,), generator=generator)
     weights = torch.rand(9, generator=generator).to(dtype)
     losses = word_losses(*tensors, target, smoothing)
     ours = torch.autograd.grad((losses * weights).sum(), tensors)
