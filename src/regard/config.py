@@ -118,6 +118,9 @@ class EncoderConfig:
     trainable: bool = False
     """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen. Motion
     features are trained either way."""
+    frozen_blocks: int = 0
+    """Of an EfficientNet-Lite that is fine-tuned: so many of its first blocks stay as they are.
+    What they make of a picture is stored, so that only the rest is run in every step."""
     weights: str = ""
     """Safetensors file that training starts the encoder from, instead of its package's weights."""
     medium: str = "image"
@@ -131,6 +134,7 @@ class EncoderConfig:
         _one_of("encoder", "resize", self.resize, ("squash", "crop", "pad"))
         _one_of("encoder", "medium", self.medium, ("image", "video", "volume"))
         _in_range("encoder", "image_size", self.image_size, 16, 2048)
+        _in_range("encoder", "frozen_blocks", self.frozen_blocks, 0, 1000)
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,8 @@ class DataConfig:
     """Longer training captions are cut after this many tokens."""
     flip: bool = False
     """Also train on the mirrored picture."""
+    crops: int = 0
+    """Also train on so many random parts of each picture, half of them mirrored."""
     val_fraction: float = 0.1
     """Share of pictures held out where the data names no split."""
     limit: int = 0
@@ -220,6 +226,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _one_of("data", "tokens", self.tokens, ("word", "character", "bpe"))
         _in_range("data", "val_fraction", self.val_fraction, 0.0, 0.9)
+        _in_range("data", "crops", self.crops, 0, 1000)
         _in_range("data", "min_count", self.min_count, 1, 10**6)
         _in_range("data", "max_words", self.max_words, 1, 10**7)
         _in_range("data", "max_length", self.max_length, 1, 1000)
@@ -364,6 +371,11 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        if self.data.crops and self.encoder.medium != "image":
+            raise ConfigError(
+                f"data.crops is {self.data.crops}, and encoder.medium {self.encoder.medium!r}: "
+                "only pictures are cut. Set data.crops to 0."
+            )
         if self.objective.kind == "hard_attention" and self.decoder.attention != "hard":
             raise ConfigError(
                 'objective.kind = "hard_attention" trains sampled cells, and decoder.attention is '

@@ -63,6 +63,16 @@ KINDS = {
     "hard": {"decoder": {"attention": "hard"}, "objective": {"kind": "hard_attention"}},
     "self-critical": {"objective": {"kind": "self_critical", "samples": 2}},
     "fine-tuned": {"encoder": {"trainable": True}},
+    "cut": {"data": {"crops": 2}},
+    "fine-tuned in part": {
+        "encoder": {
+            "name": "efficientnet_lite0",
+            "image_size": 64,
+            "level": "stride32",
+            "trainable": True,
+            "frozen_blocks": 11,
+        },
+    },
 }
 
 

@@ -40,6 +40,22 @@ class Encoder(nn.Module, Reader, ABC):
         """
         return []
 
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that stay as they are while the others are fine-tuned."""
+        return []
+
+    def frozen_part(self) -> Encoder | None:
+        """Return what of this encoder no training changes, as an encoder; None: nothing of it.
+
+        Its vectors need to be made only once. `finish` goes on from them.
+        """
+        trained = any(parameter.requires_grad for parameter in self.parameters())
+        return None if trained else self
+
+    def finish(self, vectors: Tensor) -> Tensor:
+        """Return the annotation vectors from those of the frozen part; gradients go through."""
+        return vectors
+
     def train(self, mode: bool = True) -> Encoder:
         """Switch the mode; BatchNorm keeps its statistics even while it is fine-tuned.
 

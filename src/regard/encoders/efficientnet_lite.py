@@ -8,13 +8,15 @@ pixels stride 32 gives 14×14.
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter, Sequential
 
 from regard.config import EncoderConfig
-from regard.encoders.base import PictureEncoder
+from regard.encoders.base import Encoder, PictureEncoder
 from regard.errors import ConfigError, MissingExtra
 from regard.media.preprocess import PreprocessingSpec
 
@@ -68,6 +70,12 @@ class EfficientNetLite(PictureEncoder):
         self._stem = torch.nn.Sequential(network._conv_stem, network._bn0, torch.nn.ReLU6())
         last = len(network._blocks) if stride == 32 else _end_of_stride16(network)
         self._blocks = torch.nn.Sequential(*list(network._blocks)[:last])
+        if config.frozen_blocks > last:
+            raise ConfigError(
+                f"encoder.frozen_blocks is {config.frozen_blocks}; {config.name} has {last} "
+                f"blocks up to {config.level}."
+            )
+        self.frozen_blocks = config.frozen_blocks
         if stride == 32:
             self._head = torch.nn.Sequential(network._conv_head, network._bn1, torch.nn.ReLU6())
             self.annotation_dim = network._bn1.num_features
@@ -87,6 +95,47 @@ class EfficientNetLite(PictureEncoder):
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Map (N, 3, S, S) pixels to (N, D, S / stride, S / stride)."""
         return self._head(self._blocks(self._stem(pixels)))
+
+    def frozen_parameters(self) -> list[Parameter]:
+        """Return the weights of the stem and of the first `encoder.frozen_blocks` blocks."""
+        if not self.frozen_blocks:
+            return []
+        return [*self._stem.parameters(), *self._blocks[: self.frozen_blocks].parameters()]
+
+    def frozen_part(self) -> Encoder | None:
+        """See `Encoder.frozen_part`: the stem and the first blocks, where the rest is trained."""
+        whole = super().frozen_part()
+        if whole is not None or not self.frozen_blocks:
+            return whole
+        return _FirstBlocks(self, self._stem, self._blocks[: self.frozen_blocks])
+
+    def finish(self, vectors: Tensor) -> Tensor:
+        """See `Encoder.finish`: vectors (N, L', D') of the first blocks become (N, L, D)."""
+        if super().frozen_part() is not None:
+            return vectors
+        side = math.isqrt(vectors.shape[1])
+        # A view: cells in row-major order are a feature map whose channels lie last.
+        found = vectors.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        return self._head(self._blocks[self.frozen_blocks :](found)).flatten(2).transpose(1, 2)
+
+
+class _FirstBlocks(PictureEncoder):
+    """The first blocks of an EfficientNet-Lite, which are not fine-tuned."""
+
+    def __init__(self, whole: EfficientNetLite, stem: Sequential, blocks: Sequential) -> None:
+        """Share the modules of a whole network."""
+        super().__init__()
+        self.name, self.level = whole.name, f"block{len(blocks)}"
+        self.spec = whole.spec
+        self._stem, self._blocks = stem, blocks
+        with torch.no_grad():
+            shape = self.feature_map(torch.zeros(1, *self.input_shape)).shape
+        self.annotation_dim, self.grid_shape = shape[1], (shape[2], shape[3])
+        self.eval()
+
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        """Map (N, 3, S, S) pixels to the feature map of the last block."""
+        return self._blocks(self._stem(pixels))
 
 
 def _end_of_stride16(network: Any) -> int:

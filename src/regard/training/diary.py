@@ -10,7 +10,7 @@ from regard.data.dataset import CaptionDataset
 from regard.explain.diary import Diary, DiaryEntry, DiaryPicture, Said
 from regard.explain.tiles import tiled
 from regard.training.evaluation import Evaluation
-from regard.training.prepare import Pictures
+from regard.training.pictures import Pictures
 from regard.vocabulary import Vocabulary
 
 

@@ -16,7 +16,8 @@ from regard.metrics import score_captions
 from regard.training.batches import Chunk, make_chunks
 from regard.training.devices import Devices
 from regard.training.objective import caption_logprob
-from regard.training.prepare import Pictures, Splits, encode_captions, make_batch
+from regard.training.pictures import Pictures, make_batch
+from regard.training.prepare import Splits, encode_captions
 from regard.types import Annotations, Hypothesis
 from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 

@@ -8,7 +8,8 @@ import torch
 from regard.encoders import Encoder
 from regard.errors import ConfigError
 from regard.familiarity import Familiarity, Sighting
-from regard.training.prepare import Pictures, Splits
+from regard.training.pictures import Pictures
+from regard.training.prepare import Splits
 
 _ITEMS = 400  # looked at, evenly spread over the training items
 _FEWEST = 10

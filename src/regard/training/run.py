@@ -18,8 +18,8 @@ from regard.training.devices import Devices
 from regard.training.familiar import check_enough
 from regard.training.logs import Reporter
 from regard.training.objectives import build_objective
+from regard.training.pictures import Pictures
 from regard.training.prepare import (
-    Pictures,
     Splits,
     absolute_paths,
     cut_captions,
@@ -27,6 +27,7 @@ from regard.training.prepare import (
     load_splits,
 )
 from regard.training.state import TrainState
+from regard.training.views import views_of
 from regard.vocabulary import Vocabulary, build_vocabulary
 
 
@@ -89,7 +90,7 @@ def prepare_run(
         encoder,
         splits,
         Path(recipe.data.store or out / "annotations"),
-        flip=recipe.data.flip,
+        views=views_of(recipe.data)[1:],
         report=reporter.encoded,
         devices=devices,
     )

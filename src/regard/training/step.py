@@ -21,8 +21,9 @@ from regard.training.batches import Chunk
 from regard.training.devices import Devices
 from regard.training.objective import Loss
 from regard.training.optimizer import set_rate
-from regard.training.prepare import make_batch
+from regard.training.pictures import make_batch
 from regard.training.run import Run
+from regard.training.views import draw_views
 
 _PER_WORD = "_per_word"
 
@@ -55,8 +56,7 @@ def make_step(run: Run, chunks: list[Chunk], factor: float) -> Update:
     state.optimizer.zero_grad(set_to_none=True)  # first: their memory is free for this step
     state.decoder.train()
     state.encoder.train(recipe.encoder.trainable)
-    coins = torch.rand(len(chunks), generator=state.generator) < 0.5
-    views = ["flip" if recipe.data.flip and coin else "plain" for coin in coins.tolist()]
+    views = draw_views(recipe.data, len(chunks), state.generator)
     seed = int(torch.randint(2**63 - 1, (), generator=state.generator))
     if state.objective.looks_first:
         with torch.no_grad():
