@@ -70,4 +70,6 @@ def test_what_cannot_be_frozen_in_part_says_so() -> None:
     with pytest.raises(ConfigError, match="has 11 blocks"):
         build_encoder(lite(level="stride16", frozen_blocks=12))
     with pytest.raises(ConfigError, match="cannot be fine-tuned in part"):
-        build_encoder(EncoderConfig(name="small_cnn", image_size=32, frozen_blocks=1))
+        build_encoder(
+            EncoderConfig(name="small_cnn", image_size=32, level="stride8", frozen_blocks=1)
+        )
