@@ -8,7 +8,7 @@ batch, from a generator in the same state, and keeps the rows of its own picture
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,18 @@ class Draws:
 
 Randomness = torch.Generator | Draws
 """What random numbers are drawn from: a generator, for all rows, or for a part of them."""
+
+
+def fork(source: Randomness) -> Randomness:
+    """Return a source of its own, seeded by a number drawn from `source`.
+
+    Whoever draws nobody knows how many numbers draws from it, and leaves `source` where all parts
+    of a batch have it.
+    """
+    generator = source.generator if isinstance(source, Draws) else source
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    own = torch.Generator(generator.device).manual_seed(seed)
+    return replace(source, generator=own) if isinstance(source, Draws) else own
 
 
 def bernoulli(

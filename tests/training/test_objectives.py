@@ -16,8 +16,8 @@ from regard.training.hard_attention import HardAttentionObjective
 from regard.training.objective import Batch, caption_logprob
 from regard.training.objectives import cider_reward
 from regard.training.penalties import attention_entropy, doubly_stochastic
-from regard.training.self_critical import SelfCritical, policy_loss
-from regard.vocabulary import END
+from regard.training.self_critical import SelfCritical, policy_loss, said_logprob
+from regard.vocabulary import END, PAD, START, UNKNOWN
 
 
 def batch(tokens: torch.Tensor, targets: torch.Tensor, items: int, cells: int) -> Batch:
@@ -185,6 +185,36 @@ def test_self_critical_gradient_is_zero_when_reward_equals_baseline() -> None:
     logprob.grad = None
     policy_loss(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]), logprob).backward()
     torch.testing.assert_close(logprob.grad, torch.tensor([-0.25, 0.25]))
+
+
+def test_probabilities_of_what_is_said_leave_out_what_never_is() -> None:
+    decoder = toys.decoder(dropout=0.0)
+    made = batch(torch.tensor([[1, 4, 5], [1, 5, 0]]), torch.tensor([[4, 5, 2], [5, 2, 0]]), 2, 3)
+    projected = decoder.project(made.vectors, made.mask)
+    unrolled = decoder(made.tokens, projected, steps=made.targets != PAD)
+    logits = unrolled.logits.clone()
+    logits[..., [PAD, START, UNKNOWN]] = -torch.inf
+    wanted = torch.log_softmax(logits, -1).gather(2, made.targets[..., None])[..., 0]
+    found = said_logprob(unrolled, made.targets)
+    torch.testing.assert_close(found[made.targets != PAD], wanted[made.targets != PAD])
+
+
+def test_samples_are_drawn_from_the_decoder_without_dropout() -> None:
+    """The share of each first word is its probability; the longest caption has four words."""
+    decoder = toys.decoder(dropout=0.5).train()
+    objective = SelfCritical(ObjectiveConfig(kind="self_critical"), lambda *_: 0.0, 4)
+    made = batch(torch.tensor([[1]]), torch.tensor([[2]]), 1, 3)
+    projected = decoder.project(made.vectors, made.mask)
+    said = objective.sample(decoder, projected, 20000, torch.Generator().manual_seed(0))
+    assert said.shape == (20000, 4)
+    assert decoder.training
+    ended = (said == END).cumsum(1) - (said == END).int() > 0
+    assert ((said == PAD) == ended).all()
+    decoder.eval()
+    first = decoder(torch.tensor([[START]]), projected).logits[0, 0]
+    first[[PAD, START, UNKNOWN]] = -torch.inf
+    shares = said[:, 0].bincount(minlength=len(first)) / 20000
+    torch.testing.assert_close(shares, first.softmax(-1), atol=0.015, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [1, 4])

@@ -1,4 +1,4 @@
-"""What a run sees of its pictures: stored annotation vectors, or pixels where the encoder learns."""
+"""What a run sees of its pictures: stored annotation vectors, or pixels for encoders that learn."""
 
 from __future__ import annotations
 

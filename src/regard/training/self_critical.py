@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from regard.backends.torch_step import FastStep
 from regard.config import ObjectiveConfig
-from regard.decoder import AttentionDecoder
-from regard.draws import Randomness, choose
+from regard.decoder import AttentionDecoder, Unrolled
+from regard.draws import Randomness, choose, fork
 from regard.training.cross_entropy import CrossEntropy
 from regard.training.objective import Batch, Loss, Objective
 from regard.types import ProjectedAnnotations
@@ -25,12 +26,14 @@ class SelfCritical(Objective):
     """REINFORCE on whole captions (Rennie et al. 2017, equation 9).
 
     The loss is -(r - b) log p(y), **summed over a caption's words, the end token's included,
-    and averaged over samples**. One pass samples and yields the log-probabilities, dropout
-    and all.
+    and averaged over samples**.
 
-    Deviation: with several samples per picture b is the mean reward of the picture's other
+    Deviations: with several samples per picture b is the mean reward of the picture's other
     samples (a better baseline that needs no second decoding); with one sample it is the
-    reward of the greedy caption, as in the paper.
+    reward of the greedy caption, as in the paper. Captions are sampled without dropout, as they
+    will be said, and then read with it by teacher forcing, which gives log p(y): the policy that
+    speaks and the one that learns differ by the dropout. Sampling needs no gradients then, and
+    takes the compiled step.
     """
 
     def __init__(self, config: ObjectiveConfig, reward: Reward, max_length: int) -> None:
@@ -56,15 +59,16 @@ class SelfCritical(Objective):
     ) -> Loss:
         """See `Objective.loss`."""
         samples = self.config.samples
-        mixed = None
-        if self.config.cross_entropy_weight > 0:
-            # Before the sampling, which draws for as long as captions last.
-            mixed = self.cross_entropy.loss(decoder, projected, batch, generator).total
-        tokens, logprob = self.sample(decoder, projected, samples, generator)
+        tokens = self.sample(decoder, projected, samples, fork(generator))
         rewards = self._rewards(tokens, batch.items, samples)
         baseline = self._baseline(decoder, projected, batch, rewards)
+        steps = tokens != PAD
+        read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
+        unrolled = decoder(read, projected, steps=steps, generator=generator)
+        logprob = (said_logprob(unrolled, tokens) * steps).sum(1)
         total = policy_loss(rewards, baseline, logprob)
-        if mixed is not None:
+        if self.config.cross_entropy_weight > 0:
+            mixed = self.cross_entropy.loss(decoder, projected, batch, generator).total
             total = total + self.config.cross_entropy_weight * mixed
         parts = {"reward": rewards.mean().item(), "baseline": baseline.mean().item()}
         return Loss(total, parts, int(batch.steps.sum()))
@@ -75,32 +79,47 @@ class SelfCritical(Objective):
         projected: ProjectedAnnotations,
         captions_per_item: int,
         generator: Randomness | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """Sample captions, or take the greedy ones where `generator` is None.
 
         Returns:
-            tokens (B, T), <pad> after <end>; and log p(y) summed over each caption, (B,).
+            (B, max_length) word ids, <pad> after <end>: all of that length, so that the reading
+            that follows draws the same numbers whatever was said.
         """
-        state = decoder.init_state(projected, captions_per_item, generator=generator)
+        training = decoder.training
+        decoder.eval()
+        try:
+            with torch.no_grad():
+                return self._sample(decoder, projected, captions_per_item, generator)
+        finally:
+            decoder.train(training)
+
+    def _sample(
+        self,
+        decoder: AttentionDecoder,
+        projected: ProjectedAnnotations,
+        captions_per_item: int,
+        generator: Randomness | None,
+    ) -> Tensor:
+        fast = FastStep.of(decoder)
+        step_of = decoder.step if fast is None else fast
+        annotations = projected if fast is None else fast.ready(projected)
+        state = decoder.init_state(projected, captions_per_item)
         rows = state.hidden.shape[0]
         token = torch.full((rows,), START, device=state.hidden.device)
         alive = torch.ones_like(token, dtype=torch.bool)
-        total = torch.zeros(rows, device=state.hidden.device)
-        said: list[Tensor] = []
-        for _ in range(self.max_length):
-            step = decoder.step(token, state, projected, generator=generator)
+        said = torch.full((rows, self.max_length), PAD, device=token.device)
+        for t in range(self.max_length):
+            step = step_of(token, state, annotations)
             logits = step.logits.float()
             logits[:, list(_NEVER_SAID)] = -torch.inf
-            logprobs = torch.log_softmax(logits, -1)
-            token = _draw(logprobs.detach(), generator)
-            chosen = logprobs.gather(1, token[:, None]).squeeze(1)
-            total = total + torch.where(alive, chosen, 0.0)
-            said.append(torch.where(alive, token, PAD))
+            token = _draw(logits, generator)
+            said[:, t] = torch.where(alive, token, PAD)
             alive = alive & (token != END)
             state = step.state
             if not bool(alive.any()):
                 break
-        return torch.stack(said, 1), total
+        return said
 
     def _rewards(self, tokens: Tensor, items: tuple[int, ...], samples: int) -> Tensor:
         kept = {PAD} if self.config.reward_end_token else {PAD, END}
@@ -120,13 +139,26 @@ class SelfCritical(Objective):
             grouped = rewards.view(-1, samples)
             others = (grouped.sum(1, keepdim=True) - grouped) / (samples - 1)
             return others.flatten()
-        decoder.eval()
-        try:
-            with torch.no_grad():
-                tokens, _ = self.sample(decoder, projected, 1, None)
-        finally:
-            decoder.train()
-        return self._rewards(tokens, batch.items, 1)
+        return self._rewards(self.sample(decoder, projected, 1, None), batch.items, 1)
+
+
+def said_logprob(unrolled: Unrolled, words: Tensor) -> Tensor:
+    """Return log p of words among those that may be said, **not reduced**: (B, T).
+
+    Without <pad>, <start> and <unk>, which are never sampled: a policy that gives them more must
+    not gain by it.
+
+    Args:
+        unrolled: the decoder's reading of captions.
+        words: (B, T) their ids.
+    """
+    rows, layer = unrolled.packing, unrolled.output
+    features, word = unrolled.features.float(), rows.pack(words)
+    losses = rows.pack(unrolled.losses(words))
+    normaliser = losses + (features * layer.weight[word]).sum(-1) + layer.bias[word]
+    never = list(_NEVER_SAID)
+    unsaid = features @ layer.weight[never].t() + layer.bias[never] - normaliser[:, None]
+    return rows.unpack(-losses - torch.log1p(-unsaid.exp().sum(-1)))
 
 
 def policy_loss(rewards: Tensor, baseline: Tensor, logprob: Tensor) -> Tensor:
@@ -142,7 +174,7 @@ def policy_loss(rewards: Tensor, baseline: Tensor, logprob: Tensor) -> Tensor:
     # --8<-- [end:self_critical]
 
 
-def _draw(logprobs: Tensor, generator: Randomness | None) -> Tensor:
+def _draw(logits: Tensor, generator: Randomness | None) -> Tensor:
     if generator is None:
-        return logprobs.argmax(-1)
-    return choose(logprobs.exp(), generator)
+        return logits.argmax(-1)
+    return choose(torch.softmax(logits, -1), generator)
