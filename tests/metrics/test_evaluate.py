@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import toys
 from regard.captioner import Failure
 from regard.cli.main import app
 from regard.data.dataset import CaptionDataset, CaptionedItem
@@ -20,14 +21,25 @@ TEXTS = {"a.jpg": "a red dog runs", "b.jpg": "two cats sit on a mat"}
 
 
 @dataclass
+class Token:
+    text: str
+    logprob: float = -0.5
+
+
+@dataclass
 class Said:
     text: str
+
+    @property
+    def words(self) -> list[Token]:
+        return [Token(word) for word in self.text.split()]
 
 
 class Parrot:
     """Stands for a captioner: says what TEXTS holds; any other file cannot be read."""
 
     name = "parrot"
+    vocabulary = toys.vocabulary()
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -142,6 +154,7 @@ def test_the_command_prints_the_papers_rows_and_writes_json(command, tmp_path: P
     result = command(["a.jpg", "b.jpg"], "--json", str(out))
     assert result.exit_code == 0, result.output
     ours, *papers = [line for line in result.stdout.splitlines() if "│" in line]
+    papers, (likes,) = papers[:-1], papers[-1:]
     assert "parrot" in ours
     assert "val (2) · python · beam 3 · 1 refs" in ours
     assert [p for p in ("Log Bilinear", "Soft", "Hard", "person") if p in "".join(papers)] == [
@@ -152,7 +165,7 @@ def test_the_command_prints_the_papers_rows_and_writes_json(command, tmp_path: P
     ]
     assert "no METEOR: no `java` on the PATH" in result.stderr
     record = json.loads(out.read_text("utf-8"))
-    assert set(record) == {"scores", "missing", "settings", "captions", "failures"}
+    assert set(record) == {*("scores", "missing", "settings", "captions", "failures", "statistics")}
     assert record["captions"] == TEXTS
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from regard.explain.changes import Change, changes
 from regard.explain.failures import Audit, Audited
-from regard.metrics.word_classes import word_class
+from regard.words.word_classes import word_class
 
 
 def report_csv(audit: Audit) -> str:
