@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from regard.cli.files import OutputFolder
 from regard.cli.output import complain, reporting, tables
 from regard.errors import ConfigError, DatasetError
 
@@ -38,7 +39,7 @@ def draw(
     from regard.captioner import Failure
     from regard.data import load_dataset
     from regard.explain.reading import Shown, drawn_items, reading_sheets, reading_table
-    from regard.explain.sheet import save_figure
+    from regard.explain.sheet import drawing_of, save_figure
     from regard.folders import whole_file
 
     if (out / _TABLE).exists():
@@ -50,6 +51,7 @@ def draw(
         load_dataset(annotations, images or ""), split=split, pictures=pictures, seed=seed
     )
     captioner = load(model, device=device)
+    folder = OutputFolder(out, "--out").folder
     if captioner.medium != "image":
         raise ConfigError(
             f"{captioner.name!r} captions {captioner.medium}s, and a reading test shows pictures."
@@ -64,13 +66,14 @@ def draw(
                 complain(f"{item.key}: {result.error}")
                 shown.append(Shown(number, item.key, "", None))
             else:
-                shown.append(Shown(number, item.key, result.text, result.pixels))
+                assert result.pixels is not None
+                shown.append(Shown(number, item.key, result.text, drawing_of(result.pixels)))
             report("captioning", number, len(items))
     about = f"{pictures} of {split}, seed {seed}"
     try:
         for number, figure in enumerate(reading_sheets(shown, about), 1):
-            save_figure(figure, out / f"sheet-{number}.png")
-        with whole_file(out / _TABLE) as new:
+            save_figure(figure, folder / f"sheet-{number}.png")
+        with whole_file(folder / _TABLE) as new:
             new.write_text(reading_table(shown), "utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}.") from error

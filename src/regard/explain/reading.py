@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError
 from regard.explain.fonts import choose_fonts
-from regard.explain.sheet import drawing_of, place, wrapped
+from regard.explain.records import plain_cell
+from regard.explain.sheet import place, wrapped
 
 ANSWERS = {"content": ("right", "partly", "wrong"), "grammatical": ("yes", "no")}
 """The columns to fill in, and what may stand there. A caption is right where all that it says is
@@ -42,7 +43,7 @@ class Shown:
         number: from 1 on; on the sheet and in the table.
         key: of the picture.
         text: the caption; "" where the picture failed.
-        pixels: (height, width, 3) uint8; None where it failed.
+        pixels: (height, width, 3) uint8, as it is to be drawn; None where it failed.
     """
 
     number: int
@@ -112,7 +113,9 @@ def reading_table(shown: Sequence[Shown]) -> str:
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(COLUMNS)
-    rows.writerows((one.number, one.key, one.text, "", "", "") for one in shown)
+    rows.writerows(
+        (one.number, plain_cell(one.key), plain_cell(one.text), "", "", "") for one in shown
+    )
     return buffer.getvalue()
 
 
@@ -179,7 +182,7 @@ def _sheet(shown: Sequence[Shown], foot: str) -> Figure:
         axis = figure.add_axes(place(figure, left, top, _WIDE, _HIGH), label=str(one.number))
         axis.set_axis_off()
         if one.pixels is not None:
-            axis.imshow(drawing_of(one.pixels), interpolation="antialiased")
+            axis.imshow(one.pixels, interpolation="antialiased")
         text = fonts.drawable(one.text) or "(no caption)"
         lines = wrapped(f"{one.number}. {text}", _WIDE + 0.9, _POINTS).split("\n")
         if len(lines) > _LINES:
