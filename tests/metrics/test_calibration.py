@@ -1,6 +1,7 @@
 """The fit of confidence: by hand, where words are too few, and on words whose truth is known."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from regard.errors import DatasetError
 from regard.metrics.calibration import calibrate, platt, reliability
 
 
-def judged(captions: int, chance, *, seed: int = 0) -> list[list[tuple[float, bool]]]:
+def judged(
+    captions: int, chance: Callable[[float], float], *, seed: int = 0
+) -> list[list[tuple[float, bool]]]:
     """Captions of five words of random p, each supported with the chance that it is given."""
     rng = np.random.default_rng(seed)
     probabilities = rng.uniform(0.02, 0.98, (captions, 5))

@@ -86,14 +86,14 @@ def count(
     judgements: Annotated[list[Path], typer.Argument(help="Tables that were filled in.")],
 ) -> None:
     """Count filled-in tables: each answer's number, its share and the share's 95 % interval."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from regard.documents import Unreadable, text_of
     from regard.explain.reading import ANSWERS, count_reading, interval
 
     answers = [(name, answer) for name, some in ANSWERS.items() for answer in some]
     heads = [a if name == "content" else f"{name}: {a}" for name, a in answers]
-    table = Table("", "read", *heads)
+    table = Table(Column("", overflow="fold"), "read", *heads)
     for path in judgements:
         try:
             found = count_reading(text_of(path).removeprefix("\ufeff"), str(path))
