@@ -17,9 +17,9 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
     {"types", "errors", "config", "vocabulary", "version", "folders"}
-    | {"arrays", "documents", "draws", "lanes", "packing", "ranks"},
+    | {"arrays", "documents", "draws", "lanes", "packing", "ranks", "words"},
     {"media", "recipes"},
-    {"encoders", "attention", "kernels", "pretrained", "card", "familiarity"},
+    {"encoders", "attention", "kernels", "pretrained", "card", "familiarity", "confidence"},
     {"decoder"},
     {"backends"},
     {"decoding"},

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.checkpoint import SPECIAL_IDS, Checkpoint, load_weights
+from regard.confidence import Confidence, stored_confidence
 from regard.config import Recipe, from_dict, to_dict
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder, build_encoder
@@ -30,6 +31,7 @@ class Model:
         recipe: what they were made by.
         name: printed with every caption.
         familiarity: what its training items were like, where that was learned.
+        confidence: how sure to be of its words, where it was calibrated.
     """
 
     encoder: Encoder
@@ -38,6 +40,7 @@ class Model:
     recipe: Recipe
     name: str
     familiarity: Familiarity | None = None
+    confidence: Confidence | None = None
 
     def weights(self, *, half: bool) -> dict[str, Tensor]:
         """Return all weights by the names that they bear in a checkpoint.
@@ -73,6 +76,8 @@ class Model:
         }
         if self.familiarity is not None:  # never required
             described["familiarity"] = self.familiarity.to_json()
+        if self.confidence is not None:
+            described["confidence"] = self.confidence.to_json()
         return described
 
 
@@ -103,9 +108,14 @@ def assemble(checkpoint: Checkpoint) -> Model:
             f"{checkpoint.path}: the encoder's weights are not those that config.json names; "
             "model.safetensors is damaged or of another model."
         )
-    known = stored_familiarity(config)
     return Model(
-        encoder.eval(), decoder.eval(), checkpoint.vocabulary, recipe, config["name"], known
+        encoder.eval(),
+        decoder.eval(),
+        checkpoint.vocabulary,
+        recipe,
+        config["name"],
+        stored_familiarity(config),
+        stored_confidence(config),
     )
 
 

@@ -19,6 +19,7 @@ from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend, available_cores
 from regard.captions import decoding_options
 from regard.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from regard.confidence import Confidence, stored_confidence
 from regard.config import Recipe, VideoConfig, from_dict
 from regard.errors import (
     CheckpointError,
@@ -68,6 +69,7 @@ class Captioner:
         device: str = "cpu",
         metrics: dict[str, Any] | None = None,
         familiarity: Familiarity | None = None,
+        confidence: Confidence | None = None,
     ) -> None:
         """Put the parts together; the modules are used as they are, not copied.
 
@@ -80,6 +82,7 @@ class Captioner:
             device: where the work is done.
             metrics: scores that travel with the model.
             familiarity: what its training items were like; captions of others then say so.
+            confidence: how sure to be of its words; captions then say so.
 
         Raises:
             ConfigError: there is no such device.
@@ -89,7 +92,7 @@ class Captioner:
         _check_device(device)
         modules = encoder.to(device), decoder.to(device)
         self._take(encoder, TorchBackend(*modules, device), lambda: modules, vocabulary, config,
-                   name, device, metrics, familiarity)  # fmt: skip
+                   name, device, metrics, familiarity, confidence)  # fmt: skip
 
     def _take(
         self,
@@ -102,6 +105,7 @@ class Captioner:
         device: str,
         metrics: dict[str, Any] | None,
         familiarity: Familiarity | None,
+        confidence: Confidence | None,
     ) -> None:
         self.reader = reader
         self.backend = backend
@@ -112,6 +116,7 @@ class Captioner:
         self.device = device
         self.metrics = metrics or {}
         self.familiarity = familiarity
+        self.confidence = confidence
         self._lanes = 1
 
     @property
@@ -214,6 +219,7 @@ class Captioner:
             self.name,
             self.config.decoder.attention,
             self.familiarity,
+            self.confidence,
             self._lanes,
         )
         return stream.run(filter(None, batches), made, report)
@@ -258,6 +264,7 @@ class Captioner:
         made.reader = self.reader.of_clips(config)
         made.metrics = {}  # its scores are of pictures
         made.familiarity = None
+        made.confidence = None
         made.config = replace(
             self.config,
             encoder=replace(self.config.encoder, medium="video", video=config),
@@ -334,6 +341,7 @@ class Captioner:
             self.config,
             self.name,
             self.familiarity,
+            self.confidence,
         )
         metrics = self.metrics if metrics is None else metrics
         config = model.describe(resumable=training_state is not None)
@@ -386,6 +394,7 @@ class Captioner:
             device=device,
             metrics=checkpoint.metrics,
             familiarity=model.familiarity,
+            confidence=model.confidence,
         )
 
     @classmethod
@@ -408,9 +417,9 @@ class Captioner:
             return model.encoder, model.decoder
 
         made = cls.__new__(cls)
-        known = stored_familiarity(config)
         made._take(reader, light.backend, cache(modules), checkpoint.vocabulary, recipe,
-                   config["name"], "cpu", checkpoint.metrics, known)  # fmt: skip
+                   config["name"], "cpu", checkpoint.metrics, stored_familiarity(config),
+                   stored_confidence(config))  # fmt: skip
         return made
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from regard.confidence import Confidence
 from regard.config import DataConfig, Recipe
 from regard.decoding.options import DecodingOptions
 from regard.errors import ConfigError, UnknownName
@@ -80,12 +81,14 @@ class CaptionWriter:
         model: the model's name.
         attention: "soft" or "hard".
         context: how contexts were formed: "expected", "sample" or "argmax".
+        confidence: says how sure to be of words; None: captions do not.
     """
 
     vocabulary: Vocabulary
     model: str
     attention: str
     context: str
+    confidence: Confidence | None = None
 
     def write(
         self,
@@ -118,7 +121,7 @@ class CaptionWriter:
         seconds: float,
         notices: tuple[str, ...],
     ) -> Caption:
-        return Caption(
+        caption = Caption(
             text=self.vocabulary.decode(found.tokens),
             words=tuple(self._word(found, t, grid) for t in range(len(found.tokens))),
             score=found.score,
@@ -133,6 +136,7 @@ class CaptionWriter:
             notices=notices,
             media=media,
         )
+        return caption if self.confidence is None else self.confidence.told(caption)
 
     def _word(self, found: Hypothesis, t: int, grid: Grid) -> Word:
         return Word(

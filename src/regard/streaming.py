@@ -18,6 +18,7 @@ import numpy as np
 
 from regard.backends import Backend
 from regard.captions import CaptionWriter
+from regard.confidence import Confidence
 from regard.decoding import DecodingOptions, decode
 from regard.decoding.candidates import to_numpy
 from regard.errors import MediaError, RegardError
@@ -81,6 +82,7 @@ class CaptionStream:
         name: of the model, written into every caption.
         attention: "soft" or "hard", likewise.
         familiarity: what training items were like; None: captions say nothing of it.
+        confidence: says how sure to be of words; None: captions do not.
         lanes: batches at a time; more than 1 only where a call of the backend takes one core.
     """
 
@@ -90,6 +92,7 @@ class CaptionStream:
     name: str
     attention: str
     familiarity: Familiarity | None
+    confidence: Confidence | None = None
     lanes: int = 1
 
     def run(
@@ -165,7 +168,9 @@ class CaptionStream:
             unlisted=(PAD, START),
         )
         seconds = (time.perf_counter() - began) / len(media)
-        writer = CaptionWriter(self.vocabulary, self.name, self.attention, options.context)
+        writer = CaptionWriter(
+            self.vocabulary, self.name, self.attention, options.context, self.confidence
+        )
         notices = self._unfamiliar(media, inputs, annotations)
         return [
             writer.write(item, grid, best, seconds, more)

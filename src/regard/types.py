@@ -288,6 +288,8 @@ class Word:
             the caption's end, "<unk>" for any word that the vocabulary lacks, which is never
             said.
         token: the word's id in the vocabulary of the model that said it.
+        confidence: chance that people's captions support the word, where the model is calibrated
+            (`regard.confidence`); None where it is not, and of function words.
     """
 
     text: str
@@ -297,6 +299,7 @@ class Word:
     location: int | None = None
     alternatives: tuple[tuple[str, float], ...] = ()
     token: int | None = None
+    confidence: float | None = None
 
     @property
     def entropy(self) -> float:
@@ -332,6 +335,9 @@ class Caption:
     """What a reader of the caption must know, such as "not for clinical use"."""
     media: Media | None = field(default=None, repr=False, compare=False)
     """The source, kept for drawing."""
+    confidence: float | None = None
+    """Share of its content words that people's captions can be expected to support: the mean of
+    their confidence. None where the model is not calibrated, or no word says anything."""
 
     def __str__(self) -> str:
         return self.text
@@ -353,7 +359,8 @@ class Caption:
             alpha: whether to include the maps, `[words][cells]`, row-major, 6 digits.
 
         Returns:
-            A dictionary of plain Python values, ready for `json.dumps`.
+            A dictionary of plain Python values, ready for `json.dumps`. A confidence that is not
+            known has no key.
         """
         record: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
@@ -370,11 +377,8 @@ class Caption:
         record["n_best"] = [
             {"caption": c.text, "score": c.score, "finished": c.finished} for c in self.n_best
         ]
-        return record | {
-            "model": self.model,
-            "seconds": self.seconds,
-            "notices": list(self.notices),
-        }
+        record |= {"model": self.model, "seconds": self.seconds, "notices": list(self.notices)}
+        return record | _confidence_json(self)
 
     def without_pixels(self) -> Caption:
         """Return the same caption without its source, for keeping many of them."""
@@ -412,7 +416,7 @@ def _grid_json(grid: Grid) -> dict[str, Any]:
 
 
 def _word_json(word: Word) -> dict[str, Any]:
-    return {
+    record = {
         "text": word.text,
         "logprob": word.logprob,
         "beta": word.beta,
@@ -421,3 +425,8 @@ def _word_json(word: Word) -> dict[str, Any]:
         "location": word.location,
         "alternatives": [{"text": text, "logprob": value} for text, value in word.alternatives],
     }
+    return record | _confidence_json(word)
+
+
+def _confidence_json(said: Word | Caption) -> dict[str, Any]:
+    return {} if said.confidence is None else {"confidence": round(said.confidence, 4)}

@@ -12,8 +12,9 @@ from regard.data import load_dataset
 from regard.data.dataset import CaptionedItem
 from regard.errors import ConfigError, DatasetError
 from regard.explain.changes import changes
-from regard.explain.failures import Audited, audit, examine, spoken_words
+from regard.explain.failures import Audited, audit, examine
 from regard.types import Caption
+from regard.words.spoken import spoken_words
 
 
 def item(*references: str, key: str = "a.jpg", file: str = "gone/a.jpg") -> CaptionedItem:
@@ -87,6 +88,7 @@ def test_words_of_pieces_are_put_together() -> None:
     pieces = toys.caption(("a", "␣", "do", "g", "␣", "run", "s"))
     words = spoken_words(replace(pieces, text="a dog runs"))
     assert [(w.text, w.first) for w in words] == [("a", 0), ("dog", 2), ("runs", 5)]
+    assert [w.stop for w in words] == [1, 4, 7]
     assert [w.logprob for w in words] == pytest.approx([-0.5, -1.0, -1.0])
     found = examine(item("a cat runs"), replace(pieces, text="a dog runs"))
     assert ("unsupported", "dog") in kinds(found)

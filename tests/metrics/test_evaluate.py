@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import toys
 from regard.captioner import Failure
 from regard.cli.main import app
 from regard.data.dataset import CaptionDataset, CaptionedItem
@@ -20,14 +21,25 @@ TEXTS = {"a.jpg": "a red dog runs", "b.jpg": "two cats sit on a mat"}
 
 
 @dataclass
+class Token:
+    text: str
+    logprob: float = -0.5
+
+
+@dataclass
 class Said:
     text: str
+
+    @property
+    def words(self) -> list[Token]:
+        return [Token(word) for word in self.text.split()]
 
 
 class Parrot:
     """Stands for a captioner: says what TEXTS holds; any other file cannot be read."""
 
     name = "parrot"
+    vocabulary = toys.vocabulary()
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -141,7 +153,7 @@ def test_the_command_prints_the_papers_rows_and_writes_json(command, tmp_path: P
     out = tmp_path / "scores.json"
     result = command(["a.jpg", "b.jpg"], "--json", str(out))
     assert result.exit_code == 0, result.output
-    ours, *papers = [line for line in result.stdout.splitlines() if "│" in line]
+    ours, *papers, habits = [line for line in result.stdout.splitlines() if "│" in line]
     assert "parrot" in ours
     assert "val (2) · python · beam 3 · 1 refs" in ours
     assert [p for p in ("Log Bilinear", "Soft", "Hard", "person") if p in "".join(papers)] == [
@@ -151,8 +163,9 @@ def test_the_command_prints_the_papers_rows_and_writes_json(command, tmp_path: P
         "person",
     ]
     assert "no METEOR: no `java` on the PATH" in result.stderr
+    assert habits.split("│")[2:6] == [" 5.0   ", " 2 of 2   ", " 9 of 8     ", " 0.00        "]
     record = json.loads(out.read_text("utf-8"))
-    assert set(record) == {"scores", "missing", "settings", "captions", "failures"}
+    assert set(record) == {*("scores", "missing", "settings", "captions", "failures", "statistics")}
     assert record["captions"] == TEXTS
 
 
@@ -175,3 +188,12 @@ def test_the_command_looks_at_the_output_folder_first(command, tmp_path: Path):
     assert result.exit_code == 2
     assert "no folder" in result.stderr
     assert result.stdout == ""
+
+
+def test_what_the_captions_are_like_is_of_those_that_were_written():
+    result = evaluate(Parrot(), dataset("a.jpg", "b.jpg", "c.jpg"))  # type: ignore[arg-type]
+    made = result.statistics
+    assert (made.captions, made.mean_length, made.distinct, made.vocabulary) == (2, 5, 2, 8)
+    assert made.unsupported == 0  # the references are what it says
+    assert [len(words) for words in result.judged] == [3, 4]  # red dog runs; two cats sit mat
+    assert all(ok and logprob == -0.5 for words in result.judged for logprob, ok in words)

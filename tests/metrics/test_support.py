@@ -5,9 +5,9 @@ import math
 import pytest
 
 from regard.metrics.calibration import reliability
-from regard.metrics.lexicon import broader, kinds, lemmas, related, same, supported
 from regard.metrics.phrases import noun_phrases
 from regard.metrics.support import Judgement, hallucination, judge
+from regard.words.lexicon import broader, kinds, lemmas, related, same, supported
 
 
 def judged(caption: str, *references: str) -> Judgement:

@@ -189,12 +189,13 @@ def schema(*, traces: bool) -> Any:
     said = {"text": text, "logprob": number}
     word: dict[str, Any] = dict(said)
     if traces:
-        word |= {"beta": number, "entropy": number, "peak": number, "location": whole}
+        word |= {"beta": number, "entropy": number, "peak": number, "location": whole,
+                 "confidence": number}  # fmt: skip
         word["alternatives"] = pa.list_(pa.struct(said))
     fields: dict[str, Any] = {
         "unit": whole, "index": whole, "file": text, "error": text, "digest": text,
         "model": text, "model_digest": text, "schema_version": whole, "medium": text,
-        "caption": text, "score": number, "finished": pa.bool_(),
+        "caption": text, "score": number, "confidence": number, "finished": pa.bool_(),
         "words": pa.list_(pa.struct(word)), "notices": pa.list_(text),
     }  # fmt: skip
     if traces:

@@ -12,6 +12,7 @@ from regard.cli.output import Watch, complain, json_line
 from regard.errors import ConfigError
 
 if TYPE_CHECKING:
+    from regard.captioner import Captioner
     from regard.types import Caption
 
 
@@ -31,6 +32,14 @@ def caption(
     explain: Annotated[
         Path | None, typer.Option(help="Folder for a drawing of each caption's attention.")
     ] = None,
+    unsure: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Mark words whose chance to be right is below this (of a calibrated model).",
+        ),
+    ] = None,
     max_length: Annotated[
         int | None,
         typer.Option(help="Longest caption in tokens; else 20 words, or as long as in training."),
@@ -49,6 +58,8 @@ def caption(
 
     What its reader must know of a caption, such as that a scan's is not for clinical use, is a
     line on standard error. So is a file that fails; the others go on, and the status is 1.
+    `--unsure 0.5` writes `red(?)` where the chance that people would say so is below a half, and
+    in JSON adds `unsure`, the numbers of such words, counted from 0.
     """
     sources, total = sources_of(files)
     sheets = OutputFolder(explain, "--explain") if explain else None
@@ -75,20 +86,34 @@ def caption(
             if json_lines:
                 json_line({"file": result.file, "error": str(result.error)})
             continue
+        if unsure is not None:
+            _check_calibrated(router.captioner(result.medium))
         for notice in result.notices:
             complain(f"{result.file}: {notice}")
-        _write(result, json_lines, alpha=not no_alpha)
+        _write(result, json_lines, alpha=not no_alpha, unsure=unsure)
         if sheets is not None:
             _draw(result, sheets)
     raise typer.Exit(1 if failed else 0)
 
 
-def _write(result: Caption, json_lines: bool, *, alpha: bool) -> None:
+def _check_calibrated(captioner: Captioner) -> None:
+    if captioner.confidence is None:
+        raise ConfigError(
+            f"--unsure was given, and the model {captioner.name!r} was not calibrated for such "
+            "files. `regard evaluate --calibrate` does it, with captions that people wrote."
+        )
+
+
+def _write(result: Caption, json_lines: bool, *, alpha: bool, unsure: float | None) -> None:
+    from regard.confidence import unsure_text, unsure_words
+
     if json_lines:
-        json_line(result.to_json(alpha=alpha))
+        marks = {} if unsure is None else {"unsure": list(unsure_words(result, unsure))}
+        json_line(result.to_json(alpha=alpha) | marks)
         return
     for one in (result, *result.n_best):
-        typer.echo(f"{result.file}: {one.text}")
+        text = one.text if unsure is None else unsure_text(one, unsure)
+        typer.echo(f"{result.file}: {text}")
 
 
 def _draw(result: Caption, folder: OutputFolder) -> None:

@@ -12,13 +12,20 @@ from rich.table import Table
 
 from regard.card import METRIC_LABELS
 from regard.cli.files import check_place
-from regard.cli.output import complain, reporting
+from regard.cli.output import complain, reporting, tables
+from regard.errors import ConfigError
 from regard.folders import whole_file
 
 if TYPE_CHECKING:
+    from regard.metrics.calibration import Calibration
     from regard.metrics.evaluate import EvaluationResult
 
 _WIDTH_OF_A_FILE = 180  # the table is never cut where the output is no terminal
+_CHANCES = {
+    "probability": "the word's probability",
+    "temperature": "by a temperature",
+    "confidence": "confidence (scale and shift)",
+}
 
 
 def evaluate(
@@ -41,21 +48,35 @@ def evaluate(
     present_only: Annotated[
         bool, typer.Option("--present-only", help="Leave out what has captions and no file.")
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Keep with the model how sure to be of its words."),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write scores and captions here.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
-    """Score one caption per picture of a split, beside the papers' rows."""
+    """Score one caption per picture of a split, beside the papers' rows.
+
+    Below stands what the captions are like: length, variety, words without support, repetition.
+    With --calibrate the model's words get a confidence (`regard caption --unsure`): two numbers in
+    its config.json, fitted to these captions.
+    """
+    from regard.confidence import store_confidence
     from regard.data import load_dataset
     from regard.media import medium_of
+    from regard.metrics.calibration import calibrate as fit
     from regard.metrics.evaluate import evaluate as evaluate_captioner
     from regard.routing import Router
 
     check_place(json_file, "--json")
+    folder = _own_folder(model) if calibrate else None
     dataset = load_dataset(annotations, images or "", present_only=present_only)
     items = dataset.split(split).items or dataset.items
     medium = medium_of(items[0].file) if items else "image"
+    if folder is not None:
+        _check_medium(folder, medium)
     captioner = Router(model, device=device).captioner(medium)
     with reporting() as report:
         result = evaluate_captioner(
@@ -68,11 +89,18 @@ def evaluate(
             tokenizer=tokenizer,
             report=lambda done, total: report("captioning", done, total),
         )
+    record, found = result.to_json(), None
+    if folder is not None:
+        found = fit(result.judged, split=split, beam=beam)
+        store_confidence(folder, found.confidence)
+        record["calibration"] = found.to_json()
     if json_file is not None:
-        text = json.dumps(result.to_json(), ensure_ascii=False, indent=1)
+        text = json.dumps(record, ensure_ascii=False, indent=1)
         with whole_file(json_file) as new:
             new.write_text(text + "\n", encoding="utf-8")
     _print(result)
+    if found is not None:
+        _print_calibration(found, folder)
     raise typer.Exit(1 if result.failures else 0)
 
 
@@ -81,10 +109,69 @@ def _print(result: EvaluationResult) -> None:
     if not console.is_terminal:
         console = Console(width=_WIDTH_OF_A_FILE)
     console.print(_table(result))
+    console.print(_statistics(result))
     for name, reason in result.scores.missing.items():
         complain(f"no {METRIC_LABELS[name]}: {reason}")
     for key, error in result.failures.items():
         complain(f"{key}: {error} Scored as an empty caption.")
+
+
+def _own_folder(model: str | None) -> Path:
+    """Return the folder of a model that may be changed.
+
+    Raises:
+        ConfigError: it lies in the store of what came from a hub, which is not ours to change.
+    """
+    from regard.pretrained import find_model
+
+    folder = find_model(model)
+    if (folder / "config.json").is_symlink():
+        raise ConfigError(
+            f"{folder} holds a link to what came from a hub. Copy it (cp -rL) and calibrate the "
+            "copy."
+        )
+    return folder
+
+
+def _check_medium(folder: Path, medium: str) -> None:
+    from regard.checkpoint import inspect_checkpoint
+
+    if (own := inspect_checkpoint(folder)["medium"]) != medium:
+        raise ConfigError(
+            f"{folder} is a model of {own}s, and --calibrate was given {medium}s: what it says of "
+            f"them is no measure for its own. Give it {own}s."
+        )
+
+
+def _print_calibration(found: Calibration, folder: Path | None) -> None:
+    table = Table("chance of support", "calibration error", "log loss", title="by cross-validation")
+    for name, label in _CHANCES.items():
+        table.add_row(label, f"{found.errors[name]:.3f}", f"{found.losses[name]:.3f}")
+    console = tables()
+    console.print(table)
+    made = found.confidence
+    text = (f"{folder}: confidence kept, scale {made.scale:.3f}, shift {made.shift:.3f}, "
+            f"of {made.words} words in {made.captions} captions")  # fmt: skip
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _statistics(result: EvaluationResult) -> Table:
+    s = result.statistics
+    used = f"{s.words_used}" + (f" of {s.vocabulary}" if s.vocabulary else "")
+    cells = {
+        "words": f"{s.mean_length:.1f}",
+        "distinct": f"{s.distinct} of {s.captions}",
+        "words used": used,
+        "unsupported": f"{s.unsupported:.2f}",
+        "of words": f"{s.unsupported_words:.1%}",
+        "of things": f"{s.unsupported_things:.1%}",
+        "captions with such": f"{s.unsupported_captions:.1%}",
+        "n-gram twice": f"{s.repeated_ngram:.1%}",
+        "word twice": f"{s.repeated_word:.1%}",
+    }
+    table = Table("", *cells, title="what the captions are like")
+    table.add_row(result.settings["model"], *(c.replace("nan%", "–") for c in cells.values()))
+    return table
 
 
 def _table(result: EvaluationResult) -> Table:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "explain": "regard.cli.explain:explain",
     "faithfulness": "regard.cli.faithfulness:faithfulness",
     "audit": "regard.cli.audit:audit",
+    "reading": "regard.cli.reading:app",
     "bulk": "regard.cli.bulk:bulk",
     "serve": "regard.cli.serve:serve",
     "export": "regard.cli.export:export",

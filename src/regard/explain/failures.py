@@ -19,11 +19,12 @@ from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError
 from regard.metrics import ptb_tokenize
 from regard.metrics.calibration import Reliability, reliability
-from regard.metrics.lexicon import is_judged, is_plural, lemmas, same
 from regard.metrics.nouns import MISTAKES, Mistake
 from regard.metrics.support import hallucination, judge
-from regard.metrics.word_classes import word_class
 from regard.types import Caption
+from regard.words.lexicon import is_judged, is_plural, lemmas, same
+from regard.words.spoken import SpokenWord, spoken_words
+from regard.words.word_classes import word_class
 
 KINDS = (*MISTAKES, "low confidence", "flat attention", "collapsed attention")
 LOW_CONFIDENCE = 0.1
@@ -32,22 +33,6 @@ FLAT = 0.97
 """So is a content word whose attention has more than this share of the most entropy, log L."""
 COLLAPSED = 0.9
 """And a caption of two words or more that all peak above this weight, all at one cell."""
-_SPACE = "\u2423"  # how a vocabulary of characters or pieces shows a space
-
-
-@dataclass(frozen=True)
-class SpokenWord:
-    """A word of a caption, which may be several tokens.
-
-    Attributes:
-        text: of the word.
-        first: index of its first token in `caption.words`, whose map is shown.
-        logprob: of all its tokens.
-    """
-
-    text: str
-    first: int
-    logprob: float
 
 
 @dataclass(frozen=True)
@@ -241,25 +226,6 @@ def examine(item: CaptionedItem, caption: Caption) -> Audited:
     findings += _confidence(spoken) + _attention(caption, spoken)
     light = replace(caption, media=None, n_best=())
     return Audited(item, light, spoken, judgement.support, tuple(findings))
-
-
-def spoken_words(caption: Caption) -> tuple[SpokenWord, ...]:
-    """Return the words of a caption, whatever pieces its vocabulary has."""
-    pieces = caption.words
-    if " ".join(piece.text for piece in pieces) == caption.text:
-        return tuple(SpokenWord(p.text, i, p.logprob) for i, p in enumerate(pieces))
-    found: list[SpokenWord] = []
-    at = 0
-    for text in caption.text.split():
-        while at < len(pieces) - 1 and pieces[at].text == _SPACE:
-            at += 1
-        first, length = at, 0
-        while at < len(pieces) and length < len(text):
-            length += len(pieces[at].text)
-            at += 1
-        logprob = math.fsum(piece.logprob for piece in pieces[first:at])
-        found.append(SpokenWord(text, min(first, len(pieces) - 1), logprob))
-    return tuple(found)
 
 
 def _mistake(

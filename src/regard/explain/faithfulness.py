@@ -25,9 +25,9 @@ from regard.explain.probe import occlude
 from regard.explain.swaps import SWAPS, SwappedAttention
 from regard.metrics import score_captions
 from regard.metrics.pointing import Pointing, pointing
-from regard.metrics.word_classes import CLASSES, word_class
 from regard.types import Caption
 from regard.vocabulary import START
+from regard.words.word_classes import CLASSES, word_class
 
 Report = Callable[[str, int, int], None]
 """Is told what is being done, and (done, of how many)."""

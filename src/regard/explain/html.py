@@ -288,8 +288,9 @@ def word_note(word: Word, cells: int | None = None) -> str:
         cells: that attention can lie on; None: all of its map.
     """
     beta = "" if word.beta is None else f" · β {word.beta:.2f}"
+    sure = "" if word.confidence is None else f" · confidence {word.confidence:.0%}"
     return (
-        f"p {math.exp(word.logprob):.2f} · entropy {word.entropy:.2f} of at most "
+        f"p {math.exp(word.logprob):.2f}{sure} · entropy {word.entropy:.2f} of at most "
         f"{math.log(cells or word.alpha.size):.2f} nats · peak {word.peak:.1%}{beta}"
     )
 

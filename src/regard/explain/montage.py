@@ -19,8 +19,8 @@ from regard.explain.lattice import peak_of, scan_scale
 from regard.explain.planes import Plane, oblique_degrees, three_planes
 from regard.explain.sheet import colour_bar, wrapped
 from regard.media import cell_bounds, world_of
-from regard.metrics.word_classes import word_class
 from regard.types import Caption, Grid, Scan, Word
+from regard.words.word_classes import word_class
 
 MOST_WORDS = 24
 """Words that a montage draws unless told otherwise; captions of scans can be very long."""

@@ -121,6 +121,14 @@ def _notes(explained: Sequence[Explained]) -> str:
             "happens between them was not seen."
         )
     notes += dict.fromkeys(one.unmeasured for one in explained if one.unmeasured)
+    sure = [one.caption.confidence for one in explained if one.caption.confidence is not None]
+    if sure:
+        shares = " and ".join(f"{share:.0%}" for share in sure)
+        notes.append(
+            "Confidence is the chance that what people say of such a "
+            f"{_SOURCES[explained[0].caption.medium]} supports a word, by how often the model was "
+            f"right on others; of the caption's content words {shares} can be expected to be."
+        )
     covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
     for cover, part in sorted(covers):
         source = _SOURCES[explained[0].caption.medium]
@@ -139,6 +147,9 @@ def _table(one: Explained) -> str:
     head = ["word", "p", "entropy", "peak", "β", "alternatives"]
     if one.occlusion is not None:
         head.insert(5, "agreement with what mattered")
+    calibrated = one.caption.confidence is not None
+    if calibrated:
+        head.insert(2, "confidence")
     scan = isinstance(one.caption.media, Scan)
     if scan:
         head.append("most at")
@@ -155,6 +166,8 @@ def _table(one: Explained) -> str:
         if one.occlusion is not None:
             agreement = one.occlusion.correlation[t]
             cells.insert(5, f"{agreement:+.2f}" if np.isfinite(agreement) else "–")
+        if calibrated:
+            cells.insert(2, "–" if word.confidence is None else f"{word.confidence:.0%}")
         if scan:
             grid = one.caption.grid
             cells.append(wording.peak(peak_of(word, grid), grid).removeprefix("most at "))

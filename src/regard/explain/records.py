@@ -10,7 +10,7 @@ from typing import Any
 
 from regard.explain.changes import Change, changes
 from regard.explain.failures import Audit, Audited
-from regard.metrics.word_classes import word_class
+from regard.words.word_classes import word_class
 
 
 def report_csv(audit: Audit) -> str:
@@ -28,13 +28,14 @@ def report_csv(audit: Audit) -> str:
             p = "" if f.place is None else f"{math.exp(one.spoken[f.place].logprob):.4f}"
             place = "" if f.place is None else f.place + 1
             wanted = " / ".join(f.wanted)
-            texts = [_plain(text) for text in (one.item.key, f.kind, f.said)]
-            rows.writerow([*texts, place, _plain(f.noun), _plain(wanted), p, f"{f.severity:.4f}",
-                           _plain(one.caption.text)])  # fmt: skip
+            texts = [plain_cell(text) for text in (one.item.key, f.kind, f.said)]
+            noun, wanted, caption = map(plain_cell, (f.noun, wanted, one.caption.text))
+            rows.writerow([*texts, place, noun, wanted, p, f"{f.severity:.4f}", caption])
     return buffer.getvalue()
 
 
-def _plain(text: str) -> str:
+def plain_cell(text: str) -> str:
+    """Return a text with an apostrophe before it where a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 

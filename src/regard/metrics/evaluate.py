@@ -10,7 +10,13 @@ from regard.captioner import Captioner, Failure
 from regard.data.dataset import CaptionDataset
 from regard.errors import ConfigError, DatasetError
 from regard.media import medium_of
+from regard.metrics.calibration import Judged
 from regard.metrics.scores import Scores, check_scorers, score_captions
+from regard.metrics.statistics import CaptionStatistics, caption_statistics
+from regard.metrics.support import judge
+from regard.metrics.tokenize import ptb_tokenize
+from regard.vocabulary import SPECIALS
+from regard.words.spoken import SpokenWord, spoken_words
 
 
 @dataclass(frozen=True)
@@ -22,12 +28,16 @@ class EvaluationResult:
         captions: text by item key; "" where the picture failed.
         settings: model, split, beam, context, and those of the scorers.
         failures: reason by item key.
+        statistics: what the captions are like; of pictures that did not fail.
+        judged: for each of these the words that references can support or not.
     """
 
     scores: Scores
     captions: dict[str, str]
     settings: dict[str, Any]
     failures: dict[str, str]
+    statistics: CaptionStatistics
+    judged: tuple[Judged, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; a metric without a value is None, its reason in `missing`."""
@@ -35,6 +45,7 @@ class EvaluationResult:
             "captions": self.captions,
             "failures": self.failures,
             "settings": self.settings,
+            "statistics": self.statistics.to_json(),
         }
 
 
@@ -85,6 +96,7 @@ def evaluate(
         captioner = captioner.for_clips()
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}
+    spoken: dict[str, tuple[SpokenWord, ...]] = {}
     results = captioner.accelerated(len(items)).caption_many(
         (item.file for item in items), batch_size=batch_size, beam=beam, context=context
     )
@@ -92,10 +104,32 @@ def evaluate(
         if isinstance(result, Failure):
             failures[item.key], captions[item.key] = str(result.error), ""
         else:
-            captions[item.key] = result.text
+            captions[item.key], spoken[item.key] = result.text, spoken_words(result)
         if report is not None:
             report(len(captions), len(items))
     references = {item.key: list(item.captions) for item in items}
     scores = score_captions(captions, references, tokenizer=tokenizer)
     settings = {"model": captioner.name, "split": split, "beam": beam, "context": context}
-    return EvaluationResult(scores, captions, settings | scores.settings, failures)
+    settings |= scores.settings
+    vocabulary = captioner.vocabulary
+    words = len(vocabulary) - len(SPECIALS) if vocabulary.tokens == "word" else None
+    statistics, judged = _read(spoken, references, words)
+    return EvaluationResult(scores, captions, settings, failures, statistics, judged)
+
+
+def _read(
+    spoken: dict[str, tuple[SpokenWord, ...]],
+    references: dict[str, list[str]],
+    vocabulary: int | None,
+) -> tuple[CaptionStatistics, tuple[Judged, ...]]:
+    """Return what the captions are like, and their judged words."""
+    texts = {key: [word.text for word in words] for key, words in spoken.items()}
+    support = {
+        key: judge(words, [ptb_tokenize(text) for text in references[key]]).support
+        for key, words in texts.items()
+    }
+    judged = tuple(
+        [(w.logprob, ok) for w, ok in zip(words, support[key], strict=True) if ok is not None]
+        for key, words in spoken.items()
+    )
+    return caption_statistics(texts, support, vocabulary=vocabulary), judged

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from regard.metrics.lexicon import is_living, related, supported
 from regard.metrics.phrases import Phrase, Range, colours_of, noun_phrases
+from regard.words.lexicon import is_living, related, supported
 
 MISTAKES = ("unsupported", "colour", "count", "missed", "repetition")
 """A word that no reference supports; another colour, another number of the same noun; a thing that

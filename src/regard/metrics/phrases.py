@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from regard.metrics.lexicon import is_living, is_plural, is_quality
-from regard.metrics.word_classes import word_class
+from regard.words.lexicon import is_living, is_plural, is_quality
+from regard.words.word_classes import word_class
 
 Range = tuple[float, float]
 """At least and at most so many."""

@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from regard.metrics.lexicon import (
+from regard.metrics.nouns import FEWEST, MISTAKES, Mistake, wrong_colours, wrong_counts
+from regard.metrics.phrases import noun_phrases
+from regard.words.lexicon import (
     broader,
     is_judged,
     is_quality,
@@ -24,9 +26,7 @@ from regard.metrics.lexicon import (
     same,
     supported,
 )
-from regard.metrics.nouns import FEWEST, MISTAKES, Mistake, wrong_colours, wrong_counts
-from regard.metrics.phrases import noun_phrases
-from regard.metrics.word_classes import word_class
+from regard.words.word_classes import word_class
 
 _SELDOM_TOLD = "torso"
 """Nearly everybody wears a shirt, and few references say so: what is worn on the upper body is

@@ -27,6 +27,7 @@ _BOUNDS = {
     "top_p": {"exclusiveMinimum": 0, "maximum": 1},
 }
 _NUMBER, _TEXT, _WHOLE = {"type": "number"}, {"type": "string"}, {"type": "integer"}
+_CHANCE = _NUMBER | {"minimum": 0, "maximum": 1}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -42,6 +43,7 @@ _WORD = {
         "entropy": _NUMBER,
         "peak": _NUMBER,
         "location": {"type": ["integer", "null"]},
+        "confidence": _CHANCE,
         "alternatives": {"type": "array", "items": {"type": "object"}},
     },
 }
@@ -54,6 +56,7 @@ _CAPTION = {
         "medium": {"enum": ["image", "video", "volume"]},
         "caption": _TEXT,
         "score": _NUMBER,
+        "confidence": _CHANCE,
         "finished": {"type": "boolean"},
         "words": {"type": "array", "items": _WORD},
         "grid": {"type": "object"},

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 
-from regard.metrics.word_classes import word_class
+from regard.words.word_classes import word_class
 
 _LEAST_IN_ING, _LEAST_IN_ED = 6, 5  # letters; "king" and "bed" end so by chance
 _HISSES = ("s", "x", "z", "ch", "sh", "o")
@@ -168,7 +168,7 @@ class _Lexicon:
 
 @cache
 def _lexicon() -> _Lexicon:
-    return _Lexicon((files("regard.metrics") / "lexicon.txt").read_text("utf-8"))
+    return _Lexicon((files("regard.words") / "lexicon.txt").read_text("utf-8"))
 
 
 def _groups(word: str) -> set[int]:

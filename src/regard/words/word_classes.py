@@ -29,7 +29,7 @@ def word_class(word: str) -> str:
 
 @cache
 def _listed() -> dict[str, str]:
-    text = (files("regard.metrics") / "word_classes.txt").read_text("utf-8")
+    text = (files("regard.words") / "word_classes.txt").read_text("utf-8")
     kinds: dict[str, str] = {}
     for paragraph in text.split("\n\n")[1:]:
         name, words = paragraph.split(":\n", 1)

@@ -1,0 +1,110 @@
+"""What a model's captions are like, beyond their scores: length, variety, repetition, support.
+
+A score is a mean over pictures; a model that says "a man in a red shirt" of everything, or that
+stammers, may still have a good one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from regard.metrics.support import hallucination
+from regard.words.lexicon import is_judged
+
+N_GRAM = 3
+"""Words of a run that may come once: "in a" twice is English, "man in a" twice is a stammer."""
+
+
+@dataclass(frozen=True)
+class CaptionStatistics:
+    """Of one caption for each picture of a split. Shares and means are nan of no captions.
+
+    Attributes:
+        captions: how many.
+        mean_length: words of a caption.
+        distinct: how many different captions.
+        words_used: how many different words.
+        vocabulary: how many there are to use; None where the model writes in pieces of words.
+        repeated_ngram: share of captions with `N_GRAM` words in a row that come twice.
+        repeated_word: share of captions with a content word that comes twice.
+        unsupported: content words of a caption that references do not support, mean.
+        unsupported_words: share of judged content words without support.
+        unsupported_things: share of named things without support, as CHAIR_i (Rohrbach et al.
+            2018), by references alone (`regard.metrics.support`).
+        unsupported_captions: share of captions that name such a thing, as CHAIR_s.
+    """
+
+    captions: int
+    mean_length: float
+    distinct: int
+    words_used: int
+    vocabulary: int | None
+    repeated_ngram: float
+    repeated_word: float
+    unsupported: float
+    unsupported_words: float
+    unsupported_things: float
+    unsupported_captions: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; what is not known is None."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+def caption_statistics(
+    captions: Mapping[str, Sequence[str]],
+    support: Mapping[str, Sequence[bool | None]],
+    *,
+    vocabulary: int | None = None,
+) -> CaptionStatistics:
+    """Count what captions are like.
+
+    Args:
+        captions: the words of each, by item key.
+        support: of the same items, of each word, as `regard.metrics.support.judge` gives it.
+        vocabulary: how many words the model could say.
+
+    >>> said = {"a.jpg": ["a", "dog", "and", "a", "dog"], "b.jpg": ["a", "red", "dog"]}
+    >>> known = {"a.jpg": [None, True, None, None, True], "b.jpg": [None, False, True]}
+    >>> made = caption_statistics(said, known)
+    >>> made.mean_length, made.words_used, made.repeated_word, made.unsupported
+    (4.0, 4, 0.5, 0.5)
+    """
+    lower = [[word.lower() for word in words] for words in captions.values()]
+    known = [support[key] for key in captions]
+    share = hallucination(zip(lower, known, strict=True))
+    return CaptionStatistics(
+        captions=len(lower),
+        mean_length=_mean([len(words) for words in lower]),
+        distinct=len({tuple(words) for words in lower}),
+        words_used=len({word for words in lower for word in words}),
+        vocabulary=vocabulary,
+        repeated_ngram=_mean([repeats_ngram(words) for words in lower]),
+        repeated_word=_mean([repeats_word(words) for words in lower]),
+        unsupported=_mean([sum(ok is False for ok in one) for one in known]),
+        unsupported_words=share["content_words"],
+        unsupported_things=share["things"],
+        unsupported_captions=share["captions"],
+    )
+
+
+def repeats_ngram(words: Sequence[str], n: int = N_GRAM) -> bool:
+    """Whether n words in a row come a second time, overlapping or not."""
+    runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return len(set(runs)) < len(runs)
+
+
+def repeats_word(words: Sequence[str]) -> bool:
+    """Whether a content word comes a second time, in the same form."""
+    content = [word for word in words if is_judged(word)]
+    return len(set(content)) < len(content)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
