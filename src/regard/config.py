@@ -317,7 +317,8 @@ class TrainingConfig:
     save_every: int = 0
     """Also save the resumable state every so many steps; 0: only after each epoch."""
     init_from: str = ""
-    """Checkpoint whose weights and vocabulary the run starts from."""
+    """Model that the run begins from, as `--model` takes it: its weights, and its words before
+    those that the captions add. `encoder` and `decoder` must be its own (`regard train --init`)."""
 
     def __post_init__(self) -> None:
         _one_of("training", "batching", self.batching, ("bucket", "equal", "random"))
