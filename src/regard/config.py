@@ -310,7 +310,8 @@ class TrainingConfig:
     seed: int = 0
     """Of initialisation, order, dropout and sampling."""
     precision: str = "fp32"
-    """fp32 or bf16 (autocast)."""
+    """fp32, bf16 (autocast), or auto: bf16 where the processor computes in it. One that does not
+    takes many times as long in bf16 as in fp32."""
     patience: int = 0
     """Stop after this many evaluations with neither a better metric nor a lower val loss; 0
     never."""
@@ -322,7 +323,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _one_of("training", "batching", self.batching, ("bucket", "equal", "random"))
-        _one_of("training", "precision", self.precision, ("fp32", "bf16"))
+        _one_of("training", "precision", self.precision, ("auto", "fp32", "bf16"))
         for name in ("epochs", "batch_size", "captions_per_image", "accumulate"):
             _in_range("training", name, getattr(self, name), 1, 10**7)
 

@@ -273,6 +273,19 @@ def test_pieces_stay_as_they_are() -> None:
     assert extend_vocabulary(known, ["zebras"] * 9) is known
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_precision_is_what_the_processor_computes_in(
+    native: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.training.run.computes_in_bf16", lambda: native)
+    notes = Notes()
+    for wanted, taken in (("auto", "bf16" if native else "fp32"), ("bf16", "bf16")):
+        recipe = recipe_of(model, tmp_path, f"training.precision={wanted}")
+        run = prepare_run(recipe, tmp_path / wanted, False, notes, OneDevice())
+        assert run.recipe.training.precision == taken
+    assert any("only imitates" in said for said in notes.said) is not native
+
+
 def test_a_caption_s_cut_end_leaves_its_words_a_prior(model: Path, tmp_path: Path) -> None:
     run = prepared(recipe_of(model, tmp_path, "data.max_length=1"), tmp_path)
     assert isinstance(run.state.decoder, AttentionDecoder)

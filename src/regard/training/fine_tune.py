@@ -231,7 +231,7 @@ def _differences(one: Any, other: Any, section: str) -> list[tuple[str, Any, Any
     for field in fields(one):
         key, values = f"{section}.{field.name}", [getattr(c, field.name) for c in (one, other)]
         if is_dataclass(values[0]):
-            found += _differences(*values, key)
+            found += _differences(values[0], values[1], key)
         elif values[0] != values[1] and key not in (*_FREE, *_FILLED_IN):
             found.append((key, *values))
     return found

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from regard.checkpoint import Checkpoint, load_checkpoint
-from regard.config import Recipe, from_dict
+from regard.config import Recipe, TrainingConfig, from_dict
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder, build_encoder
 from regard.errors import CheckpointError
 from regard.media import NOUNS
 from regard.training.batches import Chunk, make_chunks
-from regard.training.devices import Devices
+from regard.training.devices import Devices, computes_in_bf16
 from regard.training.familiar import check_enough
 from regard.training.fine_tune import begin_from, open_start, set_priors, words_added
 from regard.training.logs import Reporter
@@ -66,7 +66,12 @@ def prepare_run(
         if encoder_config.weights:
             weights = str(Path(encoder_config.weights).absolute())
             encoder_config = replace(encoder_config, weights=weights)
-        recipe = replace(recipe, data=absolute_paths(recipe.data), encoder=encoder_config)
+        recipe = replace(
+            recipe,
+            data=absolute_paths(recipe.data),
+            encoder=encoder_config,
+            training=_of_this_machine(recipe.training, reporter, devices),
+        )
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
     if recipe.data.familiarity:
@@ -110,6 +115,21 @@ def prepare_run(
         state.load(devices.broadcast(state.to_dict()))  # whatever differs between machines
     chunks = make_chunks(captions, recipe.training.captions_per_image)
     return Run(recipe, out, splits, vocabulary, pictures, chunks, state, reporter, devices)
+
+
+def _of_this_machine(
+    training: TrainingConfig, reporter: Reporter, devices: Devices
+) -> TrainingConfig:
+    """Choose the precision where it is "auto"; a run that is resumed elsewhere keeps it."""
+    native = devices.broadcast(computes_in_bf16())
+    if training.precision == "bf16" and not native:
+        reporter.message(
+            "training.precision is bf16, which this processor only imitates: a step takes many "
+            "times as long as in fp32"
+        )
+    if training.precision != "auto":
+        return training
+    return replace(training, precision="bf16" if native else "fp32")
 
 
 def _encoder(recipe: Recipe, start: Checkpoint | None) -> Encoder:
