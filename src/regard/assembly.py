@@ -129,8 +129,16 @@ def _without_places(recipe: Recipe) -> Recipe:
         key: Path(getattr(recipe.data, key)).name for key in ("annotations", "images", "store")
     }
     encoder = replace(recipe.encoder, weights=Path(recipe.encoder.weights).name)
-    training = replace(recipe.training, init_from=Path(recipe.training.init_from).name)
+    training = replace(recipe.training, init_from=_name_of_model(recipe.training.init_from))
     return replace(recipe, encoder=encoder, data=replace(recipe.data, **names), training=training)
+
+
+def _name_of_model(place: str) -> str:
+    """Return a model's name without the folder that it lay in: of a run's best, the run's too."""
+    path = Path(place)
+    if not path.is_absolute():
+        return place
+    return "/".join(path.parts[-2:]) if path.name in ("best", "last") else path.name
 
 
 def _check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:

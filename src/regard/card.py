@@ -44,6 +44,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], words: int) -> s
         f"{_input(config)}.",
         f"- Decoder: LSTM {decoder['hidden_dim']}, {words} words, objective "
         f"{recipe['objective']['kind']}.",
+        *_start_lines(recipe.get("training", {})),
         *_data_lines(recipe["data"]),
         *_familiarity_lines(config),
         f"- Made by regard {config['regard_version']}, recipe `{recipe['name']}`.",
@@ -87,6 +88,11 @@ def _familiarity_lines(config: dict[str, Any]) -> list[str]:
     if known is None:
         return []
     return [f"- Says so where an input is unlike the {known['items']} training items looked at."]
+
+
+def _start_lines(training: dict[str, Any]) -> list[str]:
+    name = training.get("init_from")
+    return [f"- Fine-tuned from {name}: its words, and those of the new captions."] if name else []
 
 
 def _data_lines(data: dict[str, Any]) -> list[str]:

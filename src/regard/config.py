@@ -317,18 +317,20 @@ class TrainingConfig:
     seed: int = 0
     """Of initialisation, order, dropout and sampling."""
     precision: str = "fp32"
-    """fp32 or bf16 (autocast)."""
+    """fp32, bf16 (autocast), or auto: bf16 where the processor computes in it. One that does not
+    takes many times as long in bf16 as in fp32."""
     patience: int = 0
     """Stop after this many evaluations with neither a better metric nor a lower val loss; 0
     never."""
     save_every: int = 0
     """Also save the resumable state every so many steps; 0: only after each epoch."""
     init_from: str = ""
-    """Checkpoint whose weights and vocabulary the run starts from."""
+    """Model that the run begins from, as `--model` takes it: its weights, and its words before
+    those that the captions add. `encoder` and `decoder` must be its own (`regard train --init`)."""
 
     def __post_init__(self) -> None:
         _one_of("training", "batching", self.batching, ("bucket", "equal", "random"))
-        _one_of("training", "precision", self.precision, ("fp32", "bf16"))
+        _one_of("training", "precision", self.precision, ("auto", "fp32", "bf16"))
         for name in ("epochs", "batch_size", "captions_per_image", "accumulate"):
             _in_range("training", name, getattr(self, name), 1, 10**7)
 

@@ -166,21 +166,60 @@ def build_vocabulary(
     """
     if tokens == "bpe":
         return _build_bpe(captions, min_count, max_words)
-    split = _characters if tokens == "character" else words_of
-    counts: Counter[str] = Counter()
-    for caption in captions:
-        counts.update(split(caption) if isinstance(caption, str) else caption)
-    for special in SPECIALS:
-        counts.pop(special, None)
-    frequent = sorted(
-        (w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w)
-    )
+    counts = _counted(captions, tokens)
+    frequent = _frequent(counts, min_count)
     if not frequent:
         raise ConfigError(
             f"no word occurs {min_count} times or more in the training captions ({len(counts)} "
             "distinct words). Lower data.min_count or bring more captions."
         )
     return Vocabulary(SPECIALS + tuple(frequent[:max_words]), tokens)
+
+
+def extend_vocabulary(
+    known: Vocabulary,
+    captions: Iterable[str | Sequence[str]],
+    *,
+    min_count: int = 1,
+    max_words: int = 10000,
+) -> Vocabulary:
+    """Append the words of new captions that a vocabulary lacks; those it has keep their ids.
+
+    BPE pieces are returned as they are: which pieces a text is cut into depends on all of them.
+
+    Args:
+        known: the vocabulary.
+        captions: as for `build_vocabulary`; they are cut as `known` cuts.
+        min_count: rarer words are not appended.
+        max_words: of the whole vocabulary; none is dropped for it, but no more are appended.
+
+    >>> known = Vocabulary(SPECIALS + ("a", "dog"))
+    >>> extend_vocabulary(known, ["a cat", "a dog", "the cat"]).words[4:]
+    ('a', 'dog', 'cat', 'the')
+    """
+    if known.tokens == "bpe":
+        return known
+    counts = _counted(captions, known.tokens)
+    for word in known.words:
+        counts.pop(word, None)
+    room = max(0, max_words - (len(known) - len(SPECIALS)))
+    return Vocabulary(known.words + tuple(_frequent(counts, min_count)[:room]), known.tokens)
+
+
+def _counted(captions: Iterable[str | Sequence[str]], tokens: str) -> Counter[str]:
+    """Count words or characters, special ones left out."""
+    split = _characters if tokens == "character" else words_of
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(split(caption) if isinstance(caption, str) else caption)
+    for special in SPECIALS:
+        counts.pop(special, None)
+    return counts
+
+
+def _frequent(counts: Counter[str], min_count: int) -> list[str]:
+    """Return what is frequent enough, the most frequent first, ties by spelling."""
+    return sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
 
 
 def _normal(text: str) -> str:

@@ -81,6 +81,38 @@ def test_own_media_need_no_recipe(
     assert trained.recipe.data.images == "elsewhere"
 
 
+def test_a_model_to_go_on_from_needs_no_recipe(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--init", "flickr8k-hard", "--data", "c.csv", "--images", "photos", "--out", "m"]
+    assert run(monkeypatch, *given, "--set", "training.epochs=2") == 0
+    recipe = trained.recipe
+    assert (recipe.name, recipe.training.init_from) == ("fine-tune", "flickr8k-hard")
+    assert (recipe.decoder.attention, recipe.objective.kind) == ("hard", "hard_attention")
+    assert (recipe.data.annotations, recipe.data.images) == ("c.csv", "photos")
+    assert recipe.training.epochs == 2
+    assert run(monkeypatch, "flickr8k-hard", "--init", "flickr8k-soft", "--out", "m") == 0
+    assert trained.recipe.training.epochs == 12
+    capsys.readouterr()
+    assert run(monkeypatch, "fine-tune", "--data", "c.csv", "--out", "m") == 2
+    assert "Name it with --init" in capsys.readouterr().err
+    assert run(monkeypatch, "--init", "nowhere", "--data", "c.csv", "--out", "m") == 2
+    assert "no model 'nowhere'" in capsys.readouterr().err
+
+
+def test_ranks_go_on_from_the_same_model(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def launch(arguments: list[str], *_: object) -> int:
+        asked.append(arguments)
+        return 0
+
+    monkeypatch.setattr(regard.cli.train, "launch", launch)
+    assert run(monkeypatch, "--init", "flickr8k-soft", "--data", "c.csv", "--devices", "2") == 0
+    assert "--init flickr8k-soft" in " ".join(asked[0])
+    assert "fine-tune" in asked[0][-1]  # the run's folder; no recipe is named
+
+
 def test_a_run_is_never_written_over(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +131,8 @@ def test_resuming_takes_the_runs_own_recipe(
 ) -> None:
     assert run(monkeypatch, "--resume", "runs/a") == 0
     assert (trained.out, trained.resume) == (Path("runs/a"), True)
-    for clash in (["flickr8k-soft"], ["--set", "a.b=1"], ["--out", "b"], ["--data", "c.csv"]):
+    for clash in (["flickr8k-soft"], ["--set", "a.b=1"], ["--out", "b"], ["--data", "c.csv"],
+                  ["--init", "flickr8k-soft"]):  # fmt: skip
         assert run(monkeypatch, "--resume", "runs/a", *clash) == 2
         assert "leave out" in capsys.readouterr().err
 

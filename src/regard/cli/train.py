@@ -41,6 +41,10 @@ def train(
     images: Annotated[
         Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Go on from this model: folder, shipped model or hub id."),
+    ] = None,
     devices: Annotated[
         int, typer.Option(min=1, help="Processes on this machine that train together.")
     ] = 1,
@@ -52,15 +56,15 @@ def train(
     from regard.config import Recipe
 
     if resume is not None:
-        if recipe or settings or out or data or images:
+        if recipe or settings or out or data or images or init:
             raise ConfigError(
                 "--resume goes on in the run's own folder, with the recipe that it was started "
-                "with; leave out the recipe, --set, --out, --data and --images."
+                "with; leave out the recipe, --set, --out, --data, --images and --init."
             )
         chosen = Recipe()
     else:
-        recipe = recipe or _fitting(data, images)
-        chosen = _chosen(recipe, settings or [], data, images)
+        recipe = recipe or (None if init else _fitting(data, images))
+        chosen = _chosen(recipe, init, settings or [], data, images)
 
     def folder() -> Path:
         return resume or (_fresh(out) if out else _free(Path("runs") / chosen.name))
@@ -71,7 +75,7 @@ def train(
         place = folder()
         arguments = ["train", *([recipe] if recipe else [])]
         arguments += [part for setting in settings or [] for part in ("--set", setting)]
-        given = {"--data": data, "--images": images}
+        given = {"--data": data, "--images": images, "--init": init}
         given[("--out", "--resume")[resume is not None]] = place
         arguments += [part for name, v in given.items() if v for part in (name, str(v))]
         raise typer.Exit(launch(arguments, devices, nodes, place))
@@ -131,17 +135,43 @@ def _fitting(data: str | None, images: Path | None) -> str:
     return OWN[load_captions(data, str(images or "")).medium]
 
 
-def _chosen(name: str, settings: list[str], data: str | None, images: Path | None) -> Recipe:
+def _chosen(
+    name: str | None,
+    init: str | None,
+    settings: list[str],
+    data: str | None,
+    images: Path | None,
+) -> Recipe:
+    """Return the recipe; where there is a model to go on from, there need be no name."""
     from regard.config import override
-    from regard.recipes import find_recipe
 
-    recipe = find_recipe(name)
+    recipe = _going_on(init, name) if init else _find(name or "")
     places: dict[str, str] = {}
     if data is not None:
         places = {"annotations": data, "images": ""}  # beside the captions
     if images is not None:
         places["images"] = str(images)
     return override(replace(recipe, data=replace(recipe.data, **places)), settings)
+
+
+def _find(name: str) -> Recipe:
+    from regard.recipes import FINE_TUNE, find_recipe
+
+    if name == FINE_TUNE:
+        raise ConfigError(
+            f"the recipe {FINE_TUNE} has no encoder and no decoder: those are of the model that "
+            "training goes on from. Name it with --init, or take another recipe."
+        )
+    return find_recipe(name)
+
+
+def _going_on(init: str, name: str | None) -> Recipe:
+    from regard.recipes import FINE_TUNE, find_recipe
+
+    with needs_torch("training a model"):
+        from regard.training.fine_tune import fine_tuning_recipe
+    named = None if name in (None, FINE_TUNE) else find_recipe(name)
+    return fine_tuning_recipe(init, named)
 
 
 def _holds_a_run(folder: Path) -> bool:

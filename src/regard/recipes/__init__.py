@@ -10,6 +10,8 @@ from regard.errors import UnknownName
 
 OWN = {"image": "own-data", "video": "own-clips", "volume": "own-scans"}
 """The recipe for a user's own media, where none is named."""
+FINE_TUNE = "fine-tune"
+"""What is trained from a model, where no recipe is named; it has no networks of its own."""
 
 
 def shipped_recipes() -> dict[str, Path]:

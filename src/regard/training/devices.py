@@ -68,6 +68,12 @@ class Devices(Protocol):
         ...
 
 
+def computes_in_bf16() -> bool:
+    """Whether this processor has instructions for bf16; one without imitates it, slowly."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(has) for name, has in capabilities.items() if name.endswith("bf16"))
+
+
 class OneDevice:
     """One process on its own; needs nothing but torch."""
 

@@ -85,14 +85,21 @@ def _diary(run: Run) -> DiaryKeeper | None:
 def _epochs(run: Run, log: RunLog | NoLog, diary: DiaryKeeper | None) -> None:
     recipe, state = run.recipe, run.state
     if state.step == 0 and state.epoch == 0:
-        _evaluate(run, log, diary)  # the diary begins before the first step
+        evaluation = _evaluate(run, log, diary)  # the diary begins before the first step
+        if recipe.training.init_from and _judge(run, evaluation):
+            _save_best(run, evaluation)  # a model that is there may stay the best
     while state.epoch < recipe.training.epochs and not _stale(run):
         _one_epoch(run, log)
         state.epoch, state.batch = state.epoch + 1, 0
         evaluation = _evaluate(run, log, diary)
-        if state.judge(evaluation.scores, recipe.evaluation.metric) and run.leads:
+        if _judge(run, evaluation):
             _save_best(run, evaluation)
         _save_last(run, _metrics(run, evaluation))
+
+
+def _judge(run: Run, evaluation: Evaluation) -> bool:
+    """Take in an evaluation; return whether this process shall save the best."""
+    return run.state.judge(evaluation.scores, run.recipe.evaluation.metric) and run.leads
 
 
 def _one_epoch(run: Run, log: RunLog | NoLog) -> None:

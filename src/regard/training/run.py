@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 
-from regard.checkpoint import load_checkpoint
-from regard.config import Recipe, from_dict
+from regard.checkpoint import Checkpoint, load_checkpoint
+from regard.config import Recipe, TrainingConfig, from_dict
 from regard.decoder import AttentionDecoder
-from regard.encoders import build_encoder
+from regard.encoders import Encoder, build_encoder
 from regard.errors import CheckpointError
 from regard.media import NOUNS
 from regard.training.batches import Chunk, make_chunks
-from regard.training.devices import Devices
+from regard.training.devices import Devices, computes_in_bf16
 from regard.training.familiar import check_enough
+from regard.training.fine_tune import begin_from, open_start, set_priors, words_added
 from regard.training.logs import Reporter
 from regard.training.objectives import build_objective
 from regard.training.pictures import Pictures
@@ -28,7 +29,7 @@ from regard.training.prepare import (
 )
 from regard.training.state import TrainState
 from regard.training.views import views_of
-from regard.vocabulary import Vocabulary, build_vocabulary
+from regard.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,27 @@ def prepare_run(
         if encoder_config.weights:
             weights = str(Path(encoder_config.weights).absolute())
             encoder_config = replace(encoder_config, weights=weights)
-        recipe = replace(recipe, data=absolute_paths(recipe.data), encoder=encoder_config)
+        recipe = replace(
+            recipe,
+            data=absolute_paths(recipe.data),
+            encoder=encoder_config,
+            training=_of_this_machine(recipe.training, reporter, devices),
+        )
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
     if recipe.data.familiarity:
         check_enough(splits)
-    encoder = build_encoder(recipe.encoder, pretrained=True)
+    begins = saved is None and bool(recipe.training.init_from)
+    start = open_start(recipe, splits.train) if begins else saved
+    encoder = _encoder(recipe, start)
     recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
-    start = load_checkpoint(Path(recipe.training.init_from)) if recipe.training.init_from else None
-    vocabulary = (
-        saved.vocabulary if saved else start.vocabulary if start else _words(recipe, splits)
-    )
+    vocabulary = saved.vocabulary if saved else _words(recipe, splits, start)
     decoder = _fresh_decoder(recipe, encoder.annotation_dim, len(vocabulary))
-    if start is not None and saved is None:
-        _start_from(decoder, encoder, start.weights)
+    if start is not None:
+        begin_from(start, decoder, encoder, vocabulary, recipe.training.seed)
+    if start is not None and begins:
+        words = words_added(start.vocabulary, vocabulary)
+        reporter.message(f"begins from {recipe.training.init_from}: {words}")
     reporter.message(
         f"{len(splits.train.items)} training and {len(splits.val.items)} val "
         f"{NOUNS[encoder.medium]}s, "
@@ -99,6 +107,8 @@ def prepare_run(
     if remark:
         reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary)
+    if start is not None and len(vocabulary) > len(start.vocabulary):
+        set_priors(decoder, len(start.vocabulary), captions, splits.train, pictures)
     state = TrainState.begin(recipe, decoder, encoder, objective, devices.world)
     if saved is not None and saved.training_state is not None:
         state.load(saved.training_state)
@@ -108,13 +118,37 @@ def prepare_run(
     return Run(recipe, out, splits, vocabulary, pictures, chunks, state, reporter, devices)
 
 
-def _words(recipe: Recipe, splits: Splits) -> Vocabulary:
-    return build_vocabulary(
-        (caption for item in splits.train.items for caption in item.captions),
-        tokens=recipe.data.tokens,
-        min_count=recipe.data.min_count,
-        max_words=recipe.data.max_words,
-    )
+def _of_this_machine(
+    training: TrainingConfig, reporter: Reporter, devices: Devices
+) -> TrainingConfig:
+    """Choose the precision where it is "auto"; a run that is resumed elsewhere keeps it."""
+    native = devices.broadcast(computes_in_bf16())
+    if training.precision == "bf16" and not native:
+        reporter.message(
+            "training.precision is bf16, which this processor only imitates: a step takes many "
+            "times as long as in fp32"
+        )
+    if training.precision != "auto":
+        return training
+    return replace(training, precision="bf16" if native else "fp32")
+
+
+def _encoder(recipe: Recipe, start: Checkpoint | None) -> Encoder:
+    """Build the encoder; where there is a checkpoint its weights are put in later."""
+    if start is None:
+        return build_encoder(recipe.encoder, pretrained=True)
+    with torch.random.fork_rng(devices=[]):
+        return build_encoder(recipe.encoder, pretrained=False)
+
+
+def _words(recipe: Recipe, splits: Splits, start: Checkpoint | None) -> Vocabulary:
+    """Return the words of the training captions, after those of the model it begins from."""
+    data = recipe.data
+    captions = (caption for item in splits.train.items for caption in item.captions)
+    limits = {"min_count": data.min_count, "max_words": data.max_words}
+    if start is not None:
+        return extend_vocabulary(start.vocabulary, captions, **limits)
+    return build_vocabulary(captions, tokens=data.tokens, **limits)
 
 
 def _fresh_decoder(recipe: Recipe, annotation_dim: int, words: int) -> AttentionDecoder:
@@ -124,17 +158,3 @@ def _fresh_decoder(recipe: Recipe, annotation_dim: int, words: int) -> Attention
         return AttentionDecoder(
             recipe.decoder, annotation_dim=annotation_dim, vocabulary_size=words
         )
-
-
-def _start_from(
-    decoder: AttentionDecoder, encoder: torch.nn.Module, weights: dict[str, torch.Tensor]
-) -> None:
-    for prefix, module in (("decoder.", decoder), ("encoder.", encoder)):
-        part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        try:
-            module.load_state_dict(part)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the checkpoint in training.init_from does not fit the recipe's {prefix[:-1]}: "
-                f"{error}"
-            ) from error
