@@ -47,7 +47,7 @@ class Notes(Silent):
 def plain_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting an encoder takes longer than eight pictures do without."""
     monkeypatch.setattr(
-        "regard.training.prepare.encode_with", lambda encoder: encode_with(encoder, runtime="torch")
+        "regard.training.pictures.encode_with", lambda encoder: encode_with(encoder, runtime="torch")
     )
 
 
@@ -230,7 +230,7 @@ def test_self_critical_training_is_not_gone_on_with(tmp_path: Path) -> None:
     [
         ("decoder.hidden_dim=12", r"decoder.hidden_dim is 12, and .*model was made with 10"),
         ("decoder.output_activation=linear", "output_activation is 'linear'.*with 'tanh'"),
-        ("encoder.image_size=96", "encoder.image_size is 96, and .* with 64"),
+        ("encoder.resize=pad", "encoder.resize is 'pad', and .* with 'squash'"),
         ("encoder.video.frames=3", "encoder.video.frames is 3"),
         ("encoder.weights=mine.safetensors", "both give the encoder its weights"),
         ("data.tokens=character", "data.tokens is 'character', and .* says 'word' tokens"),
@@ -241,7 +241,8 @@ def test_settings_that_do_not_fit_are_named(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         prepared(recipe_of(model, tmp_path, setting), tmp_path)
-    prepared(recipe_of(model, tmp_path, "decoder.dropout=0.1", "encoder.trainable=true"), tmp_path)
+    free = "decoder.dropout=0.1", "encoder.trainable=true", "encoder.image_size=96"
+    prepared(recipe_of(model, tmp_path, *free), tmp_path)
 
 
 def test_models_that_do_not_fit_are_named(model: Path, tmp_path: Path) -> None:

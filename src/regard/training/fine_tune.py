@@ -54,11 +54,11 @@ def fine_tuning_recipe(model: str, recipe: Recipe | None = None) -> Recipe:
     """Return a recipe that goes on with a model.
 
     Encoder and decoder are the model's, and the kind of tokens. A recipe that is given says all
-    else, and of the networks what may change (which of the encoder is trained, `decoder.attention`
-    and the dropouts). Without one the shipped `fine-tune` says it, but the objective, mirrored pictures,
-    the length of captions, and whether familiarity is learned (anew) are as the model's own run
-    had them; only self-critical training, which needs words that are known, begins again by what
-    came before it.
+    else, and of the networks what may change (which blocks of the encoder are trained,
+    `decoder.attention` and the dropouts). Without one the shipped `fine-tune` says it, but the
+    objective, mirrored pictures, the length of captions, and whether familiarity is learned
+    (anew) are as the model's own run had them; only self-critical training, which needs words
+    that are known, begins again by what came before it.
 
     Args:
         model: as `find_model` takes it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -102,21 +103,24 @@ class SelfCritical(Objective):
         generator: Randomness | None,
     ) -> Tensor:
         fast = FastStep.of(decoder)
-        step_of = decoder.step if fast is None else fast
-        annotations = projected if fast is None else fast.ready(projected)
+        step = (
+            partial(decoder.step, projected=projected)
+            if fast is None
+            else partial(fast, ready=fast.ready(projected))
+        )
         state = decoder.init_state(projected, captions_per_item)
         rows = state.hidden.shape[0]
         token = torch.full((rows,), START, device=state.hidden.device)
         alive = torch.ones_like(token, dtype=torch.bool)
         said = torch.full((rows, self.max_length), PAD, device=token.device)
         for t in range(self.max_length):
-            step = step_of(token, state, annotations)
-            logits = step.logits.float()
+            found = step(token, state)
+            logits = found.logits.float()
             logits[:, list(_NEVER_SAID)] = -torch.inf
             token = _draw(logits, generator)
             said[:, t] = torch.where(alive, token, PAD)
             alive = alive & (token != END)
-            state = step.state
+            state = found.state
             if not bool(alive.any()):
                 break
         return said
