@@ -1,5 +1,6 @@
 """The example scripts run, and the page about one step shows what its script prints."""
 
+import json
 import re
 import runpy
 from itertools import pairwise
@@ -44,3 +45,20 @@ def test_the_clip_shows_three_photographs_for_two_seconds_each(tmp_path: Path) -
     steps = [abs(a - b).mean() for a, b in pairwise(frames)]
     cuts = sorted(range(len(steps)), key=steps.__getitem__)[-2:]
     assert sorted(cuts) == [29, 59]
+
+
+def test_learning_curves_are_drawn_from_the_logs_of_runs(tmp_path: Path) -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "learning_curves.py"))
+    runs = [tmp_path / "one", tmp_path / "other"]
+    for k, run in enumerate(runs):
+        run.mkdir()
+        lines = [
+            {"kind": "evaluation", "epoch": 0, "cider_d": 0.1 + k, "loss": 5.0},
+            {"kind": "train", "step": 1, "loss": 60.0},
+            {"kind": "evaluation", "epoch": 1, "cider_d": 30.0 + k, "loss": 3.0},
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run / "log.jsonl").write_text(text)
+    assert [record["cider_d"] for record in example["evaluations"](runs[1])] == [1.1, 31.0]
+    example["draw"](runs, "cider_d", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

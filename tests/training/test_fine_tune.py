@@ -47,7 +47,8 @@ class Notes(Silent):
 def plain_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting an encoder takes longer than eight pictures do without."""
     monkeypatch.setattr(
-        "regard.training.pictures.encode_with", lambda encoder: encode_with(encoder, runtime="torch")
+        "regard.training.pictures.encode_with",
+        lambda encoder: encode_with(encoder, runtime="torch"),
     )
 
 
