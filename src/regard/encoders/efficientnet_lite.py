@@ -107,7 +107,8 @@ class EfficientNetLite(PictureEncoder):
         whole = super().frozen_part()
         if whole is not None or not self.frozen_blocks:
             return whole
-        return _FirstBlocks(self, self._stem, self._blocks[: self.frozen_blocks])
+        first = Sequential(*list(self._blocks)[: self.frozen_blocks])
+        return _FirstBlocks(self, self._stem, first)
 
     def finish(self, vectors: Tensor) -> Tensor:
         """See `Encoder.finish`: vectors (N, L', D') of the first blocks become (N, L, D)."""
