@@ -33,6 +33,7 @@ def draw(runs: list[Path], metric: str, out: Path) -> None:
     above.set_ylabel(f"{metric} of greedy val captions, × 100")
     below.set_ylabel("val loss, nats a word")
     below.set_xlabel("epoch")
+    below.xaxis.get_major_locator().set_params(integer=True)
     above.legend()
     figure.savefig(out, dpi=110)
 
