@@ -90,7 +90,8 @@ def test_two_processes_are_one_with_the_doubled_batch(kind: str, runs: Path) -> 
     assert len(wanted) == 2 * 5
     rounding = 1e-3 if kind == "bf16" else 1e-5  # sums of bf16 products end in other bits
     assert curve(runs / kind) == pytest.approx(wanted, rel=rounding)
-    for score in ("loss", "cider_d", "bleu1"):
+    # In bf16 a word that is hardly likelier than the next may tip, and with it a score.
+    for score in ("loss",) if kind == "bf16" else ("loss", "cider_d", "bleu1"):
         wanted = curve(alone, score, "evaluation")
         assert curve(runs / kind, score, "evaluation") == pytest.approx(wanted, rel=rounding)
 
