@@ -213,7 +213,8 @@ class DataConfig:
     flip: bool = False
     """Also train on the mirrored picture."""
     crops: int = 0
-    """Also train on so many random parts of each picture, half of them mirrored."""
+    """Also train on so many random parts of each picture; every second one is mirrored where
+    `flip` is set."""
     val_fraction: float = 0.1
     """Share of pictures held out where the data names no split."""
     limit: int = 0
@@ -373,11 +374,6 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.data.crops and self.encoder.medium != "image":
-            raise ConfigError(
-                f"data.crops is {self.data.crops}, and encoder.medium {self.encoder.medium!r}: "
-                "only pictures are cut. Set data.crops to 0."
-            )
         if self.objective.kind == "hard_attention" and self.decoder.attention != "hard":
             raise ConfigError(
                 'objective.kind = "hard_attention" trains sampled cells, and decoder.attention is '

@@ -1,14 +1,16 @@
 """Views of training pictures."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import toys
 from regard.config import DataConfig, EncoderConfig, Recipe
 from regard.errors import ConfigError
-from regard.training.views import cut, draw_views, mirrored, views_of
+from regard.training.views import check_views, cut, draw_views, mirrored, views_of
 from regard.types import Media
 
 
@@ -66,4 +68,13 @@ def test_a_part_of_one_pixel_is_that_pixel() -> None:
 
 def test_clips_are_not_cut() -> None:
     with pytest.raises(ConfigError, match="only pictures are cut"):
-        Recipe(encoder=EncoderConfig(medium="video"), data=DataConfig(crops=1))
+        check_views(Recipe(encoder=EncoderConfig(medium="video"), data=DataConfig(crops=1)))
+
+
+def test_a_model_trained_on_parts_of_pictures_captions_clips() -> None:
+    model = toys.captioner()
+    recipe = replace(model.config, data=replace(model.config.data, crops=2))
+    model.config = recipe
+    clips = model.for_clips()
+    assert clips.medium == "video"
+    assert clips.config.data.crops == 2

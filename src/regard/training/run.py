@@ -28,7 +28,7 @@ from regard.training.prepare import (
     load_splits,
 )
 from regard.training.state import TrainState
-from regard.training.views import views_of
+from regard.training.views import check_views, views_of
 from regard.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary
 
 
@@ -77,6 +77,7 @@ def prepare_run(
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
     if recipe.data.familiarity:
         check_enough(splits)
+    check_views(recipe)
     begins = saved is None and bool(recipe.training.init_from)
     start = open_start(recipe, splits.train) if begins else saved
     encoder = _encoder(recipe, start)

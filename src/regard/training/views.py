@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from regard.config import DataConfig
+from regard.config import DataConfig, Recipe
+from regard.errors import ConfigError
 from regard.types import Media
 
 _LEAST_SIDE = 0.75  # of the picture's; people describe the whole, which should stay in view
@@ -28,6 +29,23 @@ def views_of(config: DataConfig) -> list[str]:
     mirror = ["", "-flip"] if config.flip else [""]
     crops = [f"{_CROP}{k + 1}{mirror[k % len(mirror)]}" for k in range(config.crops)]
     return ["plain", *flip, *crops]
+
+
+def check_views(recipe: Recipe) -> None:
+    """Refuse views that a medium does not have.
+
+    A model of pictures that was trained on parts of them may still caption clips, so this is asked
+    of a run and not of a recipe.
+
+    Raises:
+        ConfigError: parts are wanted of clips or scans.
+    """
+    crops, medium = recipe.data.crops, recipe.encoder.medium
+    if crops and medium != "image":
+        raise ConfigError(
+            f"data.crops is {crops}, and encoder.medium {medium!r}: only pictures are cut. Set "
+            "data.crops to 0."
+        )
 
 
 def draw_views(config: DataConfig, pictures: int, generator: torch.Generator) -> list[str]:
