@@ -73,3 +73,11 @@ def test_what_cannot_be_frozen_in_part_says_so() -> None:
         build_encoder(
             EncoderConfig(name="small_cnn", image_size=32, level="stride8", frozen_blocks=1)
         )
+
+
+@pytest.mark.parametrize("medium", ["video", "volume"])
+def test_clips_and_scans_by_a_partly_frozen_network_keep_it_frozen(medium: str) -> None:
+    encoder = build_encoder(lite(frozen_blocks=11, medium=medium))
+    frozen = [name for name, p in encoder.named_parameters() if not p.requires_grad]
+    assert len(frozen) == len(encoder.frozen_parameters()) > 0
+    assert encoder.frozen_part() is None  # it reads pixels in every step

@@ -54,7 +54,7 @@ class TorchBackend:
         if self._encode is not None:
             vectors = self.asarray(self._encode(pixels, mask))
         else:
-            with torch.inference_mode(), _evaluating(self.encoder):
+            with torch.inference_mode(), evaluating(self.encoder):
                 vectors = self.encoder(channels_last(self.asarray(pixels)), real)
         return Annotations(vectors, real, grids)
 
@@ -62,7 +62,7 @@ class TorchBackend:
         self, annotations: Annotations, captions_per_item: int = 1
     ) -> tuple[ProjectedAnnotations, DecoderState]:
         """Project annotations once and return the first state, N·G rows."""
-        with torch.inference_mode(), _evaluating(self.decoder):
+        with torch.inference_mode(), evaluating(self.decoder):
             projected = self.decoder.project(annotations.vectors.float(), annotations.mask)
             state = self.decoder.init_state(projected, captions_per_item)
             if self._fast is None or self._fast.seen != weights_seen(self.decoder):
@@ -82,7 +82,7 @@ class TorchBackend:
         if self._fast is not None and isinstance(projected, ReadyAnnotations):
             with torch.inference_mode():
                 return self._fast(token, state, projected, context=context, generator=generator)
-        with torch.inference_mode(), _evaluating(self.decoder):
+        with torch.inference_mode(), evaluating(self.decoder):
             return self.decoder.step(token, state, projected, context=context, generator=generator)
 
     @staticmethod
@@ -106,7 +106,7 @@ class TorchBackend:
 
 
 @contextlib.contextmanager
-def _evaluating(module: torch.nn.Module) -> Generator[None]:
+def evaluating(module: torch.nn.Module) -> Generator[None]:
     """Hold evaluation mode and give the former mode back."""
     if not module.training:
         yield

@@ -28,7 +28,6 @@ from regard.folders import whole_file
 SHARD_ROWS = 512
 _SHARD_BYTES = 2**28  # a shard is made in memory: fewer rows of a long clip's many cells
 _STALE = 24 * 3600.0  # seconds
-VIEWS = ("plain", "flip")
 
 
 @dataclass(frozen=True)

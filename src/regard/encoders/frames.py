@@ -58,6 +58,10 @@ class FrameEncoder(Encoder):
         """Return the motion network's: nobody trained it, so that it is never frozen."""
         return [] if self.motion is None else list(self.motion.parameters())
 
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Return those of the picture's network."""
+        return self.picture.frozen_parameters()
+
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (N, K, D), or (N, K·rows·cols, D) on a spatio-temporal grid.
 

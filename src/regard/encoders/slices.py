@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.config import VolumeConfig
 from regard.encoders.base import Encoder, PictureEncoder
@@ -55,6 +55,10 @@ class SliceEncoder(Encoder):
         for name, value in (("mean", picture.spec.mean), ("std", picture.spec.std)):
             # Not saved: the picture's specification is the encoder's own.
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Return those of the picture's network."""
+        return self.picture.frozen_parameters()
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (N, slices·rows·cols, D) for windowed voxels in 0..1; a scan has no padding."""

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from regard.backends.torch_backend import evaluating
 from regard.checkpoint import Checkpoint, inspect_checkpoint, load_checkpoint, load_weights
 from regard.config import ObjectiveConfig, Recipe, from_dict
 from regard.data.dataset import CaptionDataset
@@ -190,9 +191,7 @@ def set_priors(
     chosen = np.unique(np.linspace(0, len(captions) - 1, _LOOKED_AT).astype(int)).tolist()
     chunks = [Chunk(i, (tuple(captions[i][0]),)) for i in chosen]
     batch = make_batch(chunks, dataset, pictures, ["plain"] * len(chunks))
-    was_training = decoder.training
-    decoder.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(decoder):
         vectors = pictures.vectors(batch.vectors, batch.mask)
         unrolled = decoder(batch.tokens, decoder.project(vectors, batch.mask), steps=batch.steps)
         weight, bias = unrolled.output.weight, unrolled.output.bias
@@ -200,7 +199,6 @@ def set_priors(
         normaliser = (scores[:, :known] + bias[:known]).logsumexp(-1, keepdim=True)
         level = (normaliser - scores[:, known:]).mean(0)
         bias[known:] = share.log() - (1 - share.sum()).log() + level
-    decoder.train(was_training)
 
 
 def words_added(start: Vocabulary, vocabulary: Vocabulary) -> str:

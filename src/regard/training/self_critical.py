@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from regard.backends.torch_backend import evaluating
 from regard.backends.torch_step import FastStep
 from regard.config import ObjectiveConfig
 from regard.decoder import AttentionDecoder, Unrolled
@@ -21,6 +22,9 @@ Reward = Callable[[int, list[int]], float]
 """Maps (index of the training picture, sampled word ids) to a reward."""
 
 _NEVER_SAID = (PAD, START, UNKNOWN)
+_MOST_UNSAID = (
+    0.999  # of the probability: rounding may bring it to 1, and the logarithm to infinity
+)
 
 
 class SelfCritical(Objective):
@@ -87,42 +91,28 @@ class SelfCritical(Objective):
             (B, max_length) word ids, <pad> after <end>: all of that length, so that the reading
             that follows draws the same numbers whatever was said.
         """
-        training = decoder.training
-        decoder.eval()
-        try:
-            with torch.no_grad():
-                return self._sample(decoder, projected, captions_per_item, generator)
-        finally:
-            decoder.train(training)
-
-    def _sample(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        captions_per_item: int,
-        generator: Randomness | None,
-    ) -> Tensor:
-        fast = FastStep.of(decoder)
-        step = (
-            partial(decoder.step, projected=projected)
-            if fast is None
-            else partial(fast, ready=fast.ready(projected))
-        )
-        state = decoder.init_state(projected, captions_per_item)
-        rows = state.hidden.shape[0]
-        token = torch.full((rows,), START, device=state.hidden.device)
-        alive = torch.ones_like(token, dtype=torch.bool)
-        said = torch.full((rows, self.max_length), PAD, device=token.device)
-        for t in range(self.max_length):
-            found = step(token, state)
-            logits = found.logits.float()
-            logits[:, list(_NEVER_SAID)] = -torch.inf
-            token = _draw(logits, generator)
-            said[:, t] = torch.where(alive, token, PAD)
-            alive = alive & (token != END)
-            state = found.state
-            if not bool(alive.any()):
-                break
+        with torch.no_grad(), evaluating(decoder):
+            fast = FastStep.of(decoder)
+            step = (
+                partial(decoder.step, projected=projected)
+                if fast is None
+                else partial(fast, ready=fast.ready(projected))
+            )
+            state = decoder.init_state(projected, captions_per_item)
+            rows = state.hidden.shape[0]
+            token = torch.full((rows,), START, device=state.hidden.device)
+            alive = torch.ones_like(token, dtype=torch.bool)
+            said = torch.full((rows, self.max_length), PAD, device=token.device)
+            for t in range(self.max_length):
+                found = step(token, state)
+                logits = found.logits.float()
+                logits[:, list(_NEVER_SAID)] = -torch.inf
+                token = _draw(logits, generator)
+                said[:, t] = torch.where(alive, token, PAD)
+                alive = alive & (token != END)
+                state = found.state
+                if not bool(alive.any()):
+                    break
         return said
 
     def _rewards(self, tokens: Tensor, items: tuple[int, ...], samples: int) -> Tensor:
@@ -162,7 +152,8 @@ def said_logprob(unrolled: Unrolled, words: Tensor) -> Tensor:
     normaliser = losses + (features * layer.weight[word]).sum(-1) + layer.bias[word]
     never = list(_NEVER_SAID)
     unsaid = features @ layer.weight[never].t() + layer.bias[never] - normaliser[:, None]
-    return rows.unpack(-losses - torch.log1p(-unsaid.exp().sum(-1)))
+    share = unsaid.exp().sum(-1).clamp(max=_MOST_UNSAID)
+    return rows.unpack(-losses - torch.log1p(-share))
 
 
 def policy_loss(rewards: Tensor, baseline: Tensor, logprob: Tensor) -> Tensor:
