@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regard.config import EncoderConfig
+from regard.config import EncoderConfig, VolumeConfig
 from regard.encoders import build_encoder
 from regard.errors import ConfigError
 
@@ -77,7 +77,8 @@ def test_what_cannot_be_frozen_in_part_says_so() -> None:
 
 @pytest.mark.parametrize("medium", ["video", "volume"])
 def test_clips_and_scans_by_a_partly_frozen_network_keep_it_frozen(medium: str) -> None:
-    encoder = build_encoder(lite(frozen_blocks=11, medium=medium))
+    volume = VolumeConfig(shape=(2, SIZE, SIZE))
+    encoder = build_encoder(lite(frozen_blocks=11, medium=medium, volume=volume))
     frozen = [name for name, p in encoder.named_parameters() if not p.requires_grad]
     assert len(frozen) == len(encoder.frozen_parameters()) > 0
     assert encoder.frozen_part() is None  # it reads pixels in every step

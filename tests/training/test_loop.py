@@ -11,15 +11,19 @@ import torch
 import toys
 from regard.captioner import Captioner
 from regard.checkpoint import load_checkpoint
-from regard.config import Recipe, override
+from regard.config import EncoderConfig, Recipe, override
 from regard.encoders import build_encoder
+from regard.encoders.efficientnet_lite import EfficientNetLite
 from regard.encoders.fast import encode_with
 from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
 from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
 from regard.training.cross_entropy import CrossEntropy
+from regard.training.devices import OneDevice
 from regard.training.logs import RunLog, Silent
+from regard.training.run import prepare_run
 from regard.training.state import TrainState
+from regard.training.views import cut
 
 
 class Killed(Exception):
@@ -94,6 +98,54 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(kind: str, tmp_path: P
     records = (tmp_path / "broken" / "log.jsonl").read_text().splitlines()
     steps = [json.loads(r)["step"] for r in records if json.loads(r)["kind"] == "train"]
     assert steps == list(range(1, 10))
+
+
+def test_fine_tuned_in_part_only_the_last_blocks_learn(tmp_path: Path) -> None:
+    """And as they learn from pixels: what lies between is stored in half precision."""
+    settings = replace(
+        toy_recipe(tmp_path, "data.crops=2", "optimizer.ema_decay=0", "training.epochs=1"),
+        encoder=EncoderConfig(**KINDS["fine-tuned in part"]["encoder"]),  # type: ignore[arg-type]
+    )
+    settings = override(settings, ["optimizer.encoder_learning_rate=0.001"])
+    start = build_encoder(settings.encoder).state_dict()
+    train(settings, tmp_path / "stored")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(EfficientNetLite, "frozen_part", lambda _: None)
+        patch.setattr(EfficientNetLite, "finish", lambda *_: pytest.fail("nothing is stored"))
+        train(settings, tmp_path / "pixels")
+    stored, pixels = (
+        Captioner.load(tmp_path / run / "last").encoder.state_dict() for run in ("stored", "pixels")
+    )
+    for name, value in start.items():
+        tuned = name.startswith(("_head.0", "_blocks.11", "_blocks.15")) and "running" not in name
+        if name.startswith(("_stem", *(f"_blocks.{k}." for k in range(11)))):
+            assert torch.equal(stored[name], value), name
+        elif tuned and value.is_floating_point():
+            assert not torch.equal(stored[name], value), name
+    losses = []
+    for run in ("stored", "pixels"):
+        lines = (tmp_path / run / "log.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines if '"train"' in line])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert set(stored) == set(pixels)
+
+
+def test_parts_of_pictures_are_stored_as_they_are_cut(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "data.crops=2", "training.epochs=1")
+    train(recipe, tmp_path / "run")
+    encoder = build_encoder(recipe.encoder, pretrained=True)
+    run = prepare_run(recipe, tmp_path / "run", True, Silent(), OneDevice())
+    item = run.splits.train.items[0]
+    whole = encoder.read(item.file)
+    for view in ("plain", "flip", "crop1", "crop2-flip"):
+        pixels = encoder.prepare(cut(whole, view)).pixels
+        pixels = pixels[..., ::-1].copy() if view.endswith("flip") else pixels
+        wanted = run.state.encoder(torch.from_numpy(pixels)[None])
+        found, _ = run.pictures.read([item], [view])
+        torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
+    views = [run.pictures.read([item], [view])[0] for view in ("plain", "crop1")]
+    assert not torch.allclose(*views, atol=1e-2)
 
 
 def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
