@@ -45,6 +45,7 @@ def test_content_words_have_a_confidence_and_the_caption_their_mean() -> None:
     assert unsure_words(caption, 0.6) == (2,)
     assert unsure_text(caption, 0.6) == "a dog runs(?)"
     assert unsure_text(caption, 0.0) == "a dog runs"
+    assert unsure_words(caption, caption.words[2].confidence or 0.0) == ()  # not below itself
     assert MADE.told(said(("a", "the"), 0.5, 0.5)).confidence is None
     assert MADE.told(toys.caption(())).words == ()
 

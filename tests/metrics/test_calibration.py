@@ -66,6 +66,16 @@ def test_known_numbers_come_back_and_new_captions_are_calibrated() -> None:
     assert set(found.to_json()) == {"confidence", "expected_calibration_error", "log_loss"}
 
 
+def test_a_fit_is_judged_by_captions_that_it_has_not_seen() -> None:
+    """What was fitted to a word is kinder to it than what was fitted to all others."""
+    draws = np.random.default_rng(5)
+    words = [[(float(np.log(p)), bool(draws.random() < p))] for p in draws.uniform(0.1, 0.9, 80)]
+    made = calibrate(words, split="val", beam=3)
+    chances = [made.confidence.of(logprob) for ((logprob, _),) in words]
+    inside = [math.log(p if ok else 1 - p) for p, ((_, ok),) in zip(chances, words, strict=True)]
+    assert made.losses["confidence"] > -np.mean(inside) + 1e-4
+
+
 def test_what_cannot_be_calibrated_is_said() -> None:
     with pytest.raises(DatasetError, match="5 words with support and 0 without are too few"):
         calibrate([[(-0.5, True)] * 5], split="val", beam=3)

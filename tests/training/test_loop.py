@@ -131,6 +131,12 @@ def test_fine_tuned_in_part_only_the_last_blocks_learn(tmp_path: Path) -> None:
     assert set(stored) == set(pixels)
 
 
+def test_a_run_on_clips_refuses_parts_of_pictures(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "data.crops=1", "encoder.medium=video")
+    with pytest.raises(ConfigError, match="only pictures are cut"):
+        train(recipe, tmp_path / "run")
+
+
 def test_parts_of_pictures_are_stored_as_they_are_cut(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, "data.crops=2", "training.epochs=1")
     train(recipe, tmp_path / "run")

@@ -10,6 +10,7 @@ import toys
 from regard.config import ObjectiveConfig
 from regard.data import CaptionDataset, CaptionedItem
 from regard.decoder import Unrolled
+from regard.draws import fork
 from regard.packing import packing
 from regard.training.cross_entropy import CrossEntropy
 from regard.training.hard_attention import HardAttentionObjective
@@ -215,6 +216,36 @@ def test_samples_are_drawn_from_the_decoder_without_dropout() -> None:
     first[[PAD, START, UNKNOWN]] = -torch.inf
     shares = said[:, 0].bincount(minlength=len(first)) / 20000
     torch.testing.assert_close(shares, first.softmax(-1), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_self_critical_loss_is_that_of_its_samples_read_step_by_step(weight: float) -> None:
+    decoder = toys.decoder(dropout=0.0).train()
+    config = ObjectiveConfig(kind="self_critical", samples=3, cross_entropy_weight=weight)
+    objective = SelfCritical(config, lambda item, words: item + 0.3 * sum(words), 4)
+    made = batch(torch.tensor([[1, 4], [1, 5]]), torch.tensor([[4, 2], [5, 2]]), 2, 3)
+    projected = decoder.project(made.vectors, made.mask)
+    found = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
+    said = objective.sample(decoder, projected, 3, fork(torch.Generator().manual_seed(1)))
+
+    state, read = decoder.init_state(projected, 3), torch.full((6,), START)
+    logprob = torch.zeros(6)
+    for t in range(said.shape[1]):
+        step = decoder.step(read, state, projected)
+        logits = step.logits.clone()
+        logits[:, [PAD, START, UNKNOWN]] = -torch.inf
+        real = said[:, t] != PAD
+        word = torch.where(real, said[:, t], END)
+        logprob = logprob + torch.where(real, logits.log_softmax(-1)[range(6), word], 0.0)
+        state, read = step.state, said[:, t]
+    rewards = torch.tensor(
+        [k // 3 + 0.3 * sum(i for i in row if i != END) for k, row in enumerate(said.tolist())]
+    )
+    of = rewards.view(2, 3)
+    baseline = ((of.sum(1, keepdim=True) - of) / 2).flatten()
+    wanted = -((rewards - baseline) * logprob).mean()
+    plain = CrossEntropy(config).loss(decoder, projected, made, torch.Generator()).total
+    torch.testing.assert_close(found.total, wanted + weight * plain)
 
 
 @pytest.mark.parametrize("samples", [1, 4])
