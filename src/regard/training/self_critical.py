@@ -67,10 +67,9 @@ class SelfCritical(Objective):
         tokens = self.sample(decoder, projected, samples, fork(generator))
         rewards = self._rewards(tokens, batch.items, samples)
         baseline = self._baseline(decoder, projected, batch, rewards)
-        steps = tokens != PAD
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
-        unrolled = decoder(read, projected, steps=steps, generator=generator)
-        logprob = (said_logprob(unrolled, tokens) * steps).sum(1)
+        unrolled = decoder(read, projected, steps=tokens != PAD, generator=generator)
+        logprob = said_logprob(unrolled, tokens).sum(1)
         total = policy_loss(rewards, baseline, logprob)
         if self.config.cross_entropy_weight > 0:
             mixed = self.cross_entropy.loss(decoder, projected, batch, generator).total
@@ -137,7 +136,7 @@ class SelfCritical(Objective):
 
 
 def said_logprob(unrolled: Unrolled, words: Tensor) -> Tensor:
-    """Return log p of words among those that may be said, **not reduced**: (B, T).
+    """Return log p of words among those that may be said, **not reduced**: (B, T), 0 at steps not read.
 
     Without <pad>, <start> and <unk>, which are never sampled: a policy that gives them more must
     not gain by it.
