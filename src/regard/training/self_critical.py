@@ -22,9 +22,7 @@ Reward = Callable[[int, list[int]], float]
 """Maps (index of the training picture, sampled word ids) to a reward."""
 
 _NEVER_SAID = (PAD, START, UNKNOWN)
-_MOST_UNSAID = (
-    0.999  # of the probability: rounding may bring it to 1, and the logarithm to infinity
-)
+_MOST_UNSAID = 0.999  # where rounding makes it 1, the rest has no logarithm
 
 
 class SelfCritical(Objective):
@@ -136,7 +134,7 @@ class SelfCritical(Objective):
 
 
 def said_logprob(unrolled: Unrolled, words: Tensor) -> Tensor:
-    """Return log p of words among those that may be said, **not reduced**: (B, T), 0 at steps not read.
+    """Return log p of words among those that may be said, **not reduced**: (B, T); 0 where no word is.
 
     Without <pad>, <start> and <unk>, which are never sampled: a policy that gives them more must
     not gain by it.
