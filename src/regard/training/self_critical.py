@@ -134,7 +134,7 @@ class SelfCritical(Objective):
 
 
 def said_logprob(unrolled: Unrolled, words: Tensor) -> Tensor:
-    """Return log p of words among those that may be said, **not reduced**: (B, T); 0 where no word is.
+    """Return log p of words among those that may be said, **not reduced**: (B, T), 0 at padding.
 
     Without <pad>, <start> and <unk>, which are never sampled: a policy that gives them more must
     not gain by it.
