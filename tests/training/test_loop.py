@@ -12,6 +12,7 @@ import toys
 from regard.captioner import Captioner
 from regard.checkpoint import load_checkpoint
 from regard.config import EncoderConfig, Recipe, override
+from regard.data.shards import read_item
 from regard.encoders import build_encoder
 from regard.encoders.efficientnet_lite import EfficientNetLite
 from regard.encoders.fast import encode_with
@@ -139,15 +140,21 @@ def test_a_run_on_clips_refuses_parts_of_pictures(tmp_path: Path) -> None:
 
 def test_parts_of_pictures_are_stored_as_they_are_cut(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, "data.crops=2", "training.epochs=1")
-    train(recipe, tmp_path / "run")
-    encoder = build_encoder(recipe.encoder, pretrained=True)
-    run = prepare_run(recipe, tmp_path / "run", True, Silent(), OneDevice())
+    read: list[str] = []
+    with pytest.MonkeyPatch().context() as patch:
+        patch.setattr(
+            "regard.training.pictures.read_item",
+            lambda item, reader: (read.append(item.file), read_item(item, reader))[1],
+        )
+        run = prepare_run(recipe, tmp_path / "run", False, Silent(), OneDevice())
+    assert len(read) == len(set(read)) == 8  # once for all views
+    encoder = run.state.encoder
     item = run.splits.train.items[0]
     whole = encoder.read(item.file)
     for view in ("plain", "flip", "crop1", "crop2-flip"):
         pixels = encoder.prepare(cut(whole, view)).pixels
         pixels = pixels[..., ::-1].copy() if view.endswith("flip") else pixels
-        wanted = run.state.encoder(torch.from_numpy(pixels)[None])
+        wanted = encoder(torch.from_numpy(pixels)[None])
         found, _ = run.pictures.read([item], [view])
         torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
     views = [run.pictures.read([item], [view])[0] for view in ("plain", "crop1")]

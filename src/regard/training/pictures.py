@@ -74,9 +74,13 @@ class Pictures:
             return
         key = StoreKey(frozen.digest(), frozen.grid_shape, frozen.annotation_dim)
         self.store = AnnotationStore(folder, key)
-        wanted = [(self._digests[i.file], "plain", i.file) for i in everything]
-        for view in views:
-            wanted += [(self._digests[i.file], view, i.file) for i in splits.train.items]
+        # All views of a picture one after the other: it is read once for those of a batch.
+        wanted = [
+            (self._digests[item.file], view, item.file)
+            for split, seen in ((splits.train, ("plain", *views)), (splits.val, ("plain",)))
+            for item in split.items
+            for view in seen
+        ]
         self._fill(self.store, frozen, wanted, report, devices)
 
     def _fill(
@@ -97,9 +101,9 @@ class Pictures:
             with ThreadPoolExecutor(2) as pool:
 
                 def vectors(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-                    inputs = list(
-                        pool.map(lambda p: self._input(frozen, self._read(p[0]), p[1]), batch)
-                    )
+                    files = list(dict.fromkeys(file for file, _ in batch))
+                    media = dict(zip(files, pool.map(self._read, files), strict=True))
+                    inputs = list(pool.map(lambda p: self._input(frozen, media[p[0]], p[1]), batch))
                     mask = np.stack([i.mask for i in inputs])
                     return encode(np.stack([i.pixels for i in inputs]), mask), mask
 
