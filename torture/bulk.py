@@ -73,7 +73,7 @@ def make_source(folder: Path, items: int, seed: int) -> Path:
 def job_of(source: Path, out: Path) -> Job:
     """Return the job that is disturbed."""
     return Job(str(source), str(out), form="jsonl", unit=_UNIT, batch_size=_BATCH,
-               options={**_OPTIONS, "length_penalty": 0.0, "context": "expected"})  # fmt: skip
+               options={**_OPTIONS, "context": "expected"})  # fmt: skip
 
 
 def _command(source: Path, out: Path) -> subprocess.Popen[bytes]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from regard.confidence import Confidence
-from regard.config import DataConfig, Recipe
+from regard.config import DataConfig, DecodingConfig, Recipe, to_dict
 from regard.decoding.options import DecodingOptions
+from regard.documents import change_config
 from regard.errors import ConfigError, UnknownName
 from regard.types import AttentionTrace, Caption, Grid, Hypothesis, Media, Word
 from regard.vocabulary import UNKNOWN, Vocabulary
@@ -150,6 +152,15 @@ class CaptionWriter:
         )
 
 
+def store_decoding(folder: Path, decoding: DecodingConfig) -> None:
+    """Keep with a checkpoint how its captions are decoded; nothing else of it is touched.
+
+    Raises:
+        CheckpointError: its config cannot be read or written; what was there is untouched.
+    """
+    change_config(folder, lambda config: config["recipe"].update(decoding=to_dict(decoding)))
+
+
 def decoding_options(
     given: dict[str, Any], vocabulary: Vocabulary, config: Recipe, name: str
 ) -> DecodingOptions:
@@ -158,7 +169,7 @@ def decoding_options(
     Args:
         given: fields of `DecodingOptions`; `prefix` and `banned` as words or ids.
         vocabulary: of the model.
-        config: its recipe, which says how long captions are.
+        config: its recipe, which says how long captions are, and the decoding that suits it.
         name: of the model, for messages.
 
     Raises:
@@ -168,7 +179,7 @@ def decoding_options(
     unknown = [key for key in given if key not in _OPTIONS]
     if unknown:
         raise UnknownName("captioning option", unknown[0], _OPTIONS)
-    options = dict(given)
+    options = to_dict(config.decoding) | given
     longest = config.data.max_length
     # 20 characters are no caption, nor are 20 words where captions are long.
     if vocabulary.tokens != "word" or longest > DataConfig().max_length:

@@ -9,15 +9,13 @@ outcomes; it cannot lift a probability of less than a half above a half, which w
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regard.documents import Unreadable, json_of, text_of
+from regard.documents import change_config
 from regard.errors import CheckpointError
-from regard.folders import whole_file
 from regard.types import Caption
 from regard.words.lexicon import is_judged
 from regard.words.spoken import spoken_words
@@ -147,15 +145,7 @@ def store_confidence(folder: Path, confidence: Confidence) -> None:
     Raises:
         CheckpointError: the config cannot be read or written; what was there before is untouched.
     """
-    path = folder / "config.json"
-    try:
-        config = json_of(text_of(path))
-        config[_KEY] = confidence.to_json()
-        with whole_file(path) as new:
-            new.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", "utf-8")
-            new.chmod(path.stat().st_mode)
-    except (OSError, Unreadable, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be changed: {error}. It is as it was.") from error
+    change_config(folder, lambda config: config.update({_KEY: confidence.to_json()}))
 
 
 def logit(logprob: float) -> float:

@@ -337,6 +337,24 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class DecodingConfig:
+    """What captions of the model are decoded with where a caller names nothing else.
+
+    Which of these serves a model best depends on what it was trained for, so they are its own;
+    choose them on val (`regard evaluate --length-penalty 0.8 --keep-decoding`).
+    """
+
+    length_penalty: float = 0.0
+    """A caption's score is sum(log p) / length ** length_penalty; 0: the paper's plain sum."""
+    block_ngram: int = 0
+    """No n-gram of this size is said twice; 0 blocks nothing."""
+
+    def __post_init__(self) -> None:
+        _in_range("decoding", "length_penalty", self.length_penalty, 0.0, 100.0)
+        _in_range("decoding", "block_ngram", self.block_ngram, 0, 1000)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How the model is judged while it trains."""
 
@@ -371,6 +389,7 @@ class Recipe:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regard.cli.options import Beam, BlockNgram, Context, LengthPenalty, MaxLength, given
 from regard.cli.output import complain, error_console, json_line
 
 if TYPE_CHECKING:
@@ -46,17 +47,11 @@ def bulk(
     traces: Annotated[
         bool, typer.Option("--traces", help="Add maps, gates and alternatives of every word.")
     ] = False,
-    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
-    max_length: Annotated[
-        int | None,
-        typer.Option(help="Longest caption in tokens; else 20 words, or as long as in training."),
-    ] = None,
-    length_penalty: Annotated[
-        float, typer.Option(help="Divide log p by length to this power.")
-    ] = 0.0,
-    context: Annotated[
-        str, typer.Option(help="Hard attention: expected, sample or argmax.")
-    ] = "expected",
+    beam: Beam = 3,
+    max_length: MaxLength = None,
+    length_penalty: LengthPenalty = None,
+    block_ngram: BlockNgram = None,
+    context: Context = "expected",
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
     unit: Annotated[int, typer.Option(help="Items that are written together.")] = 256,
     column: Annotated[
@@ -73,9 +68,9 @@ def bulk(
     """
     from regard.bulk import Job, open_run, run
 
-    options = {"beam": beam, "length_penalty": length_penalty, "context": context}
-    if max_length is not None:
-        options["max_length"] = max_length
+    options = {"beam": beam, "context": context} | given(
+        max_length=max_length, length_penalty=length_penalty, block_ngram=block_ngram
+    )
     job = Job(source, out, model, form, traces, unit, batch_size, column, options)
     began = time.monotonic()
     todo = open_run(job, retry_failed=retry_failed)

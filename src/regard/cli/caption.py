@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regard.cli.files import OutputFolder, sources_of
+from regard.cli.options import Beam, BlockNgram, Context, LengthPenalty, MaxLength, given
 from regard.cli.output import Watch, complain, json_line
 from regard.errors import ConfigError
 
@@ -26,7 +27,7 @@ def caption(
     model: Annotated[
         str | None, typer.Option(help="Folder, shipped model or hub id; else the shipped one.")
     ] = None,
-    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
+    beam: Beam = 3,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     no_alpha: Annotated[bool, typer.Option("--no-alpha", help="Leave the maps out.")] = False,
     explain: Annotated[
@@ -40,17 +41,11 @@ def caption(
             help="Mark words whose chance to be right is below this (of a calibrated model).",
         ),
     ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(help="Longest caption in tokens; else 20 words, or as long as in training."),
-    ] = None,
-    length_penalty: Annotated[
-        float, typer.Option(help="Divide log p by length to this power.")
-    ] = 0.0,
+    max_length: MaxLength = None,
+    length_penalty: LengthPenalty = None,
+    block_ngram: BlockNgram = None,
     n_best: Annotated[int, typer.Option(help="Captions per file.")] = 1,
-    context: Annotated[
-        str, typer.Option(help="Hard attention: expected, sample or argmax.")
-    ] = "expected",
+    context: Context = "expected",
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
@@ -73,10 +68,9 @@ def caption(
         report=watch.report,
         batch_size=batch_size,
         beam=beam,
-        length_penalty=length_penalty,
         n_best=n_best,
         context=context,
-        **({} if max_length is None else {"max_length": max_length}),
+        **given(max_length=max_length, length_penalty=length_penalty, block_ngram=block_ngram),
     )
     failed = False
     for result in watch.pass_on(results):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from regard.card import METRIC_LABELS
 from regard.cli.files import check_place
+from regard.cli.options import Beam, BlockNgram, Context, LengthPenalty, given
 from regard.cli.output import complain, reporting, tables
 from regard.errors import ConfigError
 from regard.folders import whole_file
@@ -37,10 +39,10 @@ def evaluate(
         str | None, typer.Option(help="Folder, shipped model or hub id; else the shipped one.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
-    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
-    context: Annotated[
-        str, typer.Option(help="Hard attention: expected, sample or argmax.")
-    ] = "expected",
+    beam: Beam = 3,
+    length_penalty: LengthPenalty = None,
+    block_ngram: BlockNgram = None,
+    context: Context = "expected",
     limit: Annotated[int, typer.Option(help="Only the first so many pictures; 0: all.")] = 0,
     tokenizer: Annotated[
         str, typer.Option(help="ptb (Java), python (the same tokens), or auto.")
@@ -52,6 +54,10 @@ def evaluate(
         bool,
         typer.Option("--calibrate", help="Keep with the model how sure to be of its words."),
     ] = False,
+    keep_decoding: Annotated[
+        bool,
+        typer.Option("--keep-decoding", help="Make the penalty and blocking the model's own."),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write scores and captions here.")
     ] = None,
@@ -61,8 +67,10 @@ def evaluate(
 
     Below stands what the captions are like: length, variety, words without support, repetition.
     With --calibrate the model's words get a confidence (`regard caption --unsure`): two numbers in
-    its config.json, fitted to these captions.
+    its config.json, fitted to these captions. With --keep-decoding it captions from then on with
+    the length penalty and blocking of n-grams that were given; choose them on val.
     """
+    from regard.captions import store_decoding
     from regard.confidence import store_confidence
     from regard.data import load_dataset
     from regard.media import medium_of
@@ -71,13 +79,15 @@ def evaluate(
     from regard.routing import Router
 
     check_place(json_file, "--json")
-    folder = _own_folder(model) if calibrate else None
+    folder = _own_folder(model) if calibrate or keep_decoding else None
     dataset = load_dataset(annotations, images or "", present_only=present_only)
     items = dataset.split(split).items or dataset.items
     medium = medium_of(items[0].file) if items else "image"
     if folder is not None:
         _check_medium(folder, medium)
     captioner = Router(model, device=device).captioner(medium)
+    options = given(length_penalty=length_penalty, block_ngram=block_ngram)
+    decoding = replace(captioner.config.decoding, **options)
     with reporting() as report:
         result = evaluate_captioner(
             captioner,
@@ -85,12 +95,15 @@ def evaluate(
             split=split,
             beam=beam,
             context=context,
+            decoding=decoding,
             limit=limit,
             tokenizer=tokenizer,
             report=lambda done, total: report("captioning", done, total),
         )
     record, found = result.to_json(), None
-    if folder is not None:
+    if folder is not None and keep_decoding:
+        store_decoding(folder, decoding)
+    if folder is not None and calibrate:
         found = fit(result.judged, split=split, beam=beam)
         store_confidence(folder, found.confidence)
         record["calibration"] = found.to_json()
@@ -127,8 +140,7 @@ def _own_folder(model: str | None) -> Path:
     folder = find_model(model)
     if (folder / "config.json").is_symlink():
         raise ConfigError(
-            f"{folder} holds a link to what came from a hub. Copy it (cp -rL) and calibrate the "
-            "copy."
+            f"{folder} holds a link to what came from a hub. Copy it (cp -rL) and change the copy."
         )
     return folder
 
@@ -138,7 +150,7 @@ def _check_medium(folder: Path, medium: str) -> None:
 
     if (own := inspect_checkpoint(folder)["medium"]) != medium:
         raise ConfigError(
-            f"{folder} is a model of {own}s, and --calibrate was given {medium}s: what it says of "
+            f"{folder} is a model of {own}s, and was given {medium}s: what it says of "
             f"them is no measure for its own. Give it {own}s."
         )
 
@@ -187,6 +199,8 @@ def _table(result: EvaluationResult) -> Table:
         f"{settings['split']} ({settings['pictures']}) · {settings['tokenizer']} · "
         f"beam {settings['beam']} · {references} refs"
         + ("" if settings["context"] == "expected" else f" · {settings['context']} location")
+        + (f" · length penalty {p:g}" if (p := settings["length_penalty"]) else "")
+        + (f" · no {n}-gram twice" if (n := settings["block_ngram"]) else "")
     )
     values = result.scores.values
     table.add_row(settings["model"], *_cells(values, names), conditions, end_section=True)

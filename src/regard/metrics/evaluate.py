@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.captioner import Captioner, Failure
+from regard.config import DecodingConfig, to_dict
 from regard.data.dataset import CaptionDataset
 from regard.errors import ConfigError, DatasetError
 from regard.media import medium_of
@@ -56,6 +57,7 @@ def evaluate(
     split: str = "val",
     beam: int = 3,
     context: str = "expected",
+    decoding: DecodingConfig | None = None,
     limit: int = 0,
     tokenizer: str = "auto",
     batch_size: int = 50,
@@ -72,6 +74,7 @@ def evaluate(
         split: which part of it.
         beam: beam width; 1 is greedy.
         context: how hard attention forms the context: "expected", "sample" or "argmax".
+        decoding: length penalty and blocking of n-grams; else the model's own.
         limit: only the first so many pictures; 0 takes all.
         tokenizer: see `score_captions`.
         batch_size: pictures at a time.
@@ -97,8 +100,9 @@ def evaluate(
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}
     spoken: dict[str, tuple[SpokenWord, ...]] = {}
+    own = to_dict(decoding or captioner.config.decoding)
     results = captioner.accelerated(len(items)).caption_many(
-        (item.file for item in items), batch_size=batch_size, beam=beam, context=context
+        (item.file for item in items), batch_size=batch_size, beam=beam, context=context, **own
     )
     for item, result in zip(items, results, strict=True):
         if isinstance(result, Failure):
@@ -110,6 +114,7 @@ def evaluate(
     references = {item.key: list(item.captions) for item in items}
     scores = score_captions(captions, references, tokenizer=tokenizer)
     settings = {"model": captioner.name, "split": split, "beam": beam, "context": context}
+    settings |= own
     settings |= scores.settings
     vocabulary = captioner.vocabulary
     words = len(vocabulary) - len(SPECIALS) if vocabulary.tokens == "word" else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from regard.backends.torch_backend import TorchBackend
-from regard.config import EvaluationConfig
+from regard.config import Recipe, to_dict
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
@@ -44,8 +44,7 @@ def evaluate_decoder(
     vocabulary: Vocabulary,
     splits: Splits,
     pictures: Pictures,
-    config: EvaluationConfig,
-    max_length: int,
+    recipe: Recipe,
     devices: Devices,
 ) -> Evaluation:
     """Caption the val split and score the captions.
@@ -57,8 +56,10 @@ def evaluate_decoder(
         RuntimeError: the devices' captions are not one of each picture.
     """
     items = splits.val.items[devices.rank :: devices.world]
-    method = "greedy" if config.beam == 1 else "beam"
-    options = DecodingOptions(method=method, beam=config.beam, max_length=max_length)
+    beam, max_length = recipe.evaluation.beam, recipe.data.max_length
+    method = "greedy" if beam == 1 else "beam"
+    own = to_dict(recipe.decoding)
+    options = DecodingOptions(method=method, beam=beam, max_length=max_length, **own)
     backend = TorchBackend(None, decoder)
     hypotheses: dict[str, Hypothesis] = {}
     for start in range(0, len(items), _PICTURES_PER_BATCH):

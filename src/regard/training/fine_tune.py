@@ -57,9 +57,9 @@ def fine_tuning_recipe(model: str, recipe: Recipe | None = None) -> Recipe:
     Encoder and decoder are the model's, and the kind of tokens. A recipe that is given says all
     else, and of the networks what may change (which blocks of the encoder are trained,
     `decoder.attention` and the dropouts). Without one the shipped `fine-tune` says it, but the
-    objective, mirrored pictures, the length of captions, and whether familiarity is learned
-    (anew) are as the model's own run had them; only self-critical training, which needs words
-    that are known, begins again by what came before it.
+    objective, mirrored pictures, the length of captions, how they are decoded, and whether
+    familiarity is learned (anew) are as the model's own run had them; only self-critical
+    training, which needs words that are known, begins again by what came before it.
 
     Args:
         model: as `find_model` takes it.
@@ -222,7 +222,12 @@ def _defaults(old: Recipe) -> Recipe:
     names = ("flip", "max_length", "familiarity")
     data = replace(recipe.data, **{name: getattr(old.data, name) for name in names})
     return replace(
-        recipe, encoder=old.encoder, decoder=old.decoder, objective=_objective(old), data=data
+        recipe,
+        encoder=old.encoder,
+        decoder=old.decoder,
+        objective=_objective(old),
+        data=data,
+        decoding=old.decoding,
     )
 
 

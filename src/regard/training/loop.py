@@ -143,8 +143,7 @@ def _evaluate(run: Run, log: RunLog | NoLog, diary: DiaryKeeper | None) -> Evalu
             run.vocabulary,
             run.splits,
             run.pictures,
-            recipe.evaluation,
-            recipe.data.max_length,
+            recipe,
             run.devices,
         )
     if diary is None:  # the leading process has the captions
