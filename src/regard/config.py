@@ -258,6 +258,9 @@ class ObjectiveConfig:
     """Self-critical: captions sampled per image."""
     reward_end_token: bool = False
     """Self-critical: count the end token as a word of the scored caption."""
+    bleu_weight: float = 0.0
+    """Self-critical: so many times a caption's smoothed BLEU-4 (0 to 1) is added to its CIDEr-D
+    (0 to 10)."""
     cross_entropy_weight: float = 0.0
     """Self-critical: weight of a cross-entropy term mixed in."""
 
@@ -267,6 +270,7 @@ class ObjectiveConfig:
         )
         _one_of("objective", "reward", self.reward, ("sum", "mean"))
         _in_range("objective", "label_smoothing", self.label_smoothing, 0.0, 0.9)
+        _in_range("objective", "bleu_weight", self.bleu_weight, 0.0, 100.0)
         _in_range("objective", "baseline_decay", self.baseline_decay, 0.0, 1.0)
         _in_range("objective", "expectation_probability", self.expectation_probability, 0.0, 1.0)
 

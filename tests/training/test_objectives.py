@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from regard.packing import packing
 from regard.training.cross_entropy import CrossEntropy
 from regard.training.hard_attention import HardAttentionObjective
 from regard.training.objective import Batch, caption_logprob
-from regard.training.objectives import cider_reward
+from regard.training.objectives import caption_reward
 from regard.training.penalties import attention_entropy, doubly_stochastic
 from regard.training.self_critical import SelfCritical, policy_loss, said_logprob
 from regard.vocabulary import END, PAD, START, UNKNOWN
@@ -280,7 +281,10 @@ def test_the_end_token_is_rewarded_where_people_end() -> None:
     ]
     train, words = CaptionDataset(tuple(items), "toy"), toys.vocabulary()
     said = words.encode("a dog runs")
-    rewarded = cider_reward(train, words, end_token=True)
+    config = ObjectiveConfig(kind="self_critical")
+    rewarded = caption_reward(replace(config, reward_end_token=True), train, words)
     assert rewarded(0, [*said, END]) > rewarded(0, said)
-    plain = cider_reward(train, words, end_token=False)
+    plain = caption_reward(config, train, words)
     assert plain(0, said) > plain(0, words.encode("a dog")) > 0
+    mixed = caption_reward(replace(config, bleu_weight=2.0), train, words)
+    assert mixed(0, said) == pytest.approx(plain(0, said) + 2)  # a reference, whose BLEU is 1

@@ -1,4 +1,4 @@
-"""Self-critical training: raise the CIDEr-D of the captions that the model itself says."""
+"""Self-critical training: raise what the captions that the model itself says are worth."""
 
 from __future__ import annotations
 
