@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from regard.config import override
 from regard.data.hippocampus import load_facts, read_marked
 from regard.data.hippocampus_facts import ANTERIOR, FACTS, POSTERIOR
 from regard.encoders import Encoder, TaughtEncoder, build_encoder
 from regard.metrics.solids import Solid
 from regard.recipes import find_recipe
+from regard.settings import override
 from regard.training.mask_targets import Targets, teach_encoder
 
 

@@ -114,7 +114,7 @@ def test_only_a_resumable_checkpoint_says_where_the_data_lay(tmp_path: Path) -> 
         "data.store=/home/me/store",
         "training.init_from=/home/me/first",
     ]
-    made.config = regard.config.override(made.config, settings)
+    made.config = regard.settings.override(made.config, settings)
     made.save(tmp_path / "last", training_state={"step": 1})
     made.save(tmp_path / "best")
     assert Captioner.load(tmp_path / "last").config == made.config

@@ -12,7 +12,7 @@ import torch
 import clips
 import toys
 from regard.captioner import Captioner
-from regard.config import Recipe, VideoConfig, override
+from regard.config import Recipe, VideoConfig
 from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.media import read_clip
@@ -20,6 +20,7 @@ from regard.metrics import java
 from regard.metrics.evaluate import evaluate
 from regard.recipes import find_recipe
 from regard.routing import Router
+from regard.settings import override
 from regard.training import train
 from regard.training.logs import Silent
 

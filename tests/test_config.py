@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.config import DecoderConfig, ObjectiveConfig, Recipe, from_dict, load_recipe, override
-from regard.config import to_dict as as_dict
+from regard.config import DecoderConfig, ObjectiveConfig, Recipe
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.media import ClipSpec, PreprocessingSpec, ScanSpec
 from regard.recipes import find_recipe, shipped_recipes
+from regard.settings import from_dict, load_recipe, override
+from regard.settings import to_dict as as_dict
 from regard.vocabulary import (
     END,
     SPECIALS,

@@ -14,8 +14,9 @@ import toys
 from regard.captioner import Captioner
 from regard.captions import decoding_options, store_decoding
 from regard.cli.main import app
-from regard.config import DecodingConfig, Recipe, from_dict
+from regard.config import DecodingConfig, Recipe
 from regard.errors import CheckpointError, ConfigError
+from regard.settings import from_dict
 from regard.training.fine_tune import fine_tuning_recipe
 
 OWN = DecodingConfig(length_penalty=0.8, block_ngram=1)

@@ -16,7 +16,7 @@ SOURCE = Path(regard.__file__).parent
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
-    {"types", "errors", "config", "vocabulary", "version", "folders"}
+    {"types", "errors", "config", "settings", "vocabulary", "version", "folders"}
     | {"arrays", "documents", "draws", "lanes", "packing", "ranks", "words"},
     {"media", "recipes"},
     {"encoders", "attention", "kernels", "pretrained", "card", "familiarity", "confidence"},

@@ -236,8 +236,8 @@ def _use_torch(folder: Path) -> None:
 
 
 def _use_recipe(path: Path) -> None:
-    from regard.config import override
     from regard.recipes import find_recipe
+    from regard.settings import override
 
     override(find_recipe(str(path)), ["training.epochs=3"])
 

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from regard.config import EncoderConfig, Recipe, override
+from regard.config import EncoderConfig, Recipe
 from regard.data import AnnotationStore, CaptionDataset, StoreKey, load_dataset
 from regard.data.shard_writer import write_shards
 from regard.data.shards import MANIFEST, load_shards
 from regard.errors import RankLost
 from regard.folders import recovered
+from regard.settings import override
 from torture.processes import KILLED, ended, start, start_ranks
 from torture.tally import Tally
 

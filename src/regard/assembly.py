@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from regard.checkpoint import SPECIAL_IDS, Checkpoint, load_weights
 from regard.confidence import Confidence, stored_confidence
-from regard.config import Recipe, from_dict, to_dict
+from regard.config import Recipe
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder, build_encoder
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.familiarity import Familiarity, stored_familiarity
+from regard.settings import from_dict, to_dict
 from regard.version import __version__
 from regard.vocabulary import Vocabulary
 

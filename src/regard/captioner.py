@@ -20,7 +20,7 @@ from regard.backends.onnx_backend import OnnxBackend, available_cores
 from regard.captions import decoding_options
 from regard.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from regard.confidence import Confidence, stored_confidence
-from regard.config import Recipe, VideoConfig, from_dict
+from regard.config import Recipe, VideoConfig
 from regard.errors import (
     CheckpointError,
     ConfigError,
@@ -30,6 +30,7 @@ from regard.errors import (
 from regard.familiarity import Familiarity, stored_familiarity
 from regard.graphs import MANIFEST, LightModel, open_light
 from regard.media.reader import Reader, StoredReader
+from regard.settings import from_dict
 from regard.streaming import CaptionStream, Deferred, Failure, Report, Source, encode
 from regard.types import Annotations, Caption, Media
 from regard.vocabulary import Vocabulary

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from regard.confidence import Confidence
-from regard.config import DataConfig, DecodingConfig, Recipe, to_dict
+from regard.config import DataConfig, DecodingConfig, Recipe
 from regard.decoding.options import DecodingOptions
 from regard.documents import change_config
 from regard.errors import ConfigError, UnknownName
+from regard.settings import to_dict
 from regard.types import AttentionTrace, Caption, Grid, Hypothesis, Media, Word
 from regard.vocabulary import UNKNOWN, Vocabulary
 

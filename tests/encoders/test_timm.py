@@ -19,9 +19,10 @@ from torch.nn import functional as F
 import toys
 from regard.captioner import Captioner
 from regard.cli.main import main
-from regard.config import EncoderConfig, Recipe, override
+from regard.config import EncoderConfig, Recipe
 from regard.encoders import Encoder, build_encoder
 from regard.errors import ConfigError, MissingExtra
+from regard.settings import override
 from regard.training import train
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,12 @@ import together
 import toys
 from regard.cli.launch import LOST
 from regard.cli.main import main
-from regard.config import EncoderConfig, Recipe, override
+from regard.config import EncoderConfig, Recipe
 from regard.data import CaptionDataset
 from regard.draws import Draws, bernoulli, choose, exponential
 from regard.errors import ConfigError
 from regard.ranks import ranks_in
+from regard.settings import override
 from regard.training import loop, train
 from regard.training.batches import Chunk
 from regard.training.devices import OneDevice

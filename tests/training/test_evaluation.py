@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import toys
-from regard.config import EncoderConfig, override
+from regard.config import EncoderConfig
+from regard.settings import override
 from regard.training import train
 
 

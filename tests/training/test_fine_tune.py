@@ -11,12 +11,13 @@ import torch
 
 import toys
 from regard.captioner import Captioner
-from regard.config import EncoderConfig, ObjectiveConfig, Recipe, override
+from regard.config import EncoderConfig, ObjectiveConfig, Recipe
 from regard.decoder import AttentionDecoder
 from regard.encoders import build_encoder
 from regard.encoders.fast import encode_with
 from regard.errors import CheckpointError, ConfigError
 from regard.pretrained import shipped_models
+from regard.settings import override
 from regard.training import train
 from regard.training.devices import OneDevice
 from regard.training.fine_tune import fine_tuning_recipe

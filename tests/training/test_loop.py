@@ -11,12 +11,13 @@ import torch
 import toys
 from regard.captioner import Captioner
 from regard.checkpoint import load_checkpoint
-from regard.config import EncoderConfig, Recipe, override
+from regard.config import EncoderConfig, Recipe
 from regard.data.shards import read_item
 from regard.encoders import build_encoder
 from regard.encoders.efficientnet_lite import EfficientNetLite
 from regard.encoders.fast import encode_with
 from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
+from regard.settings import override
 from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
 from regard.training.cross_entropy import CrossEntropy

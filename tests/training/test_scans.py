@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from regard.captioner import Captioner
-from regard.config import override
 from regard.data.hippocampus import load_facts, write_hippocampus
 from regard.data.hippocampus_facts import Marked
 from regard.data.warp import warped
@@ -23,6 +22,7 @@ from regard.metrics.rule_facts import (
     score_facts,
 )
 from regard.recipes import find_recipe
+from regard.settings import override
 from regard.training import train
 
 nibabel = pytest.importorskip("nibabel")

@@ -15,9 +15,10 @@ from regard.bulk.shards import check_form, counts_of
 from regard.bulk.worker import Done, Worker
 from regard.captions import decoding_options
 from regard.checkpoint import load_checkpoint
-from regard.config import Recipe, from_dict
+from regard.config import Recipe
 from regard.errors import CheckpointError, UnknownName
 from regard.pretrained import DEFAULTS, find_model
+from regard.settings import from_dict
 
 ENGINES = ("auto", "local", "ray")
 _READERS = 16  # shards whose counts are read together

@@ -143,7 +143,7 @@ def _chosen(
     images: Path | None,
 ) -> Recipe:
     """Return the recipe; where there is a model to go on from, there need be no name."""
-    from regard.config import override
+    from regard.settings import override
 
     recipe = _going_on(init, name) if init else _find(name or "")
     places: dict[str, str] = {}

@@ -24,10 +24,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from regard import errors
-from regard.config import from_dict
 from regard.errors import MediaError, MediaTooLarge, MissingExtra
 from regard.media.image import read_image
 from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
+from regard.settings import from_dict
 from regard.types import Clip, Media, Scan
 
 MAX_HEADER = 2**20

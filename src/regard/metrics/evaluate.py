@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.captioner import Captioner, Failure
-from regard.config import DecodingConfig, to_dict
+from regard.config import DecodingConfig
 from regard.data.dataset import CaptionDataset
 from regard.errors import ConfigError, DatasetError
 from regard.media import medium_of
@@ -16,6 +16,7 @@ from regard.metrics.scores import Scores, check_scorers, score_captions
 from regard.metrics.statistics import CaptionStatistics, caption_statistics
 from regard.metrics.support import judge
 from regard.metrics.tokenize import ptb_tokenize
+from regard.settings import to_dict
 from regard.vocabulary import SPECIALS
 from regard.words.spoken import SpokenWord, spoken_words
 

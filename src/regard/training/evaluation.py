@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from regard.backends.torch_backend import TorchBackend
-from regard.config import Recipe, to_dict
+from regard.config import Recipe
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
 from regard.metrics import score_captions
+from regard.settings import to_dict
 from regard.training.batches import Chunk, make_chunks
 from regard.training.devices import Devices
 from regard.training.objective import caption_logprob

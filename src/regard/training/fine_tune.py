@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from regard.backends.torch_backend import evaluating
 from regard.checkpoint import Checkpoint, inspect_checkpoint, load_checkpoint, load_weights
-from regard.config import ObjectiveConfig, Recipe, from_dict
+from regard.config import ObjectiveConfig, Recipe
 from regard.data.dataset import CaptionDataset
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder
@@ -33,6 +33,7 @@ from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.media import NOUNS
 from regard.pretrained import find_model
 from regard.recipes import FINE_TUNE, find_recipe
+from regard.settings import from_dict
 from regard.training.batches import Chunk
 from regard.training.pictures import Pictures, make_batch
 from regard.vocabulary import END, SPECIALS, Vocabulary

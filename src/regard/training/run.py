@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from regard.checkpoint import Checkpoint, load_checkpoint
-from regard.config import Recipe, TrainingConfig, from_dict
+from regard.config import Recipe, TrainingConfig
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder, build_encoder
 from regard.errors import CheckpointError
 from regard.media import NOUNS
+from regard.settings import from_dict
 from regard.training.batches import Chunk, make_chunks
 from regard.training.devices import Devices, computes_in_bf16
 from regard.training.familiar import check_enough
