@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from regard.attention import HardAttention, Scores
 from regard.attention.scores import AdditiveScores
@@ -196,7 +197,9 @@ class _PlainAdditive(Scores):
 
     def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
         query = self.query(hidden) + self.key.bias
-        return torch.tanh(keys[:, None] + query[:, :, None]) @ self.v.weight[0]
+        tanh = torch.tanh(keys.unsqueeze(1) + query.unsqueeze(2))
+        # The row v times all columns: onnxruntime takes 18 times as long for (..., A) @ (A,).
+        return functional.linear(self.v.weight, tanh.flatten(0, 2)).view(tanh.shape[:3])
 
 
 def _graph_attention(attention: Attention) -> Attention:
