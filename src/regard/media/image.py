@@ -199,7 +199,9 @@ def _band(picture: Image.Image) -> np.ndarray:
         picture = picture.convert("RGBA")
         white_sheet = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white_sheet, picture)
-    return np.asarray(picture.convert("RGB"), np.uint8)
+    if picture.mode != "RGB":  # convert copies what is RGB already
+        picture = picture.convert("RGB")
+    return np.asarray(picture, np.uint8)
 
 
 def _from_16_bits(values: np.ndarray) -> np.ndarray:
