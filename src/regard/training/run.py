@@ -57,23 +57,11 @@ def prepare_run(
     recipe: Recipe, out: Path, resume: bool, reporter: Reporter, devices: Devices
 ) -> Run:
     """Load captions, vocabulary, encoder, annotations and state; see `regard.training.train`."""
-    saved = None
-    if resume:
-        saved = load_checkpoint(out / "last", training=True)
-        if saved.training_state is None:
-            raise CheckpointError(f"{out / 'last'} holds no training.pt, so it cannot be resumed.")
+    saved = _saved(out) if resume else None
+    if saved is not None:
         recipe = from_dict(Recipe, saved.config["recipe"])
     else:
-        encoder_config = recipe.encoder
-        if encoder_config.weights:
-            weights = str(Path(encoder_config.weights).absolute())
-            encoder_config = replace(encoder_config, weights=weights)
-        recipe = replace(
-            recipe,
-            data=absolute_paths(recipe.data),
-            encoder=encoder_config,
-            training=_of_this_machine(recipe.training, reporter, devices),
-        )
+        recipe = _of_this_machine(recipe, reporter, devices)
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
     if recipe.data.familiarity:
@@ -120,7 +108,28 @@ def prepare_run(
     return Run(recipe, out, splits, vocabulary, pictures, chunks, state, reporter, devices)
 
 
-def _of_this_machine(
+def _saved(out: Path) -> Checkpoint:
+    """Return where a run stopped."""
+    saved = load_checkpoint(out / "last", training=True)
+    if saved.training_state is None:
+        raise CheckpointError(f"{out / 'last'} holds no training.pt, so it cannot be resumed.")
+    return saved
+
+
+def _of_this_machine(recipe: Recipe, reporter: Reporter, devices: Devices) -> Recipe:
+    """Name files by their whole paths, and choose the precision where it is "auto"."""
+    encoder = recipe.encoder
+    if encoder.weights:
+        encoder = replace(encoder, weights=str(Path(encoder.weights).absolute()))
+    return replace(
+        recipe,
+        data=absolute_paths(recipe.data),
+        encoder=encoder,
+        training=_in_its_precision(recipe.training, reporter, devices),
+    )
+
+
+def _in_its_precision(
     training: TrainingConfig, reporter: Reporter, devices: Devices
 ) -> TrainingConfig:
     """Choose the precision where it is "auto"; a run that is resumed elsewhere keeps it."""
