@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import toys
 from regard.captioner import Failure
 from regard.cli.main import app
+from regard.config import Recipe
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError, MediaError, UnknownName
 from regard.metrics import java
@@ -40,6 +41,7 @@ class Parrot:
 
     name = "parrot"
     vocabulary = toys.vocabulary()
+    config = Recipe()
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -89,6 +91,8 @@ def test_one_caption_per_picture_is_scored_and_labelled():
         "split": "val",
         "beam": 5,
         "context": "expected",
+        "length_penalty": 0.0,
+        "block_ngram": 0,
         "tokenizer": "python",
         "references": 2,
         "pictures": 2,

@@ -60,7 +60,8 @@ def fine_tuning_recipe(model: str, recipe: Recipe | None = None) -> Recipe:
     `decoder.attention` and the dropouts). Without one the shipped `fine-tune` says it, but the
     objective, mirrored pictures, the length of captions, how they are decoded, and whether
     familiarity is learned (anew) are as the model's own run had them; only self-critical
-    training, which needs words that are known, begins again by what came before it.
+    training, which needs words that are known, begins again by what came before it, and an
+    encoder whose last blocks were tuned is left as it is.
 
     Args:
         model: as `find_model` takes it.
@@ -222,9 +223,12 @@ def _defaults(old: Recipe) -> Recipe:
     recipe = find_recipe(FINE_TUNE)
     names = ("flip", "max_length", "familiarity")
     data = replace(recipe.data, **{name: getattr(old.data, name) for name in names})
+    encoder = old.encoder
+    if encoder.frozen_blocks:  # tuned for much data; of little it would learn by heart
+        encoder = replace(encoder, trainable=False, frozen_blocks=0)
     return replace(
         recipe,
-        encoder=old.encoder,
+        encoder=encoder,
         decoder=old.decoder,
         objective=_objective(old),
         data=data,
