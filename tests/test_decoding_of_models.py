@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import toys
@@ -18,15 +19,19 @@ from regard.config import DecodingConfig, Recipe
 from regard.errors import CheckpointError, ConfigError
 from regard.settings import from_dict
 from regard.training.fine_tune import fine_tuning_recipe
+from regard.vocabulary import END
 
 OWN = DecodingConfig(length_penalty=0.8, block_ngram=1)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    toys.captioner().save(folder)
-    return folder
+    """A toy that goes on talking, so that it says words twice."""
+    toy = toys.captioner()
+    with torch.no_grad():
+        toy.decoder.output.bias[END] -= 6
+    toy.save(tmp_path / "model")
+    return tmp_path / "model"
 
 
 def test_what_is_given_goes_before_what_is_the_models_own() -> None:
@@ -50,7 +55,7 @@ def test_values_that_make_no_sense_are_refused(values: dict[str, float]) -> None
 
 def test_it_is_kept_with_the_model(model: Path) -> None:
     pictures = [toys.picture(seed) for seed in range(4)]
-    options = {"beam": 4, "max_length": 7, "min_length": 6}
+    options = {"beam": 4, "max_length": 7}
     plain = Captioner.load(model)
     before = [c.text for c in plain.caption(pictures, **options)]
     wanted = [c.text for c in plain.caption(pictures, **options, length_penalty=0.8, block_ngram=1)]
@@ -88,3 +93,33 @@ def test_evaluate_tries_it_and_keeps_it_when_told(model: Path, tmp_path: Path) -
     assert Captioner.load(model).config.decoding == OWN
     shutil.copytree(model, tmp_path / "copy")
     assert Captioner.load(tmp_path / "copy").config.decoding == OWN
+
+
+@pytest.mark.parametrize("command", ["caption", "bulk"])
+def test_the_commands_pass_on_what_is_given_and_no_more(
+    command: str, model: Path, tmp_path: Path
+) -> None:
+    _, images = toys.write_data(tmp_path, 4)
+    files = sorted(map(str, images.glob("*.jpg")))
+
+    def said(*more: str) -> list[str]:
+        out = tmp_path / f"out{len(more)}"
+        given = [*files, "--json"]
+        if command == "bulk":
+            given = [str(images), str(out), "--engine", "local", "--format", "jsonl"]
+        given += ["--model", str(model), "--beam", "4", "--max-length", "7", *more]
+        done = CliRunner().invoke(app, [command, *given])
+        assert done.exit_code == 0, done.output
+        rows = [p.read_text() for p in sorted(out.glob("part-*"))] or [done.stdout]
+        return [json.loads(line)["caption"] for text in rows for line in text.splitlines()]
+
+    store_decoding(model, OWN)
+    own = Captioner.load(model)
+    options = {"beam": 4, "max_length": 7}
+    assert said() == [c.text for c in own.caption(files, **options)]
+    free = [c.text for c in own.caption(files, **options, length_penalty=0.0, block_ngram=0)]
+    assert said("--length-penalty", "0", "--block-ngram", "0") == free
+    assert said("--block-ngram", "0") == [
+        c.text for c in own.caption(files, **options, block_ngram=0)
+    ]
+    assert free != [c.text for c in own.caption(files, **options)]

@@ -80,6 +80,22 @@ def test_sample_pictures_get_the_same_captions_and_traces(
         assert [c.text for c in one.n_best] == [c.text for c in other.n_best]
 
 
+def test_eight_bits_change_the_shipped_model_a_little() -> None:
+    """Its vectors point where those of float32 do, and most of its words are the same."""
+    graphs = json.loads((shipped_models()["flickr8k-soft"] / "graphs.json").read_text())
+    assert graphs["precision"] == "int8"
+    light, heavy = (regard.load("flickr8k-soft", backend=b) for b in ("onnx", "torch"))
+    media = [light.reader.read(file) for file in PICTURES]
+    one, other = (np.asarray(model.annotate(media).vectors) for model in (light, heavy))
+    cosine = (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+    assert 0.9 < cosine.mean() < 0.9999  # else it is not the one that is meant
+    ours, theirs = (
+        {(i, word) for i, c in enumerate(model.caption(PICTURES)) for word in c.text.split()}
+        for model in (light, heavy)
+    )
+    assert len(ours & theirs) > 0.6 * len(ours | theirs)
+
+
 def test_the_most_likely_location_is_the_same_one() -> None:
     light, heavy = (regard.load("flickr8k-hard", backend=b) for b in ("onnx", "torch"))
     for one, other in zip(
@@ -155,6 +171,9 @@ def test_the_command_line_captions_without_torch() -> None:
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["caption"] == regard.load(backend="onnx").caption(PICTURES[0]).text
+    done = regard_without_torch("caption", PICTURES[0], "--json", "--model", "flickr8k-hard")
+    other = regard.load("flickr8k-hard", backend="torch").caption(PICTURES[0])
+    assert json.loads(done.stdout)["caption"] == other.text
     done = regard_without_torch("models")
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in shipped_models())

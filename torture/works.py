@@ -308,7 +308,7 @@ def _compile(folder: Path) -> None:
     os.environ |= {"XDG_CACHE_HOME": str(folder / "cache"), "CXX": str(folder / "compiler")}
     os.environ.pop("REGARD_KERNELS", None)
     native._loaded.cache_clear()  # pyright: ignore[reportPrivateUsage]
-    native.library(torch.float32)  # None, and a line in the log, where nothing can be kept
+    native.library(torch.float32)  # None, and a warning, where nothing can be kept
 
 
 def _check_cache(folder: Path) -> str:

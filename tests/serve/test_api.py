@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import zlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 import toys
 from regard.cli.main import app
+from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
 from regard.serve.schema import ABOUT
 
@@ -263,6 +265,8 @@ def test_the_schema_lists_routes_and_every_option(ask: Any) -> None:
     assert set(form) == options | {"files", "model", "alpha"}
     assert form["beam"] == {"type": "integer", "default": 3, "minimum": 1, "maximum": 10,
                             "description": "beam width; 1 is greedy"}  # fmt: skip
+    own = {f.name for f in fields(DecodingConfig)}
+    assert own == options - {name for name in options if "default" in form[name]}
 
 
 def test_every_option_of_the_schema_is_taken(ask: Any) -> None:

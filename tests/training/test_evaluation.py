@@ -1,30 +1,31 @@
-"""Evaluation in training: which val pictures it takes."""
+"""Evaluation in training: which val pictures it takes, and how it decodes them."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import toys
-from regard.config import EncoderConfig
+from regard.config import EncoderConfig, Recipe
+from regard.decoding import DecodingOptions, decode
 from regard.settings import override
 from regard.training import train
 
 
+def toy_recipe(tmp_path: Path, *settings: str) -> Recipe:
+    """Of one epoch over 16 pictures, four of them val: 3, 7, 11, 15."""
+    captions, images = toys.write_data(tmp_path, 16)
+    own = [f"data.annotations={captions}", f"data.images={images}", "data.min_count=1"]
+    recipe = replace(toys.recipe(), encoder=EncoderConfig("small_cnn", 64, "stride8"))
+    return override(recipe, [*own, "training.epochs=1", *settings])
+
+
 def test_a_limit_keeps_the_first_val_pictures(tmp_path: Path) -> None:
     """Scores, samples and diary are of the same pictures, and no other is encoded."""
-    captions, images = toys.write_data(tmp_path, 16)  # four of them val: 3, 7, 11, 15
-    recipe = override(
-        replace(toys.recipe(), encoder=EncoderConfig("small_cnn", 64, "stride8")),
-        [
-            f"data.annotations={captions}",
-            f"data.images={images}",
-            "data.min_count=1",
-            "data.limit=2",
-            "training.epochs=1",
-            "evaluation.limit=2",
-            "evaluation.diary_pictures=6",
-        ],
-    )
+    settings = ["data.limit=2", "evaluation.limit=2", "evaluation.diary_pictures=6"]
+    recipe = toy_recipe(tmp_path, *settings)
     best = train(recipe, tmp_path / "run")
     settings = json.loads((best / "metrics.json").read_text())["settings"]
     assert settings["pictures"] == 2
@@ -33,3 +34,19 @@ def test_a_limit_keeps_the_first_val_pictures(tmp_path: Path) -> None:
     assert ("7.jpg" in page, "11.jpg" in page) == (True, False)
     listings = [p for p in (tmp_path / "run" / "annotations").glob("*.json") if "shard" in p.name]
     assert sum(len(json.loads(p.read_text())) for p in listings) == 2 + 2
+
+
+def test_captions_of_the_evaluation_are_decoded_as_the_recipe_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[DecodingOptions] = []
+
+    def kept(*given: Any, **more: Any) -> Any:
+        asked.append(given[2])
+        return decode(*given, **more)
+
+    monkeypatch.setattr("regard.training.evaluation.decode", kept)
+    settings = ["decoding.length_penalty=0.8", "decoding.block_ngram=2", "evaluation.beam=2"]
+    train(toy_recipe(tmp_path, *settings), tmp_path / "run")
+    found = {(o.method, o.beam, o.length_penalty, o.block_ngram) for o in asked}
+    assert found == {("beam", 2, 0.8, 2)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regard.serve.guard import OPEN
-from regard.serve.schema import ABOUT, CHOICES, DEFAULTS, LEAST, LIMITS
+from regard.serve.schema import ABOUT, CHOICES, DEFAULTS, LEAST, LIMITS, OWN
 from regard.types import SCHEMA_VERSION
 
 _MEANINGS = {
@@ -141,7 +141,7 @@ def body_schema(
     properties: dict[str, Any] = dict(files)
     for name, default in (dict(extra) | DEFAULTS).items():
         kind = {bool: "boolean", int: "integer", float: "number"}.get(type(default), "string")
-        properties[name] = {"type": kind, "default": default}
+        properties[name] = {"type": kind} | ({} if name in OWN else {"default": default})
         properties[name] |= _BOUNDS.get(name, {})
         if name in LEAST:
             properties[name]["minimum"] = LEAST[name]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
 from regard.decoding.options import CONTEXTS, METHODS
 from regard.errors import (
@@ -56,8 +57,8 @@ ABOUT = {
     "beam": "beam width; 1 is greedy",
     "max_length": "longest caption in tokens",
     "min_length": "the caption does not end before",
-    "length_penalty": "log p is divided by length to this power",
-    "block_ngram": "no n-gram of this size twice; 0 blocks nothing",
+    "length_penalty": "log p is divided by length to this power; else as the model has it",
+    "block_ngram": "no n-gram of this size twice, 0: any; else as the model has it",
     "temperature": "of sampling",
     "top_k": "sample among so many words; 0 among all",
     "top_p": "sample among the fewest words whose probability reaches this",
@@ -81,7 +82,9 @@ _WORDS = ("prefix", "banned")
 DEFAULTS: dict[str, Any] = {
     f.name: "" if f.name in _WORDS else f.default for f in fields(DecodingOptions)
 }
-"""What every field of `DecodingOptions` is where it is left out."""
+"""What every field of `DecodingOptions` is where it is left out; but see `OWN`."""
+OWN = frozenset(f.name for f in fields(DecodingConfig))
+"""Fields that a model may have values of its own for."""
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
