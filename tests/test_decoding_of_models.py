@@ -15,8 +15,10 @@ import toys
 from regard.captioner import Captioner
 from regard.captions import decoding_options, store_decoding
 from regard.cli.main import app
+from regard.confidence import Confidence
 from regard.config import DecodingConfig, Recipe
 from regard.errors import CheckpointError, ConfigError
+from regard.metrics.calibration import Calibration
 from regard.settings import from_dict
 from regard.training.fine_tune import fine_tuning_recipe
 from regard.vocabulary import END
@@ -75,7 +77,9 @@ def test_a_config_that_is_none_stays_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == "[]"
 
 
-def test_evaluate_tries_it_and_keeps_it_when_told(model: Path, tmp_path: Path) -> None:
+def test_evaluate_keeps_what_it_is_told_to_keep(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     captions, images = toys.write_data(tmp_path)
     command = ["evaluate", "--annotations", captions, "--images", images, "--model", model]
     command += ["--split", "val", "--tokenizer", "python", "--json", tmp_path / "found.json"]
@@ -89,6 +93,12 @@ def test_evaluate_tries_it_and_keeps_it_when_told(model: Path, tmp_path: Path) -
     before = (model / "config.json").read_bytes()
     assert (settings()["length_penalty"], settings()["block_ngram"]) == (0.8, 1)
     assert (model / "config.json").read_bytes() == before
+    chances = dict.fromkeys(("probability", "temperature", "confidence"), 0.1)
+    fitted = Calibration(Confidence(0.5, 1.0, "val", 3, 2, 60, 0.3, 0.1), chances, chances)
+    monkeypatch.setattr("regard.metrics.calibration.calibrate", lambda *_, **__: fitted)
+    settings("--calibrate")
+    assert Captioner.load(model).confidence == fitted.confidence
+    assert Captioner.load(model).config.decoding == DecodingConfig()
     settings("--keep-decoding")
     assert Captioner.load(model).config.decoding == OWN
     shutil.copytree(model, tmp_path / "copy")

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 import toys
 from regard.captioner import Failure
 from regard.cli.main import app
-from regard.config import Recipe
+from regard.config import DecodingConfig, Recipe
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError, MediaError, UnknownName
 from regard.metrics import java
 from regard.metrics.evaluate import evaluate
 from regard.routing import Router
+from regard.settings import to_dict
 
 TEXTS = {"a.jpg": "a red dog runs", "b.jpg": "two cats sit on a mat"}
 
@@ -70,6 +71,18 @@ def dataset(*names: str, split: str = "val") -> CaptionDataset:
 @pytest.fixture(autouse=True)
 def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(java.shutil, "which", lambda name: None)
+
+
+@pytest.mark.parametrize("given", [None, DecodingConfig(), DecodingConfig(0.5, 3)])
+def test_captions_are_decoded_as_is_asked_or_as_the_model_has_it(
+    given: DecodingConfig | None,
+) -> None:
+    parrot = Parrot()
+    parrot.config = Recipe(decoding=DecodingConfig(0.8, 2))
+    result = evaluate(parrot, dataset("a.jpg"), decoding=given)  # type: ignore[arg-type]
+    wanted = to_dict(given or parrot.config.decoding)
+    assert {name: parrot.options[name] for name in wanted} == wanted
+    assert {name: result.settings[name] for name in wanted} == wanted
 
 
 def test_one_caption_per_picture_is_scored_and_labelled():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,12 +26,25 @@ def test_by_hand() -> None:
 def test_a_short_caption_is_charged_for_its_length() -> None:
     """3 of 3 words, 2 of 2 pairs, 1 of 1 triples; the nearest reference has 6 words."""
     found = sentence_bleu(["the", "dog", "runs"], REFERENCES)
-    assert found == pytest.approx(2.718281828459045 ** (1 - 6 / 3))
+    assert found == pytest.approx(math.exp(1 - 6 / 3))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "nearest"),
+    [((3, 8), 8), ((6, 8), 6), ((8, 6), 6)],  # of 7 words; of two that are as near the shorter
+)
+def test_it_is_charged_by_the_reference_of_the_nearest_length(
+    lengths: tuple[int, ...], nearest: int
+) -> None:
+    references = tuple(("a",) * length for length in lengths)
+    found = sentence_bleu(["a"] * 7, references, n=1)
+    matches = min(7, max(lengths)) / 7
+    assert found == pytest.approx(matches * math.exp(min(0, 1 - nearest / 7)))
 
 
 def test_a_word_counts_as_often_as_one_reference_has_it() -> None:
     found = sentence_bleu(["the", "the", "the"], REFERENCES, n=1)
-    assert found == pytest.approx(2 / 3 * 2.718281828459045 ** (1 - 6 / 3))
+    assert found == pytest.approx(2 / 3 * math.exp(1 - 6 / 3))
 
 
 @pytest.mark.parametrize("candidate", [[], ["cat"]])
