@@ -457,6 +457,8 @@ def test_onnxruntime_captions_as_torch_does() -> None:
     assert slow.accelerated(10) is slow
     fast = slow.accelerated(10_000)
     assert fast is not slow
+    assert fast.items_at_once(32) == 32
+    assert slow.accelerated(160, cores=8).items_at_once(32) == 20  # something for every core
     pictures = [picture(seed) for seed in range(3)]
     for one, other in zip(slow.caption(pictures), fast.caption(pictures), strict=True):
         assert one.text == other.text

@@ -118,7 +118,7 @@ class Captioner:
         self.metrics = metrics or {}
         self.familiarity = familiarity
         self.confidence = confidence
-        self._lanes = 1
+        self._lanes, self._per_lane = 1, _PICTURES_AT_ONCE
 
     @property
     def encoder(self) -> Encoder:
@@ -134,15 +134,15 @@ class Captioner:
         return self._modules()[1]
 
     @overload
-    def caption(self, source: Source, *, batch_size: int = 16, **options: Any) -> Caption: ...
+    def caption(self, source: Source, *, batch_size: int = 32, **options: Any) -> Caption: ...
 
     @overload
     def caption(
-        self, source: list[Any] | tuple[Any, ...], *, batch_size: int = 16, **options: Any
+        self, source: list[Any] | tuple[Any, ...], *, batch_size: int = 32, **options: Any
     ) -> list[Caption]: ...
 
     def caption(
-        self, source: Source | list[Any] | tuple[Any, ...], *, batch_size: int = 16, **options: Any
+        self, source: Source | list[Any] | tuple[Any, ...], *, batch_size: int = 32, **options: Any
     ) -> Caption | list[Caption]:
         """Caption one picture, clip or scan, or a list of them.
 
@@ -174,7 +174,7 @@ class Captioner:
         self,
         sources: Iterable[Source],
         *,
-        batch_size: int = 16,
+        batch_size: int = 32,
         report: Report | None = None,
         **options: Any,
     ) -> Iterator[Caption | Failure]:
@@ -198,7 +198,8 @@ class Captioner:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
-        return max(1, min(batch_size, _PICTURES_AT_ONCE // self.reader.pictures_per_item))
+        most = _PICTURES_AT_ONCE // self.reader.pictures_per_item
+        return max(1, min(batch_size, most, self._per_lane))
 
     def caption_batches(
         self,
@@ -304,7 +305,7 @@ class Captioner:
             encode = encode_with(self.encoder, threads=1)
             backend = TorchBackend(self.encoder, self.decoder, encode=encode)
         faster = self.with_backend(backend)
-        faster._lanes = lanes
+        faster._lanes, faster._per_lane = lanes, -(-pictures // lanes)  # none stands idle
         return faster
 
     def with_backend(self, backend: Backend) -> Captioner:

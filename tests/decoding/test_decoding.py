@@ -239,6 +239,25 @@ def test_a_finished_caption_is_weighed_against_one_that_ends_later() -> None:
         assert best.score == pytest.approx(score)
 
 
+@pytest.mark.parametrize(("chance", "tokens"), [(0.1, (2, 3, 4, 4, 2)), (0.06, ())])
+def test_a_live_caption_is_given_up_that_three_free_words_would_not_save(
+    chance: float, tokens: tuple[int, ...]
+) -> None:
+    """Ending at once has log 0.6; "2" is followed by "3 4 4 2" for free, and then by the end.
+
+    With three more words and the end it would have log 0.1 / 5, which is more than log 0.6, or
+    log 0.06 / 5, which is less, so that its log 0.06 / 6, which is more, is not seen.
+    """
+    table = Table(0)
+    table.logits[:] = np.log([1e-9, 1.0, 1e-9, 1e-9, 1e-9])
+    table.logits[0, START, START] = np.log([0.4 - chance, 0.6, chance, 1e-9, 1e-9])
+    for before, word, after in ((START, 2, 3), (2, 3, 4), (3, 4, 4), (4, 4, 2)):
+        table.logits[0, before, word] = np.log([1e-9] * 5)
+        table.logits[0, before, word, after] = 0.0
+    (best,) = run(table, beam=2, max_length=9, length_penalty=1.0)[0]
+    assert best.tokens == tokens
+
+
 def test_an_end_outside_the_beam_is_no_find() -> None:
     """After "2" and "3" the candidates are 0.25 "2 4", 0.225 "2 END", 0.2 "3 END", 0.1 "3 2".
 

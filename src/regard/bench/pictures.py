@@ -30,7 +30,7 @@ def measure_captioning(
     images: Path | None = None,
     pictures: int = 512,
     beam: int = 3,
-    batch_size: int = 16,
+    batch_size: int = 32,
     rounds: int = 3,
     seconds: float = 60.0,
     memory: bool = True,

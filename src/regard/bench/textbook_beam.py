@@ -150,6 +150,7 @@ def search(
 def _decided(
     live: list[Beam], found: list[Beam], n_best: int, width: int, max_length: int, penalty: float
 ) -> bool:
-    """Whether no live caption can still beat the n_best-th finished one."""
-    reachable = max(beam.total for beam in live) / (max_length + 1) ** penalty
+    """Whether no live caption can beat the n_best-th finished one by three words for free."""
+    longest = min(len(live[0].words) + 3, max_length)
+    reachable = max(beam.total for beam in live) / (longest + 1) ** penalty
     return width == 1 or found[n_best - 1].score >= reachable

@@ -56,7 +56,7 @@ class Job:
     form: str = "parquet"
     traces: bool = False
     unit: int = 256
-    batch_size: int = 16
+    batch_size: int = 32
     column: str | None = None
     options: dict[str, Any] = field(default_factory=dict[str, Any])
 

@@ -113,7 +113,7 @@ def caption(
     ] = None,
     pictures: Annotated[int, typer.Option(help="How many, at most.")] = 512,
     beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
     rounds: Rounds = 3,
     seconds: Seconds = 60.0,
     threads: Threads = 0,

@@ -52,7 +52,7 @@ def bulk(
     length_penalty: LengthPenalty = None,
     block_ngram: BlockNgram = None,
     context: Context = "expected",
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
     unit: Annotated[int, typer.Option(help="Items that are written together.")] = 256,
     column: Annotated[
         str | None, typer.Option(help="Of a list or Parquet: what names or holds the files.")

@@ -46,7 +46,7 @@ def caption(
     block_ngram: BlockNgram = None,
     n_best: Annotated[int, typer.Option(help="Captions per file.")] = 1,
     context: Context = "expected",
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Caption pictures, clips and scans: `path: caption`, or JSON lines.

@@ -13,6 +13,9 @@ from regard.decoding.options import DecodingOptions
 from regard.decoding.stepper import Stepper
 from regard.types import Annotations, Hypothesis
 
+_FREE_WORDS = 3
+"""How many more words a live caption may get at no cost before it is given up."""
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -43,9 +46,14 @@ def decode_beam(
     """Keep the `beam` most likely captions of every item.
 
     A caption that ends leaves the beam, which stays as wide as it was. An item is done when
-    no live caption can still beat its `n_best`-th finished one. Where fewer than `n_best`
-    finish, because of `max_length` or because no word may follow, the best unfinished ones
-    come after them; their scores lack an end token and do not compare with the others'.
+    no live caption can still beat its `n_best`-th finished one. That is exact for plain sums,
+    which only fall. A length penalty makes every caption better that goes on for free, so there
+    an item is done when three more words at no cost would not do: looking ahead to `max_length`
+    changed none of 1,000 val captions of `flickr8k-soft`, for a sixth more time.
+
+    Where fewer than `n_best` finish, because of `max_length` or because no word may follow, the
+    best unfinished ones come after them; their scores lack an end token and do not compare with
+    the others'.
 
     Returns:
         For each item `n_best` different captions, or all that there are where its options
@@ -83,7 +91,7 @@ class _Search:
         reading = self.stepper.read(self.token, 2 * self.width)
         parent, token, logprob = self._extend(reading.best, t)
         total = np.where(np.isfinite(logprob), self.total[parent] + logprob, -np.inf)
-        done = self._done(total)
+        done = self._done(total, t)
         items = None
         if self.stepper.leaves(done) and not done.all():
             items = np.flatnonzero(~done)
@@ -141,17 +149,16 @@ class _Search:
             item = self.items[self.left[row * len(self.left) // len(self.total)]]
             item.left.append(_Found(total, int(row), t, False))
 
-    def _done(self, total: np.ndarray) -> np.ndarray:
-        """Return which items' live captions, of these totals (B,), cannot win any more."""
+    def _done(self, total: np.ndarray, t: int) -> np.ndarray:
+        """Return which items' live captions, of t + 1 words and these totals, cannot win."""
+        longest = min(t + 1 + _FREE_WORDS, self.options.max_length) + 1  # its end counted
         best = total.reshape(-1, self.width).max(-1)
         done = ~np.isfinite(best)
         for k in np.flatnonzero(~done):
             found = self.items[self.left[k]].found
             if len(found) >= self.options.n_best:
-                # A beam of one is greedy decoding: its caption has ended. Otherwise, as totals
-                # are negative, a live caption scores best where it goes on for free to the
-                # longest.
-                reachable = self._score(float(best[k]), self.options.max_length + 1)
+                # A beam of one is greedy decoding: its caption has ended.
+                reachable = self._score(float(best[k]), longest)
                 done[k] = self.width == 1 or found[self.options.n_best - 1].score >= reachable
         return done
 
