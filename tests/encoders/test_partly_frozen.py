@@ -1,8 +1,11 @@
 """An EfficientNet-Lite whose first blocks stay as they are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import toys
 from regard.config import EncoderConfig, VolumeConfig
 from regard.encoders import build_encoder
 from regard.errors import ConfigError
@@ -82,3 +85,15 @@ def test_clips_and_scans_by_a_partly_frozen_network_keep_it_frozen(medium: str) 
     frozen = [name for name, p in encoder.named_parameters() if not p.requires_grad]
     assert len(frozen) == len(encoder.frozen_parameters()) > 0
     assert encoder.frozen_part() is None  # it reads pixels in every step
+
+
+def test_training_may_start_from_the_encoder_of_another_model(tmp_path: Path) -> None:
+    model = toys.captioner()
+    model.save(tmp_path / "tuned")
+    found = build_encoder(lite(weights=str(tmp_path / "tuned"), frozen_blocks=11))
+    assert found.digest() == model.encoder.digest()
+    for folder, config in (("none", lite()), ("tuned", lite(level="stride16"))):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path = str(tmp_path / folder)
+        with pytest.raises(ConfigError, match=f"{folder}', which does not give efficientnet_lite0"):
+            build_encoder(EncoderConfig(config.name, SIZE, config.level, weights=path))

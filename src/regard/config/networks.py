@@ -103,7 +103,8 @@ class EncoderConfig:
     """Of an EfficientNet-Lite that is fine-tuned: so many of its first blocks stay as they are.
     What they make of a picture is stored, so that only the rest is run in every step."""
     weights: str = ""
-    """Safetensors file that training starts the encoder from, instead of its package's weights."""
+    """What training starts the encoder from, instead of its package's weights: an encoder's
+    safetensors file, or the folder of a model that has the same encoder."""
     medium: str = "image"
     """image, video or volume."""
     video: VideoConfig = field(default_factory=VideoConfig)

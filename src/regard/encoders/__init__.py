@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ _FAMILIES = {
     "timm": "regard.encoders.timm_backbone:TimmBackbone",
     "monai": "regard.encoders.monai_network:MonaiNetwork",
 }
+_OWN = "encoder."  # begins the names of an encoder's weights in a model's file
 
 
 def known_encoders() -> tuple[str, ...]:
@@ -81,8 +83,14 @@ def _named(config: EncoderConfig, pretrained: bool) -> Encoder:
 
 
 def _start_from(encoder: Encoder, path: str) -> None:
+    place = Path(path)
     try:
-        encoder.load_state_dict(load_file(path))
+        if place.is_dir():
+            whole = load_file(place / "model.safetensors")
+            weights = {k.removeprefix(_OWN): v for k, v in whole.items() if k.startswith(_OWN)}
+        else:
+            weights = load_file(place)
+        encoder.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConfigError(
             f"encoder.weights is {path!r}, which does not give {encoder.name} its weights: {error}"
