@@ -129,7 +129,7 @@ def _without_places(recipe: Recipe) -> Recipe:
     names = {
         key: Path(getattr(recipe.data, key)).name for key in ("annotations", "images", "store")
     }
-    encoder = replace(recipe.encoder, weights=Path(recipe.encoder.weights).name)
+    encoder = replace(recipe.encoder, weights=_name_of_model(recipe.encoder.weights))
     training = replace(recipe.training, init_from=_name_of_model(recipe.training.init_from))
     return replace(recipe, encoder=encoder, data=replace(recipe.data, **names), training=training)
 

@@ -193,6 +193,8 @@ class Captioner:
     def items_at_once(self, batch_size: int) -> int:
         """Return how many items go through the network together where so many pictures do.
 
+        Fewer where cores of an `accelerated` one would be left without any.
+
         Raises:
             ConfigError: it is less than 1.
         """
