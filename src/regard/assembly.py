@@ -131,7 +131,13 @@ def _without_places(recipe: Recipe) -> Recipe:
     }
     encoder = replace(recipe.encoder, weights=_name_of_model(recipe.encoder.weights))
     training = replace(recipe.training, init_from=_name_of_model(recipe.training.init_from))
-    return replace(recipe, encoder=encoder, data=replace(recipe.data, **names), training=training)
+    objective = replace(
+        recipe.objective,
+        teachers=tuple(_name_of_model(place) for place in recipe.objective.teachers),
+        teacher_stores=tuple(Path(place).name for place in recipe.objective.teacher_stores),
+    )
+    data = replace(recipe.data, **names)
+    return replace(recipe, encoder=encoder, data=data, objective=objective, training=training)
 
 
 def _name_of_model(place: str) -> str:

@@ -61,6 +61,9 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
     if hint == tuple[int, ...] and isinstance(value, list | tuple):
         if all(isinstance(v, int) and not isinstance(v, bool) for v in value):
             return tuple(value)
+    elif hint == tuple[str, ...] and isinstance(value, list | tuple):
+        if all(isinstance(v, str) for v in value):
+            return tuple(value)
     elif _is_floats(hint) and isinstance(value, list | tuple):
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
             return tuple(_finite(v, dotted) for v in value)

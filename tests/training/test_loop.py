@@ -70,6 +70,7 @@ KINDS = {
     "self-critical": {"objective": {"kind": "self_critical", "samples": 2}},
     "fine-tuned": {"encoder": {"trainable": True}},
     "cut": {"data": {"crops": 2}},
+    "taught": {"objective": {"teachers": ("TEACHER",)}},
     "fine-tuned in part": {
         "encoder": {
             "name": "efficientnet_lite0",
@@ -86,6 +87,11 @@ KINDS = {
 def test_killed_and_resumed_it_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path)
     sections = {name: replace(getattr(recipe, name), **v) for name, v in KINDS[kind].items()}
+    if kind == "taught":
+        it = train(override(recipe, ["training.seed=1", "training.epochs=1"]), tmp_path / "it")
+        stores = (str(tmp_path / "it" / "annotations"),)
+        objective = sections["objective"]
+        sections["objective"] = replace(objective, teachers=(str(it),), teacher_stores=stores)
     recipe = replace(recipe, **sections)
     train(recipe, tmp_path / "whole")
     with pytest.raises(Killed):

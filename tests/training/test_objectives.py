@@ -72,6 +72,27 @@ def test_caption_logprob_sums_over_real_words() -> None:
     assert float(value) == pytest.approx(math.log(0.5) + math.log(0.8))
 
 
+def test_what_teachers_say_is_learned_by_its_share() -> None:
+    """The gradient of every logit is p - q, with q mixed by hand of word and teacher."""
+    logits = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    targets, steps = torch.tensor([[2, 0]]), torch.tensor([[True, True]])
+    output = torch.nn.Linear(3, 3)
+    with torch.no_grad():
+        output.weight.copy_(torch.eye(3))
+        output.bias.zero_()
+    rows = packing(steps)
+    unrolled = Unrolled(rows.pack(logits), output, rows, torch.zeros(1, 2, 1), None, None, None)
+    taught = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+    made = Batch(
+        torch.zeros(1, 1, 1), steps, targets, targets, steps, (0,), rows.pack(taught[None])
+    )
+    config = ObjectiveConfig(teachers=("any",), teacher_weight=0.25)
+    (-caption_logprob(unrolled, made, config)).sum().backward()
+    wanted = 0.75 * torch.eye(3)[targets] + 0.25 * taught[None]
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, logits.detach().softmax(-1) - wanted)
+
+
 def test_cross_entropy_weighs_the_penalty_with_lambda() -> None:
     decoder = toys.decoder()
     tokens, targets = torch.tensor([[1, 4, 5], [1, 6, 0]]), torch.tensor([[4, 5, 2], [6, 2, 0]])

@@ -82,6 +82,13 @@ class ObjectiveConfig:
     (0 to 10)."""
     cross_entropy_weight: float = 0.0
     """Self-critical: weight of a cross-entropy term mixed in."""
+    teachers: tuple[str, ...] = ()
+    """Models, as `--model` takes them, whose word probabilities (their mean) are learned besides
+    the captions; their words must be the run's own."""
+    teacher_weight: float = 0.5
+    """Share of the teachers in what is learned of every word; the captions have the rest."""
+    teacher_stores: tuple[str, ...] = ()
+    """Folder of each teacher's encoded annotations; empty: `teacher1`, ... in the run's folder."""
 
     def __post_init__(self) -> None:
         one_of("objective", "kind", self.kind, ("cross_entropy", "hard_attention", "self_critical"))
@@ -90,6 +97,12 @@ class ObjectiveConfig:
         in_range("objective", "bleu_weight", self.bleu_weight, 0.0, 100.0)
         in_range("objective", "baseline_decay", self.baseline_decay, 0.0, 1.0)
         in_range("objective", "expectation_probability", self.expectation_probability, 0.0, 1.0)
+        in_range("objective", "teacher_weight", self.teacher_weight, 0.0, 1.0)
+        if self.teacher_stores and len(self.teacher_stores) != len(self.teachers):
+            raise ConfigError(
+                f"objective.teacher_stores names {len(self.teacher_stores)} folders for "
+                f"{len(self.teachers)} teachers. Name one for each, or none."
+            )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class CrossEntropy(Objective):
     ) -> Loss:
         """See `Objective.loss`."""
         unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=generator)
-        logprob = caption_logprob(unrolled, batch, self.config.label_smoothing)
+        logprob = caption_logprob(unrolled, batch, self.config)
         cells = expand_cells(projected.mask, batch.tokens.shape[0])
         penalty = doubly_stochastic(unrolled.alpha, batch.steps, cells)
         nll = -logprob.mean()

@@ -237,10 +237,11 @@ def _defaults(old: Recipe) -> Recipe:
 
 
 def _objective(old: Recipe) -> ObjectiveConfig:
-    if old.objective.kind != "self_critical":
-        return old.objective
+    alone = replace(old.objective, teachers=(), teacher_stores=())  # they do not know new words
+    if alone.kind != "self_critical":
+        return alone
     kind = "hard_attention" if old.decoder.attention == "hard" else "cross_entropy"
-    return replace(old.objective, kind=kind)
+    return replace(alone, kind=kind)
 
 
 def _differences(one: Any, other: Any, section: str) -> list[tuple[str, Any, Any]]:

@@ -52,7 +52,7 @@ class HardAttentionObjective(Objective):
         )
         if unrolled.location_logprob is None:
             raise ValueError("HardAttentionObjective needs a decoder with hard attention")
-        logprob = caption_logprob(unrolled, batch, self.config.label_smoothing)
+        logprob = caption_logprob(unrolled, batch, self.config)
         path = (unrolled.location_logprob * batch.steps).sum(1)  # log p(s|a)
         words = batch.steps.sum(1)
         reward = logprob.detach() / (words if self.config.reward == "mean" else 1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from regard.config import ObjectiveConfig
 from regard.decoder import AttentionDecoder, Unrolled
 from regard.draws import Randomness
 from regard.types import ProjectedAnnotations
@@ -24,6 +26,8 @@ class Batch:
         targets: (B, T) what it should say: the words, then <end>; padded.
         steps: (B, T) bool, True = a real target.
         items: index of each picture in the training set.
+        taught: (R, V) what teachers say of each real word, its rows as `packing(steps)` lays them;
+            None: there are none.
     """
 
     vectors: Tensor
@@ -32,6 +36,7 @@ class Batch:
     targets: Tensor
     steps: Tensor
     items: tuple[int, ...]
+    taught: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,17 +90,41 @@ class Objective(nn.Module, ABC):
         """
 
 
+_PLAIN = ObjectiveConfig()
+
+
 def expand_cells(mask: Tensor, captions: int) -> Tensor:
     """Repeat the mask (N, L) for the captions of each picture, (B, L)."""
     return mask.repeat_interleave(captions // mask.shape[0], 0)
 
 
-def caption_logprob(unrolled: Unrolled, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+def caption_logprob(unrolled: Unrolled, batch: Batch, config: ObjectiveConfig = _PLAIN) -> Tensor:
     """Return log p(y | a): **summed over the words of each caption**, (B,), float32 or wider.
+
+    Without a config it is that of the captions' own words. With label smoothing and teachers a
+    word's log p(w) becomes sum_v q(v) log p(v), where q is the word, smoothed, and
+    `teacher_weight` of what the teachers say (Hinton et al. 2015, at temperature 1).
 
     Args:
         unrolled: the decoder's reading of the batch.
-        batch: targets and steps are read.
-        label_smoothing: share of the target's probability spread over the vocabulary.
+        batch: targets, steps and taught are read.
+        config: label_smoothing and teacher_weight are read.
     """
-    return -(unrolled.losses(batch.targets, label_smoothing) * batch.steps).sum(1)
+    losses = unrolled.losses(batch.targets, config.label_smoothing)
+    if batch.taught is not None:
+        taught = unrolled.packing.unpack(taught_losses(unrolled, batch.taught))
+        losses = torch.lerp(losses, taught.to(losses.dtype), config.teacher_weight)
+    return -(losses * batch.steps).sum(1)
+
+
+def taught_losses(unrolled: Unrolled, taught: Tensor) -> Tensor:
+    """Return -sum_v t(v) log p(v) of every real word, **not reduced**: (R,).
+
+    Args:
+        unrolled: the decoder's reading of the batch.
+        taught: t, (R, V), each row summing to 1.
+    """
+    # --8<-- [start:taught]
+    logp = torch.log_softmax(unrolled.output(unrolled.features).float(), -1)
+    return -(taught * logp).sum(-1)
+    # --8<-- [end:taught]

@@ -29,6 +29,7 @@ from regard.training.prepare import (
     load_splits,
 )
 from regard.training.state import TrainState
+from regard.training.teachers import Teacher, absolute_teachers, open_teachers
 from regard.training.views import check_views, views_of
 from regard.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary
 
@@ -44,6 +45,7 @@ class Run:
     pictures: Pictures
     chunks: list[Chunk]
     state: TrainState
+    teachers: list[Teacher]
     reporter: Reporter
     devices: Devices
 
@@ -105,7 +107,10 @@ def prepare_run(
     if devices.world > 1:
         state.load(devices.broadcast(state.to_dict()))  # whatever differs between machines
     chunks = make_chunks(captions, recipe.training.captions_per_image)
-    return Run(recipe, out, splits, vocabulary, pictures, chunks, state, reporter, devices)
+    teachers = open_teachers(recipe, splits, vocabulary, out, reporter.encoded, devices)
+    return Run(
+        recipe, out, splits, vocabulary, pictures, chunks, state, teachers, reporter, devices
+    )
 
 
 def _saved(out: Path) -> Checkpoint:
@@ -125,6 +130,7 @@ def _of_this_machine(recipe: Recipe, reporter: Reporter, devices: Devices) -> Re
         recipe,
         data=absolute_paths(recipe.data),
         encoder=encoder,
+        objective=absolute_teachers(recipe.objective),
         training=_in_its_precision(recipe.training, reporter, devices),
     )
 

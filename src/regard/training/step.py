@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from regard.training.objective import Loss
 from regard.training.optimizer import set_rate
 from regard.training.pictures import make_batch
 from regard.training.run import Run
+from regard.training.teachers import mean_taught
 from regard.training.views import draw_views
 
 _PER_WORD = "_per_word"
@@ -106,6 +107,9 @@ def _pass(run: Run, chunks: list[Chunk], views: list[str], seed: int, *, backwar
     longest = max(chunk.length for chunk in chunks)
     for part, share in own_parts(devices, state.parts, len(chunks)):
         batch = make_batch(chunks[part], run.splits.train, run.pictures, views[part], longest)
+        if run.teachers:
+            items = [run.splits.train.items[i] for i in batch.items]
+            batch = replace(batch, taught=mean_taught(run.teachers, batch, items, views[part]))
         draws = Draws(torch.Generator().manual_seed(seed), part, len(chunks))
         with devices.autocast(run.recipe.training.precision):
             vectors = run.pictures.vectors(batch.vectors, batch.mask)
