@@ -53,7 +53,7 @@ def test_a_unit_that_kills_worker_after_worker_is_written_as_failed(
     todo = open_run(job(source, tmp_path / "out"))
     starts = [todo.plan.offsets[n : n + 2] for n in range(2)]
     batches = [
-        {"unit": np.array([n]), "start": np.array([a]), "stop": np.array([b])}
+        {"unit": np.array([[n]]), "start": np.array([[a]]), "stop": np.array([[b]])}
         for n, (a, b) in enumerate(starts)
     ]
     after_a_death = SimpleNamespace(was_current_actor_reconstructed=True)

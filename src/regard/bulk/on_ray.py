@@ -46,20 +46,20 @@ def run_on_ray(todo: Run, address: str, workers: int | None) -> Iterator[Done]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what Ray will do by default one day
-            import pyarrow
             import ray
             import ray.data
             from ray.exceptions import RayError
     except ImportError as error:
         hint = "Or do without it, on this machine: --engine local."
         raise MissingExtra("ray", "bulk", "bulk work on a cluster", hint) from error
-    with _connected(ray, address), _quiet(ray):
+    with _environment(_FOR_RAY), _connected(ray, address), _quiet(ray):
         size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        # One row of lists a task: of tables Ray would start workers to ask for their columns.
         blocks = [
-            pyarrow.table({"unit": part, "start": starts, "stop": stops})
+            {"unit": part.tolist(), "start": starts.tolist(), "stop": stops.tolist()}
             for part, starts, stops in _blocks(todo)
         ]
-        results = ray.data.from_arrow(blocks).map_batches(
+        results = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
             _UnitWorker,
             fn_constructor_args=(todo.plan.job, todo.plan.models, todo.again),
             compute=ray.data.ActorPoolStrategy(size=min(size, len(blocks))),
@@ -75,7 +75,7 @@ def run_on_ray(todo: Run, address: str, workers: int | None) -> Iterator[Done]:
 
 
 class _UnitWorker:
-    """A `Worker` as Ray Data calls it."""
+    """A `Worker` as Ray Data calls it: with lists of units, and of where their lines are."""
 
     def __init__(self, job: Job, models: dict[str, dict[str, str]], again: bool) -> None:
         self._worker = Worker(job, models, cores=1)
@@ -83,7 +83,8 @@ class _UnitWorker:
         self._place, self._out = Places().find(job.out)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        for values in zip(batch["unit"], batch["start"], batch["stop"], strict=True):
+        columns = (np.concatenate(list(batch[name])) for name in ("unit", "start", "stop"))
+        for values in zip(*columns, strict=True):
             number, start, stop = map(int, values)
             path = f"{self._out}/{part_name(number, self._job.form)}"
             if not self._again and self._place.info(path) is not None:
@@ -128,7 +129,7 @@ def _connected(ray: Any, address: str) -> Generator[None]:
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        with _environment(_FOR_RAY), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if address == "auto":
                 try:
