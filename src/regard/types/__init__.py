@@ -1,0 +1,34 @@
+"""The values that travel from a file to a caption, and the shapes they have.
+
+Arrays are numpy arrays or torch tensors: whatever the backend holds.
+"""
+
+from __future__ import annotations
+
+from regard.types.caption import SCHEMA_VERSION, AttentionTrace, Caption, Word
+from regard.types.decoding import (
+    Annotations,
+    Array,
+    DecoderState,
+    Hypothesis,
+    ProjectedAnnotations,
+    Step,
+)
+from regard.types.media import Clip, Grid, Media, Scan
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Annotations",
+    "Array",
+    "AttentionTrace",
+    "Caption",
+    "Clip",
+    "DecoderState",
+    "Grid",
+    "Hypothesis",
+    "Media",
+    "ProjectedAnnotations",
+    "Scan",
+    "Step",
+    "Word",
+]

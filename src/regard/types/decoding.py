@@ -1,0 +1,118 @@
+"""What encoder, decoder and search hand to each other.
+
+Shape letters: B captions in a batch, N items (pictures, clips or scans), L grid cells, D annotation
+features, A attention features, H hidden units, V words in the vocabulary, T steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from regard.types.media import Grid
+
+Array = Any
+"""A numpy array or a torch tensor: anything that array-api-compat understands."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What an encoder makes of N items.
+
+    Attributes:
+        vectors: (N, L, D), one annotation vector a_i per cell.
+        mask: (N, L) bool, True = real cell.
+        grids: one Grid per item.
+    """
+
+    vectors: Array
+    mask: Array
+    grids: tuple[Grid, ...]
+
+
+@dataclass(frozen=True)
+class ProjectedAnnotations:
+    """Annotations as the decoder reads them: projected once per item, not once per step.
+
+    Attributes:
+        values: (N, L, D), what the context vector is a weighted sum of.
+        keys: (N, L, A), what the query is scored against.
+        mask: (N, L) bool, True = real cell.
+        copies: whether `select` copies what it selects.
+    """
+
+    values: Array
+    keys: Array
+    mask: Array
+    copies: ClassVar[bool] = True
+
+    def select(self, index: Array) -> ProjectedAnnotations:
+        """Return the items that `index` names, in that order."""
+        return ProjectedAnnotations(self.values[index], self.keys[index], self.mask[index])
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """The LSTM's state after some words.
+
+    Attributes:
+        hidden: (B, H), h_t.
+        memory: (B, H), c_t.
+    """
+
+    hidden: Array
+    memory: Array
+
+    def select(self, index: Array) -> DecoderState:
+        """Return the captions that `index` names, in that order (beams are reordered so)."""
+        return DecoderState(self.hidden[index], self.memory[index])
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the decoder says at one step.
+
+    Attributes:
+        logits: (B, V), unnormalised log-probabilities of the next word.
+        state: the state after the step.
+        alpha: (B, L), attention: sums to 1 over valid cells, 0 elsewhere.
+        beta: (B, 1) or (B, D) gate in [0, 1]; None without a gate.
+        location: (B,) the one cell that hard attention looked at; None where the context
+            is an expectation.
+        location_logprob: (B,) log alpha at that cell; None likewise.
+    """
+
+    logits: Array
+    state: DecoderState
+    alpha: Array
+    beta: Array | None = None
+    location: Array | None = None
+    location_logprob: Array | None = None
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One decoded caption in ids, with its full trace. The end token is no word.
+
+    Attributes:
+        tokens: T word ids.
+        logprobs: (T,) natural log-probability of each word, before any length penalty.
+        score: what candidates were ranked by: the sum of log-probabilities, the end
+            token's included, divided by the length penalty.
+        finished: whether the end token was reached.
+        alpha: (T, L) float32.
+        beta: (T,) mean gate per word; None without a gate.
+        location: (T,) the cell that hard attention looked at; None otherwise.
+        alternatives: for each word the strongest candidates as (id, logprob), best first.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: np.ndarray
+    score: float
+    finished: bool
+    alpha: np.ndarray
+    beta: np.ndarray | None
+    location: np.ndarray | None
+    alternatives: tuple[tuple[tuple[int, float], ...], ...]

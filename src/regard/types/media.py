@@ -1,0 +1,137 @@
+"""What is captioned: pictures, clips and scans, and the grids of cells that are laid over them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the cells of an annotation grid lie on their source.
+
+    Source units are pixels for a picture's rows and cols, seconds for frames, and millimetres
+    along the scan's own axes for the slices, rows and cols of a volume.
+
+    Attributes:
+        axes: name of each axis: ("rows", "cols"), ("frames",), ("frames", "rows", "cols") or
+            ("slices", "rows", "cols").
+        shape: cells along each axis; their product is L.
+        source_size: size of the upright source along each axis, in source units.
+        extent: the interval of the source that each axis covers, in source units. It may
+            be smaller than the source (a centre crop) or larger (padding).
+        spans: for each real frame the (start, stop) in seconds that it stands for; frames of
+            the shape beyond them are padding. Empty without an axis of frames.
+        shown: for each real frame the time in seconds at which it is shown.
+        affine: 4×4, row by row, from (slices, rows, cols) in millimetres from the scan's
+            corner to world millimetres, RAS+. Empty for other media.
+    """
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    source_size: tuple[float, ...]
+    extent: tuple[tuple[float, float], ...]
+    spans: tuple[tuple[float, float], ...] = ()
+    shown: tuple[float, ...] = ()
+    affine: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def cells(self) -> int:
+        """Number of cells, L."""
+        return math.prod(self.shape)
+
+    @property
+    def real_cells(self) -> int:
+        """Number of cells that are no padding (of a clip they come first in row-major order)."""
+        if self.axes[0] == "frames":
+            return len(self.spans) * math.prod(self.shape[1:])
+        if self.axes[0] == "slices":
+            return math.prod(sum(self.real_along(axis)) for axis in range(3))
+        return self.cells
+
+    def real_along(self, axis: int) -> tuple[bool, ...]:
+        """Return which cells along an axis of a scan lie in it, by their middles.
+
+        Where none does (one thin slice in a thick cell), the one nearest to the scan's middle.
+        """
+        (start, stop), size, cells = self.extent[axis], self.source_size[axis], self.shape[axis]
+        middles = [start + (i + 0.5) * (stop - start) / cells for i in range(cells)]
+        inside = tuple(0 <= middle <= size for middle in middles)
+        if any(inside):
+            return inside
+        nearest = min(range(cells), key=lambda i: abs(middles[i] - size / 2))
+        return tuple(i == nearest for i in range(cells))
+
+
+@dataclass(frozen=True)
+class Media:
+    """One upright picture, clip (`Clip`) or scan (`Scan`), ready for preprocessing.
+
+    Attributes:
+        medium: "image", "video" or "volume".
+        pixels: (height, width, 3) uint8, RGB, upright; of a clip (F, height, width, 3); of a
+            scan (slices, rows, cols) float32.
+        name: the path or name that the user gave.
+        digest: SHA-256 of the file's bytes, or of the pixels where there was no file.
+        notes: what the reader had to decide, such as "first of 12 frames".
+    """
+
+    medium: str
+    pixels: np.ndarray
+    name: str
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a picture in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class Clip(Media):
+    """The chosen frames of a video clip, upright.
+
+    Attributes:
+        pixels: (F, height, width, 3) uint8, RGB. Large frames are kept smaller than they were.
+        times: (F,) when each frame is shown, in seconds from the clip's first frame.
+        spans: (F,) the (start, stop) in seconds that each frame stands for.
+        duration: of the whole clip in seconds.
+        frame_size: (height, width) of the upright frames on square pixels, before they were made
+            smaller.
+    """
+
+    times: tuple[float, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
+    duration: float = 0.0
+    frame_size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan(Media):
+    """A 3D scan in canonical orientation.
+
+    Attributes:
+        pixels: (slices, rows, cols) float32 in the scan's own units (Hounsfield units of a
+            CT). Axis 0 runs from inferior to superior, axis 1 from posterior to anterior,
+            axis 2 from left to right, as nearly as the scan's axes do (RAS+).
+        affine: (4, 4) from (slice, row, col, 1) of `pixels` to world millimetres, RAS+.
+        source_affine: (4, 4) from the file's own voxel (i, j, k, 1) to world millimetres, RAS+.
+        source_shape: voxels along the file's own axes (i, j, k).
+        modality: "CT", "MR" or "" where the file does not say.
+        window: the (low, high) that are drawn black and white, in the scan's own units.
+    """
+
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4), repr=False)
+    source_affine: np.ndarray = field(default_factory=lambda: np.eye(4), repr=False)
+    source_shape: tuple[int, ...] = ()
+    modality: str = ""
+    window: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between voxels along (slices, rows, cols)."""
+        slices, rows, cols = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(slices), float(rows), float(cols)
