@@ -170,7 +170,9 @@ def _start(ray: Any, **options: Any) -> None:
 @contextmanager
 def _quiet(ray: Any) -> Generator[None]:
     """Have Ray Data draw no bars and log no progress: the caller shows it."""
-    context = ray.data.DataContext.get_current()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own defaults are deprecated to it
+        context = ray.data.DataContext.get_current()
     kept = context.enable_progress_bars
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     context.enable_progress_bars = False
