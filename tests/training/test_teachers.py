@@ -13,10 +13,11 @@ from regard.errors import ConfigError
 from regard.settings import from_dict, override, to_dict
 from regard.training import train
 from regard.training.devices import OneDevice
+from regard.training.fine_tune import fine_tuning_recipe
 from regard.training.logs import Silent
 from regard.training.pictures import make_batch
 from regard.training.run import Run, prepare_run
-from regard.training.teachers import mean_taught
+from regard.training.teachers import absolute_teachers, mean_taught, open_teachers
 
 
 def toy_recipe(folder: Path) -> Recipe:
@@ -113,6 +114,58 @@ def test_a_teacher_of_other_words_is_refused(taught: tuple[Recipe, Path], tmp_pa
     toys.captioner().save(tmp_path / "other")
     with pytest.raises(ConfigError, match=r"knows 12 words, which are not the run's"):
         begun(recipe, tmp_path / "run", tmp_path / "other")
+
+
+def test_a_teacher_of_another_medium_is_refused(
+    taught: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, folder = taught
+    run = begun(recipe, tmp_path / "run", folder / "soft" / "last")
+    clips = replace(run.recipe, encoder=replace(recipe.encoder, medium="video"))
+    rest = (run.splits, run.vocabulary, tmp_path, run.reporter.encoded, run.devices)
+    with pytest.raises(ConfigError, match="captions pictures, and the run clips"):
+        open_teachers(clips, *rest)
+
+
+def test_a_teacher_that_was_trained_whole_is_encoded_once(
+    taught: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, folder = taught
+    whole = Captioner.load(folder / "soft" / "last")
+    trainable = replace(recipe.encoder, trainable=True)
+    whole.config = replace(whole.config, encoder=trainable)
+    whole.save(tmp_path / "whole")
+    run = begun(recipe, tmp_path / "run", tmp_path / "whole")
+    assert run.teachers[0].pictures.store is not None
+
+
+def test_what_goes_on_from_a_taught_model_has_no_teachers(
+    taught: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, folder = taught
+    model = Captioner.load(folder / "soft" / "last")
+    objective = replace(recipe.objective, teachers=("gone",), lambda_ds=0.25)
+    model.config = replace(model.config, objective=objective)
+    model.save(tmp_path / "model")
+    found = fine_tuning_recipe(str(tmp_path / "model")).objective
+    assert found == replace(recipe.objective, lambda_ds=0.25)
+
+
+def test_teachers_and_stores_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = ObjectiveConfig(teachers=("run", "flickr8k-soft"), teacher_stores=("a", "b"))
+    found = absolute_teachers(config)
+    assert found.teachers == (str(tmp_path / "run"), "flickr8k-soft")
+    assert found.teacher_stores == (str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_self_critical_training_without_captions_has_no_use_for_teachers() -> None:
+    with pytest.raises(ConfigError, match="would teach nothing"):
+        ObjectiveConfig(kind="self_critical", teachers=("a",))
+    ObjectiveConfig(kind="self_critical", teachers=("a",), cross_entropy_weight=0.1)
 
 
 def test_a_store_is_named_for_every_teacher_or_for_none() -> None:

@@ -36,7 +36,8 @@ _STARTS = 3  # tries to start a cluster
 _STORE = 2**28  # bytes of a local cluster's object store, through which only counts go
 _LOGGERS = ("ray", "ray.data")
 _FOR_RAY = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # it would tell its makers who uses it, and how
+    # It would tell its makers who uses it, and how, and collects that while a job runs.
+    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else parts of it write to the driver's standard error
 }
 

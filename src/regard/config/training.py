@@ -103,6 +103,11 @@ class ObjectiveConfig:
                 f"objective.teacher_stores names {len(self.teacher_stores)} folders for "
                 f"{len(self.teachers)} teachers. Name one for each, or none."
             )
+        if self.teachers and self.kind == "self_critical" and not self.cross_entropy_weight:
+            raise ConfigError(
+                "objective.teachers would teach nothing: self_critical reads captions only where "
+                "objective.cross_entropy_weight is above 0."
+            )
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ def open_teachers(
     for name, store in zip(config.teachers, stores, strict=True):
         model = assemble(load_checkpoint(find_model(name)))
         _check(name, model.encoder.medium, model.vocabulary, recipe, vocabulary)
+        if model.encoder.frozen_part() is None:  # it was trained whole, and is no longer
+            model.encoder.requires_grad_(False)
         pictures = Pictures(
             model.encoder,
             splits,
