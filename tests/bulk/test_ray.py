@@ -79,6 +79,25 @@ def _die() -> Any:
     raise SystemError("killed")
 
 
+def test_a_task_of_several_units_does_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray plans so many tasks at most; a row of lists comes as an array, or as an object."""
+    source = bulk_jobs.pictures(tmp_path / "in", 6, bad=(1,))
+    todo = open_run(job(source, tmp_path / "out"))
+    first_life = SimpleNamespace(was_current_actor_reconstructed=False)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: first_life)
+    starts, stops = list(todo.plan.offsets[:2]), list(todo.plan.offsets[1:3])
+    worker = _UnitWorker(todo.plan.job, todo.plan.models, True)
+    columns = {"unit": [0, 1], "start": starts, "stop": stops}
+    flat = {name: np.array([values]) for name, values in columns.items()}
+    ragged = {name: np.empty(1, object) for name in columns}
+    for name, values in columns.items():
+        ragged[name][0] = np.array(values)
+    for batch in (flat, ragged):
+        assert [int(done["rows"][0]) for done in worker(batch)] == [4, 2]
+
+
 def test_what_a_worker_raised_is_what_is_said() -> None:
     inner = ConfigError("the model here is another one")
     outer: Any = RuntimeError("a task failed")
