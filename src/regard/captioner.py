@@ -8,47 +8,30 @@ for, or where there are no graphs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend, available_cores
 from regard.captions import decoding_options
-from regard.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from regard.confidence import Confidence, stored_confidence
+from regard.checkpoint import save_checkpoint
+from regard.confidence import Confidence
 from regard.config import Recipe, VideoConfig
-from regard.errors import (
-    CheckpointError,
-    ConfigError,
-    UnknownName,
-    needs_torch,
-)
-from regard.familiarity import Familiarity, stored_familiarity
-from regard.graphs import MANIFEST, LightModel, open_light
-from regard.media.reader import Reader, StoredReader
-from regard.settings import from_dict
+from regard.errors import ConfigError
+from regard.familiarity import Familiarity
+from regard.parts import Parts, load_parts, parts_of_modules
 from regard.streaming import CaptionStream, Deferred, Failure, Report, Source, encode
 from regard.types import Annotations, Caption, Media
 from regard.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from regard.assembly import Model
     from regard.decoder import AttentionDecoder
     from regard.encoders import Encoder
 
 _WORTH_A_START = 150  # pictures from which onnxruntime's start pays
-_UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 _PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
-
-
-Modules: TypeAlias = "Callable[[], tuple[Encoder, AttentionDecoder]]"
-"""Gives the modules of torch; always the same ones."""
-
-_BACKENDS = ("auto", "onnx", "torch")
 
 
 class Captioner:
@@ -88,37 +71,29 @@ class Captioner:
         Raises:
             ConfigError: there is no such device.
         """
-        from regard.backends.torch_backend import TorchBackend
+        self._take(
+            parts_of_modules(encoder, decoder, vocabulary, config, name, device, metrics,
+                             familiarity, confidence)
+        )  # fmt: skip
 
-        _check_device(device)
-        modules = encoder.to(device), decoder.to(device)
-        self._take(encoder, TorchBackend(*modules, device), lambda: modules, vocabulary, config,
-                   name, device, metrics, familiarity, confidence)  # fmt: skip
-
-    def _take(
-        self,
-        reader: Reader,
-        backend: Backend,
-        modules: Modules,
-        vocabulary: Vocabulary,
-        config: Recipe,
-        name: str,
-        device: str,
-        metrics: dict[str, Any] | None,
-        familiarity: Familiarity | None,
-        confidence: Confidence | None,
-    ) -> None:
-        self.reader = reader
-        self.backend = backend
-        self._modules = modules
-        self.vocabulary = vocabulary
-        self.config = config
-        self.name = name
-        self.device = device
-        self.metrics = metrics or {}
-        self.familiarity = familiarity
-        self.confidence = confidence
+    def _take(self, parts: Parts) -> None:
+        self.reader = parts.reader
+        self.backend = parts.backend
+        self._modules = parts.modules
+        self.vocabulary = parts.vocabulary
+        self.config = parts.config
+        self.name = parts.name
+        self.device = parts.device
+        self.metrics = parts.metrics
+        self.familiarity = parts.familiarity
+        self.confidence = parts.confidence
         self._lanes, self._per_lane = 1, _PICTURES_AT_ONCE
+
+    @classmethod
+    def _of(cls, parts: Parts) -> Captioner:
+        made = cls.__new__(cls)
+        made._take(parts)
+        return made
 
     @property
     def encoder(self) -> Encoder:
@@ -251,37 +226,10 @@ class Captioner:
             ConfigError: it reads no pictures, its decoder has a code for the positions of one
                 picture, or motion features are wanted.
         """
-        if self.medium != "image":
-            raise ConfigError(f"{self.name!r} captions {self.medium}s already; it reads no frames.")
-        if self.config.decoder.position != "none":
-            raise ConfigError(
-                f"{self.name!r} has a position code for the cells of one picture, which a clip's "
-                "frames have no place in. Use a model of clips, or one without a position code."
-            )
-        config = config or VideoConfig(frames=_UNTRAINED_FRAMES, grid="spatio_temporal")
-        if config.motion != "none":
-            raise ConfigError(
-                f"encoder.video.motion is {config.motion!r}, and {self.name!r} was trained on "
-                'pictures, which do not move. Set it to "none", or train on clips.'
-            )
-        made = copy.copy(self)
-        made.reader = self.reader.of_clips(config)
-        made.metrics = {}  # its scores are of pictures
-        made.familiarity = None
-        made.confidence = None
-        made.config = replace(
-            self.config,
-            encoder=replace(self.config.encoder, medium="video", video=config),
-            decoder=replace(self.config.decoder, grid_shape=made.reader.grid_shape),
-        )
-        made._modules = cache(partial(_for_clips, self._modules, config))
-        if isinstance(self.backend, OnnxBackend):
-            made.backend = self.backend.for_frames(made.reader.grid_shape)
-        else:
-            from regard.backends.torch_backend import TorchBackend
-
-            made.backend = TorchBackend(*made._modules(), self.device)
-        return made
+        parts = Parts(self.reader, self.backend, self._modules, self.vocabulary, self.config,
+                      self.name, self.device, self.metrics, self.familiarity,
+                      self.confidence)  # fmt: skip
+        return self._of(parts.for_clips(config))
 
     def accelerated(self, pictures: int, *, cores: int | None = None) -> Captioner:
         """Return a captioner that is faster on so many pictures (clips, scans), or this one.
@@ -375,56 +323,7 @@ class Captioner:
             UnknownName: there is no such backend.
             MissingExtra: torch, or a package that its encoder needs, is not installed.
         """
-        if backend not in _BACKENDS:
-            raise UnknownName("backend", backend, _BACKENDS)
-        if backend == "onnx" and device != "cpu":
-            raise ConfigError(f"backend='onnx' runs on the cpu, and device is {device!r}.")
-        checkpoint = load_checkpoint(folder)
-        light = open_light(checkpoint) if device == "cpu" and backend != "torch" else None
-        if light is not None:
-            return cls.of_light(light)
-        if backend == "onnx":
-            raise CheckpointError(
-                f"{checkpoint.path} has no graphs. Make them, where torch is installed: "
-                f"regard export {checkpoint.path} --to onnx."
-            )
-        model = _assembled(checkpoint)
-        return cls(
-            model.encoder,
-            model.decoder,
-            model.vocabulary,
-            model.recipe,
-            name=model.name,
-            device=device,
-            metrics=checkpoint.metrics,
-            familiarity=model.familiarity,
-            confidence=model.confidence,
-        )
-
-    @classmethod
-    def of_light(cls, light: LightModel) -> Captioner:
-        """Return a captioner that runs on graphs; it loads torch only where a module is wanted.
-
-        Raises:
-            CheckpointError: the config is of another version of regard.
-        """
-        checkpoint = light.checkpoint
-        config = checkpoint.config
-        reader = StoredReader.of(config, pictures_per_item=light.graphs.pictures_per_item)
-        try:
-            recipe = from_dict(Recipe, config["recipe"])
-        except (ConfigError, UnknownName) as error:
-            raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
-
-        def modules() -> tuple[Encoder, AttentionDecoder]:
-            model = _assembled(checkpoint)
-            return model.encoder, model.decoder
-
-        made = cls.__new__(cls)
-        made._take(reader, light.backend, cache(modules), checkpoint.vocabulary, recipe,
-                   config["name"], "cpu", checkpoint.metrics, stored_familiarity(config),
-                   stored_confidence(config))  # fmt: skip
-        return made
+        return cls._of(load_parts(folder, device, backend))
 
     @classmethod
     def from_pretrained(
@@ -439,32 +338,6 @@ class Captioner:
         from regard.pretrained import find_model
 
         return cls.load(find_model(str(name)), device=device, backend=backend)
-
-
-def _assembled(checkpoint: Checkpoint) -> Model:
-    hint = f"Or export it where torch is: regard export {checkpoint.path} --to onnx"
-    purpose = f"the model {checkpoint.config['name']!r}, as a module of torch,"
-    with needs_torch(purpose, "" if (checkpoint.path / MANIFEST).is_file() else hint):
-        from regard.assembly import assemble
-    return assemble(checkpoint)
-
-
-def _for_clips(modules: Modules, config: VideoConfig) -> tuple[Encoder, AttentionDecoder]:
-    from regard.encoders import FrameEncoder, PictureEncoder
-
-    encoder, decoder = modules()
-    assert isinstance(encoder, PictureEncoder)
-    return FrameEncoder(encoder, config).eval(), decoder
-
-
-def _check_device(device: str) -> None:
-    with needs_torch(f"the device {device!r}"):
-        import torch
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        here = "cpu and cuda" if torch.cuda.is_available() else "cpu"
-        raise ConfigError(f"device {device!r} cannot be used; this machine has {here}.") from error
 
 
 __all__ = ["Captioner", "Deferred", "Failure", "Report", "Source"]
