@@ -466,3 +466,23 @@ def test_onnxruntime_captions_as_torch_does() -> None:
     media = [read_image(p) for p in pictures]
     one, other = (np.asarray(model.annotate(media).vectors) for model in (slow, fast))
     assert (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other) > 0.9999
+
+
+@pytest.mark.parametrize("pictures", [3, 200])
+def test_pictures_that_are_not_kept_take_no_room_and_change_nothing(pictures: int) -> None:
+    model = captioner().accelerated(pictures, cores=2)
+    given = [picture(seed) for seed in range(3)]
+    kept = list(model.caption_many(given))
+    found = list(model.caption_many(given, keep_pixels=False))
+    for one, other in zip(kept, found, strict=True):
+        assert isinstance(one, Caption)
+        assert isinstance(other, Caption)
+        assert one.to_json() | {"seconds": 0} == other.to_json() | {"seconds": 0}
+        assert one.media is not None
+        assert other.media is not None
+        assert other.media.digest == one.media.digest
+        assert one.pixels is not None
+        assert other.pixels is None
+        assert other.media.pixels.base is None  # nor a view of what was read
+    with pytest.raises(ConfigError, match="holds no picture to draw on"):
+        found[0].figure()  # type: ignore[union-attr]

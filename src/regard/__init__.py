@@ -4,7 +4,7 @@
 >>> model = regard.load()                       # doctest: +SKIP
 >>> result = model.caption("photo.jpg")         # doctest: +SKIP
 >>> result.text, result.words[2].alpha.shape    # doctest: +SKIP
-('a dog runs through the grass', (7, 7))
+('a dog runs through the grass', (8, 8))
 """
 
 from __future__ import annotations

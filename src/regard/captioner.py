@@ -151,6 +151,7 @@ class Captioner:
         *,
         batch_size: int = 32,
         report: Report | None = None,
+        keep_pixels: bool = True,
         **options: Any,
     ) -> Iterator[Caption | Failure]:
         """Caption a stream of sources in order; a bad one yields a `Failure`, the rest go on.
@@ -158,12 +159,13 @@ class Captioner:
         While one batch is captioned the next is read, and no more (where it is `accelerated`, one
         for each core), so memory stays flat however long the stream is. Takes the arguments of
         `caption`; options are checked at once, before the first picture is read. `report` is
-        told, from the threads that read, how many frames of a clip are decoded.
+        told, from the threads that read, how many frames of a clip are decoded. Captions keep
+        their pictures for drawing; without `keep_pixels` large photographs take no room.
         """
         size = self.items_at_once(batch_size)
         given = iter(sources)
         batches = iter(lambda: list(islice(given, size)), [])
-        return self.caption_batches(batches, report=report, **options)
+        return self.caption_batches(batches, report=report, keep_pixels=keep_pixels, **options)
 
     def items_at_once(self, batch_size: int) -> int:
         """Return how many items go through the network together where so many pictures do.
@@ -183,6 +185,7 @@ class Captioner:
         batches: Iterable[list[Source]],
         *,
         report: Report | None = None,
+        keep_pixels: bool = True,
         **options: Any,
     ) -> Iterator[Caption | Failure]:
         """Caption a stream of batches as `caption_many` does, in order.
@@ -200,6 +203,7 @@ class Captioner:
             self.familiarity,
             self.confidence,
             self._lanes,
+            keep_pixels,
         )
         return stream.run(filter(None, batches), made, report)
 

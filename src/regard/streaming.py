@@ -21,7 +21,7 @@ from regard.captions import CaptionWriter
 from regard.confidence import Confidence
 from regard.decoding import DecodingOptions, decode
 from regard.decoding.candidates import to_numpy
-from regard.errors import MediaError, RegardError
+from regard.errors import MediaError, MissingExtra, RegardError
 from regard.familiarity import Familiarity, Sighting
 from regard.lanes import in_lanes
 from regard.media import Input
@@ -72,6 +72,15 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class _Ready:
+    """An item as it was read, as the encoder reads it, and the seconds from one to the other."""
+
+    media: Media
+    input: Input
+    seconds: float
+
+
+@dataclass(frozen=True)
 class CaptionStream:
     """What turns sources into captions.
 
@@ -84,6 +93,8 @@ class CaptionStream:
         familiarity: what training items were like; None: captions say nothing of it.
         confidence: says how sure to be of words; None: captions do not.
         lanes: batches at a time; more than 1 only where a call of the backend takes one core.
+        keep_pixels: whether captions keep their pictures, for drawing. A photograph of 12
+            megapixels is 36 MB, and some batches of them are under way.
     """
 
     reader: Reader
@@ -94,6 +105,7 @@ class CaptionStream:
     familiarity: Familiarity | None
     confidence: Confidence | None = None
     lanes: int = 1
+    keep_pixels: bool = True
 
     def run(
         self,
@@ -121,7 +133,7 @@ class CaptionStream:
             return
         pool = ThreadPoolExecutor(_READERS)
 
-        def read_ahead() -> list[Future[Media | Failure]]:
+        def read_ahead() -> list[Future[_Ready | Failure]]:
             ahead = next(batches, [])
             return [pool.submit(self._read, source, report) for source in ahead]
 
@@ -133,30 +145,35 @@ class CaptionStream:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, source: Source, report: Report | None) -> Media | Failure:
+    def _read(self, source: Source, report: Report | None) -> _Ready | Failure:
         deferred = source if isinstance(source, Deferred) else None
         told = partial(report, deferred.name if deferred else str(source)) if report else None
         try:
             if deferred:
-                return self.reader.read(deferred.fetch(), name=deferred.name, report=told)
-            return self.reader.read(source, report=told)
-        except MediaError as error:
+                media = self.reader.read(deferred.fetch(), name=deferred.name, report=told)
+            else:
+                media = self.reader.read(source, report=told)
+            began = time.perf_counter()
+            made = self.reader.prepare(media)
+            seconds = time.perf_counter() - began
+            return _Ready(media if self.keep_pixels else media.without_pixels(), made, seconds)
+        except (MediaError, MissingExtra) as error:  # pictures go on where clips cannot be read
             if isinstance(source, Media | Deferred):
                 return Failure(source.name, error)
             is_path = isinstance(source, str | Path)
             return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
 
     def _caption_batch(
-        self, items: list[Media | Failure], options: DecodingOptions
+        self, items: list[_Ready | Failure], options: DecodingOptions
     ) -> Iterator[Caption | Failure]:
-        media = [item for item in items if isinstance(item, Media)]
-        captions = iter(self._captions(media, options) if media else ())
+        ready = [item for item in items if isinstance(item, _Ready)]
+        captions = iter(self._captions(ready, options) if ready else ())
         for item in items:
             yield item if isinstance(item, Failure) else next(captions)
 
-    def _captions(self, media: list[Media], options: DecodingOptions) -> list[Caption]:
+    def _captions(self, ready: list[_Ready], options: DecodingOptions) -> list[Caption]:
         began = time.perf_counter()
-        inputs = [self.reader.prepare(m) for m in media]
+        media, inputs = [one.media for one in ready], [one.input for one in ready]
         annotations = encode(self.backend, inputs)
         found = decode(
             self.backend,
@@ -167,7 +184,8 @@ class CaptionStream:
             forbidden=(PAD, START, UNKNOWN),
             unlisted=(PAD, START),
         )
-        seconds = (time.perf_counter() - began) / len(media)
+        spent = time.perf_counter() - began + sum(one.seconds for one in ready)
+        seconds = spent / len(ready)
         writer = CaptionWriter(
             self.vocabulary, self.name, self.attention, options.context, self.confidence
         )

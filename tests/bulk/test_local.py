@@ -341,3 +341,41 @@ def test_lines_with_error_in_a_caption_are_no_failures(tmp_path: Path) -> None:
     line = json.dumps({"file": 'an "error": here', "caption": '"error": '})
     (tmp_path / "a.jsonl").write_text(line + "\n" + '{"file": "x", "error": "y"}\n')
     assert counts_of(LocalPlace(), str(tmp_path / "a.jsonl"), "jsonl") == (2, 1)
+
+
+def test_a_reader_that_is_not_installed_costs_its_items_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    folder = bulk_jobs.pictures(tmp_path / "in", 3)
+    (folder / "001.mp4").write_bytes(b"a clip")
+    (done,) = do(job(folder, tmp_path / "out"))
+    assert (done.rows, done.failed) == (4, 1)
+    found = rows(tmp_path / "out")
+    assert [bool(r.get("caption")) for r in found] == [True, True, False, True]
+    assert "regard[video]" in found[2]["error"]
+
+
+@pytest.mark.parametrize("source", ["{}", "{}/", "{}/*.jpg", "{}/../in"])
+def test_rows_do_not_go_among_what_is_read(tmp_path: Path, source: str) -> None:
+    folder = bulk_jobs.pictures(tmp_path / "in", 2)
+    with pytest.raises(ConfigError, match="the folder of the source itself"):
+        open_run(job(source.format(folder), folder))
+    assert len(list(folder.iterdir())) == 2
+    (folder / "list.txt").write_text("000.jpg\n")
+    do(job(folder / "list.txt", folder))  # whose order nothing there can change
+    do(job(folder / "list.txt", folder))
+    assert len(rows(folder)) == 1
+
+
+@pytest.mark.parametrize("settings", [{"address": "ray://head:10001"}, {"workers": 4}])
+def test_a_cluster_is_not_asked_of_this_process(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="take --engine ray"):
+        do(job(folder, tmp_path / "out"), engine="local", **settings)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(sys.modules["regard.bulk.run"], "_has_ray", lambda: False)
+    with pytest.raises(MissingExtra, match="--engine local"):
+        do(job(folder, tmp_path / "out"), engine="auto", **settings)
+    assert not rows(tmp_path / "out")

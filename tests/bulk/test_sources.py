@@ -245,3 +245,24 @@ def test_json_of_lists_may_name_what_no_file_system_takes(tmp_path: Path) -> Non
     (tmp_path / "list.jsonl").write_text(json.dumps({"file": "nowhere://x/y.jpg"}) + "\n")
     (found,) = items(tmp_path / "list.jsonl")
     assert "cannot be opened" in found.error
+
+
+def test_the_query_of_a_url_tells_files_apart_where_it_is_no_option(tmp_path: Path) -> None:
+    """As photo services have it; the fake file system takes any name, a query in it too."""
+    files = fsspec.filesystem("memory")
+    for number in (1, 2):
+        files.pipe(f"/photos/get?id={number}", toys.jpeg(number, (16, 24)))
+    urls = [f"memory://ann:secret@photos/get?id={number}" for number in (1, 2)]
+    (tmp_path / "list.txt").write_text("\n".join(urls))
+    places = Places()
+    assert [places.find(url)[1].rpartition("/")[2] for url in urls] == ["get?id=1", "get?id=2"]
+    assert len(places._open) == 1  # type: ignore[reportPrivateUsage]
+    found = items(tmp_path / "list.txt")
+    assert [i.name for i in found] == [f"memory://photos/get?id={n}" for n in (1, 2)]
+    assert shown("https://host/get?id=1") == "https://host/get?id=1"
+
+
+def test_a_clip_is_one_whatever_the_query_of_its_url(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("https://host/clip.mp4?v=1\n")
+    (found,) = items(tmp_path / "list.txt")
+    assert found.medium == "video"

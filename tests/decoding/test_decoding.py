@@ -345,6 +345,14 @@ def test_ngram_blocking_prefix_banned_and_lengths(method: str) -> None:
         assert len(best.tokens) >= 3
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e-4, 1e-310])
+def test_next_to_no_temperature_draws_the_most_likely_words(temperature: float) -> None:
+    limits = {"max_length": 6}
+    (cold,) = run(Table(3), method="sample", temperature=temperature, **limits)[0]
+    assert cold.tokens == run(Table(3), method="greedy", **limits)[0][0].tokens
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_samples_follow_the_distribution(temperature: float) -> None:
     """4,000 draws of the first word; 0.04 is five standard deviations."""

@@ -28,6 +28,7 @@ from regard.errors import ConfigError
         ({"method": "sample", "top_k": -1}, "top_k"),
         ({"length_penalty": -1.0}, "length_penalty"),
         ({"length_penalty": float("nan")}, "length_penalty"),
+        ({"length_penalty": 400.0}, "length_penalty is 400.0; it must be 10 or less"),
         ({"alternatives": -1}, "alternatives"),
         ({"max_length": 0}, "max_length"),
         ({"seed": -1}, "seed"),

@@ -48,6 +48,8 @@ def test_slices_are_sorted_by_place_whatever_their_names_and_numbers(tmp_path: P
                                                           [0, 0, 2, 30], [0, 0, 0, 1]])  # fmt: skip
     assert scan.window == (-1350, 150)
     assert scan.digest == digest_of(str(folder))
+    (folder / "notes.txt").write_text("not the scan's")
+    assert read_scan(folder, spec()).digest == scan.digest
 
 
 @pytest.mark.parametrize("seed", range(12))

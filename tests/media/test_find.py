@@ -1,11 +1,16 @@
 """Arguments to files."""
 
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from regard.media import find_files
+from regard.errors import MediaError
+from regard.media import find_files, medium_of
+from regard.media.preprocess import ScanSpec
+from regard.media.volume import read_scan
 
 
 @pytest.fixture
@@ -54,3 +59,29 @@ def test_a_dash_reads_standard_input_line_by_line() -> None:
     assert stdin.tell() < len("x y.jpg\r\n\n  \nz.jpg")  # the rest is not read yet
     assert list(found) == ["z.jpg", "last.jpg"]
     assert list(find_files(["-"])) == ["-"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_item_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "closed", "z"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"")
+    real = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    found = list(find_files([str(tmp_path)]))
+    assert found == [str(tmp_path / name) for name in ("a/1.jpg", "closed", "z/1.jpg")]
+    with pytest.raises(MediaError, match="closed cannot be opened: Permission denied"):
+        read_scan(found[1], ScanSpec((4, 4, 4), (), "percentile"))
+
+
+def test_a_pipe_is_not_read_to_tell_its_medium(tmp_path: Path) -> None:
+    """What was read of it would be gone for its reader."""
+    os.mkfifo(tmp_path / "pipe")
+    assert medium_of(str(tmp_path / "pipe")) == "image"  # or it would wait for ever

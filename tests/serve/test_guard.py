@@ -93,7 +93,7 @@ def test_other_sites_pages_are_shut_out_unless_they_are_named(serving: Any, ask:
 
 
 def test_it_answers_to_its_names_alone(serving: Any) -> None:
-    service = serving(hosts=("here", "[::1]"))
+    service = serving(hosts=("Here", "[::1]"))
     assert service("GET", "/healthz").status_code == 200
     assert service("GET", "/healthz", headers={"host": "HERE:8000"}).status_code == 200
     assert service("GET", "/healthz", headers={"host": "[::1]:8000"}).status_code == 200

@@ -56,7 +56,11 @@ def measure_captioning(
         paths = _paths(folder, pictures)
         began = time.perf_counter()
         captioner = Captioner.from_pretrained(find_model(model)).accelerated(len(paths))
-        list(captioner.caption_many(paths[:batch_size], batch_size=batch_size, beam=beam))
+        list(
+            captioner.caption_many(
+                paths[:batch_size], batch_size=batch_size, keep_pixels=False, beam=beam
+            )
+        )
         start = time.perf_counter() - began
         failed = 0
         walls: list[float] = []
@@ -100,7 +104,7 @@ def caption_once(model: str | None, folder: str, pictures: int, beam: int, batch
 
 def _caption(captioner: Captioner, paths: list[str], beam: int, batch_size: int) -> int:
     """Caption all, keep nothing, return how many failed."""
-    results = captioner.caption_many(paths, batch_size=batch_size, beam=beam)
+    results = captioner.caption_many(paths, batch_size=batch_size, keep_pixels=False, beam=beam)
     return sum(isinstance(result, Failure) for result in results)
 
 

@@ -9,7 +9,7 @@ run.py       what is missing, done in this process or by on_ray.py
 """
 
 from regard.bulk.plan import Job
-from regard.bulk.run import Run, open_run, run
+from regard.bulk.run import Run, engine_for, open_run, run
 from regard.bulk.worker import Done, Worker
 
-__all__ = ["Done", "Job", "Run", "Worker", "open_run", "run"]
+__all__ = ["Done", "Job", "Run", "Worker", "engine_for", "open_run", "run"]

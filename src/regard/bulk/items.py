@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from regard.bulk.parquet import values_of_parquet
-from regard.bulk.places import Place, Places
+from regard.bulk.places import Place, Places, shown
 from regard.bulk.sources import Unit
 from regard.bulk.tars import files_of_tar
 from regard.captioner import Deferred
@@ -50,7 +50,9 @@ def items_of(unit: Unit, source: str, places: Places) -> Iterator[Item]:
             yield _failed(name, error) if error else _file(name, place, path)
     elif unit.kind == "listed":
         for entry, error in unit.entries:
-            yield _failed(entry, error) if error else _named(entry, unit.file, source, places)
+            yield (
+                _failed(shown(entry), error) if error else _named(entry, unit.file, source, places)
+            )
     elif unit.kind == "tar":
         for name, content, error in files_of_tar(place, unit.file, unit.at, unit.count):
             yield _failed(name, error) if content is None else _held(name, name, content)
@@ -81,9 +83,9 @@ def _rows(unit: Unit, place: Place, source: str, places: Places) -> Iterator[Ite
 def _named(entry: str, file: str, source: str, places: Places) -> Item:
     """Return the item of a file that a list or Parquet file names."""
     try:
-        return _file(entry, *places.beside(source, file, entry))
+        return _file(shown(entry), *places.beside(source, file, entry))
     except RegardError as error:
-        return _failed(entry, str(error))
+        return _failed(shown(entry), str(error))
 
 
 def _file(name: str, place: Place, path: str) -> Item:
@@ -102,7 +104,8 @@ def _failed(name: str, error: str) -> Item:
 
 
 def _medium(name: str) -> str:
-    return medium_by_name(name) or "image"  # whose reader says what is wrong
+    named = medium_by_name(name) or medium_by_name(name.partition("?")[0])  # a URL's query
+    return named or "image"  # whose reader says what is wrong
 
 
 def _fetching(place: Place, path: str, name: str) -> Callable[[], bytes]:

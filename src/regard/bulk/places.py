@@ -1,7 +1,8 @@
 """Where files lie: this machine's disks, or any file system that pyarrow or fsspec opens.
 
 A path is what its place calls a file; a URL names both. `s3://bucket/key?region=...` and the like
-are opened by pyarrow, whose options stand in the query; what pyarrow does not know by fsspec.
+are opened by pyarrow, whose options stand in the query; what pyarrow does not know by fsspec, and
+its query is part of the path, as of http.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from uuid import uuid4
 from regard.errors import ConfigError, MissingExtra
 
 _URL = re.compile(r"([A-Za-z][\w+.-]*)://([^/?]*)(.*?)(\?\w+=[^&?*\[]*(?:&\w+=[^&?*\[]*)*)?", re.S)
+_ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "mock")
+"""Schemes that pyarrow opens, with the options in the query."""
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 """An object is there once all of it is, so that it needs no other name until then."""
 _BUFFER = 2**16  # bytes that are asked of a place at a time where few are wanted
@@ -220,10 +223,10 @@ class Places:
             ConfigError: the place cannot be opened.
             MissingExtra: it is not on this machine's disks, and pyarrow is not installed.
         """
-        parts = _URL.fullmatch(url)
+        parts = _parts(url)
         if parts is None:
             return self._local, url
-        scheme, host, path, query = (part or "" for part in parts.groups())
+        scheme, host, path, query = parts
         if scheme == "file":
             return self._local, path
         key = scheme, host, query
@@ -241,12 +244,12 @@ class Places:
             path: the list's, in the place of the source.
             entry: as it stands there.
         """
-        named, given = _URL.fullmatch(entry), _URL.fullmatch(source)
+        named, given = _parts(entry), _parts(source)
         if named is not None:
-            scheme, host, rest, query = named.groups()
-            if given and given[1] == scheme and not query and "@" not in host:
-                user = "".join(given[2].rpartition("@")[:2])
-                return self.find(f"{scheme}://{user}{host}{rest}{given[4] or ''}")
+            scheme, host, rest, query = named
+            if given and given[0] == scheme and not query and "@" not in host:
+                user = "".join(given[1].rpartition("@")[:2])
+                return self.find(f"{scheme}://{user}{host}{rest}{given[3]}")
             return self.find(entry)
         place, _ = self.find(source)
         if place.is_local:
@@ -256,11 +259,20 @@ class Places:
 
 def shown(url: str) -> str:
     """Return a URL without user, password and options, which are for nobody else to read."""
-    parts = _URL.fullmatch(url)
+    parts = _parts(url)
     if parts is None:
         return url
-    scheme, host, path, _ = parts.groups()
+    scheme, host, path, _ = parts
     return f"{scheme}://{host.rpartition('@')[2]}{path}"
+
+
+def _parts(url: str) -> tuple[str, str, str, str] | None:
+    """Return scheme, host with its user, path and options of a URL; None of a path."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        return None
+    scheme, host, path, query = (part or "" for part in found.groups())
+    return (scheme, host, path, query) if scheme in _ARROW else (scheme, host, path + query, "")
 
 
 def _opened(scheme: str, host: str, query: str) -> tuple[Place, str]:

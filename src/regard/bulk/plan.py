@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.bulk.places import Place, Places, shown
-from regard.bulk.sources import PLAN, Unit, units_of
+from regard.bulk.sources import PLAN, Unit, fixed_folder, units_of
 from regard.checkpoint import file_digest
 from regard.errors import CheckpointError, ConfigError
 from regard.pretrained import DEFAULTS, find_model
@@ -133,6 +133,7 @@ def open_plan(job: Job, places: Places) -> Plan:
             f"{shown(job.out)} holds rows of another job: {changes}. Name another folder, or take "
             "the old settings to go on."
         )
+    _refuse_same(job, places)
     units = units_of(job.source, places, size=job.unit, column=job.column)
     if stored is not None:
         plan = _scanned(job, models, units)
@@ -149,6 +150,19 @@ def open_plan(job: Job, places: Places) -> Plan:
             "folder, or delete them."
         )
     return _written(job, models, units, place, out)
+
+
+def _refuse_same(job: Job, places: Places) -> None:
+    """Refuse to write among what is read: with the plan in it a folder is no source any more."""
+    (source, path), (target, out) = places.find(job.source), places.find(job.out)
+    found = source.info(path)
+    if source is not target or (found is not None and not found.is_folder):
+        return
+    folder = path if found else fixed_folder(path)
+    if folder == out or (source.is_local and os.path.realpath(folder) == os.path.realpath(out)):
+        raise ConfigError(
+            f"{shown(job.out)} is the folder of the source itself. Name another one for the rows."
+        )
 
 
 def _written(

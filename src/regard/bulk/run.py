@@ -16,7 +16,7 @@ from regard.bulk.worker import Done, Worker
 from regard.captions import decoding_options
 from regard.checkpoint import load_checkpoint
 from regard.config import Recipe
-from regard.errors import CheckpointError, UnknownName
+from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.pretrained import DEFAULTS, find_model
 from regard.settings import from_dict
 
@@ -92,21 +92,40 @@ def run(
 
     Raises:
         UnknownName: there is no such engine.
-        ConfigError: the cluster is not there.
+        ConfigError: the cluster is not there, or the engine that was named has none.
         MissingExtra: Ray is not installed.
         RegardError: the work cannot go on.
     """
-    if engine not in ENGINES:
-        raise UnknownName("engine", engine, ENGINES)
+    engine = engine_for(engine, address, workers)
     if not todo.missing:
         return
-    if engine == "ray" or (engine == "auto" and _has_ray()):
+    if engine == "ray":
         from regard.bulk.on_ray import run_on_ray
 
         yield from run_on_ray(todo, address, workers)
     else:
         yield from _run_here(todo)
     _clear(todo.plan.job)
+
+
+def engine_for(engine: str, address: str = "auto", workers: int | None = None) -> str:
+    """Return "ray" or "local", whichever does what is asked for; see `run`.
+
+    Raises:
+        UnknownName: there is no such engine.
+        ConfigError: a cluster or workers were named for this process.
+    """
+    if engine not in ENGINES:
+        raise UnknownName("engine", engine, ENGINES)
+    of_ray = address != "auto" or workers is not None
+    if engine == "local" and of_ray:
+        raise ConfigError(
+            f"the engine is 'local', and address={address!r} and workers={workers} are Ray's. "
+            "Leave them out, or take --engine ray."
+        )
+    if engine == "auto":
+        return "ray" if of_ray or _has_ray() else "local"
+    return engine
 
 
 def _run_here(todo: Run) -> Iterator[Done]:

@@ -192,11 +192,15 @@ def _matches(place: Place, pattern: str) -> Iterator[Entry]:
             if not written and (entry := place.info(path)) and not entry.is_folder:
                 yield entry
         return
-    fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     wanted = re.compile(_expression(pattern))
-    for entry in _walk(place, fixed):
+    for entry in _walk(place, fixed_folder(pattern)):
         if wanted.fullmatch(entry.path):
             yield entry
+
+
+def fixed_folder(pattern: str) -> str:
+    """Return the folder below which all lies that a pattern matches; "" is the current one."""
+    return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
 
 
 def _expression(pattern: str) -> str:

@@ -108,7 +108,7 @@ class Worker:
         batches = self._batches(units, begun)
         while True:
             try:
-                for result in self._router.caption_batches(batches, **self._job.options):
+                for result in self._captions(batches):
                     yield from self._known(begun)
                     yield begun[0], self._row(begun.popleft(), result)
                     yield from self._known(begun)
@@ -123,6 +123,9 @@ class Worker:
                 # An item that nobody foresaw took its batch with it. Those that were begun are
                 # done again one by one, so that it fails alone.
                 yield from self._one_by_one(begun)
+
+    def _captions(self, batches: Iterable[_Batch]) -> Iterator[Caption | Failure]:
+        return self._router.caption_batches(batches, keep_pixels=False, **self._job.options)
 
     def _known(self, begun: deque[_Begun]) -> Iterator[tuple[_Begun, Row | None]]:
         """Take off what needs no captioning, as far as it stands in front."""
@@ -142,7 +145,7 @@ class Worker:
             assert item.source is not None
             alone: list[_Batch] = [(item.medium, [item.source])]
             try:
-                (result,) = self._router.caption_batches(alone, **self._job.options)
+                (result,) = self._captions(alone)
                 yield first, self._row(first, result)
             except (RegardError, OSError):
                 raise

@@ -66,8 +66,9 @@ def bulk(
 
     Every item gets one row, with the reason where it failed; the status is then 1.
     """
-    from regard.bulk import Job, open_run, run
+    from regard.bulk import Job, engine_for, open_run, run
 
+    engine = engine_for(engine, address, workers)  # before a plan is written
     options = {"beam": beam, "context": context} | given(
         max_length=max_length, length_penalty=length_penalty, block_ngram=block_ngram
     )

@@ -66,6 +66,7 @@ def caption(
     results = router.caption_many(
         sources,
         report=watch.report,
+        keep_pixels=sheets is not None,
         batch_size=batch_size,
         beam=beam,
         n_best=n_best,
@@ -113,7 +114,7 @@ def _write(result: Caption, json_lines: bool, *, alpha: bool, unsure: float | No
 def _draw(result: Caption, folder: OutputFolder) -> None:
     from regard.explain import save_figure
 
-    stem = folder.stem(result.file)
+    stem = folder.stem(result.file, (".png",))
     path = stem.with_name(stem.name + ".png")  # with_suffix would cut a name at its last dot
     try:
         save_figure(result.figure(), path)

@@ -153,7 +153,12 @@ def reporting() -> Generator[Callable[[str, int, int], None]]:
 
 
 def never_fail_to_print() -> None:
-    """Show as escapes what a stream cannot encode, such as a file name that is no UTF-8."""
+    """Show as escapes what a stream cannot encode, such as a file name that is no UTF-8.
+
+    On standard input such a name is taken as the file system has it.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

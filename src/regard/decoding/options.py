@@ -12,6 +12,9 @@ METHODS = ("greedy", "beam", "sample")
 CONTEXTS = ("expected", "sample", "argmax")
 """How hard attention forms the context."""
 
+MOST_PENALTY = 10
+"""Of a length penalty: the longest caption wins long before."""
+
 
 @dataclass(frozen=True)
 class DecodingOptions:
@@ -24,7 +27,7 @@ class DecodingOptions:
             tokens are no words takes its recipe's `data.max_length` where none is given.
         min_length: the end token may not come before so many tokens.
         length_penalty: a caption's score is sum(log p) / length ** length_penalty, the end
-            token counted; 0 compares plain sums, as the paper does.
+            token counted; 0 compares plain sums, as the paper does; at most 10.
         block_ngram: no n-gram of this size is said twice; 0 blocks nothing.
         temperature: divides the logits before sampling.
         top_k: sample among the k most likely words; 0 among all.
@@ -66,6 +69,10 @@ class DecodingOptions:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.length_penalty > MOST_PENALTY:
+            raise ConfigError(
+                f"length_penalty is {self.length_penalty}; it must be {MOST_PENALTY} or less."
+            )
         if not 0 < self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise ConfigError(
                 f"temperature is {self.temperature} and top_p {self.top_p}; temperature must be "

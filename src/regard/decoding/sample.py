@@ -12,6 +12,9 @@ from regard.decoding.options import DecodingOptions
 from regard.decoding.stepper import Reading, Stepper
 from regard.types import Annotations, Hypothesis
 
+_COLDEST = 1e-6
+"""Below it quotients overflow, and the most likely word is drawn anyway."""
+
 
 def decode_sample(
     backend: Backend, annotations: Annotations, options: DecodingOptions, ids: Ids
@@ -31,7 +34,7 @@ def decode_sample(
     def draw(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
         allowed = to_numpy(stepper.allowed(reading.step)).astype(np.float64)
         logprobs = allowed - reading.normaliser[:, None]
-        logits = logprobs / options.temperature
+        logits = logprobs / max(options.temperature, _COLDEST)
         # arg max(logits + Gumbel noise) is distributed as softmax(logits).
         noise = generator.gumbel(size=(count, logits.shape[-1]))
         noisy = keep_likely(logits, options).reshape(-1, *noise.shape) + noise

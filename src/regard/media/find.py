@@ -75,7 +75,7 @@ def is_there(path: str) -> bool:
 
 
 def digest_of(path: str) -> str:
-    """Return a SHA-256 of a file's bytes; of a folder's (a series of slices) names and bytes.
+    """Return a SHA-256 of a file's bytes; of a folder's its DICOM files' names and bytes.
 
     Raises:
         OSError: it cannot be read.
@@ -88,7 +88,9 @@ def digest_of(path: str) -> str:
         headers, _ = pick_series(folder, number)
         names = [os.path.basename(str(header.source)) for header in headers]
     elif os.path.isdir(path):
-        names = os.listdir(path)
+        from regard.media.series import dicom_files
+
+        names = [os.path.basename(file) for file in dicom_files(path)]
     else:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -101,6 +103,8 @@ def digest_of(path: str) -> str:
 
 
 def _sniffed(path: str) -> str:
+    if not os.path.isfile(path):
+        return "image"  # what is read of a pipe is gone
     try:
         with open(path, "rb") as file:
             return medium_of_head(file.read(_HEAD))
@@ -150,7 +154,11 @@ def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iter
 
 def _media(folder: str) -> list[str]:
     found: list[tuple[str, int]] = []  # with the number of the series, 0 where there is none
-    for place, folders, files in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        found.append((os.fsdecode(error.filename), 0))  # whose reader says that it is
+
+    for place, folders, files in os.walk(folder, onerror=closed):
         folders[:] = [f for f in folders if not f.startswith(".")]
         found += [(os.path.join(place, f), 0) for f in files if _is_media(f)]
         found += [(place, number) for number in series_in(place)]

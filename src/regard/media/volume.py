@@ -52,7 +52,11 @@ def read_scan(
     if isinstance(source, str | Path):
         path = os.fspath(source)
         name = name or path
-        return _scan(_from_path(path, name, max_voxels), spec, name, digest_of(path))
+        try:
+            stored, digest = _from_path(path, name, max_voxels), digest_of(path)
+        except OSError as error:  # of a folder, or a file in it
+            raise MediaError(f"{name} cannot be opened: {error.strerror or error}.") from error
+        return _scan(stored, spec, name, digest)
     if isinstance(source, bytes | bytearray | memoryview):
         content, name = bytes(source), name or "<bytes>"
         stored = _from_file(content, content[:_HEAD], name, max_voxels)

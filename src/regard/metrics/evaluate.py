@@ -103,7 +103,12 @@ def evaluate(
     spoken: dict[str, tuple[SpokenWord, ...]] = {}
     own = to_dict(decoding or captioner.config.decoding)
     results = captioner.accelerated(len(items)).caption_many(
-        (item.file for item in items), batch_size=batch_size, beam=beam, context=context, **own
+        (item.file for item in items),
+        batch_size=batch_size,
+        keep_pixels=False,
+        beam=beam,
+        context=context,
+        **own,
     )
     for item, result in zip(items, results, strict=True):
         if isinstance(result, Failure):

@@ -57,7 +57,8 @@ class Guard:
     def _admit(self, exchange: Exchange) -> None:
         """Raise `Refused` for whom the service is not there."""
         settings, path = self._service.settings, exchange.scope["path"]
-        if settings.hosts and _host(exchange.header(b"host")) not in settings.hosts:
+        hosts = [host.lower() for host in settings.hosts]
+        if hosts and _host(exchange.header(b"host")) not in hosts:
             raise Refused(400, "the service is not called by this name; see its setting hosts.")
         if (
             exchange.scope["method"] == "POST"

@@ -11,7 +11,7 @@ from typing import Any
 
 from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
-from regard.decoding.options import CONTEXTS, METHODS
+from regard.decoding.options import CONTEXTS, METHODS, MOST_PENALTY
 from regard.errors import (
     ConfigError,
     MediaError,
@@ -70,7 +70,9 @@ ABOUT = {
     "seed": "of sampled words and locations",
 }
 """Every field of `DecodingOptions` in a few words; words are given as text."""
-LIMITS = {"beam": 10, "n_best": 10, "max_length": 50, "alternatives": 20, "seed": 2**32}
+LIMITS = {"beam": 10, "n_best": 10, "max_length": 50, "alternatives": 20, "seed": 2**32} | {
+    "length_penalty": MOST_PENALTY
+}
 """Largest values that a stranger may ask for: work grows with them."""
 LEAST = {"beam": 1, "n_best": 1, "max_length": 1} | dict.fromkeys(
     ("min_length", "length_penalty", "block_ngram", "top_k", "alternatives", "seed"), 0

@@ -108,7 +108,7 @@ class Caption:
     @property
     def pixels(self) -> np.ndarray | None:
         """The pixels of the source (see `Media`), where they were kept."""
-        return None if self.media is None else self.media.pixels
+        return self.media.pixels if self.media is not None and self.media.pixels.size else None
 
     @property
     def grid(self) -> Grid:

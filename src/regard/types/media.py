@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -88,6 +88,12 @@ class Media:
     def size(self) -> tuple[int, int]:
         """(height, width) of a picture in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    def without_pixels(self) -> Media:
+        """Return what is known of a picture besides its pixels; a clip or scan as it is."""
+        if self.medium != "image":
+            return self
+        return replace(self, pixels=np.empty((0, 0, 3), np.uint8))
 
 
 @dataclass(frozen=True)
