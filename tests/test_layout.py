@@ -25,6 +25,7 @@ ORDER = [
     {"decoding"},
     {"checkpoint", "captions", "graphs", "stored_config"},
     {"assembly", "streaming"},
+    {"parts"},
     {"captioner", "export"},
     {"routing"},
     {"data", "metrics"},

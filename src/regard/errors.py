@@ -88,7 +88,8 @@ class MissingExtra(RegardError, ImportError):
         """
         super().__init__(
             f"{purpose} needs the package {package!r}. Install it with: "
-            f"pip install 'regard[{extra}]'" + (f". {hint}" if hint else "")
+            f"pip install 'regard[{extra}]', or in a clone of regard: pip install '.[{extra}]'"
+            + (f". {hint}" if hint else "")
         )
 
 
