@@ -64,6 +64,46 @@ def test_wrong_settings_are_named(setting: str, says: str) -> None:
         override(Recipe(), [setting])
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "data.limit=-3",
+        "decoder.feature_dim=-4",
+        "decoder.grid_shape=[0]",
+        "encoder.volume.channels=[8, 0]",
+        "evaluation.diary_pictures=-1",
+        "evaluation.limit=-5",
+        "objective.cross_entropy_weight=-1.0",
+        "objective.lambda_ds=-5.0",
+        "objective.lambda_e=-1.0",
+        "objective.lambda_r=-1.0",
+        "objective.samples=0",
+        "objective.samples=-2",
+        "optimizer.clip_norm=-1.0",
+        "optimizer.encoder_learning_rate=-1.0",
+        "optimizer.warmup_steps=-10",
+        "optimizer.weight_decay=-1.0",
+        "training.patience=-1",
+        "training.save_every=-2",
+        "training.seed=-1",
+        "training.seed=100000000000000000000",
+    ],
+)
+def test_values_out_of_range_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.partition("=")[0] + " is .*; it must"):
+        override(Recipe(), [setting])
+
+
+def test_what_means_off_stays_allowed() -> None:
+    names = ("data.limit", "decoder.feature_dim", "evaluation.diary_pictures", "evaluation.limit",
+             "objective.lambda_ds", "objective.lambda_r", "objective.lambda_e",
+             "objective.cross_entropy_weight", "optimizer.clip_norm", "optimizer.warmup_steps",
+             "optimizer.weight_decay", "optimizer.encoder_learning_rate", "training.patience",
+             "training.save_every", "training.seed")  # fmt: skip
+    recipe = override(Recipe(), [f"{name}=0" for name in names])
+    assert override(recipe, [f"training.seed={2**63 - 1}"]).training.seed == 2**63 - 1
+
+
 def test_recipe_files(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 import toys
+from regard.cli import launch
 from together import curve
 
 RECIPE = """
@@ -59,6 +61,25 @@ def toy(folder: Path) -> list[str]:
     captions, images = toys.write_data(folder)
     (folder / "toy.toml").write_text(RECIPE.replace("STORE", str(folder / "store")))
     return ["toy.toml", "--data", str(captions), "--images", str(images)]
+
+
+def test_interrupted_ranks_may_write_what_they_have_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = f"import time; time.sleep(0.5); open({str(tmp_path / 'written')!r}, 'w')"
+
+    def start(*_: object) -> launch._Rank:
+        process = subprocess.Popen([sys.executable, "-c", code], text=True)
+        return launch._Rank(0, process, deque(), None)
+
+    def interrupted(_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "_start", start)
+    monkeypatch.setattr(launch, "_over", interrupted)
+    assert launch.launch([], 1, 1, tmp_path) == 130
+    assert (tmp_path / "written").exists()
+    assert "what is encoded is kept" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(600)

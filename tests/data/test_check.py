@@ -77,6 +77,19 @@ def test_every_fault_is_in_one_report(tmp_path: Path) -> None:
     assert report.to_json()["problems"][0].keys() == {"kind", "where", "what"}
 
 
+def test_splits_are_read_as_training_reads_them(tmp_path: Path) -> None:
+    lines = ["0.jpg,a dog,Train", "0.jpg,a cat,training", "1.jpg,a man,VAL", "1.jpg,a boy,"]
+    lines += ["2.jpg,a tree,", "3.jpg,a car,unused", "4.jpg,a bus,holdout"]
+    for i in range(5):
+        (tmp_path / f"{i}.jpg").write_bytes(toys.jpeg(i))
+    (tmp_path / "c.csv").write_text("\n".join(["file,caption,split", *lines]))
+    report = check_dataset(tmp_path / "c.csv")
+    assert kinds(report) == [("unknown split", "4.jpg")]
+    assert "'holdout' is none of train, val, test and unused; training refuses it" in report.text()
+    splits = {"train": 2, "val": 1, "unused": 1, "holdout": 1}
+    assert report.counts["pictures_by_split"] == splits
+
+
 def test_wrong_columns_are_a_problem_and_not_a_crash(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("picture,text\na.jpg,a dog\n")
     report = check_dataset(tmp_path / "c.csv")
@@ -182,3 +195,15 @@ def test_flickr8k_has_no_wrong_line_or_id(shared_data: Path) -> None:
         "val": 1000,
     }
     assert all(len(item.captions) == 5 for item in found.dataset)
+
+
+def test_half_a_character_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(toys.jpeg())
+    rows = [
+        '{"file": "a.jpg", "caption": "a dog \\ud83d runs"}',
+        '{"file": "a.jpg", "caption": "a \\ud83d\\ude00 dog"}',
+    ]
+    (tmp_path / "c.jsonl").write_text("\n".join(rows) + "\n")
+    report = check_dataset(tmp_path / "c.jsonl", tmp_path)
+    assert kinds(report) == [("broken character", "a.jpg")]
+    report.text().encode()

@@ -167,6 +167,50 @@ def test_ambiguous_image_ids_are_refused(tmp_path: Path) -> None:
         load_dataset(path)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Train", "train"),
+        ("training", "train"),
+        ("restval", "train"),
+        (" VAL ", "val"),
+        ("Validation", "val"),
+        ("dev", "val"),
+        ("TEST", "test"),
+        ("test ", "test"),
+        ("Testing", "test"),
+        ("Unused", "unused"),
+        ("Extra", "Extra"),
+    ],
+)
+def test_a_split_may_be_written_otherwise(written: str, meant: str, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text(f"file,caption,split\na.jpg,a dog,{written}\n")
+    image = {"filename": "a.jpg", "split": written, "sentences": [{"raw": "a dog"}]}
+    (tmp_path / "k.json").write_text(json.dumps({"images": [image]}))
+    for name in ("c.csv", "k.json"):
+        assert [i.split for i in load_dataset(tmp_path / name)] == [meant]
+
+
+def test_who_marks_val_alone_means_to_train_on_the_rest(tmp_path: Path) -> None:
+    lines = ["a.jpg,one,", "b.jpg,two,", "b.jpg,three,val", "c.jpg,four,test", "d.jpg,five,unused"]
+    path = tmp_path / "c.csv"
+    path.write_text("\n".join(["file,caption,split", *lines]))
+    wanted = {"a.jpg": "train", "b.jpg": "val", "c.jpg": "test", "d.jpg": "unused"}
+    assert {i.key: i.split for i in load_dataset(path)} == wanted
+    path.write_text(path.read_text().replace("val", ""))
+    parted = load_dataset(path)
+    assert [i.split for i in parted] == ["", "", "test", "unused"]
+    assert sorted(i.split for i in parted.with_split(0.5, 0)) == ["test", "train", "unused", "val"]
+
+
+@pytest.mark.parametrize("sentence", [{"tokens": "a red dog"}, {"tokens": ["a", 3]}])
+def test_tokens_are_no_letters(sentence: dict[str, object], tmp_path: Path) -> None:
+    image = {"filename": "a.jpg", "sentences": [sentence]}
+    (tmp_path / "k.json").write_text(json.dumps({"images": [image]}))
+    with pytest.raises(DatasetError, match=r"the tokens of a\.jpg are .* a list of texts"):
+        load_dataset(tmp_path / "k.json")
+
+
 def items(count: int, split: str = "") -> tuple[CaptionedItem, ...]:
     return tuple(CaptionedItem(f"{i}.jpg", ("a",), split, f"{i}.jpg") for i in range(count))
 

@@ -93,8 +93,30 @@ def test_shards_of_others_name_captions_in_json_or_text(tmp_path: Path) -> None:
         d__jpg=toys.jpeg(3),  # without a caption
     )
     found = load_shards(str(tmp_path / "others.tar"))
-    assert said(found) == {"a": (("a dog",), ""), "b": (("a cat",), "val")}
+    assert said(found) == {"a": (("a dog",), "train"), "b": (("a cat",), "val")}
     assert (read_item(found.items[1], read_image).pixels == read_image(toys.jpeg(2)).pixels).all()
+
+
+def test_captions_in_shards_are_a_list(dataset: CaptionDataset, tmp_path: Path) -> None:
+    about = json.dumps({"captions": "a red dog"}).encode()
+    tar(tmp_path / "others.tar", a__jpg=toys.jpeg(1), a__json=about)
+    with pytest.raises(DatasetError, match="captions of a are 'a red dog'; a list of texts"):
+        load_shards(str(tmp_path / "others.tar"))
+    manifest = Path(write_shards(dataset, str(tmp_path / "shards")))
+    values = json.loads(manifest.read_text())
+    values["shards"][0]["samples"][0]["captions"] = "a red dog"
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match=r"captions of 0\.jpg are 'a red dog'; a list of texts"):
+        load_shards(str(manifest))
+
+
+def test_splits_in_shards_may_be_written_otherwise(tmp_path: Path) -> None:
+    files = {f"{key}__jpg": toys.jpeg(i) for i, key in enumerate("abc")}
+    for key, split in zip("abc", ("Validation", None, "test "), strict=True):
+        files[f"{key}__json"] = json.dumps({"caption": "a dog", "split": split}).encode()
+    tar(tmp_path / "others.tar", **dict(sorted(files.items())))
+    found = load_shards(str(tmp_path / "others.tar"))
+    assert {item.key: item.split for item in found} == {"a": "val", "b": "train", "c": "test"}
 
 
 def test_what_is_damaged_is_refused(dataset: CaptionDataset, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,56 @@ def test_two_runs_that_fill_one_store_do_not_replace_each_other(tmp_path: Path) 
     assert len(store) == 10
     found = store.read([(digest, view) for digest, view, _ in WANTED])[0][:, 0, 0].tolist()
     assert found == [i / 2 for i in range(10)]
+
+
+def report_until(last: int, filled: Generator[int]) -> None:
+    """Read as `Pictures` does, with a report that fails."""
+    with closing(filled):
+        for done in filled:
+            1 / (last - done)
+
+
+@pytest.mark.parametrize("stopped_by", ["encoder", "caller", "report"])
+def test_a_stopped_encoding_keeps_what_is_encoded(stopped_by: str, tmp_path: Path) -> None:
+    encode = Encoder()
+
+    def stopping(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        if encode.pictures == 6 and stopped_by == "encoder":
+            raise KeyboardInterrupt
+        return encode(batch)
+
+    filled = AnnotationStore(tmp_path, KEY).fill(WANTED, stopping, 2)
+    if stopped_by == "encoder":
+        with pytest.raises(KeyboardInterrupt):
+            list(filled)
+    elif stopped_by == "caller":
+        assert [next(filled) for _ in range(3)] == [2, 4, 6]
+        filled.close()
+    else:
+        with pytest.raises(ZeroDivisionError):
+            report_until(6, filled)
+    store = AnnotationStore(tmp_path, KEY)
+    assert len(store) == 6
+    assert list(store.fill(WANTED, encode, 2)) == [8, 10]
+    assert encode.pictures == 10  # none of them twice
+    found = AnnotationStore(tmp_path, KEY).read([(d, v) for d, v, _ in WANTED])
+    assert found[0][:, 0, 0].tolist() == [i / 2 for i in range(10)]
+    assert found[1].all(1).tolist() == [i not in (4, 5) for i in range(10)]
+
+
+def test_a_shard_that_takes_long_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a kill loses little; the longer an encoding takes, the larger its shards."""
+    clock = [0.0]
+    monkeypatch.setattr("regard.data.store.time.monotonic", lambda: clock[0])
+    filled = AnnotationStore(tmp_path, KEY).fill(WANTED, Encoder(), 2)
+    kept: list[int] = []
+    for clock[0] in (0.0, 10.0, 31.0, 5000.0, 5031.0):
+        next(filled)
+        kept.append(len(AnnotationStore(tmp_path, KEY)))
+    assert kept == [0, 0, 4, 6, 6]
+    assert list(filled) == []
+    found = AnnotationStore(tmp_path, KEY).read([(d, v) for d, v, _ in WANTED])[0][:, 0, 0]
+    assert found.tolist() == [i / 2 for i in range(10)]
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_the_corpus_table_takes_english_and_the_official_split(msvd: Path) -> No
     assert {i.key: (i.split, i.captions) for i in dataset} == {
         "-4wsuPCjDBc_5_15.avi": ("train", ("A squirrel, eating", "A chipmunk eats")),
         "xyz_1_2.mp4": ("val", ("A man fills a bag",)),
-        "new_7_8.avi": ("", ("Nobody maps this",)),
+        "new_7_8.avi": ("unused", ("Nobody maps this",)),
     }
     (msvd / "youtube_mapping.txt").unlink()
     assert {i.split for i in load_dataset(path)} == {""}
@@ -156,6 +156,13 @@ def test_a_list_of_clips_and_their_captions(tmp_path: Path) -> None:
         ("b.avi", "", ("a man",)),
     ]
     assert found.pictures[-1].captions == ()
+
+
+def test_a_clip_s_captions_are_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "clips_captions.json"
+    path.write_text(json.dumps([{"file": "a.avi", "captions": "a red dog"}]))
+    with pytest.raises(DatasetError, match=r"captions of a\.avi are 'a red dog'; a list of texts"):
+        load_dataset(path)
 
 
 @pytest.mark.data

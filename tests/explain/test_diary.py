@@ -89,7 +89,7 @@ def test_scores_that_are_missing_leave_no_hole(tmp_path: Path) -> None:
 
 
 def test_words_are_escaped(tmp_path: Path) -> None:
-    diary = Diary(tmp_path / "d.html", up_to_epoch=0)
+    diary = Diary(tmp_path / "d.html", up_to_epoch=None)
     told = DiaryEntry(1, {"bleu4": 1.0}, {"<i>.jpg": said(("<b>", "'\""))})
     diary.add(told, pictures("<i>.jpg"))
     page = (tmp_path / "d.html").read_text("utf-8")
@@ -99,10 +99,10 @@ def test_words_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_killed_and_resumed_run_writes_the_same_page(tmp_path: Path) -> None:
-    whole = Diary(tmp_path / "whole.html", up_to_epoch=0)
+    whole = Diary(tmp_path / "whole.html", up_to_epoch=None)
     for epoch in (1, 2, 3):
         add(whole, epoch, dog=said())
-    killed = Diary(tmp_path / "killed.html", up_to_epoch=0)
+    killed = Diary(tmp_path / "killed.html", up_to_epoch=None)
     for epoch, words in ((1, ("a", "dog")), (2, ("other",)), (3, ("other",))):
         add(killed, epoch, dog=said(words))
     resumed = Diary(tmp_path / "killed.html", up_to_epoch=1)  # later weights were not saved
@@ -116,13 +116,25 @@ def test_a_killed_and_resumed_run_writes_the_same_page(tmp_path: Path) -> None:
 
 
 def test_a_new_run_begins_a_new_diary(tmp_path: Path) -> None:
-    add(Diary(tmp_path / "d.html", up_to_epoch=0), 1, dog=said())
-    add(Diary(tmp_path / "d.html", up_to_epoch=0), 1, dog=said())
+    add(Diary(tmp_path / "d.html", up_to_epoch=None), 1, dog=said())
+    add(Diary(tmp_path / "d.html", up_to_epoch=None), 1, dog=said())
     assert len((tmp_path / "d.jsonl").read_text("utf-8").splitlines()) == 1
 
 
+def test_a_run_resumed_in_its_first_epoch_keeps_what_was_said_before_it(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "d.html", up_to_epoch=None)
+    add(diary, 0, dog=said(("before",)))
+    add(diary, 1, dog=said(("lost",)))
+    resumed = Diary(tmp_path / "d.html", up_to_epoch=0)
+    add(resumed, 1, dog=said())
+    page = (tmp_path / "d.html").read_text("utf-8")
+    assert re.findall(r"<li><b>(\d)</b>", page) == ["0", "1"]
+    assert ">before</button>" in page
+    assert ">lost</button>" not in page
+
+
 def test_an_empty_caption_and_an_absent_picture_are_no_fault(tmp_path: Path) -> None:
-    diary = Diary(tmp_path / "d.html", up_to_epoch=0)
+    diary = Diary(tmp_path / "d.html", up_to_epoch=None)
     add(diary, 1, dog=Said((), np.zeros((0, 4))))
     add(diary, 2, dog=said(), cat=said())
     again = Diary(tmp_path / "d.html", up_to_epoch=2)

@@ -7,8 +7,9 @@ import pytest
 
 import toys
 from regard.data import load_dataset
-from regard.errors import ConfigError, DatasetError
-from regard.explain.faithfulness import control_scores, faithfulness
+from regard.errors import ConfigError, DatasetError, MissingExtra
+from regard.explain import faithfulness as module
+from regard.explain.faithfulness import _batches, _mean_logprob, control_scores, faithfulness
 from regard.explain.probe import occlude
 from regard.metrics.pointing import Region
 
@@ -59,12 +60,77 @@ def test_a_control_cannot_look_around(data) -> None:
     with pytest.raises(ConfigError, match="looks where it likes"):
         control_scores(toys.captioner(), data, beam=1)
     scores = control_scores(toys.captioner(scores="uniform"), data, beam=1)
-    assert set(scores) == {"model", "bleu4", "cider_d"}
+    assert set(scores) == {"model", "bleu4", "cider_d", "failures"}
+    assert scores["failures"] == {}
 
 
 def test_wrong_demands_are_refused(data, tmp_path: Path) -> None:
     captioner = toys.captioner()
     with pytest.raises(ConfigError, match="probed 0"):
         faithfulness(captioner, data, probed=0)
-    with pytest.raises(DatasetError, match="two are needed"):
-        faithfulness(captioner, data, split="test")
+    for demand in ({"split": "test"}, {"limit": 1}):
+        with pytest.raises(DatasetError, match="two are needed"):
+            faithfulness(captioner, data, **demand)
+
+
+def test_what_is_lacking_is_said_before_the_first_caption(
+    data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mute:
+        def accelerated(self, pictures: int) -> None:
+            raise AssertionError("captioning began")
+
+    with pytest.raises(ConfigError, match="cover is 'black'"):
+        faithfulness(Mute(), data, cover="black")  # type: ignore[arg-type]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="pycocoevalcap"):
+        faithfulness(Mute(), data)  # type: ignore[arg-type]
+
+
+def test_no_batch_holds_one_picture_alone() -> None:
+    for count in range(2, 12):
+        files = [str(n) for n in range(count)]
+        for size in (1, 2, 3, 5, 50):
+            batches = _batches(files, size)
+            assert [file for batch in batches for file in batch] == files
+            assert all(2 <= len(batch) <= max(2, size) + 1 for batch in batches)
+
+
+def test_pictures_that_fail_are_told_of_and_left_out_of_swaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions, images = toys.write_data(tmp_path, 16)
+    (images / "15.jpg").write_text("no picture")
+    batches: list[list[str]] = []
+
+    def seen(files, size):
+        batches.extend(_batches(files, 2))
+        return _batches(files, 2)
+
+    monkeypatch.setattr(module, "_batches", seen)
+    found = faithfulness(toys.captioner(), load_dataset(captions, images), probed=1, beam=1)
+    assert list(found.failures) == ["15.jpg"]
+    assert "15.jpg" in found.failures["15.jpg"]
+    assert found.to_json()["failures"] == found.failures
+    assert found.settings["pictures"] == 3
+    names = [[Path(file).name for file in batch] for batch in batches]
+    # The third readable picture is beside the one that fails at first, and never after.
+    assert names == [["3.jpg", "7.jpg"], ["11.jpg", "15.jpg"]] + [["3.jpg", "7.jpg", "11.jpg"]] * 3
+
+
+def test_a_picture_never_lends_its_attention_to_itself(
+    data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = toys.captioner()
+    files = [item.file for item in data.split("val")]
+    first = captioner.caption(files[0], beam=1, min_length=3, max_length=3)
+    second = captioner.caption(files[1], beam=1, min_length=4, max_length=4)
+    asked: list[list[str]] = []
+    annotate = captioner.annotate
+    monkeypatch.setattr(
+        captioner,
+        "annotate",
+        lambda media: asked.append([m.name for m in media]) or annotate(media),
+    )
+    _mean_logprob(captioner, [first, second])
+    assert asked == [files[:2], files[1::-1]]

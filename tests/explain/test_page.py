@@ -10,11 +10,14 @@ import pytest
 from PIL import Image
 
 import filmed
+import scans
 import toys
+from pages import Parsed
 from regard.errors import ConfigError
 from regard.explain import compare_sheet, save_animation
 from regard.explain.page import Explained, explanation_page
 from regard.explain.probe import Occlusion
+from regard.explain.products import Wanted, write_explanation
 from regard.explain.tiles import as_picture
 
 
@@ -141,3 +144,34 @@ def test_rows_of_different_pixels_are_each_drawn_on_their_own() -> None:
     plain = [np.asarray(axis.images[0].get_array()) for axis in figure.axes
              if axis.get_label().endswith(" 0")]  # fmt: skip
     assert [int(picture[0, 0, 0]) for picture in plain] == [30, 90]
+
+
+def test_a_caption_without_words_is_explained_with_its_grids(tmp_path: Path) -> None:
+    captioner = toys.captioner()
+    said = captioner.caption(toys.picture(), beam=1)
+    trace = replace(said.trace, alpha=said.trace.alpha[:0])
+    wordless = replace(said, text="", words=(), trace=trace)
+    wanted = Wanted(occlusion=False, grids=True)
+    write_explanation(captioner, wordless, tmp_path / "a", wanted)
+    assert np.load(tmp_path / "a.npy").shape == (0, *said.grid.shape)
+    assert {path.suffix for path in tmp_path.iterdir()} == {*wanted.suffixes("image")}
+
+
+@pytest.mark.parametrize("medium", ["image", "video", "volume"])
+def test_maps_are_smoothed_at_first_or_raw_as_is_asked(medium: str) -> None:
+    clip = filmed.clip((40, 90, 200))
+    alpha = np.random.default_rng(0).dirichlet(np.ones(12), 1)
+    said = {
+        "image": lambda: toys.caption(),
+        "video": lambda: filmed.caption(("dog",), alpha=alpha, clip=clip,
+                                        grid=filmed.spatial(clip, 2, 2, 3)),
+        "volume": lambda: scans.scan_caption(scans.scan(), scans.grid_of(scans.scan()), {"a": 7}),
+    }[medium]()  # fmt: skip
+    tops: list[str] = []
+    for smooth in (True, False):
+        text = explanation_page([Explained(said)], smooth=smooth)
+        page = Parsed(text)
+        (box,) = [i for i in page.all("input") if i.get("class") == "smooth"]
+        assert ("checked" in box) == smooth
+        tops.append(text.rpartition("<span class='top'>")[2].partition("<")[0])
+    assert medium != "volume" or tops[0] != tops[1]  # one cell of a scan is smoothed away

@@ -189,3 +189,31 @@ def test_padding_of_a_scan_gets_no_attention_and_is_not_covered() -> None:
     assert found.falls.shape == (len(caption.words), *caption.grid.shape)
     np.testing.assert_allclose(falls[:, ~real], 0, atol=1e-6)
     assert np.abs(falls[:, real]).max() > 1e-4
+
+
+def test_padding_of_a_scan_has_no_part_in_ranks_orders_and_shares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = scan((4, 12, 20), (2.0, 1.0, 1.0))
+    model = scans.captioner(4, (2.0, 1.0, 1.0))
+    caption = model.caption(made, beam=1, min_length=2)
+    real = real_mask(caption.grid)
+    asked: list[np.ndarray] = []
+    read = Prober.read
+    monkeypatch.setattr(Prober, "read", lambda self, kept: asked.append(kept) or read(self, kept))
+    found = occlude(model, caption)
+    assert len(asked.pop()) == 1 + real.sum()
+    falls = found.falls.reshape(len(caption.words), -1)
+    assert (falls[:, ~real] == 0).all()
+    by_hand = [
+        rank_correlation(a[real], f[real]) for a, f in zip(caption.trace.alpha, falls, strict=True)
+    ]
+    np.testing.assert_array_equal(found.correlation, by_hand)
+    curves = deletion_and_insertion(model, caption, falls=found.falls, steps=4, draws=3)
+    counts = np.round(np.linspace(0, real.sum(), 5))
+    np.testing.assert_allclose(curves.shares * real.sum(), counts)
+    for deletion, insertion in zip(asked[::2], asked[1::2], strict=True):
+        assert deletion[:, ~real].all()
+        for kept, wanted in ((deletion, real.sum() - counts), (insertion, counts)):
+            touched = kept[:, real].sum(1).reshape(-1, 5)
+            np.testing.assert_array_equal(touched, np.tile(wanted, (len(touched), 1)))

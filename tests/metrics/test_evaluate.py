@@ -214,3 +214,37 @@ def test_what_the_captions_are_like_is_of_those_that_were_written():
     assert made.unsupported == 0  # the references are what it says
     assert [len(words) for words in result.judged] == [3, 4]  # red dog runs; two cats sit mat
     assert all(ok and logprob == -0.5 for words in result.judged for logprob, ok in words)
+
+
+def test_a_fit_that_fails_costs_neither_the_scores_nor_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys.captioner().save(tmp_path / "model")
+    before = (tmp_path / "model" / "config.json").read_bytes()
+    captions, images = toys.write_data(tmp_path, 4)
+    command = ["evaluate", "--annotations", captions, "--images", images, "--model",
+               tmp_path / "model", "--length-penalty", "0.8", "--keep-decoding", "--calibrate",
+               "--json", tmp_path / "found.json", "--beam", "1"]  # fmt: skip
+    result = CliRunner().invoke(app, [str(a) for a in command])
+    assert isinstance(result.exception, DatasetError)
+    assert "too few to calibrate" in str(result.exception)
+    assert "Log Bilinear" in result.stdout
+    record = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert record["scores"]["bleu1"] is not None
+    assert "calibration" not in record
+    assert (tmp_path / "model" / "config.json").read_bytes() == before
+
+
+def test_names_and_references_that_are_no_utf8_are_scored_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Router, "captioner", lambda self, medium: Parrot())
+    rows = [{"file": "a.jpg", "caption": "a red dog \ud83d runs", "split": "val"},
+            {"file": "bad-\udcff.jpg", "caption": "a bird", "split": "val"}]  # fmt: skip
+    path = tmp_path / "captions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = ["evaluate", "--annotations", path, "--json", tmp_path / "found.json"]
+    result = CliRunner().invoke(app, [str(a) for a in command])
+    assert result.exit_code == 1, result.output
+    record = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert record["captions"] == {"a.jpg": TEXTS["a.jpg"], "bad-\udcff.jpg": ""}

@@ -67,3 +67,15 @@ def test_kinds_of_words() -> None:
         "action",
         "thing",
     ]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 3])
+def test_a_mask_of_another_size_is_stretched_over_the_picture(scale: float) -> None:
+    mask = np.zeros((int(100 * scale), int(200 * scale)), bool)
+    mask[: int(50 * scale), int(100 * scale) :] = True
+    found = pointing(ALPHA, GRID, Region(mask=mask))
+    assert found.mass == pytest.approx(0.6)
+    assert found.uniform_mass == found.uniform_hit == 0.25
+    assert found.hit
+    assert Region(mask=mask).holds((np.nextafter(50, 0), np.nextafter(200, 0)), (100, 200))
+    assert not Region(mask=mask).holds((0, 200), (100, 200))

@@ -255,3 +255,20 @@ def test_the_check_before_captioning_finds_what_scoring_would(monkeypatch: pytes
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"regard\[metrics\]"):
         check_scorers("python")
+
+
+HALF = "a \ud83d dog"  # half of a character, as a JSON file can hold it
+
+
+def test_half_a_character_goes_to_java_as_a_question_mark(fake_java) -> None:
+    fake_java("sys.stdout.write(sys.stdin.read())")
+    assert java.ptb_tokenize_java([HALF]) == [["a", "?", "dog"]]
+    fake_java("""
+for line in sys.stdin:
+    if line.startswith('SCORE'):
+        print(line.strip().replace(' ', '_'), flush=True)
+    else:
+        print('0.5', flush=True)
+        print('0.25' if '?' in line else '1', flush=True)
+""")
+    assert java.meteor([HALF], [[HALF]]) == 0.25

@@ -22,6 +22,7 @@ from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
 from regard.training.cross_entropy import CrossEntropy
 from regard.training.devices import OneDevice
+from regard.training.fine_tune import fine_tuning_recipe
 from regard.training.logs import RunLog, Silent
 from regard.training.run import prepare_run
 from regard.training.state import TrainState
@@ -180,6 +181,40 @@ def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
         assert torch.equal(value, weights[key]), key
 
 
+def test_a_run_resumed_within_its_first_epoch_keeps_its_diary(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "training.epochs=1", "training.save_every=1")
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", report=KillAt(2))
+    train(recipe, tmp_path / "run", resume=True)
+    lines = (tmp_path / "run" / "diary.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+
+
+def test_a_run_is_not_resumed_on_other_captions(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "training.epochs=1")
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", report=KillAt(1))
+    captions = tmp_path / "captions.csv"
+    before = captions.read_text()
+    captions.write_text(before + "0.jpg,a new one,train\n")
+    with pytest.raises(DatasetError, match="no longer gives the captions"):
+        train(recipe, tmp_path / "run", resume=True)
+    captions.write_text(before)
+    state = tmp_path / "run" / "last" / "training.pt"
+    saved = torch.load(state, weights_only=True)
+    assert saved.pop("data")
+    torch.save(saved, state)  # as an older regard wrote it
+    captions.write_text(before + "0.jpg,a new one,train\n")
+    train(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_run_with_batches_of_one_length_takes_captions_one_by_one(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "training.batching=equal")
+    with pytest.raises(ConfigError, match="captions_per_image"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_evaluation_that_is_made_again_stands_once_in_the_log(tmp_path: Path) -> None:
     """The kill falls between an evaluation's line and the checkpoint after it."""
     lines = [{"kind": "train", "step": 3}, {"kind": "evaluation", "step": 3, "epoch": 1}]
@@ -237,8 +272,12 @@ def test_early_stopping(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, "objective.lambda_ds=1e39")
-    with pytest.raises(RegardError, match="not updated"):
+    with pytest.raises(RegardError, match="not updated") as failed:
         train(recipe, tmp_path / "run")
+    last = tmp_path / "run" / "last"
+    assert f"--init {last} --set optimizer.learning_rate=0.005 --out ANOTHER" in str(failed.value)
+    mended = override(recipe, ["objective.lambda_ds=1", "training.epochs=1"])
+    assert train(fine_tuning_recipe(str(last), mended), tmp_path / "other").is_dir()
 
 
 def test_errors_before_the_first_step(tmp_path: Path) -> None:

@@ -176,6 +176,24 @@ def test_the_reward_is_the_caption_s_logprob_or_its_mean_over_words(
     assert float(objective.baseline) == pytest.approx(-loss.parts["nll_per_word"] * 2 / words)
 
 
+def test_with_smoothed_labels_the_reward_is_the_log_likelihood_that_is_trained() -> None:
+    """The deviation that the objective states: it is not that of the caption's own words."""
+    decoder = toys.decoder(attention="hard")
+    made = batch(torch.tensor([[1, 4]]), torch.tensor([[4, 2]]), 1, 3)
+    projected = decoder.project(made.vectors, made.mask)
+    rewards: list[float] = []
+    for smoothing in (0.0, 0.1):
+        config = ObjectiveConfig(
+            kind="hard_attention", label_smoothing=smoothing, expectation_probability=0.0
+        )
+        objective = HardAttentionObjective(config)
+        loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
+        assert loss.seen is not None
+        rewards.append(float(loss.seen[0]))
+        assert rewards[-1] == pytest.approx(-loss.parts["nll_per_word"] * 2)
+    assert rewards[0] != pytest.approx(rewards[1], rel=1e-3)  # of the same sampled cells
+
+
 def test_expectation_switch_is_drawn_per_picture() -> None:
     objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
     decoder = toys.decoder(attention="hard")

@@ -1,6 +1,15 @@
 """What a run does before its first step."""
 
-from regard.training.prepare import cut_captions
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from regard.config import DataConfig, TrainingConfig
+from regard.errors import ConfigError, DatasetError
+from regard.training.batches import check_batching
+from regard.training.devices import OneDevice
+from regard.training.prepare import Splits, check_unchanged, cut_captions, load_splits
 
 
 def test_captions_that_are_cut_are_counted() -> None:
@@ -10,3 +19,55 @@ def test_captions_that_are_cut_are_counted() -> None:
     assert remark.startswith("1 of 3 training captions have more than data.max_length = 3 tokens")
     assert "the longest has 4" in remark
     assert cut_captions(captions, 4) == (captions, "")
+
+
+def splits_of(folder: Path, *names: str) -> Splits:
+    """Return the splits of a CSV whose pictures 0.jpg, 1.jpg, ... name these."""
+    lines = [f"{i}.jpg,a dog,{name}" for i, name in enumerate(names)]
+    (folder / "c.csv").write_text("\n".join(["file,caption,split", *lines]))
+    return load_splits(DataConfig(annotations=str(folder / "c.csv")), 0, 0, OneDevice())
+
+
+def keys(splits: Splits) -> tuple[list[str], list[str]]:
+    return [i.key for i in splits.train], [i.key for i in splits.val]
+
+
+def test_a_test_set_is_never_trained_on_however_its_name_is_written(tmp_path: Path) -> None:
+    found = splits_of(tmp_path, "Train", "TRAINING", "Val", "Test", "testing", "test ")
+    assert keys(found) == (["0.jpg", "1.jpg"], ["2.jpg"])
+    drawn = splits_of(tmp_path, "Train", "Train", "Test", "testing", "test ", "unused")
+    train, val = keys(drawn)
+    assert sorted(train + val) == ["0.jpg", "1.jpg"]
+
+
+def test_the_held_out_rows_alone_may_be_marked(tmp_path: Path) -> None:
+    assert keys(splits_of(tmp_path, "", "val", "", "test")) == (["0.jpg", "2.jpg"], ["1.jpg"])
+
+
+@pytest.mark.parametrize("names", [("train", "train", "holdout"), ("train", "val", "holdout")])
+def test_a_split_of_an_unknown_name_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"the split 'holdout' for 2\.jpg \(1 such.*train, val"):
+        splits_of(tmp_path, *names)
+
+
+def test_a_run_goes_on_with_the_same_captions_and_splits_only(tmp_path: Path) -> None:
+    began = splits_of(tmp_path, "train", "train", "val")
+    check_unchanged(splits_of(tmp_path, "train", "training", "validation"), began.digest)
+    check_unchanged(began, None)  # of a run that an older regard began
+    item = began.train.items[0]
+    said = replace(began.train, items=(replace(item, captions=("a cat",)), began.train.items[1]))
+    for now in (
+        splits_of(tmp_path, "train", "val", "train"),
+        splits_of(tmp_path, "train", "train", "val", "val"),
+        replace(began, train=said),
+    ):
+        with pytest.raises(DatasetError, match="no longer gives the captions and splits"):
+            check_unchanged(now, began.digest)
+
+
+def test_batches_of_one_length_need_every_caption_by_itself() -> None:
+    with pytest.raises(
+        ConfigError, match=r"captions_per_image 5.*Set training\.captions_per_image"
+    ):
+        check_batching(TrainingConfig(batching="equal"))
+    check_batching(TrainingConfig(batching="equal", captions_per_image=1))

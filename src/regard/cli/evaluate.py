@@ -15,7 +15,7 @@ from regard.card import METRIC_LABELS
 from regard.cli.files import check_place
 from regard.cli.options import Beam, BlockNgram, Context, LengthPenalty, given
 from regard.cli.output import complain, reporting, tables
-from regard.errors import ConfigError
+from regard.errors import ConfigError, DatasetError
 from regard.folders import whole_file
 
 if TYPE_CHECKING:
@@ -100,19 +100,26 @@ def evaluate(
             tokenizer=tokenizer,
             report=lambda done, total: report("captioning", done, total),
         )
-    record, found = result.to_json(), None
-    if folder is not None and keep_decoding:
-        store_decoding(folder, decoding)
-    if folder is not None and calibrate:
-        found = fit(result.judged, split=split, beam=beam)
-        store_confidence(folder, found.confidence)
-        record["calibration"] = found.to_json()
+    record, found, fault = result.to_json(), None, None
+    if calibrate:
+        try:
+            found = fit(result.judged, split=split, beam=beam)
+            record["calibration"] = found.to_json()
+        except DatasetError as error:  # which must not cost the scores
+            fault = error
     if json_file is not None:
         text = json.dumps(record, ensure_ascii=False, indent=1)
         with whole_file(json_file) as new:
-            new.write_text(text + "\n", encoding="utf-8")
+            # A file name that is no UTF-8 cannot be written as it is.
+            new.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     _print(result)
-    if found is not None:
+    if fault is not None:
+        raise fault
+    # The model changes only where nothing can fail any more.
+    if folder is not None and keep_decoding:
+        store_decoding(folder, decoding)
+    if folder is not None and found is not None:
+        store_confidence(folder, found.confidence)
         _print_calibration(found, folder)
     raise typer.Exit(1 if result.failures else 0)
 
@@ -155,7 +162,7 @@ def _check_medium(folder: Path, medium: str) -> None:
         )
 
 
-def _print_calibration(found: Calibration, folder: Path | None) -> None:
+def _print_calibration(found: Calibration, folder: Path) -> None:
     table = Table("chance of support", "calibration error", "log loss", title="by cross-validation")
     for name, label in _CHANCES.items():
         table.add_row(label, f"{found.errors[name]:.3f}", f"{found.losses[name]:.3f}")

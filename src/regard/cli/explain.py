@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regard.cli.files import OutputFolder, sources_of
 from regard.cli.output import Watch, complain
 from regard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from regard.captioner import Failure
+    from regard.routing import Router
+    from regard.types import Caption
 
 
 def explain(
@@ -68,12 +73,24 @@ def explain(
             continue
         for notice in result.notices:
             complain(f"{result.file}: {notice}")
-        captioner = router.captioner(result.medium)
-        rival = rivals.captioner(result.medium) if rivals else None
-        stem = folder.stem(result.file)
+        rival = None
+        if rivals is not None:
+            other = _other(rivals, result.file, beam=beam, context=context)
+            if isinstance(other, Failure):
+                failed = True
+                complain(f"--compare {compare}: {other.error}")
+                continue
+            rival = rivals.captioner(result.medium), other
+        stem = folder.stem(result.file, wanted.suffixes(result.medium))
         try:
-            write_explanation(captioner, result, stem, wanted, rival=rival, beam=beam)
+            write_explanation(router.captioner(result.medium), result, stem, wanted, rival=rival)
         except OSError as error:
             raise ConfigError(f"{stem}.* cannot be written: {error.strerror}.") from error
         typer.echo(f"{result.file}: {result.text}")
     raise typer.Exit(1 if failed else 0)
+
+
+def _other(rivals: Router, file: str, *, beam: int, context: str) -> Caption | Failure:
+    """Return what the second model says of a file, or why it says nothing."""
+    (result,) = rivals.caption_many([file], beam=beam, context=context)
+    return result

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from regard.cli.files import check_place
-from regard.cli.output import reporting, tables
+from regard.cli.output import complain, reporting, tables
 from regard.folders import whole_file
 
 if TYPE_CHECKING:
@@ -42,11 +42,15 @@ def faithfulness(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
-    """Measure whether attention is worth its name: mattering, agreement, swaps, pointing."""
+    """Measure whether attention is worth its name: mattering, agreement, swaps, pointing.
+
+    A file that fails is scored as an empty caption and is a line on standard error; the status
+    is then 1.
+    """
     from regard import load
     from regard.data import load_dataset
     from regard.data.regions import load_regions
-    from regard.explain.faithfulness import control_scores
+    from regard.explain.faithfulness import check_control, control_scores
     from regard.explain.faithfulness import faithfulness as measure
 
     check_place(json_file, "--json")
@@ -54,6 +58,8 @@ def faithfulness(
     places = load_regions(regions) if regions else None
     captioner = load(model, medium=dataset.medium, device=device)
     rival = load(control, medium=dataset.medium, device=device) if control else None
+    if rival is not None:
+        check_control(rival)  # now, not after an hour of captioning
     with reporting() as report:
         found = measure(captioner, dataset, split=split, limit=limit, probed=probed, beam=beam,
                         cover=cover, regions=places, seed=seed, report=report)  # fmt: skip
@@ -66,6 +72,10 @@ def faithfulness(
         with whole_file(json_file) as new:
             new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     _print(found, record.get("control"))
+    failures = record.get("control", {}).get("failures", {}) | found.failures
+    for key, reason in failures.items():
+        complain(f"{key}: {reason} Scored as an empty caption.")
+    raise typer.Exit(1 if failures else 0)
 
 
 def _print(found: Faithfulness, control: dict[str, Any] | None) -> None:

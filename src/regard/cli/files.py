@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import typer
 
 from regard.errors import ConfigError
+
+_DRAWN = (".gif", ".png", ".webp")
 
 
 def sources_of(arguments: list[str]) -> tuple[Iterator[str], int | None]:
@@ -52,13 +54,36 @@ class OutputFolder:
         except OSError as error:
             raise ConfigError(f"{option} {folder} cannot be made: {error.strerror}.") from error
 
-    def stem(self, file: str) -> Path:
-        """Return the path for what belongs to a source, without a suffix."""
+    def stem(self, file: str, suffixes: Sequence[str] = (".png",)) -> Path:
+        """Return the path for what belongs to a source, without a suffix.
+
+        Nobody's own file is written over: beside its source (`photo.webp` and its animation would
+        be one file) nothing that is there, elsewhere nothing but what such a command drew before.
+
+        Args:
+            file: the source.
+            suffixes: of all that will be written.
+        """
         stem = Path(file.removesuffix(".gz")).stem or "picture"  # "head.nii.gz" is "head"
         name, count = stem, 1
         # Some file systems hold "A.png" and "a.png" for one file.
-        while name.casefold() in self._taken:
+        while name.casefold() in self._taken or self._held(name, file, suffixes):
             count += 1
             name = f"{stem}-{count}"
         self._taken.add(name.casefold())
         return self.folder / name
+
+    def _held(self, name: str, file: str, suffixes: Sequence[str]) -> bool:
+        """Whether a file is there that must not be written over."""
+        paths = (self.folder / f"{name}{suffix}" for suffix in suffixes)
+        there = [path for path in paths if path.is_file()]
+        if not there:
+            return False
+        source, folder = Path(file).resolve(), self.folder.resolve()
+        if folder in (source, source.parent):
+            return True
+        from regard.explain.marks import is_drawing
+
+        # Numbers and pages bear no mark; they are known by the drawing that is made with them.
+        drawn = [is_drawing(path) for path in there if path.suffix in _DRAWN]
+        return not drawn or not all(drawn)

@@ -58,6 +58,7 @@ def launch(arguments: Sequence[str], devices: int, nodes: int, folder: Path) -> 
             time.sleep(_LOOK_EVERY)
         return _status(ranks, devices, nodes, folder)
     except KeyboardInterrupt:
+        _wait(ranks)  # a terminal interrupts them, too, and they write what they have encoded
         complain(f"stopped. {how_to_go_on(folder, devices, nodes)}")
         return 130
     finally:
@@ -67,7 +68,10 @@ def launch(arguments: Sequence[str], devices: int, nodes: int, folder: Path) -> 
 def how_to_go_on(folder: Path | None, devices: int = 1, nodes: int = 1) -> str:
     """Return a sentence for who is told that a run ended early."""
     if folder is None or not recovered(folder / "last").is_dir():
-        return "The same command starts it again; what is encoded is kept."
+        return (
+            "The same command starts it again; what is encoded is kept, but of a process that was "
+            "killed up to half a minute's work."
+        )
     more = f" --devices {devices}" if devices * nodes > 1 else ""
     more += f" --nodes {nodes}" if nodes > 1 else ""
     return f"Go on with: regard train --resume {folder}{more}"
@@ -151,11 +155,16 @@ def _over(ranks: list[_Rank]) -> bool:
     return any(found) or None not in found
 
 
-def _status(ranks: list[_Rank], devices: int, nodes: int, folder: Path) -> int:
-    """Wait a little for the ranks that are left, say what was wrong, and return the status."""
+def _wait(ranks: list[_Rank]) -> None:
+    """Give the ranks a little time to end by themselves."""
     latest = time.monotonic() + _GRACE
     while any(rank.process.poll() is None for rank in ranks) and time.monotonic() < latest:
         time.sleep(_LOOK_EVERY)
+
+
+def _status(ranks: list[_Rank], devices: int, nodes: int, folder: Path) -> int:
+    """Wait a little for the ranks that are left, say what was wrong, and return the status."""
+    _wait(ranks)
     failed = [rank for rank in ranks if rank.process.returncode]
     if not failed:
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from regard.config.checks import in_range, one_of
+from regard.config.checks import at_least, in_range, one_of
 from regard.errors import ConfigError
 
 
@@ -70,6 +70,8 @@ class VolumeConfig:
         one_of("encoder.volume", "window", self.window, windows)
         in_range("encoder.volume", "numbers", self.numbers, 0, 4096)
         in_range("encoder.volume", "parts", self.parts, 0, 4096)
+        for features in self.channels:
+            in_range("encoder.volume", "channels", features, 1, 65536)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ConfigError(
                 f"encoder.volume.shape is {list(self.shape)}; it must be three numbers of voxels, "
@@ -167,5 +169,8 @@ class DecoderConfig:
         in_range("decoder", "embedding_dropout", self.embedding_dropout, 0.0, 0.95)
         for name in ("embedding_dim", "hidden_dim", "attention_dim"):
             in_range("decoder", name, getattr(self, name), 1, 65536)
+        in_range("decoder", "feature_dim", self.feature_dim, 0, 65536)
+        for cells in self.grid_shape:
+            at_least("decoder", "grid_shape", cells, 1)
         if self.temperature <= 0:
             raise ConfigError(f"decoder.temperature is {self.temperature}; it must be above 0.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from regard.config.checks import in_range, one_of
+from regard.config.checks import at_least, in_range, one_of
 from regard.errors import ConfigError
 
 
@@ -47,6 +47,7 @@ class DataConfig:
         one_of("data", "tokens", self.tokens, ("word", "character", "bpe"))
         in_range("data", "val_fraction", self.val_fraction, 0.0, 0.9)
         in_range("data", "crops", self.crops, 0, 1000)
+        at_least("data", "limit", self.limit, 0)
         in_range("data", "min_count", self.min_count, 1, 10**6)
         in_range("data", "max_words", self.max_words, 1, 10**7)
         in_range("data", "max_length", self.max_length, 1, 1000)
@@ -68,7 +69,8 @@ class ObjectiveConfig:
     """Hard attention: weight of the entropy term."""
     reward: str = "sum"
     """Hard attention: sum (log p(y|s) of the caption: the paper) or mean (per word: the released
-    code), which weighs long and short captions alike."""
+    code), which weighs long and short captions alike. With label_smoothing or teachers it is the
+    log-likelihood that is trained, smoothed and mixed, and not that of the caption alone."""
     baseline_decay: float = 0.9
     """Hard attention: b <- decay b + (1 - decay) reward."""
     expectation_probability: float = 0.5
@@ -98,6 +100,9 @@ class ObjectiveConfig:
         in_range("objective", "baseline_decay", self.baseline_decay, 0.0, 1.0)
         in_range("objective", "expectation_probability", self.expectation_probability, 0.0, 1.0)
         in_range("objective", "teacher_weight", self.teacher_weight, 0.0, 1.0)
+        in_range("objective", "samples", self.samples, 1, 10**6)
+        for name in ("lambda_ds", "lambda_r", "lambda_e", "cross_entropy_weight"):
+            at_least("objective", name, getattr(self, name), 0.0)
         if self.teacher_stores and len(self.teacher_stores) != len(self.teachers):
             raise ConfigError(
                 f"objective.teacher_stores names {len(self.teacher_stores)} folders for "
@@ -135,6 +140,8 @@ class OptimizerConfig:
         one_of("optimizer", "name", self.name, ("adam", "adamw", "rmsprop", "adadelta"))
         one_of("optimizer", "schedule", self.schedule, ("constant", "cosine"))
         in_range("optimizer", "ema_decay", self.ema_decay, 0.0, 0.99999)
+        for name in ("encoder_learning_rate", "weight_decay", "warmup_steps", "clip_norm"):
+            at_least("optimizer", name, getattr(self, name), 0)
         if self.learning_rate <= 0:
             raise ConfigError(f"optimizer.learning_rate is {self.learning_rate}; it must be > 0.")
 
@@ -153,7 +160,7 @@ class TrainingConfig:
     """Captions of one picture that share one projection in a step."""
     batching: str = "bucket"
     """bucket: pictures with captions of similar length together; equal: one length only
-    (the paper); random."""
+    (the paper), which a run takes with captions_per_image = 1 alone; random."""
     seed: int = 0
     """Of initialisation, order, dropout and sampling."""
     precision: str = "fp32"
@@ -173,6 +180,9 @@ class TrainingConfig:
         one_of("training", "precision", self.precision, ("auto", "fp32", "bf16"))
         for name in ("epochs", "batch_size", "captions_per_image", "accumulate"):
             in_range("training", name, getattr(self, name), 1, 10**7)
+        in_range("training", "seed", self.seed, 0, 2**63 - 1)
+        for name in ("patience", "save_every"):
+            at_least("training", name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -214,3 +224,5 @@ class EvaluationConfig:
             ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d", "loss"),
         )
         in_range("evaluation", "beam", self.beam, 1, 100)
+        for name in ("limit", "diary_pictures"):
+            at_least("evaluation", name, getattr(self, name), 0)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.dataset import SPLITS, UNUSED, CaptionDataset, CaptionedItem
 from regard.data.formats import CaptionFile, read_caption_file
 from regard.data.rows import Row
 from regard.errors import MediaError
@@ -31,7 +31,6 @@ _SPECS: dict[str, Spec] = {
     "volume": ScanSpec((8, 8, 8), (), "percentile"),
 }
 _NAMES = {"image": "image", "video": "clip", "volume": "scan"}
-_KNOWN_SPLITS = ("train", "val", "test", "")
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,10 @@ class Problem:
     """One thing that is wrong.
 
     Attributes:
-        kind: "wrong line", "duplicate id", "empty caption", "no caption", "duplicate caption",
-            "unknown split", "in two splits", "missing file", "unreadable image", "unreadable
-            clip", "unreadable scan" or "same picture in two splits" (or clip, or scan).
+        kind: "wrong line", "duplicate id", "empty caption", "no caption", "broken character",
+            "duplicate caption", "unknown split", "in two splits", "missing file", "unreadable
+            image", "unreadable clip", "unreadable scan" or "same picture in two splits" (or
+            clip, or scan).
         where: the picture's key, or the line.
         what: a sentence.
     """
@@ -138,6 +138,10 @@ def _caption_problems(rows: tuple[Row, ...]) -> Iterator[Problem]:
     for file in dict.fromkeys(row.file for row in wordless):
         if file not in captioned:
             yield Problem("no caption", file, "none of its captions holds a word")
+    for row in rows:
+        if any("\ud800" <= letter <= "\udfff" for letter in row.caption):
+            what = f"{row.caption!r} holds half a character (a lone surrogate), which is no UTF-8"
+            yield Problem("broken character", row.file, what)
     for (file, caption), count in Counter((row.file, row.caption) for row in rows).items():
         if count > 1:
             yield Problem("duplicate caption", file, f"{caption!r} is given {count} times")
@@ -145,16 +149,16 @@ def _caption_problems(rows: tuple[Row, ...]) -> Iterator[Problem]:
 
 def _split_problems(found: CaptionFile) -> Iterator[Problem]:
     for item in found.dataset:
-        if item.split not in _KNOWN_SPLITS:
-            what = f"{item.split!r} is none of train, val and test, so it is not used"
+        if item.split not in (*SPLITS, UNUSED, ""):
+            what = f"{item.split!r} is none of train, val, test and unused; training refuses it"
             yield Problem("unknown split", item.key, what)
     splits: dict[str, set[str]] = defaultdict(set)
     for row in found.rows:
-        splits[row.file].add(row.split)
+        if row.split:  # a row without one leaves it to the picture's others
+            splits[row.file].add(row.split)
     for file, names in splits.items():
         if len(names) > 1:
-            named = ", ".join(name or "none" for name in sorted(names))
-            yield Problem("in two splits", file, f"it is named in {named}")
+            yield Problem("in two splits", file, f"it is named in {', '.join(sorted(names))}")
 
 
 def _picture_problems(items: tuple[CaptionedItem, ...]) -> Iterator[Problem]:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from regard.media import medium_of
+
+SPLITS = ("train", "val", "test")
+UNUSED = "unused"
+"""What stands where a split does and keeps a picture out of all three."""
+_MEANT = {
+    **{name: name for name in (*SPLITS, UNUSED)},
+    "training": "train",
+    "restval": "train",  # Karpathy's, of COCO: pictures of val that are trained on
+    "dev": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "testing": "test",
+}
+_KEPT = ("test", UNUSED)
 
 
 @dataclass(frozen=True)
@@ -16,7 +31,8 @@ class CaptionedItem:
     Attributes:
         file: path as it can be opened, or a place in a shard (`regard.data.shards`).
         captions: raw texts.
-        split: "train", "val", "test", or "" where the data names none.
+        split: "train", "val", "test", "unused", or "" where the data names none; any other name as
+            it stands.
         key: unique in the data set; the relative file name where there is one.
         digest: SHA-256 of the file where it is known; "" where nobody has read it.
     """
@@ -56,7 +72,7 @@ class CaptionDataset:
         return replace(self, items=tuple(i for i in self.items if i.split == name))
 
     def with_split(self, val_fraction: float, seed: int) -> CaptionDataset:
-        """Move a share of the pictures without a test mark to val, by picture.
+        """Move a share of the pictures to val, by picture, but none of test or unused ones.
 
         The same pictures and seed give the same split, whatever their order in the file. At
         least one picture goes to val where there are two or more.
@@ -65,7 +81,7 @@ class CaptionDataset:
             val_fraction: share that goes to val.
             seed: of the draw.
         """
-        keys = sorted(i.key for i in self.items if i.split != "test")
+        keys = sorted(i.key for i in self.items if i.split not in _KEPT)
         random.Random(seed).shuffle(keys)
         count = max(1, round(len(keys) * val_fraction)) if len(keys) > 1 else 0
         val = set(keys[:count])
@@ -76,7 +92,21 @@ class CaptionDataset:
         return {item.key: list(item.captions) for item in self.items}
 
 
+def split_named(text: str) -> str:
+    """Return the split that a name in a file means; a name that is unknown stays as it is."""
+    name = text.strip()
+    return _MEANT.get(name.casefold(), name)
+
+
+def with_rest_trained(items: Iterable[CaptionedItem]) -> tuple[CaptionedItem, ...]:
+    """Take what has no split as training where others are in val: who marks those means that."""
+    items = tuple(items)
+    if not any(item.split == "val" for item in items):
+        return items
+    return tuple(item if item.split else replace(item, split="train") for item in items)
+
+
 def _assigned(item: CaptionedItem, val: set[str]) -> CaptionedItem:
-    if item.split == "test":
+    if item.split in _KEPT:
         return item
     return replace(item, split="val" if item.key in val else "train")

@@ -9,20 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regard.data.dataset import CaptionDataset, CaptionedItem
-from regard.data.rows import Found, LineFault, Row, numbered_lines
+from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with_rest_trained
+from regard.data.rows import Found, LineFault, Row, numbered_lines, texts_in
 from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
 from regard.documents import json_of
 from regard.errors import DatasetError, UnknownName
 from regard.media import is_there
-
-_SPLITS = {
-    "restval": "train",
-    "dev": "val",
-    "valid": "val",
-    "validate": "val",
-    "validation": "val",
-}
 
 
 @dataclass(frozen=True)
@@ -159,20 +151,25 @@ def _kind_of(path: Path, text: str) -> str:
 def _checked(values: tuple[Any, ...]) -> Row:
     if not all(isinstance(value, str) for value in values):
         raise TypeError(f"picture, caption and split must be text, and {tuple(values)} came")
-    return Row(*values)
+    file, caption, split = values
+    return Row(file, caption, split_named(split))
 
 
 def _items(rows: Iterable[Row], folder: Path) -> tuple[CaptionedItem, ...]:
-    """Gather the captions of each file, in the order of first appearance."""
+    """Gather the captions of each file, in the order of first appearance.
+
+    A picture's split is the first that one of its rows names: the others may leave it out.
+    """
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
     for file, caption, split in rows:
         texts = captions.setdefault(file, [])
         if caption.strip():
             texts.append(caption)
-        splits.setdefault(file, _SPLITS.get(split, split))
-    return tuple(
-        CaptionedItem(str(folder / file), tuple(texts), splits[file], file)
+        if split:
+            splits.setdefault(file, split)
+    return with_rest_trained(
+        CaptionedItem(str(folder / file), tuple(texts), splits.get(file, ""), file)
         for file, texts in captions.items()
     )
 
@@ -185,12 +182,16 @@ def _karpathy(text: str) -> Iterator[Found]:
         if "imgid" in image:
             yield "image id", str(image["imgid"]), file
         for sentence in image["sentences"]:
-            raw = sentence["raw"] if "raw" in sentence else " ".join(sentence["tokens"])
+            raw = sentence["raw"] if "raw" in sentence else _of_tokens(sentence, file)
             yield Row(file, raw, split)
             if "sentid" in sentence:
                 yield "caption id", str(sentence["sentid"]), file
         if not image["sentences"]:
             yield Row(file, "", split)
+
+
+def _of_tokens(sentence: dict[str, Any], file: str) -> str:
+    return " ".join(texts_in(sentence["tokens"], f"the tokens of {file}"))
 
 
 def _coco(text: str) -> Iterator[Found]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
@@ -30,3 +30,18 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.removesuffix("\r")
+
+
+def texts_in(value: Any, what: str) -> list[str]:
+    """Return a list of texts as it is; a bare text would be taken apart into its letters.
+
+    Args:
+        value: what a file holds.
+        what: it is, for the message.
+
+    Raises:
+        TypeError: it is no list, or holds something else.
+    """
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{what} are {value!r:.200}; a list of texts was wanted")
+    return value

@@ -11,13 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.dataset import SPLITS, CaptionDataset, CaptionedItem
 from regard.data.shards import FORMAT_VERSION, MANIFEST, scan
 from regard.errors import ConfigError, DatasetError, MissingExtra
 from regard.media import is_there
 
 _BLOCK = 3 * 512  # of a tar: two headers and padding beside each sample's bytes
-_SPLITS = ("train", "val", "test")
 
 
 def write_shards(
@@ -94,7 +93,7 @@ def _check(dataset: CaptionDataset) -> None:
 def _planned(dataset: CaptionDataset, size: int) -> Iterator[tuple[str, list[CaptionedItem]]]:
     """Yield each tar's name and items, in the order of the data set."""
     names = {item.split for item in dataset}
-    for split in (*(s for s in _SPLITS if s in names), *sorted(names - {*_SPLITS})):
+    for split in (*(s for s in SPLITS if s in names), *sorted(names - {*SPLITS})):
         shard: list[CaptionedItem] = []
         number, filled = 0, 0
         for item in dataset.split(split):

@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with_rest_trained
 from regard.data.formats import load_dataset
+from regard.data.rows import texts_in
 from regard.errors import DatasetError, MissingExtra
 from regard.media.find import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES
 from regard.types import Media
@@ -97,16 +98,19 @@ def load_shards(source: str) -> CaptionDataset:
         path = source.removesuffix("/")
         path = path if path.endswith(MANIFEST) else f"{path}/{MANIFEST}"
         found = _listed(path)
-    items = tuple(
-        CaptionedItem(f"{url}#{s.offset}+{s.size}!{s.name}", s.captions, s.split, s.file, s.sha256)
-        for url, s in found
-    )
+    items = with_rest_trained(_item(url, sample) for url, sample in found)
     seen: set[str] = set()
     for item in items:
         if item.key in seen:
             raise DatasetError(f"{source} holds two pictures of the name {item.key}.")
         seen.add(item.key)
     return CaptionDataset(tuple(item for item in items if item.captions), source)
+
+
+def _item(url: str, sample: Sample) -> CaptionedItem:
+    place = f"{url}#{sample.offset}+{sample.size}!{sample.name}"
+    split = split_named(sample.split)
+    return CaptionedItem(place, sample.captions, split, sample.file, sample.sha256)
 
 
 def read_item(item: CaptionedItem, read: Callable[[str], Media]) -> Media:
@@ -186,10 +190,9 @@ def _sample(key: str, media: dict[str, Any], about: dict[str, Any]) -> Iterator[
     if not media:
         return
     captions = about.get("captions", [about["caption"]] if "caption" in about else [])
-    if not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"the captions of {key} are {captions!r}; texts were wanted")
-    split = str(about.get("split", ""))
-    yield Sample(**media, file=str(about.get("file", key)), captions=tuple(captions), split=split)
+    texts = tuple(texts_in(captions, f"the captions of {key}"))
+    split = str(about.get("split") or "")
+    yield Sample(**media, file=str(about.get("file", key)), captions=texts, split=split)
 
 
 def _listed(path: str) -> list[tuple[str, Sample]]:
@@ -204,7 +207,7 @@ def _listed(path: str) -> list[tuple[str, Sample]]:
                 f"{FORMAT_VERSION}."
             )
         return [
-            (path.removesuffix(MANIFEST) + shard["name"], Sample(**sample | _texts(sample)))
+            (path.removesuffix(MANIFEST) + shard["name"], Sample(**sample | _checked(sample)))
             for shard in values["shards"]
             for sample in shard["samples"]
         ]
@@ -212,8 +215,9 @@ def _listed(path: str) -> list[tuple[str, Sample]]:
         raise DatasetError(f"{path} is no list of shards, or damaged: {error!r}.") from error
 
 
-def _texts(sample: dict[str, Any]) -> dict[str, Any]:
-    return {"captions": tuple(map(str, sample["captions"]))}
+def _checked(sample: dict[str, Any]) -> dict[str, Any]:
+    captions = texts_in(sample["captions"], f"the captions of {sample['file']}")
+    return {"captions": tuple(captions), "split": str(sample["split"] or "")}
 
 
 def _expanded(pattern: str) -> list[str]:

@@ -4,8 +4,8 @@ A folder of shards, each a float16 .npy file (rows, L, D) that is memory-mapped,
 list that says which picture (clip, scan) and view every row is, and which of its cells are
 real, where not all are (a clip of fewer frames than the grid has; a scan smaller than the
 input). A shard is written under a temporary name and renamed when whole, its list last, so that a
-killed encoding leaves nothing half-written and goes on where it stopped. `store.json` says which
-encoder made it.
+killed encoding leaves nothing half-written and goes on from the last shard; one that is stopped
+or fails first writes what it has. `store.json` says which encoder made it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from regard.folders import whole_file
 
 SHARD_ROWS = 512
 _SHARD_BYTES = 2**28  # a shard is made in memory: fewer rows of a long clip's many cells
+_SHARD_SECONDS = 30.0  # of encoding, which are all that a kill loses
+_SHARD_SHARE = 0.02  # of the encoding's time so far, where that is more: days make no 1000 shards
 _STALE = 24 * 3600.0  # seconds
 
 
@@ -116,8 +118,10 @@ class AnnotationStore:
         wanted: Iterable[tuple[str, str, str]],
         encode: Callable[[list[tuple[str, str]]], tuple[np.ndarray, np.ndarray]],
         batch_size: int = 32,
-    ) -> Iterator[int]:
+    ) -> Generator[int]:
         """Encode what is missing, shard by shard.
+
+        However it ends (an error, Ctrl-C, a caller that closes it), what is encoded is written.
 
         Args:
             wanted: (digest, view, file) of every picture and view.
@@ -131,21 +135,40 @@ class AnnotationStore:
             DatasetError: a shard cannot be written; those before it are whole.
         """
         missing = [w for w in dict.fromkeys(wanted) if (w[0], w[1]) not in self._rows]
-        done = len(self._rows)
+        done, began = len(self._rows), time.monotonic()
         cells, features = self._row_shape()
         rows = max(1, min(SHARD_ROWS, _SHARD_BYTES // (2 * cells * features)))
         for start in range(0, len(missing), rows):
-            shard = missing[start : start + rows]
-            vectors = np.empty((len(shard), cells, features), np.float16)
-            real = np.empty((len(shard), cells), bool)
-            for at in range(0, len(shard), batch_size):
-                batch = shard[at : at + batch_size]
-                made, mask = encode([(file, view) for _, view, file in batch])
-                vectors[at : at + len(batch)], real[at : at + len(batch)] = made, mask
-                done += len(batch)
-                yield done
-            pairs = [(digest, view) for digest, view, _ in shard]
-            self._write_shard(vectors, pairs, real)
+            part = missing[start : start + rows]
+            yield from self._fill_shard(part, encode, batch_size, began, done + start)
+
+    def _fill_shard(
+        self,
+        wanted: list[tuple[str, str, str]],
+        encode: Callable[[list[tuple[str, str]]], tuple[np.ndarray, np.ndarray]],
+        batch_size: int,
+        began: float,
+        before: int,
+    ) -> Generator[int]:
+        """Encode the rows of one shard, which becomes several where they take long."""
+        pairs = [(digest, view) for digest, view, _ in wanted]
+        vectors = np.empty((len(wanted), *self._row_shape()), np.float16)
+        real = np.empty(vectors.shape[:2], bool)
+        made, unwritten, due = 0, slice(0, 0), _next_due(began)
+        try:
+            for at in range(0, len(wanted), batch_size):
+                batch = slice(at, at + batch_size)
+                found = encode([(file, view) for _, view, file in wanted[batch]])
+                vectors[batch], real[batch] = found
+                made += len(wanted[batch])
+                unwritten = slice(unwritten.start, made)
+                yield before + made
+                if time.monotonic() >= due:
+                    self._write_shard(vectors[unwritten], pairs[unwritten], real[unwritten])
+                    unwritten, due = slice(made, made), _next_due(began)
+        finally:
+            if pairs[unwritten]:
+                self._write_shard(vectors[unwritten], pairs[unwritten], real[unwritten])
 
     def _row_shape(self) -> tuple[int, int]:
         return int(np.prod(self.key.grid_shape)), self.key.annotation_dim
@@ -226,6 +249,12 @@ class AnnotationStore:
             "What it holds is whole, and the same command goes on from there. Free some space, "
             "or name another folder in data.store."
         )
+
+
+def _next_due(began: float) -> float:
+    """Return when a shard is written at the latest, in an encoding that began then."""
+    now = time.monotonic()
+    return now + max(_SHARD_SECONDS, _SHARD_SHARE * (now - began))
 
 
 def _mapped(path: Path) -> np.ndarray:

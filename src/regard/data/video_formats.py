@@ -5,7 +5,8 @@
   files stands for all of them.
 - "msvd_csv": the corpus as it was published, with the columns VideoID, Start, End, Language and
   Description. English captions are taken, whatever their Source; the split is the official one by
-  number (1200, 100, 670) where `youtube_mapping.txt` lies beside it, else none.
+  number (1200, 100, 670) where `youtube_mapping.txt` lies beside it, and "unused" for what
+  that does not name; else none.
 - "msrvtt": MSR-VTT's JSON of `videos` and `sentences`.
 - "clips": a JSON list of {file, split, captions}.
 
@@ -21,7 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from regard.data.rows import Found, LineFault, Row, numbered_lines
+from regard.data.dataset import UNUSED
+from regard.data.rows import Found, LineFault, Row, numbered_lines, texts_in
 from regard.documents import json_of
 from regard.errors import DatasetError
 from regard.media.find import VIDEO_SUFFIXES
@@ -117,13 +119,16 @@ def _msvd_csv(text: str, path: Path, folder: Path) -> Iterator[Found]:
             yield LineFault(reader.line_num, "fewer fields than columns")
         elif language.strip() == "English":
             clip = f"{name}_{start}_{end}"
-            split = _official_split(numbers[clip]) if clip in numbers else ""
-            yield Row(clips.file(clip), caption, split)
+            yield Row(clips.file(clip), caption, _official_split(numbers, clip))
 
 
-def _official_split(vid: str) -> str:
-    number = int(vid.removeprefix("vid"))
-    return next((split for split, last in _LAST if number <= last), "")
+def _official_split(numbers: dict[str, str], clip: str) -> str:
+    if not numbers:
+        return ""
+    if clip not in numbers:
+        return UNUSED
+    number = int(numbers[clip].removeprefix("vid"))
+    return next((split for split, last in _LAST if number <= last), UNUSED)
 
 
 def _msrvtt(text: str, path: Path, folder: Path) -> Iterator[Found]:
@@ -152,8 +157,9 @@ def _list(text: str, path: Path, folder: Path) -> Iterator[Found]:
     entries: list[dict[str, Any]] = json_of(text)
     for entry in entries:
         file, split = entry["file"], entry.get("split", "")
+        captions = texts_in(entry["captions"] or [""], f"the captions of {file}")
         yield "clip", file, file
-        yield from (Row(file, caption, split) for caption in entry["captions"] or [""])
+        yield from (Row(file, caption, split) for caption in captions)
 
 
 CLIP_READERS: dict[str, Callable[[str, Path, Path], Iterator[Found]]] = {

@@ -25,6 +25,7 @@ from regard.explain.clips import (
 )
 from regard.explain.fonts import choose_fonts
 from regard.explain.maps import absolute_scale, paint, upsample
+from regard.explain.marks import marked
 from regard.explain.montage import notices
 from regard.explain.sheet import drawing_of, size_of
 from regard.explain.sweep import swept
@@ -71,6 +72,7 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
     frames, durations = zip(*shown, strict=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "loop": 0}
+    options |= marked(path.suffix.lower())
     if path.suffix.lower() == ".webp":
         options["quality"] = 80
     with whole_file(path) as new:

@@ -5,6 +5,7 @@ uncovered on a covered input (insertion), and p(word) is followed with the capti
 fixed. An order that knows what matters makes p fall early and rise early: a small area under the
 deletion curve, a large one under the insertion curve. A random order is what uniform attention
 gives, all of whose parts are equal; the middle first is what a photographer's habit gives.
+A scan's padding is no part of it: nothing is there to be covered.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Curves:
     """Curves of one caption's T words over S + 1 shares of the picture, from none to all.
 
     Attributes:
-        shares: (S + 1,) share of cells or frames covered (deletion) or uncovered (insertion).
+        shares: (S + 1,) share of real cells or frames covered (deletion) or uncovered (insertion).
         deletion: (T, S + 1) p(word) by order.
         insertion: (T, S + 1) p(word) by order.
     """
@@ -70,26 +71,28 @@ def deletion_and_insertion(
         ConfigError: see `Prober`.
     """
     prober = Prober(captioner, caption, cover=cover)
-    parts, words = math.prod(prober.shape), len(caption.words)
-    counts = np.round(np.linspace(0, parts, steps + 1)).astype(int)
+    parts, words, real = math.prod(prober.shape), len(caption.words), prober.real
+    counts = np.round(np.linspace(0, len(real), steps + 1)).astype(int)
     draw = np.random.default_rng(seed)
-    orders = {"attention": _descending(prober.looked(caption.trace.alpha))}
+    # Orders are of the real parts, by their number among them.
+    orders = {"attention": _descending(prober.looked(caption.trace.alpha)[:, real])}
     if falls is not None:
-        orders["occlusion"] = _descending(falls.reshape(words, parts))
+        orders["occlusion"] = _descending(falls.reshape(words, parts)[:, real])
     shared = {
-        "random": np.stack([draw.permutation(parts) for _ in range(draws)]),
-        "middle": _middle_first(prober.shape)[None],
+        "random": np.stack([draw.permutation(len(real)) for _ in range(draws)]),
+        "middle": np.argsort(_off_middle(prober.shape)[real], kind="stable")[None],
     }
     deletion: dict[str, np.ndarray] = {}
     insertion: dict[str, np.ndarray] = {}
     for name, order in (orders | shared).items():
-        covered = _first(order, counts)  # (orders, S + 1, P)
+        covered = np.zeros((len(order), len(counts), parts), bool)
+        covered[..., real] = _first(order, counts)
         for curves, kept in ((deletion, ~covered), (insertion, covered)):
             p = np.exp(prober.read(kept.reshape(-1, parts)).logprobs)
             p = p.reshape(*kept.shape[:2], words)  # (orders, S + 1, T)
             own = p[np.arange(words), :, np.arange(words)] if name in orders else p.mean(0).T
             curves[name] = own
-    return Curves(counts / parts, deletion, insertion)
+    return Curves(counts / len(real), deletion, insertion)
 
 
 def _descending(values: np.ndarray) -> np.ndarray:
@@ -97,13 +100,13 @@ def _descending(values: np.ndarray) -> np.ndarray:
     return np.argsort(-values, axis=1, kind="stable")
 
 
-def _middle_first(shape: tuple[int, ...]) -> np.ndarray:
-    """Return (P,): parts by their distance from the middle."""
+def _off_middle(shape: tuple[int, ...]) -> np.ndarray:
+    """Return (P,): how far each part lies from the middle."""
     places = np.indices(shape).reshape(len(shape), -1).T
-    return np.argsort(np.abs((places + 0.5) / shape - 0.5).max(axis=1), kind="stable")
+    return np.abs((places + 0.5) / shape - 0.5).max(axis=1)
 
 
 def _first(order: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return (orders, counts, P) bool: the first `count` parts of each order."""
+    """Return (orders, counts, R) bool: the first `count` real parts of each order."""
     rank = np.argsort(order, axis=1)  # of every part in the order
     return rank[:, None, :] < counts[:, None]

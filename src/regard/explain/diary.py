@@ -114,13 +114,13 @@ class DiaryEntry:
 class Diary:
     """One HTML page, written anew after each evaluation, and the JSON lines it is made of."""
 
-    def __init__(self, path: Path, *, up_to_epoch: int) -> None:
+    def __init__(self, path: Path, *, up_to_epoch: int | None) -> None:
         """Open a diary.
 
         Args:
             path: of the page; its entries lie beside it as `.jsonl`.
             up_to_epoch: entries of later epochs, which a killed run wrote and the resumed one
-                writes again, are dropped; 0 begins a new diary.
+                writes again, are dropped; None begins a new diary.
 
         Raises:
             CheckpointError: a stored entry is damaged.
@@ -128,7 +128,7 @@ class Diary:
         self._path = path
         self._lines = path.with_suffix(".jsonl")
         self._entries: list[DiaryEntry] = []
-        if up_to_epoch > 0 and self._lines.exists():
+        if up_to_epoch is not None and self._lines.exists():
             lines = self._lines.read_text("utf-8").split("\n")
             entries = [DiaryEntry.from_json(line) for line in lines if line]
             self._entries = [entry for entry in entries if entry.epoch <= up_to_epoch]

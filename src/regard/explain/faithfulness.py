@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from regard.captioner import Captioner, Failure
+from regard.captioner import Captioner, Failure, Source
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.data.regions import Regions
 from regard.decoding.teacher import force_captions
 from regard.errors import ConfigError, DatasetError
 from regard.explain.curves import deletion_and_insertion
-from regard.explain.probe import occlude
+from regard.explain.probe import check_cover, occlude
 from regard.explain.swaps import SWAPS, SwappedAttention
 from regard.metrics import score_captions
 from regard.metrics.pointing import Pointing, pointing
+from regard.metrics.scores import check_scorers
 from regard.types import Caption
 from regard.vocabulary import START
 from regard.words.word_classes import CLASSES, word_class
@@ -32,6 +33,7 @@ from regard.words.word_classes import CLASSES, word_class
 Report = Callable[[str, int, int], None]
 """Is told what is being done, and (done, of how many)."""
 _READINGS = 100  # of a picture whose cells are covered, and more
+_AT_ONCE = 50  # pictures that are captioned together
 _SCORED = ("bleu4", "cider_d")
 
 
@@ -48,6 +50,8 @@ class Faithfulness:
         swaps: by swap ("none" first): scores of the captions said under it, and the mean
             log-probability of the words of the captions that the model says unswapped.
         regions: mass and hits inside the named regions, with both baselines; empty without.
+        failures: reason by item key of the pictures that could not be captioned. They are scored
+            as empty captions, as `regard.metrics.evaluate` does, and left out of all else.
     """
 
     settings: dict[str, Any]
@@ -56,6 +60,7 @@ class Faithfulness:
     agreement: dict[str, dict[str, float]]
     swaps: dict[str, dict[str, float]]
     regions: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -91,20 +96,19 @@ def faithfulness(
 
     Raises:
         DatasetError: the split has fewer than two readable pictures.
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or there is no such cover.
         MissingExtra: pycocoevalcap is absent.
     """
     if limit < 0 or probed < 1:
         raise ConfigError(f"limit {limit} and probed {probed}; wanted 0 or more, and 1 or more.")
+    check_cover(cover)  # now, not after an hour of captioning
+    check_scorers()
     report = report or (lambda *_: None)
     items = dataset.split(split).items[: limit or None]
+    _check_two(len(items), "are there to caption", split)
     captioner = captioner.accelerated(len(items) + probed * _READINGS)
-    said = _captions(captioner, items, beam, "captioning", report)
-    if len(said) < 2:
-        raise DatasetError(
-            f"{len(said)} pictures of the split {split!r} could be captioned; two are needed, "
-            "since attention is swapped between pictures."
-        )
+    said, failures = _captions(captioner, items, beam, "captioning", report)
+    _check_two(len(said), "could be captioned", split)
     step = max(1, len(said) // probed)
     chosen = list(said.values())[::step][:probed]
     deletion, insertion, agreement = _probe(captioner, chosen, cover, seed, report)
@@ -115,9 +119,23 @@ def faithfulness(
         deletion,
         insertion,
         agreement,
-        _swap(captioner, items, said, beam, seed, report),
+        _swap(captioner, items, said, failures, beam, seed, report),
         _point(said, regions) if regions else {},
+        failures,
     )
+
+
+def check_control(captioner: Captioner) -> None:
+    """Refuse a model that is no control.
+
+    Raises:
+        ConfigError: the model can look around.
+    """
+    if captioner.config.decoder.scores != "uniform":
+        raise ConfigError(
+            f"the control {captioner.name!r} has {captioner.config.decoder.scores} scores, so it "
+            "looks where it likes. Train one: `regard train uniform-control`."
+        )
 
 
 def control_scores(
@@ -131,31 +149,52 @@ def control_scores(
 ) -> dict[str, Any]:
     """Return the scores of a control, a model trained with attention frozen at uniform.
 
+    Returns:
+        `model`, the scores, and `failures`, reasons by item key.
+
     Raises:
         ConfigError: the model can look around, so it is no control.
     """
-    if captioner.config.decoder.scores != "uniform":
-        raise ConfigError(
-            f"the control {captioner.name!r} has {captioner.config.decoder.scores} scores, so it "
-            "looks where it likes. Train one: `regard train uniform-control`."
-        )
+    check_control(captioner)
     items = dataset.split(split).items[: limit or None]
-    said = _captions(captioner, items, beam, "control", report or (lambda *_: None))
-    return {"model": captioner.name} | _scores(items, said)
+    said, failures = _captions(captioner, items, beam, "control", report or (lambda *_: None))
+    return {"model": captioner.name} | _scores(items, said) | {"failures": failures}
+
+
+def _check_two(count: int, what: str, split: str) -> None:
+    if count < 2:
+        raise DatasetError(
+            f"Of the split {split!r} {count} pictures {what}; two are needed, since attention is "
+            "swapped between pictures. Raise the limit, or name another split."
+        )
 
 
 def _captions(
     captioner: Captioner, items: Sequence[CaptionedItem], beam: int, what: str, report: Report
-) -> dict[str, Caption]:
-    # A last batch of one picture would have no other to take attention from.
-    size = next(size for size in (50, 49, 48) if len(items) % size != 1)
-    results = captioner.caption_many((i.file for i in items), batch_size=size, beam=beam)
+) -> tuple[dict[str, Caption], dict[str, str]]:
+    """Return captions that have words, and the reasons of failures, by item key."""
+    files = [item.file for item in items]
+    batches = _batches(files, captioner.items_at_once(_AT_ONCE))
+    results = captioner.caption_batches(batches, beam=beam)
     said: dict[str, Caption] = {}
+    failures: dict[str, str] = {}
     for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
         report(what, done, len(items))
-        if not isinstance(result, Failure) and result.words:
+        if isinstance(result, Failure):
+            failures[item.key] = str(result.error)
+        elif result.words:
             said[item.key] = result
-    return said
+    return said, failures
+
+
+def _batches(files: Sequence[str], size: int) -> list[list[Source]]:
+    """Cut files into batches of two or more: one alone has no other to take attention from."""
+    size = max(2, size)
+    batches: list[list[Source]] = [list(files[at : at + size]) for at in range(0, len(files), size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        alone = batches.pop()
+        batches[-1] += alone
+    return batches
 
 
 def _probe(
@@ -193,19 +232,22 @@ def _swap(
     captioner: Captioner,
     items: Sequence[CaptionedItem],
     said: Mapping[str, Caption],
+    failures: Mapping[str, str],
     beam: int,
     seed: int,
     report: Report,
 ) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
+    # What fails would leave a batch of one without another.
+    readable = [item for item in items if item.key not in failures]
     for swap in ("none", *SWAPS):
         backend = captioner.backend
         if swap != "none":
             backend = SwappedAttention(captioner.backend, swap, seed=seed)
         swapped = captioner.with_backend(backend)
-        captions = said if swap == "none" else _captions(
-            swapped, items, beam, f"attention: {swap}", report
-        )  # fmt: skip
+        captions = said
+        if swap != "none":
+            captions, _ = _captions(swapped, readable, beam, f"attention: {swap}", report)
         logprob = _mean_logprob(swapped, list(said.values()))
         found[swap] = _scores(items, captions) | {"logprob": logprob}
     return found
@@ -225,7 +267,8 @@ def _mean_logprob(captioner: Captioner, captions: Sequence[Caption]) -> float:
     total, words = 0.0, 0
     for length, group in by_length.items():
         # A picture alone would lend its attention to itself.
-        pictures = [*group, captions[0]] if len(group) == 1 else group
+        others = (caption for caption in captions if caption is not group[0])
+        pictures = [*group, next(others)] if len(group) == 1 else group
         media = [caption.media for caption in pictures if caption.media is not None]
         tokens = np.array([[w.token for w in c.words[:length]] for c in group], np.int64)
         if len(group) == 1:

@@ -71,7 +71,11 @@ class ShownWord:
 
 
 def caption_html(
-    caption: Caption, occlusion: Occlusion | None = None, *, assets: bool = True
+    caption: Caption,
+    occlusion: Occlusion | None = None,
+    *,
+    assets: bool = True,
+    smooth: bool = True,
 ) -> str:
     """Return the caption with its picture as an HTML fragment.
 
@@ -84,17 +88,18 @@ def caption_html(
         caption: with its picture.
         occlusion: what covering each cell did to each word.
         assets: whether style and script come along; a page that holds them needs no others.
+        smooth: whether maps are smoothed until the reader chooses.
 
     Raises:
         ConfigError: the caption does not hold its picture, or its grid is no picture's.
     """
-    smooth = caption.medium == "image"
-    if not smooth:
+    choice = caption.medium == "image"
+    if not choice:
         caption, occlusion = as_picture(caption), None
     if caption.pixels is None:
         raise ConfigError("this caption holds no picture to draw on; caption the file again.")
     grid, alpha = caption.grid, caption.trace.alpha
-    tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=smooth))}
+    tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=choice))}
     if occlusion is not None:
         tops["mattered"] = mattered_scale(occlusion.falls, grid)
     shown = [shown_word(word, occlusion, t) for t, word in enumerate(caption.words)]
@@ -106,10 +111,10 @@ def caption_html(
     return (
         f"{assets_html() if assets else ''}"
         f"<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
-        f"data-map='{map_data(grid, smooth=smooth)}'>"
+        f"data-map='{map_data(grid, smooth=choice)}'>"
         f"{picture_html(caption.pixels, grid, Path(caption.file).name)}{words}"
         f"{controls_html(mattered=occlusion is not None)}"
-        f"{scale_html(tops['map'][1], grid, smooth=smooth)}"
+        f"{scale_html(tops['map'][smooth], grid, smooth=choice, checked=smooth)}"
         f"{output_html()}<footer>{escaped(' · '.join(filter(None, foot)))}</footer></div>"
     )
 
@@ -219,16 +224,17 @@ def bar_html(top: float) -> str:
     )
 
 
-def scale_html(top: float, grid: Grid, *, smooth: bool) -> str:
+def scale_html(top: float, grid: Grid, *, smooth: bool, checked: bool = True) -> str:
     """Return the colour bar in multiples of uniform, and what the maps are drawn with.
 
     Args:
         top: of the scale.
         grid: of the maps.
         smooth: whether the reader can choose between smoothed and raw.
+        checked: whether smoothed is what is chosen at first.
     """
     drawn = (
-        "<label><input type='checkbox' class='smooth' checked> smoothed: "
+        f"<label><input type='checkbox' class='smooth'{' checked' if checked else ''}> smoothed: "
         f"{wording.smoothed(grid)}</label>"
         if smooth
         else "<span>raw cells</span>"

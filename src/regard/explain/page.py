@@ -71,11 +71,12 @@ class Explained:
         }
 
 
-def explanation_page(explained: Sequence[Explained]) -> str:
+def explanation_page(explained: Sequence[Explained], *, smooth: bool = True) -> str:
     """Return a whole HTML page.
 
     Args:
         explained: one caption, or several models' captions of one picture.
+        smooth: whether maps are smoothed until the reader chooses.
 
     Raises:
         ConfigError: there is none, or a caption does not hold its picture.
@@ -87,7 +88,7 @@ def explanation_page(explained: Sequence[Explained]) -> str:
     # Scans are often named after patients.
     title = first.text if scans else f"{Path(first.file).name}: {first.text}"
     panels = "".join(
-        f"<section><h2>{escaped(one.caption.model)}</h2>{_viewer(one, again=at > 0)}"
+        f"<section><h2>{escaped(one.caption.model)}</h2>{_viewer(one, again=at > 0, smooth=smooth)}"
         f"{_table(one)}</section>"
         for at, one in enumerate(explained)
     )
@@ -102,12 +103,13 @@ def explanation_page(explained: Sequence[Explained]) -> str:
     )
 
 
-def _viewer(one: Explained, *, again: bool) -> str:
+def _viewer(one: Explained, *, again: bool, smooth: bool) -> str:
     if one.caption.medium == "video":
-        return clip_html(one.caption, one.occlusion, again=again) + weights_table(one.caption)
+        player = clip_html(one.caption, one.occlusion, again=again, smooth=smooth)
+        return player + weights_table(one.caption)
     if one.caption.medium == "volume":
-        return scan_html(one.caption, one.occlusion)
-    return caption_html(one.caption, one.occlusion)
+        return scan_html(one.caption, one.occlusion, smooth=smooth)
+    return caption_html(one.caption, one.occlusion, smooth=smooth)
 
 
 def _notes(explained: Sequence[Explained]) -> str:

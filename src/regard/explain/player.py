@@ -57,7 +57,13 @@ _THUMB, _STILL = 160, 400  # pixels of a shot's longer side, beside a film and i
 _TICKS = 7  # on the axis of seconds, at most
 
 
-def clip_html(caption: Caption, occlusion: Occlusion | None = None, *, again: bool = False) -> str:
+def clip_html(
+    caption: Caption,
+    occlusion: Occlusion | None = None,
+    *,
+    again: bool = False,
+    smooth: bool = True,
+) -> str:
     """Return a clip's caption with a player, a film strip and words × seconds, as HTML.
 
     Args:
@@ -65,6 +71,7 @@ def clip_html(caption: Caption, occlusion: Occlusion | None = None, *, again: bo
         occlusion: what covering each frame did to each word.
         again: whether an earlier fragment of the page holds the same clip's film, which is then
             taken from there.
+        smooth: whether maps are smoothed until the reader chooses.
 
     Raises:
         ConfigError: the caption does not hold its clip.
@@ -80,7 +87,9 @@ def clip_html(caption: Caption, occlusion: Occlusion | None = None, *, again: bo
     if occlusion is not None:
         tops["mattered"] = (max(MATTERED_LEAST, float(occlusion.falls.max(initial=0.0))),) * 2
     # Without maps the viewer writes its scale on the legend of words × seconds, which is the same.
-    scale = "" if still is None else scale_html(tops["map"][1], still, smooth=True)
+    scale = ""
+    if still is not None:
+        scale = scale_html(tops["map"][smooth], still, smooth=True, checked=smooth)
     shown = [_shown(caption, t, weights[t], occlusion) for t in range(len(caption.words))]
     foot = [wording.looked(caption.trace), wording.frames(grid), wording.unread(grid),
             "" if still is None else wording.covered(still), _chosen(caption), wording.CLIP_SCALE,

@@ -32,6 +32,16 @@ _BLURRED_SIDE = 4  # pixels or voxels that are left of a blurred input's side
 _BATCH = 32  # pictures that are encoded together
 
 
+def check_cover(cover: str) -> None:
+    """Refuse a cover that there is not.
+
+    Raises:
+        ConfigError: it is none of `COVERS`.
+    """
+    if cover not in COVERS:
+        raise ConfigError(f"cover is {cover!r}; it must be one of {', '.join(COVERS)}.")
+
+
 @dataclass(frozen=True)
 class Occlusion:
     """What covering each part does to each of T words.
@@ -39,9 +49,10 @@ class Occlusion:
     Attributes:
         falls: (T, *grid) of a picture or scan, (T, F) of a clip's real frames:
             log p(word | input) - log p(word | part covered), in nats: above 0 where the part
-            spoke for the word, below 0 where it spoke against it.
+            spoke for the word, below 0 where it spoke against it; 0 at a scan's padding, which
+            is not covered.
         correlation: (T,) Spearman's rank correlation of the falls with the attention that the
-            parts received; nan where one of both is constant.
+            parts received, over the real parts; nan where one of both is constant.
         cover: what a covered part shows.
         covered: what was covered at a time: "cell", or "frame" of a clip.
     """
@@ -58,6 +69,8 @@ class Prober:
     Attributes:
         shape: of the P parts: the grid's of a picture or scan, (F,) of a clip's real frames.
         part: what a part is: "cell" or "frame".
+        real: indices of the parts that are no padding, where attention and falls are 0 whatever
+            the model does.
     """
 
     def __init__(self, captioner: Captioner, caption: Caption, *, cover: str = "mean") -> None:
@@ -72,8 +85,7 @@ class Prober:
         Raises:
             ConfigError: there is no such cover, or the caption lacks its source or its ids.
         """
-        if cover not in COVERS:
-            raise ConfigError(f"cover is {cover!r}; it must be one of {', '.join(COVERS)}.")
+        check_cover(cover)
         tokens = [word.token for word in caption.words]
         if caption.media is None or None in tokens:
             raise ConfigError(
@@ -88,6 +100,8 @@ class Prober:
         is_clip = isinstance(caption.media, Clip)
         self.part = "frame" if is_clip else "cell"
         self.shape = (len(self.grid.spans),) if is_clip else self.grid.shape
+        frames = np.arange(math.prod(self.shape))
+        self.real = frames if is_clip else np.flatnonzero(self.mask)
         self._frames_alone = is_clip and captioner.reader.frames_alone
         self._both: Annotations | None = None
 
@@ -178,11 +192,13 @@ def occlude(captioner: Captioner, caption: Caption, *, cover: str = "mean") -> O
     """
     prober = Prober(captioner, caption, cover=cover)
     parts = math.prod(prober.shape)
-    kept = np.concatenate([np.ones((1, parts), bool), ~np.eye(parts, dtype=bool)])
+    kept = np.concatenate([np.ones((1, parts), bool), ~np.eye(parts, dtype=bool)[prober.real]])
     read = prober.read(kept)
-    falls = (read.logprobs[0] - read.logprobs[1:]).T  # (T, P)
-    looked = prober.looked(caption.trace.alpha)
-    correlation = [rank_correlation(a, f) for a, f in zip(looked, falls, strict=True)]
+    of_real = (read.logprobs[0] - read.logprobs[1:]).T
+    falls = np.zeros((len(of_real), parts), of_real.dtype)
+    falls[:, prober.real] = of_real
+    looked = prober.looked(caption.trace.alpha)[:, prober.real]
+    correlation = [rank_correlation(a, f) for a, f in zip(looked, of_real, strict=True)]
     shape = (len(falls), *prober.shape)
     return Occlusion(falls.reshape(shape), np.array(correlation, np.float64), cover, prober.part)
 

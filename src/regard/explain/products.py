@@ -40,6 +40,12 @@ class Wanted:
     smooth: bool = True
     grids: bool = False
 
+    def suffixes(self, medium: str) -> tuple[str, ...]:
+        """Return what the names of a caption's files end in; those of its medium included."""
+        animated = () if self.animation == "none" else (f".{self.animation}",)
+        image = (".attention.nii.gz",) if medium == "volume" else ()
+        return (".png", *animated, ".html", ".json", *image, *((".npy",) if self.grids else ()))
+
 
 def write_explanation(
     captioner: Captioner,
@@ -47,8 +53,7 @@ def write_explanation(
     stem: Path,
     wanted: Wanted,
     *,
-    rival: Captioner | None = None,
-    beam: int = 3,
+    rival: tuple[Captioner, Caption] | None = None,
 ) -> None:
     """Write all that is wanted of one caption to files that begin with `stem`.
 
@@ -57,15 +62,14 @@ def write_explanation(
         caption: with its source.
         stem: path of the files, without a suffix.
         wanted: which of them.
-        rival: a second model, to stand beside the first.
-        beam: of the second model's caption.
+        rival: a second model and its caption of the same source, to stand beside the first.
 
     Raises:
         OSError: a file cannot be written.
     """
     pairs = [(captioner, caption)]
     if rival is not None:
-        pairs.append((rival, rival.caption(caption.file, beam=beam)))
+        pairs.append(rival)
     explained = [_explained(model, said, wanted) for model, said in pairs]
     sheet = (
         draw(caption, smooth=wanted.smooth)
@@ -81,16 +85,19 @@ def write_explanation(
         path = with_suffix(stem, f".{wanted.animation}")
         save_animation(caption, path, smooth=wanted.smooth)
     with whole_file(with_suffix(stem, ".html")) as new:
-        new.write_text(explanation_page(explained), "utf-8")
+        # A file name that is no UTF-8 cannot be written as it is.
+        page = explanation_page(explained, smooth=wanted.smooth)
+        new.write_text(page, "utf-8", errors="backslashreplace")
     records = [one.to_json() for one in explained]
     record = records[0] if rival is None else records[0] | {"compared": records[1]}
     with whole_file(with_suffix(stem, ".json")) as new:
-        new.write_text(json.dumps(record, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(record, ensure_ascii=False) + "\n"
+        new.write_text(text, "utf-8", errors="backslashreplace")
     if caption.medium == "volume" and caption.words:
         save_attention(caption, with_suffix(stem, ".attention.nii.gz"), smooth=wanted.smooth)
     if wanted.grids:
         with whole_file(with_suffix(stem, ".npy")) as new:
-            np.save(new, np.stack([word.alpha for word in caption.words]))
+            np.save(new, caption.trace.alpha.reshape(len(caption.words), *caption.grid.shape))
 
 
 def _explained(captioner: Captioner, caption: Caption, wanted: Wanted) -> Explained:

@@ -48,12 +48,13 @@ _STILL_DPI, _STILL_WORDS = 90, 12
 _RGBA = np.dtype([(channel, np.uint8) for channel in "RGBA"])
 
 
-def scan_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
+def scan_html(caption: Caption, occlusion: Occlusion | None = None, *, smooth: bool = True) -> str:
     """Return a scan's caption as an HTML fragment; `scan_assets` must be on its page.
 
     Args:
         caption: with its scan.
         occlusion: what covering each cell did to each word.
+        smooth: whether maps are smoothed until the reader chooses, and in the montage.
 
     Raises:
         ConfigError: the caption does not hold its scan.
@@ -63,7 +64,7 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
     if not isinstance(scan, Scan):
         raise ConfigError("this caption holds no scan to draw on; caption the file again.")
     alpha = caption.trace.alpha
-    tops = {"map": tuple(scan_scale(alpha, grid, smooth=smooth) for smooth in (False, True))}
+    tops = {"map": tuple(scan_scale(alpha, grid, smooth=way) for way in (False, True))}
     if occlusion is not None:
         tops["mattered"] = _mattered_scale(occlusion.falls, grid)
     shown = [shown_word(word, occlusion, t, _told(caption, t), real_cells=grid.real_cells)
@@ -79,9 +80,9 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None) -> str:
         f"<p class='warning'>{escaped(' '.join(notices(caption)))}</p>"
         f"<figure class='stage live-only' style='{_proportions(grid)}'><canvas "
         f"tabindex='0' aria-label='the scan in three planes'></canvas></figure>"
-        f"<p class='place live-only'></p>{_still(caption)}"
+        f"<p class='place live-only'></p>{_still(caption, smooth=smooth)}"
         f"{words_html(shown, tops)}{controls_html(mattered=occlusion is not None)}"
-        f"{scale_html(tops['map'][1], grid, smooth=True)}{output_html()}"
+        f"{scale_html(tops['map'][smooth], grid, smooth=True, checked=smooth)}{output_html()}"
         f"<footer>{escaped(' · '.join(filter(None, foot)))}</footer>"
         f"<script type='text/plain' class='voxels'>{small}</script>"
         f"<script type='text/plain' class='blank'>{_blank(grid)}</script></div>"
@@ -191,9 +192,9 @@ def _mattered_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
     return max(MATTERED_LEAST, raw), max(MATTERED_LEAST, *smooth, 0.0)
 
 
-def _still(caption: Caption) -> str:
+def _still(caption: Caption, *, smooth: bool) -> str:
     """Return the montage as a picture, for browsers without WebGL2 or without scripts."""
-    figure = montage(caption, width=10, most=_STILL_WORDS)
+    figure = montage(caption, width=10, most=_STILL_WORDS, smooth=smooth)
     FigureCanvasAgg(figure)
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_STILL_DPI)

@@ -19,6 +19,7 @@ from regard.errors import ConfigError
 from regard.explain import wording
 from regard.explain.fonts import FontChoice, choose_fonts
 from regard.explain.maps import absolute_scale, paint, upsample
+from regard.explain.marks import marked
 from regard.folders import whole_file
 from regard.media import cell_bounds
 from regard.types import Caption, Word
@@ -96,8 +97,9 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 130) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
+    mark = marked(".png") if path.suffix.lower() == ".png" else None
     with whole_file(path) as new:
-        figure.savefig(new, dpi=dpi)
+        figure.savefig(new, dpi=dpi, metadata=mark)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
+            errors="replace",
         ) as process:
             statistics = [
                 _ask(process, " ||| ".join(("SCORE", *refs, candidate)))
@@ -143,7 +144,8 @@ def _run(arguments: list[str], text: str) -> str:
     try:
         return subprocess.run(
             [_java(), *_LOCALE, *arguments],
-            input=text.encode(),
+            # Half a character, as some files hold, cannot be written as it is.
+            input=text.encode(errors="replace"),
             capture_output=True,
             check=True,
         ).stdout.decode()

@@ -24,32 +24,41 @@ class Region:
 
     Attributes:
         boxes: of the thing; several where there are several of it.
-        mask: (height, width) bool of the source, instead of boxes.
+        mask: (height, width) bool of the whole source, instead of boxes; of another size than
+            it, it is stretched over it.
     """
 
     boxes: tuple[Box, ...] = ()
     mask: np.ndarray | None = None
 
-    def holds(self, point: tuple[float, float]) -> bool:
-        """Whether a point (row, column) in source pixels lies in the region."""
+    def holds(self, point: tuple[float, float], source_size: tuple[float, ...]) -> bool:
+        """Whether a point (row, column) in source pixels lies in the region.
+
+        Args:
+            point: where.
+            source_size: (height, width) of the source in pixels.
+        """
         row, column = point
         if self.mask is not None:
-            height, width = self.mask.shape
-            inside = 0 <= row < height and 0 <= column < width
-            return inside and bool(self.mask[int(row), int(column)])
+            (high, wide), (height, width) = self.mask.shape, source_size
+            if not (0 <= row < height and 0 <= column < width):
+                return False
+            y, x = int(row * high / height), int(column * wide / width)
+            return bool(self.mask[min(y, high - 1), min(x, wide - 1)])  # a product is rounded
         return any(top <= row <= down and left <= column <= right
                    for top, left, down, right in self.boxes)  # fmt: skip
 
     def shares(self, grid: Grid) -> np.ndarray:
         """Return (L,): which share of each cell's area lies in the region."""
-        return np.array([self._share(cell_bounds(grid, cell)) for cell in range(grid.cells)])
+        return np.array([self._share(grid, cell) for cell in range(grid.cells)])
 
-    def _share(self, bounds: tuple[tuple[float, float], ...]) -> float:
-        (top, down), (left, right) = bounds
+    def _share(self, grid: Grid, cell: int) -> float:
+        (top, down), (left, right) = cell_bounds(grid, cell)
         # A fine raster serves overlapping boxes and masks alike.
         rows = top + (np.arange(_RASTER) + 0.5) / _RASTER * (down - top)
         columns = left + (np.arange(_RASTER) + 0.5) / _RASTER * (right - left)
-        return float(np.mean([[self.holds((r, c)) for c in columns] for r in rows]))
+        size = grid.source_size
+        return float(np.mean([[self.holds((r, c), size) for c in columns] for r in rows]))
 
 
 _RASTER = 8  # points along each side of a cell
@@ -84,7 +93,9 @@ def pointing(alpha: np.ndarray, grid: Grid, region: Region) -> Pointing:
     """
     flat = alpha.reshape(-1).astype(np.float64)
     shares = region.shares(grid)
-    hits = np.array([region.holds(_middle(grid, cell)) for cell in range(grid.cells)])
+    hits = np.array(
+        [region.holds(_middle(grid, cell), grid.source_size) for cell in range(grid.cells)]
+    )
     middle = cell_at(grid, tuple((start + stop) / 2 for start, stop in grid.extent))
     assert middle is not None  # the middle of an extent lies on it
     return Pointing(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from regard.config import TrainingConfig
+from regard.errors import ConfigError
 from regard.vocabulary import END, PAD, START
 
 
@@ -53,6 +55,24 @@ def make_chunks(
     return chunks
 
 
+def check_batching(config: TrainingConfig) -> None:
+    """Refuse batches of one length where captions of several lengths share a chunk.
+
+    A model that an older regard trained so still captions and can be resumed, so this is asked of
+    a new run and not of a recipe.
+
+    Raises:
+        ConfigError: training.batching and training.captions_per_image exclude each other.
+    """
+    if config.batching == "equal" and config.captions_per_image > 1:
+        raise ConfigError(
+            'training.batching is "equal", one caption length per batch, and '
+            f"training.captions_per_image {config.captions_per_image}: captions of one picture "
+            "differ in length. Set training.captions_per_image to 1, or training.batching to "
+            '"bucket".'
+        )
+
+
 def plan_epoch(
     chunks: Sequence[Chunk], batch_size: int, batching: str, seed: int, epoch: int
 ) -> list[list[Chunk]]:
@@ -64,7 +84,8 @@ def plan_epoch(
     Args:
         chunks: all of them.
         batch_size: captions per batch (at least one chunk).
-        batching: "bucket" (similar lengths), "equal" (one length; the paper), "random".
+        batching: "bucket" (similar lengths), "equal" (one length, the paper: of the longest
+            caption of each chunk), "random".
         seed: of the run.
         epoch: of the run.
     """

@@ -17,14 +17,15 @@ from regard.vocabulary import Vocabulary
 class DiaryKeeper:
     """Writes `diary.html` anew after each evaluation."""
 
-    def __init__(self, folder: Path, val: CaptionDataset, pictures: int, epoch: int) -> None:
+    def __init__(self, folder: Path, val: CaptionDataset, pictures: int, epoch: int | None) -> None:
         """Choose the pictures, evenly over the val split.
 
         Args:
             folder: the run's folder.
             val: the val split.
             pictures: how many.
-            epoch: that the run (re)starts at; later entries of a killed run are dropped.
+            epoch: that the run is resumed in; later entries of a killed run are dropped. None:
+                the run begins.
         """
         step = max(1, len(val.items) // max(1, pictures))
         self.items = val.items[::step][:pictures]

@@ -27,6 +27,11 @@ class HardAttentionObjective(Objective):
     The reward log p(y|s,a) is the paper's with `reward = "sum"`. The released code's is its mean
     over the words (`reward = "mean"`, with lambda_r = 0.1): a sum is mostly the caption's length,
     so that one baseline for all lengths calls every long caption bad.
+
+    Deviation: where labels are smoothed or there are teachers, log p(y|s,a) is `caption_logprob`'s
+    in every place above, in the reward and its baseline too: sum_v q(v) log p(v) of each word, the
+    log-likelihood that the first term trains, and not the log-probability of the caption's own
+    words. Without both the two are the same.
     """
 
     baseline: Tensor

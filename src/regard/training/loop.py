@@ -79,7 +79,8 @@ def _diary(run: Run) -> DiaryKeeper | None:
     pictures = run.recipe.evaluation.diary_pictures
     if not run.leads:
         return None
-    return DiaryKeeper(run.folder, run.splits.val, pictures, run.state.epoch)
+    resumed_at = run.state.epoch if run.state.step else None
+    return DiaryKeeper(run.folder, run.splits.val, pictures, resumed_at)
 
 
 def _epochs(run: Run, log: RunLog | NoLog, diary: DiaryKeeper | None) -> None:
@@ -173,7 +174,7 @@ def _save_best(run: Run, evaluation: Evaluation) -> None:
 def _save_last(run: Run, metrics: dict[str, object]) -> None:
     if not run.leads:
         return
-    training_state = run.state.to_dict()
+    training_state = run.state.to_dict() | {"data": run.splits.digest}
     with run.state.averaged():
         _captioner(run).save(run.folder / "last", metrics=metrics, training_state=training_state)
 

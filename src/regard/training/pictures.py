@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,8 +109,10 @@ class Pictures:
                     return encode(np.stack([i.pixels for i in inputs]), mask), mask
 
                 at_once = max(1, _PICTURES_AT_ONCE // self.encoder.pictures_per_item)
-                for done in store.fill(share, vectors, at_once):
-                    report(done, total)
+                # Closed at once where `report` is interrupted: then it writes what it has.
+                with closing(store.fill(share, vectors, at_once)) as filled:
+                    for done in filled:
+                        report(done, total)
         devices.barrier()
         store.refresh()
         absent = [file for digest, view, file in wanted if (digest, view) not in store]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from regard.config import DataConfig
-from regard.data.dataset import CaptionDataset
+from regard.data.dataset import SPLITS, UNUSED, CaptionDataset
 from regard.data.shards import load_captions
 from regard.errors import ConfigError, DatasetError
 from regard.training.devices import Devices
@@ -20,6 +23,12 @@ class Splits:
     train: CaptionDataset
     val: CaptionDataset
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of which pictures either part holds and what is said of them."""
+        parts = [[(i.key, i.split, i.captions) for i in part] for part in (self.train, self.val)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
 
 def absolute_paths(config: DataConfig) -> DataConfig:
     """Return the same places as absolute paths, so that a run can go on from any folder."""
@@ -29,7 +38,7 @@ def absolute_paths(config: DataConfig) -> DataConfig:
 
 
 def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices) -> Splits:
-    """Load captions and split them, by picture where the data names no split.
+    """Load captions and split them, by picture where the data names no val.
 
     Args:
         config: the `[data]` section.
@@ -39,7 +48,7 @@ def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices)
 
     Raises:
         ConfigError: the recipe names no captions.
-        DatasetError: they cannot be read, or a split is empty.
+        DatasetError: they cannot be read, a split is empty or has an unknown name.
     """
     if not config.annotations:
         raise ConfigError(
@@ -51,6 +60,7 @@ def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices)
         if devices.rank == 0
         else CaptionDataset((), "")
     )
+    _check_names(dataset)
     if not any(item.split == "val" for item in dataset.items):
         dataset = dataset.with_split(config.val_fraction, seed)
     train, val = dataset.split("train"), dataset.split("val")
@@ -62,6 +72,39 @@ def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices)
     if val_limit:
         val = replace(val, items=val.items[:val_limit])
     return Splits(train, val)
+
+
+def _check_names(dataset: CaptionDataset) -> None:
+    """Refuse a split of another name: what it holds out must not be trained on, nor be lost."""
+    odd = [item for item in dataset.items if item.split not in (*SPLITS, UNUSED, "")]
+    if odd:
+        raise DatasetError(
+            f"{dataset.source} names the split {odd[0].split!r} for {odd[0].key} "
+            f"({len(odd)} such pictures); it must be train, val, test, unused or nothing. Name it "
+            "so; unused leaves pictures out. `regard data check` lists them all."
+        )
+
+
+def check_unchanged(splits: Splits, digest: str | None) -> None:
+    """Refuse to go on with other captions or splits than the run began with.
+
+    Pictures would cross between train and val, and the epoch's plan would be another one.
+
+    Args:
+        splits: as they are read now.
+        digest: of those that the run began with; None: an older regard did not keep it.
+
+    Raises:
+        DatasetError: they differ.
+    """
+    if digest is not None and digest != splits.digest:
+        source = splits.train.source
+        raise DatasetError(
+            f"{source} no longer gives the captions and splits that this run began with "
+            f"({len(splits.train)} training and {len(splits.val)} val pictures now). Put back "
+            f"what changed there, or begin a new run: --init takes this one's folder, --data "
+            "the new captions, --out another folder."
+        )
 
 
 def encode_captions(

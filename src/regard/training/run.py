@@ -14,7 +14,7 @@ from regard.encoders import Encoder, build_encoder
 from regard.errors import CheckpointError
 from regard.media import NOUNS
 from regard.settings import from_dict
-from regard.training.batches import Chunk, make_chunks
+from regard.training.batches import Chunk, check_batching, make_chunks
 from regard.training.devices import Devices, computes_in_bf16
 from regard.training.familiar import check_enough
 from regard.training.fine_tune import begin_from, open_start, set_priors, words_added
@@ -24,6 +24,7 @@ from regard.training.pictures import Pictures
 from regard.training.prepare import (
     Splits,
     absolute_paths,
+    check_unchanged,
     cut_captions,
     encode_captions,
     load_splits,
@@ -63,9 +64,12 @@ def prepare_run(
     if saved is not None:
         recipe = from_dict(Recipe, saved.config["recipe"])
     else:
+        check_batching(recipe.training)
         recipe = _of_this_machine(recipe, reporter, devices)
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
+    if saved is not None and saved.training_state is not None:
+        check_unchanged(splits, saved.training_state.get("data"))
     if recipe.data.familiarity:
         check_enough(splits)
     check_views(recipe)

@@ -69,14 +69,27 @@ def make_step(run: Run, chunks: list[Chunk], factor: float) -> Update:
     if not math.isfinite(update.loss) or not math.isfinite(norm.item()):
         raise RegardError(
             f"the loss is {update.loss} and the gradient's norm {norm.item()} at step "
-            f"{state.step}; the weights were not updated. `last` holds the state before. Lower "
-            "optimizer.learning_rate, or set training.precision to fp32."
+            f"{state.step}; the weights were not updated. {_what_helps(run)}"
         )
     set_rate(state.optimizer, factor)
     state.optimizer.step()
     if state.average is not None:
         state.average.update(state.parameters())
     return update
+
+
+def _what_helps(run: Run) -> str:
+    """Say how to go on after a step that failed: resuming would come to the same step again."""
+    last = run.folder / "last"
+    rate = run.recipe.optimizer.learning_rate / 2
+    settings = f"--set optimizer.learning_rate={rate:g}"
+    if run.recipe.training.precision != "fp32":
+        settings += " --set training.precision=fp32"
+    return (
+        f"{last} holds the state of the last evaluation or save, and --resume would fail again. "
+        "Begin a new run from it, with this one's recipe and data and a lower rate: regard train "
+        f"RECIPE --data CAPTIONS --images FOLDER --init {last} {settings} --out ANOTHER."
+    )
 
 
 def own_parts(devices: Devices, parts: int, pictures: int) -> Iterator[tuple[slice, float]]:
