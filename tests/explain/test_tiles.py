@@ -64,6 +64,23 @@ def test_a_voxels_weight_lies_on_that_voxel_as_radiologists_draw_it() -> None:
     assert np.unravel_index(int(order.reshape(cells.shape)[tile, 3]), grid.shape) == (2, 3, 0)
 
 
+def test_padding_around_a_scan_is_left_out_and_uniform_is_over_what_is_left() -> None:
+    media = scan((4, 8, 8), (1.0, 1.0, 1.0))
+    pixels = np.full((4, 8, 8), -5, np.float32)
+    pixels[3, 0:2, 6:8] = 5  # the last slice, posterior, right
+    media = replace(media, pixels=pixels)
+    grid = scan_grid(media, ((-2, 6), (-4, 12), (0, 8)), (4, 4, 4))  # half of 64 cells lie outside
+    assert grid.real_cells == 16
+    shown = as_picture(said(media, grid, int(np.ravel_multi_index((2, 1, 3), grid.shape))))
+    assert shown.grid.cells == grid.real_cells
+    (top, bottom), (left, right) = cell_bounds(shown.grid, int(shown.words[0].alpha.argmax()))
+    assert shown.pixels is not None
+    under = shown.pixels[round(top) : round(bottom), round(left) : round(right)]
+    assert under.max() > 200
+    shown.pixels[round(top) : round(bottom), round(left) : round(right)] = 0
+    assert shown.pixels.mean() < 10
+
+
 def test_pictures_and_captions_without_their_source_stay_as_they_are() -> None:
     media = clip(3)
     caption = said(media, clip_grid(media, SPEC, (3,)), 0)

@@ -1,5 +1,6 @@
 """Arguments to files."""
 
+import gzip
 import io
 import os
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_a_folder_that_cannot_be_listed_is_an_item_and_the_rest_goes_on(
     assert found == [str(tmp_path / name) for name in ("a/1.jpg", "closed", "z/1.jpg")]
     with pytest.raises(MediaError, match="closed cannot be opened: Permission denied"):
         read_scan(found[1], ScanSpec((4, 4, 4), (), "percentile"))
+
+
+@pytest.mark.parametrize("place", [4, 344])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_scan_is_known_by_its_bytes_alone(tmp_path: Path, place: int, *, zipped: bool) -> None:
+    content = bytearray(4096)
+    content[place : place + 4] = b"n+2\0" if place == 4 else b"n+1\0"
+    path = tmp_path / "scan"
+    path.write_bytes(gzip.compress(bytes(content)) if zipped else bytes(content))
+    assert medium_of(str(path)) == "volume"
+    path.write_bytes(b"\x1f\x8b damaged")
+    assert medium_of(str(path)) == "image"
 
 
 def test_a_pipe_is_not_read_to_tell_its_medium(tmp_path: Path) -> None:

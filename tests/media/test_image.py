@@ -179,6 +179,23 @@ def test_sixteen_bits_keep_their_shades() -> None:
     np.testing.assert_allclose(pixels[0, :, 0].astype(int), np.arange(256), atol=1)
 
 
+def test_sixteen_bits_of_which_0_is_white_are_no_negative() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(3, 0)
+    content = io.BytesIO()
+    Image.fromarray(ramp).save(content, "TIFF", tiffinfo={262: 0})
+    pixels = read_image(content.getvalue()).pixels
+    np.testing.assert_allclose(pixels[0, :, 0].astype(int), np.arange(255, -1, -1), atol=1)
+
+
+@pytest.mark.parametrize("most", [4095, 65535])
+def test_a_dark_pgm_stays_dark(most: int) -> None:
+    values = np.array([0, most // 100, most // 4], ">u2")
+    content = b"P5 3 1 %d\n" % most + values.tobytes()
+    media = read_image(content)
+    np.testing.assert_allclose(media.pixels[0, :, 0].astype(int), [0, 2.5, 63.7], atol=1)
+    assert media.notes == ()
+
+
 @pytest.mark.parametrize(("value", "white"), [(0.5, 1), (128, 255), (32768, 65535), (1e6, 1e6)])
 def test_what_32_bits_take_as_white_is_noted(value: float, white: float) -> None:
     content = encoded(Image.fromarray(np.full((2, 2), value, np.float32)), "TIFF")

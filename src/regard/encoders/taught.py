@@ -7,7 +7,9 @@ answers stay in the vectors: behind the D features of the network, normed, each 
 - K contributions, one to each number. A number is read by one look: a softmax over the cells by
   their vectors and places, and the mean of their values under it. A contribution is a cell's value,
   weighed by the look and times L, so that a number is the mean of its contributions over all
-  cells: the mean annotation, with which the decoder begins, holds every number as it is;
+  L cells, padding among them, at which the look may lie: padding is a place like another to it. The
+  mean annotation, with which the decoder begins, is over real cells, and holds a number as it is
+  only where nothing is padding; elsewhere that part of it which real cells contribute;
 - P logits of the share of the cell that each part fills.
 """
 

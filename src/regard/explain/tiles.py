@@ -56,8 +56,10 @@ def tiled(media: Media, grid: Grid) -> tuple[Media, Grid, np.ndarray]:
         tiles = [_frame(media, grid, at) for at in range(len(grid.spans))]
         order = np.arange(grid.real_cells).reshape(len(tiles), *_tile_cells(grid))
     elif isinstance(media, Scan):
-        tiles = [_slice(media, grid, at) for at in range(grid.shape[0])]
-        order = np.arange(grid.cells).reshape(grid.shape)[:, ::-1, ::-1]  # as they are drawn
+        real = [np.flatnonzero(grid.real_along(axis)) for axis in range(3)]
+        tiles = [_slice(media, grid, at, real[1:]) for at in real[0]]
+        order = np.arange(grid.cells).reshape(grid.shape)[np.ix_(*real)]
+        order = order[:, ::-1, ::-1]  # as they are drawn
     else:
         return media, grid, np.arange(grid.cells)
     columns = _columns(len(tiles))
@@ -106,14 +108,32 @@ def _frame(clip: Clip, grid: Grid, at: int) -> np.ndarray:
     return _cut(frame, clip.frame_size, grid.extent[1:])
 
 
-def _slice(scan: Scan, grid: Grid, at: int) -> np.ndarray:
-    """Return the slice in the middle of a layer of cells, as it is drawn, (h, w, 3) uint8."""
-    (start, stop), *extent = grid.extent
+def _slice(scan: Scan, grid: Grid, at: int, real: list[np.ndarray]) -> np.ndarray:
+    """Return the slice in the middle of a layer of cells, as it is drawn, (h, w, 3) uint8.
+
+    Args:
+        scan: whose slice.
+        grid: of its cells.
+        at: which layer.
+        real: of rows and columns those that are no padding, one after another.
+    """
+    start, stop = grid.extent[0]
+    extent = [
+        _part(grid.extent[axis], grid.shape[axis], kept)
+        for axis, kept in zip((1, 2), real, strict=True)
+    ]
     middle = start + (at + 0.5) * (stop - start) / grid.shape[0]
     number = int(np.clip(middle / grid.source_size[0] * scan.pixels.shape[0], 0,
                          scan.pixels.shape[0] - 1))  # fmt: skip
     shades = np.repeat(grey_slice(scan, scan.pixels[number])[..., None], 3, axis=-1)
     return _cut(shades, grid.source_size[1:], tuple(extent))[::-1, ::-1]
+
+
+def _part(extent: tuple[float, float], cells: int, kept: np.ndarray) -> tuple[float, float]:
+    """Return what some neighbouring cells of an axis cover."""
+    start, stop = extent
+    size = (stop - start) / cells
+    return start + int(kept[0]) * size, start + (int(kept[-1]) + 1) * size
 
 
 def _cut(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -24,6 +25,7 @@ VOLUME_SUFFIXES = DICOM_SUFFIXES | {".nii"}
 
 
 _HEAD = 348 + 4  # bytes that tell a medium: a NIfTI-1 header ends with its kind
+_NIFTI = (b"n+1\0", b"ni1\0", b"n+2\0", b"ni2\0")  # of version 1 at byte 344, of 2 at byte 4
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 
 NOUNS = {"image": "picture", "video": "clip", "volume": "scan"}
@@ -54,11 +56,22 @@ def medium_by_name(name: str) -> str | None:
 
 def medium_of_head(head: bytes) -> str:
     """Return the medium of a file by its first bytes, 352 of which tell."""
-    if head[128:132] == b"DICM" or head[344:348] in (b"n+1\0", b"ni1\0"):
+    head = _unzipped(head)
+    if head[128:132] == b"DICM" or head[344:348] in _NIFTI or head[4:8] in _NIFTI:
         return "volume"
     boxes = (b"ftypavif", b"ftypheic", b"ftypmif1")  # pictures in a video's container
     is_video = head[:4] in (b"\x1a\x45\xdf\xa3", b"FLV\x01") or head[8:12] == b"AVI "
     return "video" if is_video or (head[4:8] == b"ftyp" and head[4:12] not in boxes) else "image"
+
+
+def _unzipped(head: bytes) -> bytes:
+    """Return the beginning of what a gzipped file holds; of another file what came."""
+    if not head.startswith(b"\x1f\x8b"):
+        return head
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    except zlib.error:
+        return head
 
 
 def split_series(path: str) -> tuple[str, int | None]:

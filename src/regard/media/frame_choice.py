@@ -115,4 +115,8 @@ def choose_frames(times: np.ndarray, spec: ClipSpec, name: str) -> list[Choice]:
 def _intervals(times: np.ndarray, every: float) -> list[np.ndarray]:
     # A frame at 2.9999999 s was meant for 3 s: time stamps are whole ticks, intervals are not.
     number = np.floor(times / every + 1e-6)
-    return np.split(np.arange(len(times)), np.flatnonzero(np.diff(number)) + 1)
+    steps = np.diff(number)
+    # A frame that is still on the screen through an interval without a new one stands alone: it
+    # is what is seen there.
+    cuts = np.union1d(np.flatnonzero(steps) + 1, np.flatnonzero(steps > 1))
+    return np.split(np.arange(len(times)), cuts[cuts > 0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,6 +29,7 @@ _WANTED = "Wanted: JPEG, PNG, WebP, GIF, TIFF, BMP and the like."
 _AT_ONCE = 2**22  # pixels that are converted together
 
 _ORIENTATION = 0x0112
+_PHOTOMETRIC = 262  # of a TIFF: 0 where 0 is white
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -145,8 +146,32 @@ def _upright(
         turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # the pixels are whole; only what the camera wrote about them is not
         turn, notes = None, (*notes, "EXIF data damaged, taken as upright")
-    pixels, remark = _to_rgb(picture if turn is None else picture.transpose(turn))
+    shades = _shades_of(picture)
+    upright = picture if turn is None else picture.transpose(turn)
+    pixels, remark = _to_rgb(upright, shades)
     return pixels, notes + remark
+
+
+class _Shades(NamedTuple):
+    """What a file says of its shades of more than 8 bits; Pillow forgets it with the first copy.
+
+    Attributes:
+        white: the value that is white; 0 where nothing says it.
+        negative: whether 0 is white and the largest value black.
+    """
+
+    white: float
+    negative: bool
+
+
+_UNSAID = _Shades(0.0, negative=False)
+
+
+def _shades_of(picture: Image.Image) -> _Shades:
+    tags = getattr(picture, "tag_v2", {})
+    negative = picture.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
+    # Pillow has brought a PGM of more than 8 bits to 16.
+    return _Shades(65535.0 if picture.format == "PPM" else 0.0, negative)
 
 
 def _refuse_size(height: int, width: int, name: str, max_pixels: int) -> None:
@@ -157,7 +182,7 @@ def _refuse_size(height: int, width: int, name: str, max_pixels: int) -> None:
         )
 
 
-def _to_rgb(picture: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
+def _to_rgb(picture: Image.Image, shades: _Shades = _UNSAID) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return (height, width, 3) uint8, and what had to be guessed.
 
     Some rows at a time: a picture of the largest size that is read must not be in memory several
@@ -167,19 +192,21 @@ def _to_rgb(picture: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
     rows = max(1, _AT_ONCE // width)
     bands = [(top, min(height, top + rows)) for top in range(0, height, rows)]
     notes: tuple[str, ...] = ()
-    white = 0.0
-    if picture.mode in ("I", "F"):  # no format says which value is white
+    white = shades.white if picture.mode == "I" else 0.0
+    if picture.mode in ("I", "F") and not white:  # no other format says which value is white
         most = max(float(_shades(picture, band).max()) for band in bands)
         white = next((w for w in (1.0, 255.0, 65535.0) if most <= w), most)
         notes = (f"32-bit shades, {white:g} taken as white",)
     pixels = np.empty((height, width, 3), np.uint8)
     for top, stop in bands:
         if white:
-            shades = _shades(picture, (top, stop)).clip(0)
-            pixels[top:stop] = (shades * (255 / white)).round().astype(np.uint8)[..., None]
+            values = _shades(picture, (top, stop)).clip(0)
+            pixels[top:stop] = (values * (255 / white)).round().astype(np.uint8)[..., None]
         else:
             whole = len(bands) == 1
             pixels[top:stop] = _band(picture if whole else picture.crop((0, top, width, stop)))
+    if shades.negative:
+        np.subtract(255, pixels, out=pixels)
     return pixels, notes
 
 

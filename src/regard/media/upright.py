@@ -34,14 +34,24 @@ def upright_frame(
     height, width = _square_size(frame, stream, notes)
     matrix = _display_matrix(frame)
     scale = min(1.0, LONG_SIDE / max(height, width))
+    transparent = any(component.is_alpha for component in frame.format.components)
     small = frame.reformat(
         width=max(1, round(width * scale)),
         height=max(1, round(height * scale)),
-        format="rgb24",
+        format="rgba" if transparent else "rgb24",
         interpolation="AREA" if scale < 1 else "BICUBIC",
     )
+    pixels = small.to_ndarray()
+    if transparent:
+        pixels = _over_white(pixels)
     whole = turned(np.empty((height, width, 0), np.uint8), matrix)
-    return turned(small.to_ndarray(), matrix), (whole.shape[0], whole.shape[1])
+    return turned(pixels, matrix), (whole.shape[0], whole.shape[1])
+
+
+def _over_white(pixels: np.ndarray) -> np.ndarray:
+    """Lay (height, width, 4) RGBA over white, as pictures are."""
+    alpha = pixels[..., 3:] / 255
+    return np.rint(pixels[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
 def _square_size(frame: VideoFrame, stream: VideoStream, notes: list[str]) -> tuple[int, int]:
@@ -67,7 +77,7 @@ def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
             if data.type.name == "DISPLAYMATRIX":
                 return np.frombuffer(bytes(data), np.int32, 9).reshape(3, 3)[:2, :2]
     except ValueError:  # PyAV does not know a kind that lies beside it; the angle it does know
-        angle = -math.radians(frame.rotation)
+        angle = math.radians(frame.rotation)
         cos, sin = math.cos(angle), math.sin(angle)
         return np.array([[cos, -sin], [sin, cos]])
     return None
