@@ -389,6 +389,9 @@ def test_words_to_ids_for_prefix_and_ban() -> None:
     assert banned_ids(words, "dog unheard") == (5,)
     letters = Vocabulary((*SPECIALS, "a", "b"), tokens="character")
     assert prefix_ids(letters, "ab") == (4, 5)
+    spaced = Vocabulary((*SPECIALS, "a", "b", "▁"), tokens="character")
+    assert prefix_ids(spaced, ["a", "b"]) == prefix_ids(spaced, "a b") == (4, 6, 5)
+    assert prefix_ids(spaced, ["a", 5, "b"]) == (4, 5, 5)
     assert banned_ids(letters, ["a", 5]) == (4, 5)
     with pytest.raises(ConfigError, match="'ab', which is 2 tokens"):
         banned_ids(letters, "ab")

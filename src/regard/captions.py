@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,13 @@ def prefix_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
         ConfigError: a word is not in the vocabulary, or an id is out of range.
     """
     ids: list[int] = []
-    for word in [words] if isinstance(words, str) else words:
-        ids += [_checked(vocabulary, word)] if isinstance(word, int) else vocabulary.encode(word)
+    given = [words] if isinstance(words, str) else words
+    for is_id, run in groupby(given, lambda word: isinstance(word, int)):
+        # Words that follow one another are one text: where letters are tokens, so are spaces.
+        if is_id:
+            ids += [_checked(vocabulary, word) for word in run if isinstance(word, int)]
+        else:
+            ids += vocabulary.encode(" ".join(map(str, run)))
     if UNKNOWN in ids:
         text = words if isinstance(words, str) else " ".join(map(str, words))
         unknown = [t for t in vocabulary.split(text) if vocabulary.encode([t]) == [UNKNOWN]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from regard.bench.decode import DecodeWork, make_run, measure_decoding
+from regard.bench.measure import Timed
 from regard.bench.memory import peak_of
 from regard.bench.pictures import make_pictures
 from regard.bench.train import TrainWork, measure_training
@@ -23,6 +25,7 @@ from regard.bench.workload import (
     make_batch,
     step_operations,
 )
+from regard.captioner import Captioner
 from regard.cli.main import app
 
 SMALL = Sizes(16, 12, 10, 9, 7, 40)
@@ -144,8 +147,50 @@ def test_the_commands_write_their_record() -> None:
     assert 0 < record["waiting_share"] < 1
 
 
+def test_captions_take_the_threads_that_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int | None] = []
+    real = Captioner.accelerated
+
+    def accelerated(self: Captioner, pictures: int, *, cores: int | None = None) -> Captioner:
+        taken.append(cores)
+        return real(self, pictures, cores=cores)
+
+    monkeypatch.setattr(Captioner, "accelerated", accelerated)
+    record = run(
+        "caption",
+        "--pictures",
+        "2",
+        "--beam",
+        "1",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--no-memory",
+    )
+    assert taken == [1]
+    assert record["settings"]["threads"] == 1
+
+
+def test_the_textbook_is_compared_by_the_words_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its few pictures may have shorter captions than all of them."""
+    work = DecodeWork(SMALL, pictures=6)
+    reads = (caption_lengths(6, np.random.default_rng(0)) + 1).astype(float)
+    monkeypatch.setattr(
+        "regard.bench.decode.take_turns",
+        lambda turns, **_: Timed({name: [1.0] for name in turns}),
+    )
+    monkeypatch.setattr("regard.bench.decode.GemmPeak", lambda _: SimpleNamespace(rate=1.0))
+    found = measure_decoding(work, against=("textbook",), memory=False)
+    assert found.ratio_to_textbook == pytest.approx(reads.sum() / reads[:4].sum())
+    read = int((3 * (reads - 1) + 1).sum())  # the first word by one row, the rest by three
+    assert found.share_of_gemm_peak == pytest.approx(decode_operations(work.sizes, read, 6))
+
+
 def test_wrong_settings_are_refused() -> None:
-    for arguments in (("train", "--precision", "fp8"), ("decode", "--against", "both"),
+    for arguments in (("start", "--rounds", "0"), ("train", "--batch", "0"),
+                      ("decode", "--pictures", "0"),
+                      ("train", "--precision", "fp8"), ("decode", "--against", "both"),
                       ("train", "--batch", "5", "--captions-per-image", "2")):  # fmt: skip
         found = CliRunner().invoke(app, ["bench", *arguments])
         assert found.exit_code != 0

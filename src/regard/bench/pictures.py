@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Generator
@@ -47,7 +46,7 @@ def measure_captioning(
         rounds: how often all are captioned.
         seconds: after so long no further round begins.
         memory: whether to measure memory, in a process of its own.
-        threads: of torch there.
+        threads: that it may take; of fewer than 150 pictures, graphs take every core.
 
     Raises:
         DatasetError: the folder holds no pictures.
@@ -55,7 +54,7 @@ def measure_captioning(
     with _folder(images, pictures) as folder:
         paths = _paths(folder, pictures)
         began = time.perf_counter()
-        captioner = Captioner.from_pretrained(find_model(model)).accelerated(len(paths))
+        captioner = _loaded(model, len(paths), threads)
         list(
             captioner.caption_many(
                 paths[:batch_size], batch_size=batch_size, keep_pixels=False, beam=beam
@@ -69,10 +68,10 @@ def measure_captioning(
             wall, cpu = time.perf_counter(), time.process_time()
             failed = _caption(captioner, paths, beam, batch_size)
             walls.append(time.perf_counter() - wall)
-            busy.append((time.process_time() - cpu) / walls[-1] / (os.cpu_count() or 1))
+            busy.append((time.process_time() - cpu) / walls[-1] / threads)
         arguments = {
             "model": model, "folder": str(folder), "pictures": len(paths), "beam": beam,
-            "batch_size": batch_size,
+            "batch_size": batch_size, "threads": threads,
         }  # fmt: skip
         taken = peak_of(__name__, "caption_once", arguments, threads) if memory else None
     speeds = [len(paths) / wall for wall in walls]
@@ -95,11 +94,16 @@ def measure_captioning(
     )  # fmt: skip
 
 
-def caption_once(model: str | None, folder: str, pictures: int, beam: int, batch_size: int) -> None:
+def caption_once(
+    model: str | None, folder: str, pictures: int, beam: int, batch_size: int, threads: int
+) -> None:
     """Load a model and caption a folder: what a process does whose memory is measured."""
     paths = _paths(Path(folder), pictures)
-    captioner = Captioner.from_pretrained(find_model(model)).accelerated(len(paths))
-    _caption(captioner, paths, beam, batch_size)
+    _caption(_loaded(model, len(paths), threads), paths, beam, batch_size)
+
+
+def _loaded(model: str | None, pictures: int, threads: int) -> Captioner:
+    return Captioner.from_pretrained(find_model(model)).accelerated(pictures, cores=threads)
 
 
 def _caption(captioner: Captioner, paths: list[str], beam: int, batch_size: int) -> int:

@@ -25,13 +25,13 @@ Against = Annotated[
     list[str] | None,
     typer.Option(help="textbook, plain, or none; may be repeated. Both unless given."),
 ]
-Threads = Annotated[int, typer.Option(help="Threads of torch; 0: one per core.")]
-Rounds = Annotated[int, typer.Option(help="How often each is timed.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads; 0: one per core.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often each is timed.")]
 Seconds = Annotated[float, typer.Option(help="After so long no further round begins.")]
 Memory = Annotated[bool, typer.Option(help="Also measure memory, in a process for each.")]
-Features = Annotated[int, typer.Option("--annotation-dim", help="D, features per cell.")]
-Cells = Annotated[int, typer.Option(help="L, cells of the grid.")]
-Words = Annotated[int, typer.Option("--vocabulary", help="V, words.")]
+Features = Annotated[int, typer.Option("--annotation-dim", min=1, help="D, features per cell.")]
+Cells = Annotated[int, typer.Option(min=1, help="L, cells of the grid.")]
+Words = Annotated[int, typer.Option("--vocabulary", min=5, help="V, words.")]
 
 _OTHERS = ("textbook", "plain")
 
@@ -41,7 +41,7 @@ def train(
     annotation_dim: Features = 512,
     cells: Cells = 196,
     vocabulary: Words = 9490,
-    batch: Annotated[int, typer.Option(help="Captions per step.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Captions per step.")] = 64,
     captions_per_image: Annotated[
         int, typer.Option(help="Captions of a picture that share its projection.")
     ] = 1,
@@ -79,10 +79,10 @@ def decode(
     annotation_dim: Features = 512,
     cells: Cells = 196,
     vocabulary: Words = 9490,
-    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
-    pictures: Annotated[int, typer.Option(help="Decoded in a round.")] = 256,
-    batch: Annotated[int, typer.Option(help="Pictures decoded together.")] = 64,
-    alternatives: Annotated[int, typer.Option(help="Alternatives kept per word.")] = 5,
+    beam: Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")] = 3,
+    pictures: Annotated[int, typer.Option(min=1, help="Decoded in a round.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures decoded together.")] = 64,
+    alternatives: Annotated[int, typer.Option(min=0, help="Alternatives kept per word.")] = 5,
     against: Against = None,
     rounds: Rounds = 5,
     seconds: Seconds = 60.0,
@@ -111,9 +111,9 @@ def caption(
     images: Annotated[
         Path | None, typer.Option(help="Folder of JPEGs; else 640×480 ones made of the samples.")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="How many, at most.")] = 512,
-    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
+    pictures: Annotated[int, typer.Option(min=1, help="How many, at most.")] = 512,
+    beam: Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
     rounds: Rounds = 3,
     seconds: Seconds = 60.0,
     threads: Threads = 0,
@@ -135,8 +135,8 @@ def caption(
 def store(
     annotation_dim: Features = 512,
     cells: Cells = 196,
-    rows: Annotated[int, typer.Option(help="Rows of the store that is made.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Rows per read.")] = 64,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the store that is made.")] = 1024,
+    batch: Annotated[int, typer.Option(min=1, help="Rows per read.")] = 64,
     rounds: Rounds = 50,
     seconds: Seconds = 60.0,
     threads: Threads = 0,

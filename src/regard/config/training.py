@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from regard.config.checks import at_least, in_range, one_of
 from regard.errors import ConfigError
 
+MOST_PENALTY = 10.0
+"""Of a length penalty: the longest caption wins long before."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -199,7 +202,7 @@ class DecodingConfig:
     """No n-gram of this size is said twice; 0 blocks nothing."""
 
     def __post_init__(self) -> None:
-        in_range("decoding", "length_penalty", self.length_penalty, 0.0, 100.0)
+        in_range("decoding", "length_penalty", self.length_penalty, 0.0, MOST_PENALTY)
         in_range("decoding", "block_ngram", self.block_ngram, 0, 1000)
 
 

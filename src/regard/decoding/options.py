@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from regard.config.training import MOST_PENALTY
 from regard.errors import ConfigError
 
 METHODS = ("greedy", "beam", "sample")
 """How words are searched for."""
 CONTEXTS = ("expected", "sample", "argmax")
 """How hard attention forms the context."""
-
-MOST_PENALTY = 10
-"""Of a length penalty: the longest caption wins long before."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class DecodingOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         if self.length_penalty > MOST_PENALTY:
             raise ConfigError(
-                f"length_penalty is {self.length_penalty}; it must be {MOST_PENALTY} or less."
+                f"length_penalty is {self.length_penalty}; it must be {MOST_PENALTY:g} or less."
             )
         if not 0 < self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise ConfigError(
