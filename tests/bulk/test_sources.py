@@ -266,3 +266,12 @@ def test_a_clip_is_one_whatever_the_query_of_its_url(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("https://host/clip.mp4?v=1\n")
     (found,) = items(tmp_path / "list.txt")
     assert found.medium == "video"
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_a_csv_may_have_other_delimiters_as_captions_may(folder: Path, delimiter: str) -> None:
+    text = f'caption{delimiter}file\n"a{delimiter} b"{delimiter}b.jpg\n'
+    (folder / "list.csv").write_text(text)
+    (found,) = items(folder / "list.csv")
+    assert found.name == "b.jpg"
+    assert not found.error

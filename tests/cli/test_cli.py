@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import toys
 from regard.cli.main import app, main
 from regard.encoders.fast import encode_with
+from regard.errors import ConfigError
 from regard.pretrained import DEFAULTS, shipped_models
 
 
@@ -139,6 +140,37 @@ def test_own_data_in_one_command_then_evaluate(
     assert set(record["captions"]) == {"3.jpg", "7.jpg"}
     assert {"bleu1", "bleu4", "rouge_l", "cider_d"} <= set(record["scores"])
     assert record["settings"]["split"] == "val"
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [("evaluate", ["--tokenizer", "python"]), ("faithfulness", ["--probed", "1"])],
+)
+def test_a_record_replaces_only_a_record(
+    command: str, more: list[str], model: str, tmp_path: Path
+) -> None:
+    captions, images = toys.write_data(tmp_path, 8)  # two of val
+
+    def record(file: Path):
+        return run(command, "--model", model, "--annotations", str(captions), "--images",
+                   str(images), "--beam", "1", "--json", str(file), *more)  # fmt: skip
+
+    own = tmp_path / "own.json"
+    own.touch()  # which has nothing to lose
+    for _ in range(2):
+        assert (found := record(own)).exit_code == 0, found.output
+    for text in ("notes", "[1]", '{"scores": {}, "settings": {}}'):
+        file = tmp_path / "mine.json"
+        file.write_text(text)
+        assert "was not written by this command" in str(record(file).exception)
+        assert file.read_text() == text
+    before = captions.read_bytes()
+    (tmp_path / "link.json").symlink_to(captions)
+    for file in (captions, tmp_path / "link.json"):
+        found = record(file)
+        assert isinstance(found.exception, ConfigError)
+        assert "which the command reads" in str(found.exception)
+    assert captions.read_bytes() == before
 
 
 @pytest.mark.skipif(DEFAULTS["image"] not in shipped_models(), reason="no model is shipped yet")

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 import toys
 from regard.cli.main import app
+from regard.errors import ConfigError
 from toy_models import captioner
 
 
@@ -80,6 +81,34 @@ def test_a_file_name_that_is_no_utf8_is_written_as_escapes(models: Path, tmp_pat
     assert found.exit_code == 1  # there is no such file
     record = json.loads((tmp_path / "out" / "audit.json").read_text("utf-8"))
     assert list(record["failures"]) == ["a\udcff.jpg"]
+
+
+@pytest.mark.parametrize("name", ["audit.html", "audit.csv", "audit.json"])
+def test_a_file_that_no_audit_wrote_is_not_replaced(
+    name: str, models: Path, tmp_path: Path
+) -> None:
+    captions, images = toys.write_data(tmp_path, 4)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("<title>Mine</title>")
+    options = ("--annotations", captions, "--images", images, "--model", models / "soft",
+               "--out", out, "--beam", 1)  # fmt: skip
+    found = run(*options)
+    assert isinstance(found.exception, ConfigError)
+    assert f"{name}, which no audit wrote" in str(found.exception)
+    assert [path.read_text() for path in out.iterdir()] == ["<title>Mine</title>"]
+    (out / name).unlink()
+    assert [run(*options).exit_code for _ in range(2)] == [0, 0]  # its own is replaced
+
+
+def test_the_captions_are_not_written_over(models: Path, tmp_path: Path) -> None:
+    captions, images = toys.write_data(tmp_path, 4)
+    before = captions.rename(tmp_path / "audit.csv").read_bytes()
+    (tmp_path / "audit.html").write_text("<title>Where toy fails</title>")
+    found = run("--annotations", tmp_path / "audit.csv", "--images", images, "--model",
+                models / "soft", "--out", tmp_path, "--beam", 1)  # fmt: skip
+    assert "which the command reads" in str(found.exception)
+    assert (tmp_path / "audit.csv").read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made_is_said(models: Path, tmp_path: Path) -> None:

@@ -126,6 +126,22 @@ def test_a_run_is_never_written_over(
     assert "holds a run already" in capsys.readouterr().err
 
 
+def test_a_run_does_not_mix_with_what_is_no_run(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in ("photos/a.jpg", "model/config.json", "runs/flickr8k-soft/notes.txt"):
+        Path(file).parent.mkdir(parents=True)
+        Path(file).write_text("mine")
+    for folder in ("photos", "model", "photos/a.jpg"):
+        assert run(monkeypatch, "flickr8k-soft", "--out", folder) == 2
+        assert "holds no run" in capsys.readouterr().err
+    assert run(monkeypatch, "flickr8k-soft") == 0
+    assert trained.out == Path("runs/flickr8k-soft-2")
+    for name in ("annotations", "teacher1", ".cache"):
+        Path("stopped", name).mkdir(parents=True)  # what a start leaves that was stopped
+    assert run(monkeypatch, "flickr8k-soft", "--out", "stopped") == 0
+
+
 def test_resuming_takes_the_runs_own_recipe(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from regard.cli.data import app
 from regard.data.check import DatasetReport, check_dataset
 from regard.data.formats import load_dataset, read_caption_file
 from regard.errors import DatasetError
+from regard.recipes import FINE_TUNE, OWN, find_recipe
 
 
 def kinds(report: DatasetReport) -> list[tuple[str, str]]:
@@ -27,10 +28,27 @@ def test_a_clean_data_set_is_counted(tmp_path: Path) -> None:
         "distinct_words": 8,
         # Of the six training pictures four show a cat.
         "vocabulary_at_min_count_5": 7,
+        "vocabulary_at_min_count_3": 8,
+        "vocabulary_at_min_count_2": 8,
         "pictures_by_split": {"train": 6, "val": 2},
     }
     assert report.text().endswith("0 problems")
     assert "pictures by split: train 6, val 2\n" in report.text()
+
+
+def test_the_vocabularies_of_own_data_are_counted_and_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(toys.jpeg())
+    captions = ["a,a dog", "a,a cat", "a,the dog"]
+    lines = [line.replace("a,", "a.jpg,", 1) for line in captions]
+    (tmp_path / "c.csv").write_text("\n".join(["file,caption", *lines, "a.jpg,a dog runs"]))
+    text = check_dataset(tmp_path / "c.csv").text()
+    assert "vocabulary at min count 5 (the recipes of Flickr8k): 0\n" in text
+    assert "vocabulary at min count 3 (`regard train --data`): 2\n" in text
+    assert "vocabulary at min count 2 (with `--init`): 2\n" in text
+    for name in OWN.values():
+        assert find_recipe(name).data.min_count == 3
+    assert find_recipe(FINE_TUNE).data.min_count == 2
+    assert find_recipe("flickr8k-soft").data.min_count == 5
 
 
 def spoiled(folder: Path) -> tuple[Path, Path]:
@@ -88,6 +106,34 @@ def test_splits_are_read_as_training_reads_them(tmp_path: Path) -> None:
     assert "'holdout' is none of train, val, test and unused; training refuses it" in report.text()
     splits = {"train": 2, "val": 1, "unused": 1, "holdout": 1}
     assert report.counts["pictures_by_split"] == splits
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "other", "kind"),
+    [
+        ("", "", "", "same picture twice"),
+        ("train", "train", "test", "same picture twice"),
+        ("", "train", "unused", "same picture twice"),
+        ("", "test", "", "same picture in two splits"),
+        ("", "", "val", ""),  # both are trained on
+        ("test", "test", "", ""),
+        ("train", "val", "", "same picture in two splits"),
+    ],
+)
+def test_a_picture_that_is_there_twice(
+    first: str, second: str, other: str, kind: str, tmp_path: Path
+) -> None:
+    for name, number in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / f"{name}.jpg").write_bytes(toys.jpeg(number))
+    rows = [f"a.jpg,a dog,{first}", f"b.jpg,a cat,{second}", f"c.jpg,a man,{other}"]
+    (tmp_path / "c.csv").write_text("\n".join(["file,caption,split", *rows]))
+    report = check_dataset(tmp_path / "c.csv")
+    assert kinds(report) == ([(kind, "b.jpg")] if kind else [])
+    if kind == "same picture twice":
+        assert "the same bytes as a.jpg" in report.text()
+        assert "scores what was learned" in report.text()
+    status = CliRunner().invoke(app, ["check", str(tmp_path / "c.csv")]).exit_code
+    assert status == bool(kind)
 
 
 def test_wrong_columns_are_a_problem_and_not_a_crash(tmp_path: Path) -> None:

@@ -123,6 +123,42 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         write_scenes(tmp_path / "file", train=1, val=0, test=1)
 
 
+@pytest.mark.parametrize("medium", ["image", "video", "volume"])
+def test_only_a_data_set_of_the_kind_is_written_over(medium: str, tmp_path: Path) -> None:
+    options = ["--medium", medium, "--train", "1", "--val", "0", "--test", "1"]
+    own = tmp_path / "own"
+    for _ in range(2):
+        result = CliRunner().invoke(app, ["synthetic", str(own), *options])
+        assert result.exit_code == 0, result.output
+    for name, text in (
+        ("dataset.json", '{"dataset": "flickr8k", "images": []}'),
+        ("dataset.json", "[]"),
+        ("dataset.json", "no JSON"),
+        ("photo.jpg", "mine"),
+    ):
+        folder = tmp_path / f"{name}-{len(text)}"
+        folder.mkdir()
+        (folder / name).write_text(text)
+        result = CliRunner().invoke(app, ["synthetic", str(folder), *options])
+        assert isinstance(result.exception, ConfigError)
+        assert "holds something other than synthetic" in str(result.exception)
+        assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, text)]
+
+
+def test_a_folder_that_a_kill_left_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("regard.data.synthetic.spoken_objects", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_scenes(tmp_path, train=2, val=0, test=0)
+    assert (tmp_path / "train" / "00000.png").is_file()
+    assert len(load_dataset(write_scenes(tmp_path, train=2, val=0, test=0))) == 2
+
+
 def test_the_command_writes_a_clean_data_set(tmp_path: Path) -> None:
     options = ["--train", "6", "--val", "5", "--test", "4", "--seed", "3", "--size", "48"]
     result = CliRunner().invoke(app, ["synthetic", str(tmp_path / "out"), *options])

@@ -150,6 +150,12 @@ def test_a_split_is_captioned_and_bad_pictures_are_told_of(tmp_path: Path) -> No
     )
 
 
+def test_a_split_may_be_named_as_a_file_names_it(tmp_path: Path) -> None:
+    dataset = load_dataset(*toys.write_data(tmp_path, 4))
+    settings = audit(toys.captioner(), dataset, split="Dev", beam=1).settings
+    assert (settings["split"], settings["pictures"]) == ("val", 1)
+
+
 def test_what_cannot_be_audited_is_said(tmp_path: Path) -> None:
     dataset = load_dataset(*toys.write_data(tmp_path, 4))
     with pytest.raises(DatasetError, match="no picture of the split 'test'; it has train, val"):

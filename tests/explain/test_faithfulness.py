@@ -64,6 +64,15 @@ def test_a_control_cannot_look_around(data) -> None:
     assert scores["failures"] == {}
 
 
+def test_a_split_may_be_named_as_a_file_names_it(data) -> None:
+    with pytest.raises(DatasetError, match="Of the split 'val' 1 pictures"):
+        faithfulness(toys.captioner(), data, split="Dev", limit=1)
+    control = toys.captioner(scores="uniform")
+    assert control_scores(control, data, split="Dev", beam=1) == control_scores(
+        control, data, beam=1
+    )
+
+
 def test_wrong_demands_are_refused(data, tmp_path: Path) -> None:
     captioner = toys.captioner()
     with pytest.raises(ConfigError, match="probed 0"):

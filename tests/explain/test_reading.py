@@ -103,6 +103,14 @@ def test_intervals_are_wilsons() -> None:
     assert (low, high) == pytest.approx((0.502, 0.691), abs=1e-3)
 
 
+def test_a_split_may_be_named_as_a_file_names_it(tmp_path: Path) -> None:
+    captions, images = toys.write_data(tmp_path, 4)
+    draw = ["reading", "draw", "--annotations", str(captions), "--images", str(images),
+            "--out", str(tmp_path / "out"), "--pictures", "2", "--split", "Dev"]  # fmt: skip
+    done = CliRunner().invoke(app, draw)
+    assert "has 1 pictures in the split 'val'" in str(done.exception)
+
+
 def test_from_the_command_line_and_back(tmp_path: Path) -> None:
     captions, images = toys.write_data(tmp_path, 12)
     toys.captioner().save(tmp_path / "model")

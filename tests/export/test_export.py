@@ -158,6 +158,29 @@ def test_an_export_into_another_folder_copies_the_model(exported: Path, tmp_path
     assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"mine"
 
 
+def test_a_copy_is_replaced_and_another_model_is_not(exported: Path, tmp_path: Path) -> None:
+    assert export_model(exported, out=tmp_path / "light") == tmp_path / "light"
+    (tmp_path / "light" / "README.md").write_text("of the first copy", "utf-8")
+    copy = export_model(exported, out=tmp_path / "light")
+    assert (copy / "README.md").read_bytes() == (exported / "README.md").read_bytes()
+    other = captioner()
+    with torch.no_grad():
+        other.decoder.output.bias.add_(1)
+    other.save(tmp_path / "best")
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "config.json").write_text("{}", "utf-8")  # of another program
+    (copy / "training.pt").write_bytes(b"of the same weights")
+    for name, held in (
+        ("best", "other weights"),
+        ("settings", "other weights"),
+        ("light", "the state of a training"),
+    ):
+        before = {path: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        with pytest.raises(ConfigError, match=f"holds {held}, so it is not replaced"):
+            export_model(exported, out=tmp_path / name)
+        assert {path: path.read_bytes() for path in (tmp_path / name).iterdir()} == before
+
+
 @pytest.fixture
 def copied(exported: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "copy"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from regard.errors import MediaError
-from regard.media import find_files, medium_of
+from regard.media import find_files, medium_of, read_image
 from regard.media.preprocess import ScanSpec
 from regard.media.volume import read_scan
 
@@ -98,3 +98,11 @@ def test_a_pipe_is_not_read_to_tell_its_medium(tmp_path: Path) -> None:
     """What was read of it would be gone for its reader."""
     os.mkfifo(tmp_path / "pipe")
     assert medium_of(str(tmp_path / "pipe")) == "image"  # or it would wait for ever
+
+
+def test_what_a_telephone_writes_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x20ftypheic" + bytes(64))
+    assert list(find_files([str(tmp_path)])) == [str(tmp_path / "IMG_1.HEIC")]
+    assert medium_of(str(tmp_path / "IMG_1.HEIC")) == "image"
+    with pytest.raises(MediaError, match="no picture that can be read"):
+        read_image(tmp_path / "IMG_1.HEIC")

@@ -143,6 +143,13 @@ def test_an_empty_split_names_those_there_are():
         evaluate(Parrot(), dataset("a.jpg"), split="test")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("split", ["dev", "Val", "validation"])
+def test_a_split_may_be_named_as_a_file_names_it(split: str):
+    found = evaluate(Parrot(), dataset("a.jpg"), split=split)  # type: ignore[arg-type]
+    assert list(found.captions) == ["a.jpg"]
+    assert found.settings["split"] == "val"
+
+
 def test_faults_are_found_before_the_first_caption():
     parrot = Parrot()
     with pytest.raises(UnknownName, match="tokenizer"):

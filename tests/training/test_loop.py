@@ -190,6 +190,16 @@ def test_a_run_resumed_within_its_first_epoch_keeps_its_diary(tmp_path: Path) ->
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
 
 
+def test_what_cannot_be_resumed_says_what_to_do(tmp_path: Path) -> None:
+    recipe = Recipe()
+    with pytest.raises(CheckpointError, match="nothing was saved there yet. Give the command"):
+        train(recipe, tmp_path / "nowhere", resume=True)
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    (tmp_path / "run" / "log.jsonl").touch()
+    with pytest.raises(CheckpointError, match=r"takes the run's folder, .*run\."):
+        train(recipe, tmp_path / "run" / "last", resume=True)
+
+
 def test_a_run_is_not_resumed_on_other_captions(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, "training.epochs=1")
     with pytest.raises(Killed):
@@ -206,6 +216,13 @@ def test_a_run_is_not_resumed_on_other_captions(tmp_path: Path) -> None:
     torch.save(saved, state)  # as an older regard wrote it
     captions.write_text(before + "0.jpg,a new one,train\n")
     train(recipe, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("wrong", ["data.annotations=gone.csv", "encoder.weights=gone.pt"])
+def test_a_start_that_fails_leaves_no_folder(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(RegardError, match="gone"):
+        train(toy_recipe(tmp_path, wrong), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_with_batches_of_one_length_takes_captions_one_by_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from regard.config import DataConfig, TrainingConfig
+from regard.data import load_dataset
 from regard.errors import ConfigError, DatasetError
 from regard.training.batches import check_batching
 from regard.training.devices import OneDevice
@@ -48,6 +49,27 @@ def test_the_held_out_rows_alone_may_be_marked(tmp_path: Path) -> None:
 def test_a_split_of_an_unknown_name_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"the split 'holdout' for 2\.jpg \(1 such.*train, val"):
         splits_of(tmp_path, *names)
+
+
+@pytest.mark.parametrize("others", ["2.jpg,a dog,val\n", ""])  # "": none would be held out
+def test_a_picture_in_two_splits_is_refused(others: str, tmp_path: Path) -> None:
+    rows = "".join(f"{i}.jpg,a dog,train\n{i}.jpg,a cat,Val\n{i}.jpg,a man,\n" for i in (0, 1))
+    captions = tmp_path / "c.csv"
+    captions.write_text(f"file,caption,split\n{rows}{others}")
+    wanted = r"the splits train and val for 0\.jpg \(2 such.*`regard data check` lists"
+    with pytest.raises(DatasetError, match=wanted):
+        load_splits(DataConfig(annotations=str(captions)), 0, 0, OneDevice())
+    assert len(load_dataset(captions)) == 2 + bool(others)  # but for training it can be read
+
+
+def test_a_picture_in_two_splits_may_be_absent(tmp_path: Path) -> None:
+    rows = "a.jpg,a dog,train\nb.jpg,a cat,val\ngone.jpg,a dog,train\ngone.jpg,a dog,val\n"
+    captions = tmp_path / "c.csv"
+    captions.write_text(f"file,caption,split\n{rows}")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    config = DataConfig(annotations=str(captions), present_only=True)
+    assert keys(load_splits(config, 0, 0, OneDevice())) == (["a.jpg"], ["b.jpg"])
 
 
 def test_a_run_goes_on_with_the_same_captions_and_splits_only(tmp_path: Path) -> None:

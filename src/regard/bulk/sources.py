@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from regard.bulk.parquet import FILE_COLUMNS, chosen_column, parts_of_parquet
@@ -223,7 +224,7 @@ def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
         name = place.url(found.path)
         suffix = os.path.splitext(found.path.lower())[1]
         if suffix in (".csv", ".tsv"):
-            yield from _rows(text, name, "\t" if suffix == ".tsv" else ",", column)
+            yield from _rows(text, name, column)
             return
         for number, line in enumerate(text, 1):
             line = line.strip("\r\n")
@@ -233,8 +234,10 @@ def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
                 yield _object(line, f"{name}#{number}", column)
 
 
-def _rows(text: Any, name: str, delimiter: str, column: str | None) -> Iterator[Named]:
-    reader = csv.DictReader(text, delimiter=delimiter)
+def _rows(text: Any, name: str, column: str | None) -> Iterator[Named]:
+    first = text.readline()
+    delimiter = max(",;\t", key=first.count)  # as captions are read
+    reader = csv.DictReader(chain([first], text), delimiter=delimiter)
     column = chosen_column(reader.fieldnames or (), column, FILE_COLUMNS, name)
     try:
         for row in reader:

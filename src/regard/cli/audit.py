@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from regard.cli.files import OutputFolder
+from regard.cli.files import OutputFolder, check_no_source
 from regard.cli.output import complain, tables
 from regard.errors import ConfigError
 from regard.folders import whole_file
 
 if TYPE_CHECKING:
     from regard.explain.failures import Audit
+
+_FILES = ("audit.html", "audit.csv", "audit.json")  # the page first: by it the others are known
+_TITLE = re.compile(r"<title>Where .* fails</title>")  # of every page
+_HEAD = 4096  # characters of a page that are searched for its title
 
 
 def audit(
@@ -46,6 +51,7 @@ def audit(
     from regard.data import load_dataset
     from regard.explain.failures import audit as run_audit
 
+    _check_replaced(out, annotations)
     dataset = load_dataset(annotations, images or "")
     captioner = load(model, device=device)
     rival = load(against, device=device) if against else None
@@ -71,17 +77,36 @@ def audit(
     raise typer.Exit(1 if failures else 0)
 
 
+def _check_replaced(out: Path, annotations: Path) -> None:
+    """Refuse a folder where the report would cost somebody a file: now, not after the work.
+
+    Raises:
+        ConfigError: a file of the report's names is there, and no audit wrote it, or it is read.
+    """
+    there = [out / name for name in _FILES if (out / name).exists()]
+    for file in there:
+        check_no_source(file, "--out", [annotations])
+    if there and not _is_page(out / _FILES[0]):
+        raise ConfigError(
+            f"--out {out} holds {there[0].name}, which no audit wrote, so it is not replaced. "
+            "Name another folder, or remove the file."
+        )
+
+
+def _is_page(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open(encoding="utf-8", errors="replace") as page:
+        return _TITLE.search(page.read(_HEAD)) is not None
+
+
 def _write(folder: Path, audits: list[Audit]) -> None:
     from regard.explain.records import report_csv, report_json
     from regard.explain.report import report_html
 
     record = json.dumps(report_json(*audits), ensure_ascii=False, indent=1)
-    texts = {
-        "audit.html": report_html(*audits),
-        "audit.csv": report_csv(audits[0]),
-        "audit.json": record + "\n",
-    }
-    for name, text in texts.items():
+    texts = (report_html(*audits), report_csv(audits[0]), record + "\n")
+    for name, text in zip(_FILES, texts, strict=True):
         try:
             # A file name that is no UTF-8 cannot be written as it is.
             with whole_file(folder / name) as new:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from regard.card import METRIC_LABELS
-from regard.cli.files import check_place
+from regard.cli.files import check_record
 from regard.cli.options import Beam, BlockNgram, Context, LengthPenalty, given
 from regard.cli.output import complain, reporting, tables
 from regard.errors import ConfigError, DatasetError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from regard.metrics.calibration import Calibration
     from regard.metrics.evaluate import EvaluationResult
 
+_RECORDED = frozenset({"scores", "settings", "captions"})  # in every record that `--json` wrote
 _WIDTH_OF_A_FILE = 180  # the table is never cut where the output is no terminal
 _CHANCES = {
     "probability": "the word's probability",
@@ -73,14 +74,16 @@ def evaluate(
     from regard.captions import store_decoding
     from regard.confidence import store_confidence
     from regard.data import load_dataset
+    from regard.data.dataset import split_named
     from regard.media import medium_of
     from regard.metrics.calibration import calibrate as fit
     from regard.metrics.evaluate import evaluate as evaluate_captioner
     from regard.routing import Router
 
-    check_place(json_file, "--json")
+    check_record(json_file, "--json", _RECORDED, [annotations])
     folder = _own_folder(model) if calibrate or keep_decoding else None
     dataset = load_dataset(annotations, images or "", present_only=present_only)
+    split = split_named(split)
     items = dataset.split(split).items or dataset.items
     medium = medium_of(items[0].file) if items else "image"
     if folder is not None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from regard.cli.files import check_place
+from regard.cli.files import check_record
 from regard.cli.output import complain, reporting, tables
 from regard.folders import whole_file
 
 if TYPE_CHECKING:
     from regard.explain.faithfulness import Faithfulness
+
+_RECORDED = frozenset({"settings", "deletion", "insertion", "agreement"})  # in every record
 
 
 def faithfulness(
@@ -53,7 +55,7 @@ def faithfulness(
     from regard.explain.faithfulness import check_control, control_scores
     from regard.explain.faithfulness import faithfulness as measure
 
-    check_place(json_file, "--json")
+    check_record(json_file, "--json", _RECORDED, [annotations, regions])
     dataset = load_dataset(annotations, images or "")
     places = load_regions(regions) if regions else None
     captioner = load(model, medium=dataset.medium, device=device)

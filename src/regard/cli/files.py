@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from regard.documents import Unreadable, json_of, text_of
 from regard.errors import ConfigError
 
 _DRAWN = (".gif", ".png", ".webp")
@@ -32,6 +33,56 @@ def check_place(file: Path | None, option: str) -> None:
     """
     if file is not None and not file.absolute().parent.is_dir():
         raise typer.BadParameter(f"no folder {file.parent}", param_hint=option)
+
+
+def check_record(
+    file: Path | None, option: str, keys: frozenset[str], sources: Sequence[Path | None]
+) -> None:
+    """Refuse to write a record where it would cost somebody a file: now, not after the work.
+
+    What is empty, or no ordinary file (a pipe, a device), has nothing to lose.
+
+    Args:
+        file: to be written, as JSON.
+        option: that named it, for the message.
+        keys: that every record of the command has; what has them is replaced.
+        sources: what the command reads.
+
+    Raises:
+        BadParameter: the file's folder does not exist.
+        ConfigError: the file is a source, or was not written by the command.
+    """
+    check_place(file, option)
+    if file is None or not file.is_file():
+        return
+    check_no_source(file, option, sources)
+    if file.stat().st_size and not keys <= _keys(file):
+        raise ConfigError(
+            f"{option} {file} is there and was not written by this command, so it is not "
+            "replaced. Name another file, or remove this one."
+        )
+
+
+def check_no_source(file: Path, option: str, sources: Sequence[Path | None]) -> None:
+    """Refuse to write over what the command reads.
+
+    Raises:
+        ConfigError: the file is one of the sources.
+    """
+    there = (source for source in sources if source is not None and source.exists())
+    if file.exists() and any(file.samefile(source) for source in there):
+        raise ConfigError(
+            f"{option} would write over {file}, which the command reads. Name another place."
+        )
+
+
+def _keys(file: Path) -> set[str]:
+    """Return the keys of a JSON object; none where the file holds anything else."""
+    try:
+        held = json_of(text_of(file))
+    except Unreadable:
+        return set()
+    return set(held) if isinstance(held, dict) else set()
 
 
 class OutputFolder:

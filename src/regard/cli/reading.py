@@ -38,6 +38,7 @@ def draw(
     from regard import load
     from regard.captioner import Failure
     from regard.data import load_dataset
+    from regard.data.dataset import split_named
     from regard.explain.reading import Shown, drawn_items, reading_sheets, reading_table
     from regard.explain.sheet import drawing_of, save_figure
     from regard.folders import whole_file
@@ -47,6 +48,7 @@ def draw(
             f"{out / _TABLE} is there already, and somebody may have filled it in. Name another "
             "folder, or move it away."
         )
+    split = split_named(split)
     items = drawn_items(
         load_dataset(annotations, images or ""), split=split, pictures=pictures, seed=seed
     )

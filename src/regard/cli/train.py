@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,8 @@ from regard.ranks import check_fabric, ranks_in
 if TYPE_CHECKING:
     from regard.config import Recipe
 
+# Vectors of pictures, predictions of teachers, and hidden files, which are of systems.
+_LEFT_BY_A_START = re.compile(r"annotations|teacher\d+|\..*", re.DOTALL)
 _LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal for a bar
 
 
@@ -178,19 +181,32 @@ def _holds_a_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("last", "best", "log.jsonl"))
 
 
+def _holds_other(folder: Path) -> bool:
+    """Whether something is there that no start of a run leaves: it keeps only what is encoded."""
+    if not folder.is_dir():
+        return folder.exists()
+    names = (path.name for path in folder.iterdir())
+    return any(_LEFT_BY_A_START.fullmatch(name) is None for name in names)
+
+
 def _fresh(folder: Path) -> Path:
     if _holds_a_run(folder):
         raise ConfigError(
             f"{folder} holds a run already. Go on with it by --resume {folder}, or name another "
             "folder."
         )
+    if _holds_other(folder):
+        raise ConfigError(
+            f"--out {folder} is there and holds no run, and a run would mix with what it holds; "
+            "wanted a new or empty folder. Name another one."
+        )
     return folder
 
 
 def _free(folder: Path) -> Path:
-    """Return the folder, numbered where earlier runs have the name."""
+    """Return the folder, numbered where earlier runs, or other things, have the name."""
     free, count = folder, 1
-    while _holds_a_run(free):
+    while _holds_a_run(free) or _holds_other(free):
         count += 1
         free = folder.with_name(f"{folder.name}-{count}")
     return free

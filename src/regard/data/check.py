@@ -23,7 +23,8 @@ from regard.media import (
 )
 from regard.vocabulary import words_of
 
-_MIN_COUNT = 5
+_MIN_COUNTS = {5: "the recipes of Flickr8k", 3: "`regard train --data`", 2: "with `--init`"}
+"""The vocabularies that are counted, and what takes them unless data.min_count is set."""
 _PICTURE = PreprocessingSpec(32, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _SPECS: dict[str, Spec] = {
     "image": _PICTURE,
@@ -40,8 +41,8 @@ class Problem:
     Attributes:
         kind: "wrong line", "duplicate id", "empty caption", "no caption", "broken character",
             "duplicate caption", "unknown split", "in two splits", "missing file", "unreadable
-            image", "unreadable clip", "unreadable scan" or "same picture in two splits" (or
-            clip, or scan).
+            image", "unreadable clip", "unreadable scan", "same picture in two splits" or "same
+            picture twice" (or clip, or scan).
         where: the picture's key, or the line.
         what: a sentence.
     """
@@ -69,12 +70,18 @@ class DatasetReport:
 
     def text(self) -> str:
         """Return the report as lines."""
-        lines = [f"{name.replace('_', ' ')}: {_told(value)}" for name, value in self.counts.items()]
+        lines = [f"{_named(name)}: {_told(value)}" for name, value in self.counts.items()]
         lines += [f"{p.kind}: {p.where}: {p.what}" for p in self.problems]
         kinds = Counter(p.kind for p in self.problems)
         total = ", ".join(f"{n} × {kind}" for kind, n in kinds.items())
         count = f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
         return "\n".join([*lines, f"{count}: {total}" if total else count])
+
+
+def _named(count: str) -> str:
+    """Return the name of a count as a reader shall see it, a vocabulary with what takes it."""
+    name, minimum = count.replace("_", " "), count.rpartition("_")[2]
+    return f"{name} ({_MIN_COUNTS[int(minimum)]})" if minimum.isdecimal() else name
 
 
 def _told(value: Any) -> str:
@@ -105,7 +112,7 @@ def check_dataset(
         *_id_problems(found),
         *_caption_problems(found.rows),
         *_split_problems(found),
-        *_picture_problems(found.pictures),
+        *_picture_problems(found),
     )
     if not found.rows and not found.faults:
         problems = (Problem("no caption", str(annotations), "the file holds none"),)
@@ -152,18 +159,15 @@ def _split_problems(found: CaptionFile) -> Iterator[Problem]:
         if item.split not in (*SPLITS, UNUSED, ""):
             what = f"{item.split!r} is none of train, val, test and unused; training refuses it"
             yield Problem("unknown split", item.key, what)
-    splits: dict[str, set[str]] = defaultdict(set)
-    for row in found.rows:
-        if row.split:  # a row without one leaves it to the picture's others
-            splits[row.file].add(row.split)
-    for file, names in splits.items():
-        if len(names) > 1:
-            yield Problem("in two splits", file, f"it is named in {', '.join(sorted(names))}")
+    for file, names in found.dataset.in_two_splits:
+        what = f"it is named in {', '.join(names)}; training refuses it"
+        yield Problem("in two splits", file, what)
 
 
-def _picture_problems(items: tuple[CaptionedItem, ...]) -> Iterator[Problem]:
+def _picture_problems(found: CaptionFile) -> Iterator[Problem]:
     by_content: dict[str, CaptionedItem] = {}
-    for item in items:
+    drawn = not any(item.split == "val" for item in found.dataset)
+    for item in found.pictures:
         if not is_there(item.file):
             yield Problem("missing file", item.key, f"no file {item.file}")
             continue
@@ -174,10 +178,32 @@ def _picture_problems(items: tuple[CaptionedItem, ...]) -> Iterator[Problem]:
             yield Problem(f"unreadable {_NAMES[medium]}", item.key, str(error))
             continue
         twin = by_content.setdefault(digest, item)
-        if twin.split != item.split:
-            what = f"the same bytes as {twin.key} in {twin.split}; this one is in {item.split}"
+        if twin is not item:
             name = "picture" if medium == "image" else _NAMES[medium]
-            yield Problem(f"same {name} in two splits", item.key, what)
+            yield from _twin_problems(twin, item, name, drawn)
+
+
+def _twin_problems(
+    twin: CaptionedItem, item: CaptionedItem, name: str, drawn: bool
+) -> Iterator[Problem]:
+    """Yield what is wrong with two items of the same bytes.
+
+    Args:
+        twin: the first of them.
+        item: the other.
+        name: of what they are.
+        drawn: training draws the val split, since the data names none.
+    """
+    if drawn and {twin.split, item.split} <= {"train", ""}:
+        what = (
+            f"the same bytes as {twin.key}; no split val is named, so one may be learned and the "
+            "other held out, which then scores what was learned"
+        )
+        yield Problem(f"same {name} twice", item.key, what)
+    elif twin.split != item.split:
+        there, here = twin.split or "none", item.split or "none"
+        what = f"the same bytes as {twin.key} in {there}; this one is in {here}"
+        yield Problem(f"same {name} in two splits", item.key, what)
 
 
 def _counts(dataset: CaptionDataset) -> dict[str, Any]:
@@ -192,6 +218,9 @@ def _counts(dataset: CaptionDataset) -> dict[str, Any]:
         "captions": sum(len(item.captions) for item in dataset),
         "words": sum(words.values()),
         "distinct_words": len(words),
-        f"vocabulary_at_min_count_{_MIN_COUNT}": sum(n >= _MIN_COUNT for n in trained.values()),
+        **{
+            f"vocabulary_at_min_count_{least}": sum(n >= least for n in trained.values())
+            for least in _MIN_COUNTS
+        },
         "pictures_by_split": dict(Counter(item.split or "none" for item in dataset)),
     }

@@ -51,10 +51,13 @@ class CaptionDataset:
     Attributes:
         items: in the order of the source.
         source: the file they came from, for messages.
+        in_two_splits: key and splits of the pictures whose captions name different ones; an item
+            has the first.
     """
 
     items: tuple[CaptionedItem, ...]
     source: str
+    in_two_splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -93,7 +96,7 @@ class CaptionDataset:
 
 
 def split_named(text: str) -> str:
-    """Return the split that a name in a file means; a name that is unknown stays as it is."""
+    """Return the split that a name in a file or of a user means; an unknown one stays as it is."""
     name = text.strip()
     return _MEANT.get(name.casefold(), name)
 

@@ -116,7 +116,8 @@ def read_caption_file(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DatasetError(f"{path} is no whole {kind} file: {error!r}.") from error
     pictures = _items(rows, folder)
-    dataset = CaptionDataset(tuple(item for item in pictures if item.captions), str(path))
+    captioned = tuple(item for item in pictures if item.captions)
+    dataset = CaptionDataset(captioned, str(path), _in_two_splits(rows))
     return CaptionFile(tuple(rows), tuple(faults), tuple(ids), pictures, dataset)
 
 
@@ -172,6 +173,14 @@ def _items(rows: Iterable[Row], folder: Path) -> tuple[CaptionedItem, ...]:
         CaptionedItem(str(folder / file), tuple(texts), splits.get(file, ""), file)
         for file, texts in captions.items()
     )
+
+
+def _in_two_splits(rows: Iterable[Row]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.split:  # a row without one leaves it to the picture's others
+            splits.setdefault(row.file, set()).add(row.split)
+    return tuple((file, tuple(sorted(names))) for file, names in splits.items() if len(names) > 1)
 
 
 def _karpathy(text: str) -> Iterator[Found]:

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from regard.documents import Unreadable, json_of, text_of
 from regard.errors import ConfigError, DatasetError, UnknownName
 
 COLOURS = {
@@ -133,7 +134,7 @@ def write_scenes(
     (for every word the index of the object it speaks of, or null) and its objects.
 
     Args:
-        folder: made where it does not exist; files of the same names are replaced.
+        folder: made where it does not exist; scenes that were written into it are replaced.
         train: training scenes.
         val: validation scenes.
         test: test scenes.
@@ -144,13 +145,14 @@ def write_scenes(
         The path of `dataset.json`.
 
     Raises:
-        ConfigError: see `make_scenes`.
+        ConfigError: see `make_scenes`; or the folder holds something else.
         DatasetError: the folder cannot be written.
     """
     folder = Path(folder)
     images: list[dict[str, Any]] = []
     objects: dict[str, Any] = {}
     try:
+        begin_folder(folder, "synthetic scenes")
         for split, count in zip(SPLITS, (train, val, test), strict=True):
             (folder / split).mkdir(parents=True, exist_ok=True)
             for i, scene in enumerate(make_scenes(count, split=split, seed=seed, size=size)):
@@ -167,6 +169,40 @@ def write_scenes(
     except OSError as error:
         raise DatasetError(f"scenes cannot be written to {folder}: {error.strerror}.") from error
     return dataset
+
+
+def begin_folder(folder: Path, name: str) -> None:
+    """Make a folder for a data set, or take one that holds an earlier data set of the kind.
+
+    The folder then holds a `dataset.json` of the name, so that what a kill leaves is known again.
+
+    Args:
+        folder: to write into.
+        name: of the data set, as `dataset.json` has it under "dataset".
+
+    Raises:
+        ConfigError: the folder holds something else.
+        OSError: it cannot be made or read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = folder / "dataset.json"
+    if _name_of(dataset) == name:
+        return
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ConfigError(
+            f"{folder} holds something other than {name}, which might be written over; wanted a "
+            "new or empty folder, or one that this wrote before. Name another folder."
+        )
+    dataset.write_text(json.dumps({"dataset": name, "images": []}), "utf-8")
+
+
+def _name_of(dataset: Path) -> object:
+    """Return how a data set in Karpathy's form calls itself; None for anything else."""
+    try:
+        held = json_of(text_of(dataset))
+    except Unreadable:
+        return None
+    return held.get("dataset") if isinstance(held, dict) else None
 
 
 def _karpathy(scene: Scene, split: str, name: str) -> dict[str, Any]:

@@ -37,7 +37,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from regard.data.synthetic import COLOURS, OVERSAMPLING, SHAPES, SPLITS, outline
+from regard.data.synthetic import (
+    COLOURS,
+    OVERSAMPLING,
+    SHAPES,
+    SPLITS,
+    begin_folder,
+    outline,
+)
 from regard.errors import ConfigError, DatasetError, UnknownName
 
 FRAMES = 10
@@ -227,7 +234,7 @@ def write_clips(
     seconds.
 
     Args:
-        folder: made where it does not exist; files of the same names are replaced.
+        folder: made where it does not exist; clips that were written into it are replaced.
         train: training clips.
         val: validation clips.
         test: test clips.
@@ -238,7 +245,8 @@ def write_clips(
         The path of `dataset.json`.
 
     Raises:
-        ConfigError: frames so small that shapes cannot be told apart.
+        ConfigError: frames so small that shapes cannot be told apart, or the folder holds
+            something else.
         DatasetError: the folder cannot be written.
         MissingExtra: PyAV is not installed.
     """
@@ -251,6 +259,7 @@ def write_clips(
     clips: list[dict[str, Any]] = []
     events: dict[str, Any] = {}
     try:
+        begin_folder(folder, "synthetic clips")
         for split, count in zip(SPLITS, (train, val, test), strict=True):
             (folder / split).mkdir(parents=True, exist_ok=True)
             for i, story in enumerate(make_stories(count, split=split, seed=seed)):

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.data.synthetic import SPLITS
+from regard.data.synthetic import SPLITS, begin_folder
 from regard.data.synthetic_lesions import (
     FIELD,
     KINDS,
@@ -141,7 +141,7 @@ def write_volumes(
     are in world millimetres.
 
     Args:
-        folder: made where it does not exist; files of the same names are replaced.
+        folder: made where it does not exist; volumes that were written into it are replaced.
         train: training volumes.
         val: validation volumes.
         test: test volumes.
@@ -151,6 +151,7 @@ def write_volumes(
         The path of `dataset.json`.
 
     Raises:
+        ConfigError: the folder holds something else.
         DatasetError: the folder cannot be written.
         MissingExtra: nibabel is not installed.
     """
@@ -162,6 +163,7 @@ def write_volumes(
     images: list[dict[str, Any]] = []
     lesions: dict[str, Any] = {}
     try:
+        begin_folder(folder, "synthetic volumes")
         for split, count in zip(SPLITS, (train, val, test), strict=True):
             (folder / split).mkdir(parents=True, exist_ok=True)
             for i, volume in enumerate(make_volumes(count, split=split, seed=seed)):

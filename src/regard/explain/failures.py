@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from regard.captioner import Captioner, Failure
-from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.errors import ConfigError, DatasetError
 from regard.metrics import ptb_tokenize
 from regard.metrics.calibration import Reliability, reliability
@@ -176,7 +176,7 @@ def audit(
     Args:
         captioner: the model.
         dataset: pictures and references.
-        split: which part of it.
+        split: which part of it; synonyms and capitals mean what they mean in a file.
         limit: only the first so many pictures; 0 takes all.
         beam: beam width; 1 is greedy.
         report: is told (pictures done, all pictures).
@@ -191,6 +191,7 @@ def audit(
         raise ConfigError(
             f"{captioner.name!r} captions {captioner.medium}s, and an audit knows pictures only."
         )
+    split = split_named(split)
     items = dataset.split(split).items[: limit or None]
     if not items:
         known = sorted({item.split or "(none)" for item in dataset})

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from regard.captioner import Captioner, Failure, Source
-from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.data.regions import Regions
 from regard.decoding.teacher import force_captions
 from regard.errors import ConfigError, DatasetError
@@ -85,7 +85,7 @@ def faithfulness(
     Args:
         captioner: the model.
         dataset: pictures and references.
-        split: which part of it.
+        split: which part of it; synonyms and capitals mean what they mean in a file.
         limit: pictures that are captioned; 0 takes all.
         probed: pictures, evenly over those, whose cells are covered one by one: the slow part.
         beam: beam width of the captions.
@@ -104,6 +104,7 @@ def faithfulness(
     check_cover(cover)  # now, not after an hour of captioning
     check_scorers()
     report = report or (lambda *_: None)
+    split = split_named(split)
     items = dataset.split(split).items[: limit or None]
     _check_two(len(items), "are there to caption", split)
     captioner = captioner.accelerated(len(items) + probed * _READINGS)
@@ -156,7 +157,7 @@ def control_scores(
         ConfigError: the model can look around, so it is no control.
     """
     check_control(captioner)
-    items = dataset.split(split).items[: limit or None]
+    items = dataset.split(split_named(split)).items[: limit or None]
     said, failures = _captions(captioner, items, beam, "control", report or (lambda *_: None))
     return {"model": captioner.name} | _scores(items, said) | {"failures": failures}
 

@@ -50,7 +50,8 @@ def export_model(
     Args:
         folder: its checkpoint.
         to: "onnx".
-        out: a folder for a copy of the checkpoint with the graphs; None: into `folder` itself.
+        out: a folder for a copy of the checkpoint with the graphs; None: into `folder` itself. An
+            earlier copy that lies there is replaced as a whole, another checkpoint never.
         int8: quantise the encoder; captions then differ a little.
         examples: pictures (clips, scans) like those to be captioned, by whose ranges it is
             quantised; the first 200 are read.
@@ -60,7 +61,8 @@ def export_model(
 
     Raises:
         CheckpointError: the checkpoint is damaged, or the folder cannot be written.
-        ConfigError: an encoder is to be quantised and no examples came, or the other way round.
+        ConfigError: an encoder is to be quantised and no examples came, or the other way round;
+            or `out` holds another model, or one that can be trained on.
         MediaError: an example cannot be read.
         UnknownName: there is no such format.
         MissingExtra: onnxscript, or what the encoder needs, is not installed.
@@ -73,9 +75,10 @@ def export_model(
             "and examples (--calibrate FOLDER) together, or neither."
         )
     checkpoint = load_checkpoint(folder)
+    place = Path(out).resolve() if out is not None else checkpoint.path
+    _check_replaced(checkpoint, place)
     model = assemble(checkpoint)
     pixels = _pixels(model.encoder, examples[:_EXAMPLES]) if int8 else None
-    place = Path(out).resolve() if out is not None else checkpoint.path
     try:
         with _place(checkpoint, place) as target:
             _write(model, checkpoint, target, pixels)
@@ -88,6 +91,24 @@ def export_model(
             f"{place} cannot be written: {error}. Name another folder with --out."
         ) from error
     return place
+
+
+def _check_replaced(checkpoint: Checkpoint, place: Path) -> None:
+    """Refuse a place where a copy would cost more than an earlier copy: now, not after the work.
+
+    Raises:
+        ConfigError: another model lies there, or one with the state of its training.
+    """
+    if place == checkpoint.path.resolve() or not (place / "config.json").is_file():
+        return  # what is no checkpoint is not replaced either: `replaced_whole`
+    held = place / WEIGHTS
+    same = held.is_file() and file_digest(held) == file_digest(checkpoint.path / WEIGHTS)
+    if not same or (place / "training.pt").exists():
+        what = "the state of a training" if same else "other weights"
+        raise ConfigError(
+            f"{place} is there and holds {what}, so it is not replaced; wanted a new folder, or a "
+            f"copy of {checkpoint.path} made before. Name another folder, or remove this one."
+        )
 
 
 def _pixels(encoder: Encoder, examples: Sequence[str | Path]) -> np.ndarray:

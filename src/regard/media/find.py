@@ -12,7 +12,9 @@ from typing import TextIO
 from regard.errors import RegardError
 
 IMAGE_SUFFIXES = frozenset(
-    (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jp2")
+    # Telephones write .heic, which Pillow does not read by itself: an error that says so, where
+    # leaving them out would look as if all were done.
+    (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2")
     + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 VIDEO_SUFFIXES = frozenset(

@@ -24,7 +24,7 @@ _FORMATS = frozenset(
     ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM")
     + ("SGI", "TGA", "TIFF", "WEBP")
 )
-_WANTED = "Wanted: JPEG, PNG, WebP, GIF, TIFF, BMP and the like."
+_WANTED = "Wanted: JPEG, PNG, WebP, GIF, TIFF, BMP and the like; save HEIC as JPEG."
 
 _AT_ONCE = 2**22  # pixels that are converted together
 

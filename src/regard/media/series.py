@@ -132,9 +132,9 @@ def read_series(folder: str) -> tuple[list[tuple[Header, ...]], tuple[str, ...]]
     what = ", ".join(f"{n} of {modality}" for modality, n in sorted(others.items()))
     if not groups:
         raise MediaError(
-            f"{folder} is a folder without a scan in it"
+            f"{folder} is a folder without a picture, clip or scan in it"
             + (f": its DICOM files hold no image ({what})" if what else "")
-            + ". Wanted a folder whose own files are DICOM slices; or name a file."
+            + ". Wanted a folder with such files, or of DICOM slices; or name a file."
         )
     ordered = sorted(groups.items(), key=lambda pair: (pair[1][0].number, pair[0]))
     notes = (f"DICOM files without an image left out: {what}",) if what else ()

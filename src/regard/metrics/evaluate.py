@@ -8,7 +8,7 @@ from typing import Any
 
 from regard.captioner import Captioner, Failure
 from regard.config import DecodingConfig
-from regard.data.dataset import CaptionDataset
+from regard.data.dataset import CaptionDataset, split_named
 from regard.errors import ConfigError, DatasetError
 from regard.media import medium_of
 from regard.metrics.calibration import Judged
@@ -72,7 +72,7 @@ def evaluate(
     Args:
         captioner: the model; one of pictures may be given clips.
         dataset: pictures and references.
-        split: which part of it.
+        split: which part of it; synonyms and capitals mean what they mean in a file.
         beam: beam width; 1 is greedy.
         context: how hard attention forms the context: "expected", "sample" or "argmax".
         decoding: length penalty and blocking of n-grams; else the model's own.
@@ -90,6 +90,7 @@ def evaluate(
     if limit < 0:
         raise ConfigError(f"limit is {limit}; it must be 0 (all pictures) or more.")
     check_scorers(tokenizer)  # now, not after an hour of captioning
+    split = split_named(split)
     items = dataset.split(split).items[: limit or None]
     if not items:
         names = sorted({item.split or "(none)" for item in dataset})

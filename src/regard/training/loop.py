@@ -10,7 +10,8 @@ from pathlib import Path
 
 from regard.captioner import Captioner
 from regard.config import Recipe
-from regard.errors import RegardError
+from regard.errors import CheckpointError, RegardError
+from regard.folders import recovered
 from regard.training.batches import plan_epoch
 from regard.training.devices import Devices, OneDevice
 from regard.training.diary import DiaryKeeper
@@ -63,7 +64,27 @@ def train(
         ) from error
 
 
+def _check_begun(folder: Path) -> None:
+    """Refuse to resume what has no `last`; its own message would speak of models.
+
+    Raises:
+        CheckpointError: the folder is no run's, or the run was stopped before it could be saved.
+    """
+    if recovered(folder / "last").is_dir():
+        return
+    if (folder.parent / "log.jsonl").is_file():
+        raise CheckpointError(
+            f"{folder} is a checkpoint of a run; --resume takes the run's folder, {folder.parent}."
+        )
+    raise CheckpointError(
+        f"{folder} holds no run that can be resumed: nothing was saved there yet. Give the command "
+        "that began it again (what is encoded is kept), or name the folder of another run."
+    )
+
+
 def _train(recipe: Recipe, out: Path, resume: bool, reporter: Reporter, devices: Devices) -> Path:
+    if resume:
+        _check_begun(out)
     run = prepare_run(recipe, out, resume, reporter, devices)
     if not resume:
         _save_last(run, {})  # from here on a run that is killed can be resumed

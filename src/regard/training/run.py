@@ -66,7 +66,6 @@ def prepare_run(
     else:
         check_batching(recipe.training)
         recipe = _of_this_machine(recipe, reporter, devices)
-    out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
     if saved is not None and saved.training_state is not None:
         check_unchanged(splits, saved.training_state.get("data"))
@@ -90,6 +89,7 @@ def prepare_run(
         f"{len(vocabulary)} words, {sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} "
         "million decoder weights"
     )
+    out.mkdir(parents=True, exist_ok=True)  # where a wish was wrong, no empty folder stays behind
     pictures = Pictures(
         encoder,
         splits,
