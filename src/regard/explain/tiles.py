@@ -57,7 +57,7 @@ def tiled(media: Media, grid: Grid) -> tuple[Media, Grid, np.ndarray]:
         order = np.arange(grid.real_cells).reshape(len(tiles), *_tile_cells(grid))
     elif isinstance(media, Scan):
         real = [np.flatnonzero(grid.real_along(axis)) for axis in range(3)]
-        tiles = [_slice(media, grid, at, real[1:]) for at in real[0]]
+        tiles = [_slice(media, grid, int(at), real[1:]) for at in real[0]]
         order = np.arange(grid.cells).reshape(grid.shape)[np.ix_(*real)]
         order = order[:, ::-1, ::-1]  # as they are drawn
     else:
