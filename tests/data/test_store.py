@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -201,3 +201,18 @@ def test_a_store_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(DatasetError, match="cannot be written"):
         AnnotationStore(tmp_path / "file" / "store", StoreKey("e", (3,), 2))
+
+
+def test_a_file_that_another_process_renames_meanwhile_is_no_hindrance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ranks that begin a store together do."""
+    folder = tmp_path / "store"
+    AnnotationStore(folder, KEY)
+    real = Path.glob
+
+    def seen(self: Path, pattern: str) -> Iterator[Path]:
+        return iter([folder / ".new-gone"]) if pattern == ".new-*" else real(self, pattern)
+
+    monkeypatch.setattr(Path, "glob", seen)
+    AnnotationStore(folder, KEY)

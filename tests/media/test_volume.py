@@ -278,7 +278,7 @@ def test_missing_files(tmp_path: Path) -> None:
     for name in ("gone.nii", "gone.dcm", "gone"):
         with pytest.raises(MediaError, match="cannot be opened"):
             read_scan(tmp_path / name, spec())
-    with pytest.raises(MediaError, match="without a scan in it"):
+    with pytest.raises(MediaError, match="without a picture, clip or scan in it"):
         read_scan(tmp_path, spec())
     with pytest.raises(MediaError, match="null"):
         read_scan("a\0.nii", spec())

@@ -304,7 +304,7 @@ def test_errors_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "images" / "1.jpg").unlink()
     with pytest.raises(DatasetError, match="1 of 8 pictures"):
         train(recipe, tmp_path / "run")
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="nothing was saved there yet"):
         train(recipe, tmp_path / "nowhere", resume=True)
 
 

@@ -10,6 +10,7 @@ or fails first writes what it has. `store.json` says which encoder made it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -177,8 +178,9 @@ class AnnotationStore:
         path = self.folder / "store.json"
         wanted = self.key.to_json()
         for left in self.folder.glob(".new-*"):  # by a kill; what is young another run may write
-            if time.time() - left.stat().st_mtime > _STALE:
-                left.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
+                if time.time() - left.stat().st_mtime > _STALE:
+                    left.unlink()
         if not path.exists():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
