@@ -275,3 +275,9 @@ def test_a_csv_may_have_other_delimiters_as_captions_may(folder: Path, delimiter
     (found,) = items(folder / "list.csv")
     assert found.name == "b.jpg"
     assert not found.error
+
+
+def test_a_tsv_has_tabs_whatever_else_its_header_holds(folder: Path) -> None:
+    (folder / "list.tsv").write_text('"what, who; when, where"\tfile\na\tb.jpg\n')
+    (found,) = items(folder / "list.tsv")
+    assert found.name == "b.jpg"

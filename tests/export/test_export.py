@@ -181,6 +181,16 @@ def test_a_copy_is_replaced_and_another_model_is_not(exported: Path, tmp_path: P
         assert {path: path.read_bytes() for path in (tmp_path / name).iterdir()} == before
 
 
+def test_a_run_stopped_on_the_way_is_exported_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a path from where one stands, as users name it; its training state stays."""
+    captioner().save(tmp_path / "run" / "last", training_state={"step": 1})
+    monkeypatch.chdir(tmp_path)
+    export_model("run/last")
+    assert {"step.onnx", "training.pt"} <= {path.name for path in Path("run/last").iterdir()}
+
+
 @pytest.fixture
 def copied(exported: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "copy"

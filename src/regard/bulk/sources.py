@@ -21,6 +21,7 @@ from typing import Any
 from regard.bulk.parquet import FILE_COLUMNS, chosen_column, parts_of_parquet
 from regard.bulk.places import Entry, Place, Places
 from regard.bulk.tars import TAR_SUFFIXES, parts_of_tar
+from regard.data.rows import delimiter_of
 from regard.errors import ConfigError, DatasetError, MediaError
 from regard.media.find import DICOM_SUFFIXES, medium_by_name, series_in
 
@@ -224,7 +225,7 @@ def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
         name = place.url(found.path)
         suffix = os.path.splitext(found.path.lower())[1]
         if suffix in (".csv", ".tsv"):
-            yield from _rows(text, name, column)
+            yield from _rows(text, name, column, tabs=suffix == ".tsv")
             return
         for number, line in enumerate(text, 1):
             line = line.strip("\r\n")
@@ -234,9 +235,9 @@ def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
                 yield _object(line, f"{name}#{number}", column)
 
 
-def _rows(text: Any, name: str, column: str | None) -> Iterator[Named]:
+def _rows(text: Any, name: str, column: str | None, *, tabs: bool) -> Iterator[Named]:
     first = text.readline()
-    delimiter = max(",;\t", key=first.count)  # as captions are read
+    delimiter = "\t" if tabs else delimiter_of(first)
     reader = csv.DictReader(chain([first], text), delimiter=delimiter)
     column = chosen_column(reader.fieldnames or (), column, FILE_COLUMNS, name)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with_rest_trained
-from regard.data.rows import Found, LineFault, Row, numbered_lines, texts_in
+from regard.data.rows import Found, LineFault, Row, delimiter_of, numbered_lines, texts_in
 from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
 from regard.documents import json_of
 from regard.errors import DatasetError, UnknownName
@@ -236,8 +236,7 @@ def _flickr8k(text: str) -> Iterator[Found]:
 
 
 def _csv(text: str) -> Iterator[Found]:
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+    delimiter = delimiter_of(text.partition("\n")[0])
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names = reader.fieldnames or ()
     if not {"file", "caption"} <= set(names):

@@ -32,6 +32,11 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.removesuffix("\r")
 
 
+def delimiter_of(header: str) -> str:
+    """Return what parts the columns of a table: comma, semicolon or tab, by its first line."""
+    return max(",;\t", key=header.count)
+
+
 def texts_in(value: Any, what: str) -> list[str]:
     """Return a list of texts as it is; a bare text would be taken apart into its letters.
 

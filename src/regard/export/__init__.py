@@ -76,7 +76,8 @@ def export_model(
         )
     checkpoint = load_checkpoint(folder)
     place = Path(out).resolve() if out is not None else checkpoint.path
-    _check_replaced(checkpoint, place)
+    if out is not None:
+        _check_replaced(checkpoint, place)
     model = assemble(checkpoint)
     pixels = _pixels(model.encoder, examples[:_EXAMPLES]) if int8 else None
     try:
