@@ -76,8 +76,7 @@ def export_model(
         )
     checkpoint = load_checkpoint(folder)
     place = Path(out).resolve() if out is not None else checkpoint.path
-    if out is not None:
-        _check_replaced(checkpoint, place)
+    _check_replaced(checkpoint, place)
     model = assemble(checkpoint)
     pixels = _pixels(model.encoder, examples[:_EXAMPLES]) if int8 else None
     try:
@@ -100,7 +99,7 @@ def _check_replaced(checkpoint: Checkpoint, place: Path) -> None:
     Raises:
         ConfigError: another model lies there, or one with the state of its training.
     """
-    if place == checkpoint.path.resolve() or not (place / "config.json").is_file():
+    if place.resolve() == checkpoint.path.resolve() or not (place / "config.json").is_file():
         return  # what is no checkpoint is not replaced either: `replaced_whole`
     held = place / WEIGHTS
     same = held.is_file() and file_digest(held) == file_digest(checkpoint.path / WEIGHTS)
@@ -127,7 +126,7 @@ def _pixels(encoder: Encoder, examples: Sequence[str | Path]) -> np.ndarray:
 @contextmanager
 def _place(checkpoint: Checkpoint, place: Path) -> Generator[Path]:
     """Yield the folder to write graphs into: the checkpoint's own, or a copy's."""
-    if place == checkpoint.path.resolve():
+    if place.resolve() == checkpoint.path.resolve():
         yield place
         return
     with replaced_whole(place, marker="config.json") as copy:
