@@ -17,7 +17,7 @@ from torch import Tensor
 from regard.attention import HardAttention
 from regard.decoder import AttentionDecoder
 from regard.errors import UnknownName
-from regard.kernels import library
+from regard.kernels import Ranking, library
 from regard.kernels.native import Library
 from regard.kernels.product import ALIGNED, Product
 from regard.types import DecoderState, ProjectedAnnotations, Step
@@ -131,7 +131,10 @@ class FastStep:
         logprob = None
         if location is not None:
             logprob = alpha.gather(1, location[:, None])[:, 0].log()
-        return Step(self._logits(deep), DecoderState(after, memory), alpha, beta, location, logprob)
+        logits = self._logits(deep)
+        ranking = Ranking(logits, self._output_bias, self._loops)
+        state = DecoderState(after, memory)
+        return Step(logits, state, alpha, beta, location, logprob, ranking)
 
     def _attend(
         self,
@@ -164,11 +167,10 @@ class FastStep:
         return ready.values[item, location], alpha, location
 
     def _logits(self, deep: Tensor) -> Tensor:
-        """Return (B, V) logits, as a view of rows that begin at multiples of 64 bytes."""
+        """Return (B, V) logits less their bias; rows begin at multiples of 64 bytes."""
         words = len(self._output_bias)
         logits = deep.new_empty(len(deep), words + -words % ALIGNED)[:, :words]
-        logits[:] = self._output_bias
-        self._output.add_to(logits, deep)
+        self._output.into(logits, deep)
         return logits
 
     def _exponentials(self, x: Tensor) -> Tensor:

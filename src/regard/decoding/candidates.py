@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.arrays import array_namespace, device, to_device
-from regard.types import Array
+from regard.types import Array, Step
 
 _BLOCK = 64
 """Words that share one maximum on the way to the strongest."""
@@ -59,6 +59,18 @@ def log_normaliser(logits: Array) -> np.ndarray:
     top = xp.max(logits, axis=-1, keepdims=True)
     total = xp.sum(xp.exp(logits - top), axis=-1)
     return (to_numpy(top)[..., 0] + np.log(to_numpy(total))).astype(np.float64)
+
+
+def normaliser_of(step: Step) -> np.ndarray:
+    """Return log sum exp of a step's logits, (B,) float64."""
+    return log_normaliser(step.logits) if step.ranking is None else step.ranking.normaliser
+
+
+def strongest_of(step: Step, count: int) -> Candidates:
+    """Return the `count` largest logits of each row of a step, best first."""
+    if step.ranking is None:
+        return strongest(step.logits, count)
+    return Candidates(*step.ranking.strongest(count))
 
 
 def strongest(logprobs: Array, count: int) -> Candidates:

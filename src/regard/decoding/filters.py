@@ -8,10 +8,10 @@ import numpy as np
 
 from regard.arrays import array_namespace
 from regard.backends.base import Backend
-from regard.decoding.candidates import Candidates, strongest
+from regard.decoding.candidates import Candidates, strongest, strongest_of
 from regard.decoding.options import DecodingOptions
 from regard.errors import ConfigError
-from regard.types import Array
+from regard.types import Array, Step
 
 _SPARE = 64
 """Words ruled out up to which it is cheaper to take that many more and drop them."""
@@ -59,7 +59,7 @@ class Filter:
 
     def choose(
         self,
-        logits: Array,
+        step: Step,
         normaliser: np.ndarray,
         count: int,
         t: int,
@@ -71,8 +71,8 @@ class Filter:
         spare, and what is ruled out is dropped from those, instead of masking all of (B, V).
 
         Args:
-            logits: (B, V), the model's.
-            normaliser: (B,) their log sum exp.
+            step: the model's.
+            normaliser: (B,) log sum exp of its logits.
             count: M, words that may be said.
             t: words said so far.
             histories: those words, per row; None where no n-gram is blocked.
@@ -92,11 +92,11 @@ class Filter:
         wanted = max(wanted, kept + len(self._unlisted) if kept else 0)
         top = None
         if wanted:
-            top = strongest(logits, wanted)
+            top = strongest_of(step, wanted)
             top = Candidates(top.ids, top.logprobs - normaliser[:, None])
         listed = None if top is None or not kept else top.without(self._unlisted, None, kept)
         if forced or spare > _SPARE or top is None:
-            masked = strongest(self.apply(logits, t, histories), count)
+            masked = strongest(self.apply(step.logits, t, histories), count)
             return Candidates(masked.ids, masked.logprobs - normaliser[:, None]), listed
         blocked = None if repeats is None else np.take_along_axis(repeats, top.ids, axis=-1)
         return top.without(never, blocked, count), listed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.backends.base import Backend
-from regard.decoding.candidates import Candidates, log_normaliser
+from regard.decoding.candidates import Candidates, normaliser_of
 from regard.decoding.filters import Filter, Ids
 from regard.decoding.options import DecodingOptions
 from regard.decoding.trace import Record
@@ -63,9 +63,9 @@ class Stepper:
             context=self._options.context,
             generator=self._generator,
         )
-        normaliser = log_normaliser(step.logits)
+        normaliser = normaliser_of(step)
         best, alternatives = self._filtering(step).choose(
-            step.logits, normaliser, count, len(self.record), self._histories()
+            step, normaliser, count, len(self.record), self._histories()
         )
         return Reading(step, normaliser, best, alternatives)
 

@@ -7,11 +7,13 @@ from regard.kernels.additive import additive_scores
 from regard.kernels.linear import project
 from regard.kernels.native import library
 from regard.kernels.plan import Plan, Recurrence, Weights
+from regard.kernels.ranking import Ranking
 from regard.kernels.recurrence import unroll
 from regard.kernels.vocabulary import word_losses
 
 __all__ = [
     "Plan",
+    "Ranking",
     "Recurrence",
     "Weights",
     "additive_scores",

@@ -9,6 +9,8 @@
 // the keys and Q = exp(-2 q) of a query, tanh(k + q) = 2 r - 1 where r = 1 / (1 + K Q): one division
 // takes the place of a tanh, K is computed once per batch, and 1 - tanh^2 = 4 r (1 - r).
 
+#include <omp.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -46,6 +48,23 @@ inline T exp_of(T x) { return exponential(bounded(x)); }
 inline T sigmoid(T x) { return T(1) / (T(1) + exp_of(-x)); }
 inline T tanh_of(T x) { return T(2) / (T(1) + exp_of(T(-2) * x)) - T(1); }
 
+// Numbers in a vector of the processor, and in a line of its caches.
+#ifdef __AVX512F__
+constexpr int64_t VECTOR = 64 / sizeof(T);
+#else
+constexpr int64_t VECTOR = 32 / sizeof(T);
+#endif
+constexpr int64_t LINE = 64 / sizeof(T);
+typedef T Vector __attribute__((vector_size(VECTOR * sizeof(T)), aligned(sizeof(T)), may_alias));
+
+inline Vector load(const T* x) { return *reinterpret_cast<const Vector*>(x); }
+
+// Of rows of n numbers that are read one after the other, send for the one after the next: the
+// processor by itself stops fetching at the end of a page of memory.
+inline void fetch(const T* row, int64_t n) {
+    for (int64_t i = 0; i < n; i += LINE) __builtin_prefetch(row + 2 * n + i);
+}
+
 inline T dot(const T* a, const T* b, int64_t n) {
     T sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -58,12 +77,27 @@ inline void add_scaled(T* to, T by, const T* x, int64_t n) {
     for (int64_t i = 0; i < n; ++i) to[i] += by * x[i];
 }
 
-// v . 1 / (1 + K Q)
-inline T weighted(const T* v, const T* key, const T* query, int64_t n) {
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; ++i) sum += v[i] / (T(1) + key[i] * query[i]);
-    return sum;
+// Of ROWS queries, one after the other: v . 1 / (1 + K Q), or K . Q without v.
+template <int ROWS>
+inline void score(const T* v, const T* key, const T* queries, int64_t n, T* scores) {
+    Vector sums[ROWS] = {};
+    int64_t i = 0;
+    for (; i + VECTOR <= n; i += VECTOR) {
+        const Vector k = load(key + i);
+        for (int row = 0; row < ROWS; ++row) {
+            const Vector product = k * load(queries + row * n + i);
+            sums[row] += v ? load(v + i) / (T(1) + product) : product;
+        }
+    }
+    for (int row = 0; row < ROWS; ++row) {
+        T sum = 0;
+        for (int64_t j = 0; j < VECTOR; ++j) sum += sums[row][j];
+        for (int64_t j = i; j < n; ++j) {
+            const T product = key[j] * queries[row * n + j];
+            sum += v ? v[j] / (T(1) + product) : product;
+        }
+        scores[row] = sum;
+    }
 }
 
 // to += by (r - r^2), r = 1 / (1 + K Q)
@@ -114,38 +148,85 @@ inline void slope_four(T* to, T* also, const T by[FOUR], const T* with, const T*
     }
 }
 
-// Columns of a packed weight that are multiplied together: two vectors of the processor.
-#ifdef __AVX512F__
-constexpr int64_t VECTOR = 64 / sizeof(T);
-#else
-constexpr int64_t VECTOR = 32 / sizeof(T);
-#endif
+// Columns of a packed weight that are multiplied together.
 constexpr int64_t PANEL = 2 * VECTOR;
 constexpr int64_t BLOCK = 6;  // rows: 12 sums, 2 columns and 1 row's number are 15 of 16 registers
-constexpr int64_t TILE_ROWS = 96;
-constexpr int64_t TILE_INNER = 512;
-typedef T Vector __attribute__((vector_size(VECTOR * sizeof(T)), aligned(sizeof(T)), may_alias));
+constexpr int64_t DEPTH = 1024 / sizeof(T);  // of a panel and a block at a time: 22 of 32 kB of L1
+constexpr int64_t TILE = 96;                 // rows that are arranged together,
+constexpr int64_t SLAB = 4096 / sizeof(T);   // and numbers of each: 393 kB
+constexpr int64_t MANY = 8;  // tiles a thread from which each thread takes tiles of its own
 
-// ROWS rows of x times one panel.
+// ROWS arranged rows times one panel.
 template <int ROWS>
-inline void block(int64_t inner, int64_t x_step, const T* x, const T* panel, int64_t out_step,
-                  int64_t add, int64_t width, T* out) {
+inline void block(int64_t depth, const T* x, const T* panel, int64_t out_step, bool add,
+                  int64_t width, T* out) {
     Vector sums[ROWS][2] = {};
-    for (int64_t k = 0; k < inner; ++k) {
+    for (int64_t k = 0; k < depth; ++k) {
         const Vector* column = reinterpret_cast<const Vector*>(panel + k * PANEL);
         const Vector left = column[0], right = column[1];
         for (int row = 0; row < ROWS; ++row) {
-            const T number = x[row * x_step + k];
+            const T number = x[k * ROWS + row];
             sums[row][0] += number * left;
             sums[row][1] += number * right;
         }
     }
     for (int row = 0; row < ROWS; ++row) {
-        T line[PANEL];
+        T line[PANEL], *to = out + row * out_step;
         std::memcpy(line, sums[row], sizeof line);
-        for (int64_t j = 0; j < width; ++j)
-            out[row * out_step + j] = line[j] + (add ? out[row * out_step + j] : T(0));
+        if (add)
+            for (int64_t j = 0; j < width; ++j) to[j] += line[j];
+        else
+            for (int64_t j = 0; j < width; ++j) to[j] = line[j];
     }
+}
+
+// As many rows as are left at the end of a tile go together: 64 are ten blocks and four rows.
+constexpr decltype(&block<1>) BLOCKS[] = {nullptr,  block<1>, block<2>,    block<3>,
+                                          block<4>, block<5>, block<BLOCK>};
+
+// `rows` rows of x and `slab` numbers of each, which become blocks of DEPTH numbers.
+struct Tile {
+    int64_t rows, slab;
+    T* numbers;
+
+    int64_t in_block(int64_t row) const { return rows - row < BLOCK ? rows - row : BLOCK; }
+    int64_t depth(int64_t k) const { return slab - k < DEPTH ? slab - k : DEPTH; }
+    T* at(int64_t row, int64_t k) const { return numbers + k * rows + row * depth(k); }
+
+    // A block's numbers in the order that `times` reads them: those of a column side by side.
+    void arrange(int64_t row, int64_t k, int64_t row_step, int64_t step, const T* x) const {
+        T* out = at(row, k);
+        const int64_t count = in_block(row);
+        x += row * row_step + k * step;
+        if (count == BLOCK)
+            for (int64_t i = 0; i < depth(k); ++i)
+                for (int64_t j = 0; j < BLOCK; ++j) out[i * BLOCK + j] = x[j * row_step + i * step];
+        else
+            for (int64_t i = 0; i < depth(k); ++i)
+                for (int64_t j = 0; j < count; ++j) out[i * count + j] = x[j * row_step + i * step];
+    }
+
+    // The tile times a panel. What comes next in the panel is on its way from memory meanwhile,
+    // a share for each block; few blocks would wait for it instead.
+    void times(const T* panel, int64_t out_step, bool add, int64_t width, T* out) const {
+        const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
+        for (int64_t k = 0; k < slab; k += DEPTH) {
+            const T *part = panel + k * PANEL, *next = part + depth(k) * PANEL;
+            const int64_t lines = blocks < 4 ? 0 : depth(k) * PANEL / LINE / blocks + 1;
+            for (int64_t row = 0; row < rows; row += BLOCK) {
+                for (int64_t line = 0; line < lines; ++line, next += LINE) __builtin_prefetch(next);
+                BLOCKS[in_block(row)](depth(k), at(row, k), part, out_step, add || k, width,
+                                      out + row * out_step);
+            }
+        }
+    }
+};
+
+// Memory that a thread keeps: what malloc maps anew costs a fault for every page.
+T* scratch(int64_t count) {
+    static thread_local std::vector<T> kept;
+    if (static_cast<int64_t>(kept.size()) < count) kept.resize(count);
+    return kept.data();
 }
 
 void softmax(T* x, const uint8_t* mask, T scale, int64_t n) {
@@ -158,6 +239,31 @@ void softmax(T* x, const uint8_t* mask, T scale, int64_t n) {
     for (int64_t i = 0; i < n; ++i) sum += x[i] = mask[i] ? exp_of(x[i] - top) : T(0);
     for (int64_t i = 0; i < n; ++i) x[i] /= sum;
 }
+
+// alpha and context of ROWS rows of one item.
+template <int ROWS>
+void look(int64_t cells, int64_t size, int64_t features, const T* keys, const T* queries,
+          const T* v, const uint8_t* mask, T scale, const T* values, T* alpha, T* context) {
+    for (int64_t cell = 0; cell < cells; ++cell) {
+        T scores[ROWS];
+        fetch(keys + cell * size, size);
+        score<ROWS>(v, keys + cell * size, queries, size, scores);
+        // 2 v . r less the sum of v, which the softmax does not see
+        for (int row = 0; row < ROWS; ++row) alpha[row * cells + cell] = (v ? 2 : 1) * scores[row];
+    }
+    for (int row = 0; row < ROWS; ++row) softmax(alpha + row * cells, mask, scale, cells);
+    std::memset(context, 0, ROWS * features * sizeof(T));
+    for (int64_t cell = 0; cell < cells; ++cell) {
+        const T* value = values + cell * features;
+        fetch(value, features);
+        for (int row = 0; row < ROWS; ++row)
+            add_scaled(context + row * features, alpha[row * cells + cell], value, features);
+    }
+}
+
+constexpr decltype(&look<1>) LOOKS[] = {nullptr, look<1>, look<2>, look<3>, look<FOUR>};
+
+constexpr int64_t RANKED = 64;  // words that share one maximum on the way to the strongest
 
 }  // namespace
 
@@ -177,22 +283,19 @@ void exponentials(int64_t n, const T* x, T* out) {
 void attend(int64_t rows, int64_t cells, int64_t size, int64_t features, const int64_t* item,
             const T* keys, const T* queries, const T* v, int64_t back, const uint8_t* mask,
             T scale, const T* values, T* alpha, T* context) {
+    // Rows of one item that lie side by side, as a beam's do, read its keys and values once.
+    std::vector<int64_t> first;
+    for (int64_t row = 0; row < rows; ++row)
+        if (!row || item[row] != item[row - 1] || row - first.back() == FOUR) first.push_back(row);
+    const int64_t groups = static_cast<int64_t>(first.size());
+    first.push_back(rows);
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < rows; ++i) {
-        const int64_t row = back ? rows - 1 - i : i, at = item[row] * cells;
-        const T* query = queries + row * size;
-        T* weights = alpha + row * cells;
-        for (int64_t cell = 0; cell < cells; ++cell) {
-            const T* key = keys + (at + cell) * size;
-            // 2 v . r less the sum of v, which the softmax does not see
-            weights[cell] = v ? 2 * weighted(v, key, query, size) : dot(query, key, size);
-        }
-        softmax(weights, mask + at, scale, cells);
-        if (!context) continue;
-        T* sum = context + row * features;
-        std::memset(sum, 0, features * sizeof(T));
-        for (int64_t cell = 0; cell < cells; ++cell)
-            add_scaled(sum, weights[cell], values + (at + cell) * features, features);
+    for (int64_t i = 0; i < groups; ++i) {
+        const int64_t group = back ? groups - 1 - i : i, row = first[group];
+        LOOKS[first[group + 1] - row](cells, size, features, keys + item[row] * cells * size,
+                                      queries + row * size, v, mask + item[row] * cells, scale,
+                                      values + item[row] * cells * features, alpha + row * cells,
+                                      context + row * features);
     }
 }
 
@@ -291,36 +394,62 @@ void pack(int64_t inner, int64_t outer, int64_t inner_step, int64_t outer_step, 
 #pragma omp parallel for schedule(static)
     for (int64_t start = 0; start < outer; start += PANEL) {
         T* panel = panels + start * inner;
-        for (int64_t k = 0; k < inner; ++k)
-            for (int64_t j = 0; j < PANEL; ++j)
-                panel[k * PANEL + j] =
-                    start + j < outer ? weight[k * inner_step + (start + j) * outer_step] : T(0);
+        const T* from = weight + start * outer_step;
+        const int64_t width = outer - start < PANEL ? outer - start : PANEL;
+        if (width < PANEL) std::memset(panel, 0, inner * PANEL * sizeof(T));
+        if (width == PANEL && outer_step == 1)
+            for (int64_t k = 0; k < inner; ++k)
+                std::memcpy(panel + k * PANEL, from + k * inner_step, PANEL * sizeof(T));
+        else if (width == PANEL)
+            for (int64_t k = 0; k < inner; ++k)
+                for (int64_t j = 0; j < PANEL; ++j)
+                    panel[k * PANEL + j] = from[k * inner_step + j * outer_step];
+        else
+            for (int64_t k = 0; k < inner; ++k)
+                for (int64_t j = 0; j < width; ++j)
+                    panel[k * PANEL + j] = from[k * inner_step + j * outer_step];
     }
 }
 
 // out (rows, outer) = x (rows, inner) times a packed weight, added to it where `add` says so.
 // BLAS libraries pack the weight anew in every product, which takes as long as 64 rows of it do.
-// Tiles keep what is used again in the caches: a panel's part in the first, rows in the second.
-void product(int64_t rows, int64_t inner, int64_t outer, int64_t x_step, const T* x,
+// Numbers of x lie x_row and x_step apart. Many tiles go to the threads tile by tile; of a few
+// all threads take panels.
+void product(int64_t rows, int64_t inner, int64_t outer, int64_t x_row, int64_t x_step, const T* x,
              const T* panels, int64_t out_step, int64_t add, T* out) {
-    // As many rows as are left at the end of a tile go together: 64 are ten blocks and four rows.
-    constexpr decltype(&block<1>) blocks[] = {nullptr,  block<1>, block<2>, block<3>,
-                                              block<4>, block<5>, block<BLOCK>};
-#pragma omp parallel for collapse(2) schedule(static)
-    for (int64_t top = 0; top < rows; top += TILE_ROWS) {
-        for (int64_t left = 0; left < outer; left += PANEL) {
-            const int64_t bottom = rows - top < TILE_ROWS ? rows : top + TILE_ROWS;
-            const int64_t width = outer - left < PANEL ? outer - left : PANEL;
-            for (int64_t k = 0; k < inner; k += TILE_INNER) {
-                const int64_t depth = inner - k < TILE_INNER ? inner - k : TILE_INNER;
-                const T* panel = panels + left * inner + k * PANEL;
-                const int64_t adds = add || k;
-                for (int64_t row = top; row < bottom; row += BLOCK)
-                    blocks[bottom - row < BLOCK ? bottom - row : BLOCK](
-                        depth, x_step, x + row * x_step + k, panel, out_step, adds, width,
-                        out + row * out_step + left);
+    const int64_t room = TILE * (inner < SLAB ? inner : SLAB);
+    const bool many = rows > MANY * TILE * omp_get_max_threads();
+    T* shared = many ? nullptr : scratch(room);
+#pragma omp parallel if (rows * outer > LINE * LINE)
+    {
+        T* own = many ? scratch(room) : shared;
+        const int64_t first = many ? omp_get_thread_num() : 0;
+        const int64_t stride = many ? omp_get_num_threads() : 1;
+        for (int64_t top = first * TILE; top < rows; top += stride * TILE)
+            for (int64_t k = 0; k < inner; k += SLAB) {
+                const Tile tile = {rows - top < TILE ? rows - top : TILE,
+                                   inner - k < SLAB ? inner - k : SLAB, own};
+                const T* from = x + top * x_row + k * x_step;
+                const T* panel = panels + k * PANEL;
+                const auto times = [&](int64_t left) {
+                    tile.times(panel + left * inner, out_step, add || k,
+                               outer - left < PANEL ? outer - left : PANEL,
+                               out + top * out_step + left);
+                };
+                if (many) {
+                    for (int64_t part = 0; part < tile.slab; part += DEPTH)
+                        for (int64_t row = 0; row < tile.rows; row += BLOCK)
+                            tile.arrange(row, part, x_row, x_step, from);
+                    for (int64_t left = 0; left < outer; left += PANEL) times(left);
+                } else {
+#pragma omp for collapse(2) schedule(static)
+                    for (int64_t part = 0; part < tile.slab; part += DEPTH)
+                        for (int64_t row = 0; row < tile.rows; row += BLOCK)
+                            tile.arrange(row, part, x_row, x_step, from);
+#pragma omp for schedule(static)
+                    for (int64_t left = 0; left < outer; left += PANEL) times(left);
+                }
             }
-        }
     }
 }
 
@@ -386,6 +515,59 @@ void cross_entropy(int64_t rows, int64_t words, int64_t stride, const T* bias, T
         loss[row] = log_sum - (T(1) - smoothing) * own - smoothing / words * all;
 #pragma omp simd
         for (int64_t w = 0; w < words; ++w) x[w] *= share;
+    }
+}
+
+// Logits, less their bias, get it; of each row log sum exp and the largest of every RANKED words.
+void rank(int64_t rows, int64_t words, int64_t stride, const T* bias, T* logits, T* maxima,
+          T* normaliser) {
+    const int64_t blocks = (words + RANKED - 1) / RANKED;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        T *x = logits + row * stride, *largest = maxima + row * blocks, top = -INFINITY, sum = 0;
+        for (int64_t b = 0; b < blocks; ++b) {
+            const int64_t start = b * RANKED;
+            const int64_t stop = words - start < RANKED ? words : start + RANKED;
+            T most = -INFINITY;
+#pragma omp simd reduction(max : most)
+            for (int64_t w = start; w < stop; ++w) {
+                x[w] += bias[w];
+                most = x[w] > most ? x[w] : most;
+            }
+            largest[b] = most;
+            top = most > top ? most : top;
+        }
+#pragma omp simd reduction(+ : sum)
+        for (int64_t w = 0; w < words; ++w) sum += exp_of(x[w] - top);
+        normaliser[row] = top + std::log(sum);
+    }
+}
+
+// The `count` largest of each row, best first, of equals the first. Blocks that hold none of them
+// are not looked at.
+void strongest(int64_t rows, int64_t words, int64_t stride, int64_t count, const T* logits,
+               const T* maxima, int64_t* ids, T* values) {
+    const int64_t blocks = (words + RANKED - 1) / RANKED;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        const T* x = logits + row * stride;
+        int64_t found = 0, *id = ids + row * count;
+        T* value = values + row * count;
+        for (int64_t b = 0; b < blocks; ++b) {
+            if (found == count && !(maxima[row * blocks + b] > value[count - 1])) continue;
+            const int64_t start = b * RANKED;
+            const int64_t stop = words - start < RANKED ? words : start + RANKED;
+            for (int64_t w = start; w < stop; ++w) {
+                if (found == count && !(x[w] > value[count - 1])) continue;
+                int64_t place = found < count ? found++ : count - 1;
+                for (; place > 0 && x[w] > value[place - 1]; --place) {
+                    value[place] = value[place - 1];
+                    id[place] = id[place - 1];
+                }
+                value[place] = x[w];
+                id[place] = w;
+            }
+        }
     }
 }
 

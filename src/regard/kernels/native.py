@@ -43,13 +43,16 @@ _SIGNATURES = {
     "attend_backward": "nnnnppppnxppppppppp",
     "collect": "nnnnpppppppppp",
     "pack": "nnnnpp",
-    "product": "nnnnppnnp",
+    "product": "nnnnnppnnp",
     "lstm": "nnpppp",
     "lstm_backward": "nnnpppppp",
     "cross_entropy": "nnnpppxp",
     "cross_entropy_backward": "nnnppxp",
+    "rank": "nnnpppp",
+    "strongest": "nnnnpppp",
 }
 _STRIDED = {"pack", "product", "lstm_backward", "cross_entropy", "cross_entropy_backward"}
+_STRIDED |= {"rank", "strongest"}
 """Functions that are told the steps between rows."""
 
 

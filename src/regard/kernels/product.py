@@ -31,7 +31,7 @@ class Product:
             library.call("pack", *weight.shape, *weight.stride(), weight, self._panels)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return x W, (rows, outer), for x (rows, inner) whose columns lie side by side."""
+        """Return x W, (rows, outer), for x (rows, inner), strided in any way."""
         out = x.new_empty(len(x), self.outer)
         self.into(out, x)
         return out
@@ -46,7 +46,7 @@ class Product:
 
     def _multiply(self, out: Tensor, x: Tensor, *, add: bool) -> None:
         if self._lowered is None:
-            given = len(x), self.inner, self.outer, x.stride(0), x, self._panels
+            given = len(x), self.inner, self.outer, *x.stride(), x, self._panels
             self._library.call("product", *given, out.stride(0), int(add), out)
             return
         product = x.to(self._lowered.dtype) @ self._lowered

@@ -12,6 +12,7 @@ from regard.types.decoding import (
     DecoderState,
     Hypothesis,
     ProjectedAnnotations,
+    Ranking,
     Step,
 )
 from regard.types.media import Clip, Grid, Media, Scan
@@ -28,6 +29,7 @@ __all__ = [
     "Hypothesis",
     "Media",
     "ProjectedAnnotations",
+    "Ranking",
     "Scan",
     "Step",
     "Word",

@@ -7,7 +7,7 @@ features, A attention features, H hidden units, V words in the vocabulary, T ste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -70,6 +70,23 @@ class DecoderState:
         return DecoderState(self.hidden[index], self.memory[index])
 
 
+class Ranking(Protocol):
+    """The strongest words of a step, where a backend knows them faster than its logits tell.
+
+    Attributes:
+        normaliser: (B,) float64, log sum exp of each row's logits: logits less this are log p.
+    """
+
+    normaliser: np.ndarray
+
+    def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids (B, M) and logits (B, M) float64 of each row's `count` largest.
+
+        Best first; ties go to the smaller id. M is at most V.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Step:
     """What the decoder says at one step.
@@ -82,6 +99,7 @@ class Step:
         location: (B,) the one cell that hard attention looked at; None where the context
             is an expectation.
         location_logprob: (B,) log alpha at that cell; None likewise.
+        ranking: the strongest of the logits; None: they are looked for (`regard.decoding`).
     """
 
     logits: Array
@@ -90,6 +108,7 @@ class Step:
     beta: Array | None = None
     location: Array | None = None
     location_logprob: Array | None = None
+    ranking: Ranking | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""The strongest words of logits on the CPU: what decoding asks of every step.
+
+One pass over the logits adds the bias, sums for the softmax and notes the largest of every 64
+words; then only the few blocks that may hold one of the strongest are read again. Numpy and the
+array standard's operations (`regard.decoding.candidates`) go over them three times.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.kernels.native import Library
+
+_BLOCK = 64
+"""Words that share one maximum: RANKED of native.cpp."""
+
+
+class Ranking:
+    """Implements `regard.types.Ranking` for the logits of one step.
+
+    Attributes:
+        normaliser: (B,) float64, log sum exp of each row.
+    """
+
+    def __init__(self, logits: Tensor, bias: Tensor, loops: Library) -> None:
+        """Finish the logits.
+
+        Args:
+            logits: (B, V) less the bias, which is added in place; its columns lie side by side.
+            bias: (V,).
+            loops: compiled for their type.
+        """
+        rows, words = logits.shape
+        self._logits, self._loops = logits, loops
+        self._maxima = logits.new_empty(rows, -(-words // _BLOCK))
+        normaliser = logits.new_empty(rows)
+        given = rows, words, logits.stride(0), bias
+        loops.call("rank", *given, logits, self._maxima, normaliser)
+        self.normaliser: np.ndarray = normaliser.double().numpy()
+
+    def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `regard.types.Ranking.strongest`."""
+        rows, words = self._logits.shape
+        count = min(count, words)
+        ids = torch.empty(rows, count, dtype=torch.int64)
+        values = self._logits.new_empty(rows, count)
+        given = rows, words, self._logits.stride(0), count
+        self._loops.call("strongest", *given, self._logits, self._maxima, ids, values)
+        return ids.numpy(), values.double().numpy()
