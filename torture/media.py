@@ -174,6 +174,7 @@ class _Quick:
 
     words: int
     features: int
+    at_once: int = 0
 
     def encode(self, pixels: np.ndarray, grids: Any, mask: Any = None) -> Any:
         from regard.types import Annotations

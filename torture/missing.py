@@ -117,18 +117,16 @@ def _half_of_a_library(folder: Path) -> None:
     """The cache of compiled loops holds half a library, and one of another kind."""
     import os
 
-    import torch
-
-    from regard.kernels import native
+    from regard.loops import native
 
     os.environ["XDG_CACHE_HOME"] = str(folder)
-    whole = native._built(torch.float32)  # pyright: ignore[reportPrivateUsage]
+    whole = native._built("float32")  # pyright: ignore[reportPrivateUsage]
     size = whole.stat().st_size
     for content in (whole.read_bytes()[: size // 2], b"no library", b""):
         whole.unlink()  # this process has mapped it
         whole.write_bytes(content)
         native._loaded.cache_clear()  # pyright: ignore[reportPrivateUsage]
-        native.library(torch.float32)
+        native.library("float32")
 
 
 def _answers_nobody_reads(folder: Path) -> int:

@@ -279,14 +279,13 @@ def _check_light(folder: Path) -> str:
 
 def _prepare_cache(folder: Path) -> None:
     """Write a compiler that takes no time: it copies a library that the real one made."""
-    import torch
 
-    from regard.kernels import native
+    from regard.loops import native
 
     (folder / "cache").mkdir()
     os.environ |= {"XDG_CACHE_HOME": str(folder / "made"), "TMPDIR": str(folder)}
     try:
-        made = native._built(torch.float32)  # pyright: ignore[reportPrivateUsage]
+        made = native._built("float32")  # pyright: ignore[reportPrivateUsage]
     finally:
         os.environ.pop("TMPDIR")
     compiler = folder / "compiler"
@@ -301,23 +300,21 @@ def _prepare_cache(folder: Path) -> None:
 
 
 def _compile(folder: Path) -> None:
-    import torch
 
-    from regard.kernels import native
+    from regard.loops import native
 
     os.environ |= {"XDG_CACHE_HOME": str(folder / "cache"), "CXX": str(folder / "compiler")}
     os.environ.pop("REGARD_KERNELS", None)
     native._loaded.cache_clear()  # pyright: ignore[reportPrivateUsage]
-    native.library(torch.float32)  # None, and a warning, where nothing can be kept
+    native.library("float32")  # None, and a warning, where nothing can be kept
 
 
 def _check_cache(folder: Path) -> str:
-    import torch
 
-    from regard.kernels import native
+    from regard.loops import native
 
     for path in (folder / "cache").rglob("*.so"):
-        native.Library(path, torch.float32)
+        native.Library(path, "float32")
     return ""
 
 

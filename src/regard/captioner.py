@@ -79,7 +79,7 @@ class Captioner:
     def _take(self, parts: Parts) -> None:
         self.reader = parts.reader
         self.backend = parts.backend
-        self._modules = parts.modules
+        self._modules, self._steps = parts.modules, parts.steps
         self.vocabulary = parts.vocabulary
         self.config = parts.config
         self.name = parts.name
@@ -230,8 +230,8 @@ class Captioner:
             ConfigError: it reads no pictures, its decoder has a code for the positions of one
                 picture, or motion features are wanted.
         """
-        parts = Parts(self.reader, self.backend, self._modules, self.vocabulary, self.config,
-                      self.name, self.device, self.metrics, self.familiarity,
+        parts = Parts(self.reader, self.backend, self._modules, self._steps, self.vocabulary,
+                      self.config, self.name, self.device, self.metrics, self.familiarity,
                       self.confidence)  # fmt: skip
         return self._of(parts.for_clips(config))
 
@@ -240,14 +240,16 @@ class Captioner:
 
         Where a model has no graphs, onnxruntime and onnxscript (extra `export`) make one of its
         encoder, which encodes several times faster than torch on a CPU, with the same vectors to
-        rounding, but takes seconds to begin. Every core then does batches of its own
+        rounding, but takes seconds to begin. A model with graphs takes the decoder's steps from
+        compiled loops (`regard.loops`) where a C++ compiler has made them before, or where there
+        are items enough to make them now. Every core then does batches of its own
         (`regard.lanes`); `cores` says how many where not all of the machine are its own.
         """
         few = pictures * self.reader.pictures_per_item < _WORTH_A_START
         if few or self.device != "cpu":
             return self
         if isinstance(self.backend, OnnxBackend):
-            backend: Backend = self.backend.on_one_core()
+            backend: Backend = self.backend.on_one_core(self._steps(pictures))
             lanes = cores or available_cores()
         else:
             import torch

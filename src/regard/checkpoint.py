@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from regard.documents import Unreadable, json_of, text_of
@@ -74,6 +75,15 @@ class Checkpoint:
 
             weights = load_file(self.path / "model.safetensors")
         return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """Return the weights whose names begin so, without it, as float32; needs no torch."""
+        with safe_open(self.path / "model.safetensors", framework="numpy") as stored:
+            return {
+                name.removeprefix(prefix): stored.get_tensor(name).astype(np.float32)
+                for name in self.shapes
+                if name.startswith(prefix)
+            }
 
 
 def save_checkpoint(

@@ -19,6 +19,7 @@ from regard.config import Recipe, VideoConfig
 from regard.errors import CheckpointError, ConfigError, UnknownName, needs_torch
 from regard.familiarity import Familiarity, stored_familiarity
 from regard.graphs import MANIFEST, LightModel, open_light
+from regard.loops import FastStep, StepWeights, is_built, library
 from regard.media.reader import Reader, StoredReader
 from regard.settings import from_dict
 from regard.vocabulary import Vocabulary
@@ -32,6 +33,7 @@ Modules: TypeAlias = "Callable[[], tuple[Encoder, AttentionDecoder]]"
 """Gives the modules of torch; always the same ones."""
 
 _BACKENDS = ("auto", "onnx", "torch")
+_WORTH_A_COMPILER = 2000  # pictures whose steps save the seconds that compiling takes
 _UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 
 
@@ -43,6 +45,8 @@ class Parts:
         reader: what it reads, and on which grid; needs no torch.
         backend: who runs the encoder and the decoder's step.
         modules: gives both as modules of torch, loaded at the first call.
+        steps: gives the decoder's compiled steps, on one core, to a backend of graphs that has so
+            many pictures to caption; None where there are none, or where they would not pay.
         vocabulary: ids to words.
         config: the recipe that the parts were made by.
         name: printed with every caption.
@@ -55,6 +59,7 @@ class Parts:
     reader: Reader
     backend: Backend
     modules: Modules
+    steps: Callable[[int], FastStep | None]
     vocabulary: Vocabulary
     config: Recipe
     name: str
@@ -126,8 +131,8 @@ def parts_of_modules(
     _check_device(device)
     modules = encoder.to(device), decoder.to(device)
     backend = TorchBackend(*modules, device)
-    return Parts(encoder, backend, lambda: modules, vocabulary, config, name, device,
-                 metrics or {}, familiarity, confidence)  # fmt: skip
+    return Parts(encoder, backend, lambda: modules, lambda _: None, vocabulary, config, name,
+                 device, metrics or {}, familiarity, confidence)  # fmt: skip
 
 
 def load_parts(folder: str | Path, device: str, backend: str) -> Parts:
@@ -177,7 +182,14 @@ def parts_of_graphs(light: LightModel) -> Parts:
         model = _assembled(checkpoint)
         return model.encoder, model.decoder
 
-    return Parts(reader, light.backend, cache(modules), checkpoint.vocabulary, recipe,
+    def steps(pictures: int) -> FastStep | None:
+        loops = library("float32") if pictures >= _WORTH_A_COMPILER or is_built("float32") else None
+        if loops is None:
+            return None
+        weights = StepWeights.of(checkpoint.arrays("decoder."), recipe.decoder)
+        return None if weights is None else FastStep(weights, loops, threads=1)
+
+    return Parts(reader, light.backend, cache(modules), steps, checkpoint.vocabulary, recipe,
                  config["name"], "cpu", checkpoint.metrics, stored_familiarity(config),
                  stored_confidence(config))  # fmt: skip
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from regard.arrays import array_namespace
 from regard.backends import Backend
 from regard.captions import CaptionWriter
 from regard.confidence import Confidence
@@ -210,6 +211,17 @@ class CaptionStream:
 
 def encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:
     """Encode N prepared items to their annotations (N, L, D)."""
+    size = backend.at_once or len(inputs)
+    parts = [_encode(backend, inputs[i : i + size]) for i in range(0, len(inputs), size)]
+    if len(parts) == 1:
+        return parts[0]
+    vectors, masks = [p.vectors for p in parts], [p.mask for p in parts]
+    xp = array_namespace(*vectors)
+    grids = tuple(grid for part in parts for grid in part.grids)
+    return Annotations(xp.concat(vectors), xp.concat(masks), grids)
+
+
+def _encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:
     return backend.encode(
         np.stack([i.pixels for i in inputs]),
         tuple(i.grid for i in inputs),

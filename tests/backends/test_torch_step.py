@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 
 import toys
 from regard.backends.torch_backend import TorchBackend
-from regard.backends.torch_step import FastStep, ReadyAnnotations
+from regard.backends.torch_step import TorchStep
 from regard.errors import UnknownName
-from regard.kernels import library
+from regard.loops import ReadyAnnotations, library
 from regard.types import Annotations, Step
 
 pytestmark = pytest.mark.skipif(library(torch.float32) is None, reason="no C++ compiler")
@@ -50,7 +51,7 @@ def test_the_fast_step_is_the_step(
         attention=attention, scores=scores, gate=gate, output_activation=activation,
         temperature=0.8, seed=seed,
     ).to(dtype)  # fmt: skip
-    fast = FastStep.of(decoder)
+    fast = TorchStep.of(decoder)
     assert fast is not None
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(items, cells, 6, generator=generator, dtype=dtype)
@@ -71,7 +72,7 @@ def test_the_fast_step_is_the_step(
 
 def test_items_that_leave_leave_the_others_as_they_were() -> None:
     decoder = toys.decoder()
-    fast = FastStep.of(decoder)
+    fast = TorchStep.of(decoder)
     assert fast is not None
     vectors, mask = torch.randn(4, 5, 6), torch.ones(4, 5, dtype=torch.bool)
     with torch.inference_mode():
@@ -80,9 +81,9 @@ def test_items_that_leave_leave_the_others_as_they_were() -> None:
         token = torch.arange(8) + 3
         every = fast(token, state, ready)
         rows = torch.tensor([2, 3, 6, 7])
-        some = fast(token[rows], state.select(rows), ready.select(torch.tensor([1, 3])))
-        again = fast(token[[6, 7]], state.select(rows[2:]), ready.select(torch.tensor([1, 3]))
-                     .select(torch.tensor([1])))  # fmt: skip
+        some = fast(token[rows], state.select(rows), ready.select(np.array([1, 3])))
+        again = fast(token[[6, 7]], state.select(rows[2:]), ready.select(np.array([1, 3]))
+                     .select(np.array([1])))  # fmt: skip
     assert torch.equal(some.logits, every.logits[rows])
     assert torch.equal(again.alpha, every.alpha[6:])
 
@@ -106,15 +107,15 @@ def test_the_backend_notices_that_weights_changed() -> None:
 
 
 def test_what_it_cannot_do_is_left_to_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert FastStep.of(toys.decoder(scores="uniform")) is None
-    assert FastStep.of(toys.decoder().bfloat16()) is None
+    assert TorchStep.of(toys.decoder(scores="uniform")) is None
+    assert TorchStep.of(toys.decoder().bfloat16()) is None
     monkeypatch.setenv("REGARD_KERNELS", "plain")
-    assert FastStep.of(toys.decoder()) is None
+    assert TorchStep.of(toys.decoder()) is None
 
 
 def test_an_unknown_context_is_refused() -> None:
     decoder = toys.decoder(attention="hard")
-    fast = FastStep.of(decoder)
+    fast = TorchStep.of(decoder)
     assert fast is not None
     with torch.inference_mode():
         projected = decoder.project(torch.randn(1, 5, 6), torch.ones(1, 5, dtype=torch.bool))

@@ -11,7 +11,8 @@ from regard.attention.gate import Gate
 from regard.attention.hard import HardAttention
 from regard.attention.soft import Attention
 from regard.draws import Randomness, exponential
-from regard.kernels import Plan, Recurrence, Weights, library, unroll
+from regard.kernels import Plan, Recurrence, Weights, unroll
+from regard.loops import library
 from regard.packing import Packing
 from regard.types import DecoderState, ProjectedAnnotations
 

@@ -9,6 +9,10 @@ import numpy as np
 
 from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnotations, Step
 
+IN_CACHE = 4
+"""Pictures that an encoder on one core reads together: what its layers write then stays in the
+caches, which takes an eighth less time than 32 at once."""
+
 
 class Backend(Protocol):
     """Runs an encoder and a decoder. Arrays follow the array API standard."""
@@ -42,6 +46,11 @@ class Backend(Protocol):
         Row b belongs to item b // G, where G = B / N captions share an item's projection.
         Arrays of the step are float32 or wider.
         """
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """Return how many items one call of `encode` is best given; 0: all of a batch."""
         ...
 
     def asarray(self, x: np.ndarray) -> Array:

@@ -6,13 +6,15 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regard.backends.base import IN_CACHE
 from regard.errors import CheckpointError, ConfigError, UnknownName
+from regard.loops import FastStep, ReadyAnnotations
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 
 _GIVE = {
@@ -74,6 +76,8 @@ class OnnxBackend:
         grid_shape: tuple[int, ...],
         per_frame: bool = False,
         files: Sequence[Path] = (),
+        at_once: int = 0,
+        steps: FastStep | None = None,
     ) -> None:
         """Take the graphs.
 
@@ -82,10 +86,13 @@ class OnnxBackend:
             grid_shape: of an item; L is its product.
             per_frame: whether the encoder reads the frames of a clip one by one.
             files: that the graphs came from, where they did.
+            at_once: see `Backend.at_once`.
+            steps: take the place of the graph "step"; None: none do.
         """
         self._graphs = dict(graphs)
         self.grid_shape, self.per_frame = grid_shape, per_frame
         self._files = tuple(files)
+        self.at_once, self._steps = at_once, steps
 
     @classmethod
     def open(
@@ -107,25 +114,35 @@ class OnnxBackend:
             per_frame: see the constructor.
         """
         files = [folder / name for name in names]
-        return cls._opened(files, grid_shape, per_frame, available_cores())
+        graphs = cls._opened(files, available_cores())
+        return cls(graphs, grid_shape=grid_shape, per_frame=per_frame, files=files)
 
-    @classmethod
-    def _opened(
-        cls, files: Sequence[Path], grid_shape: tuple[int, ...], per_frame: bool, threads: int
-    ) -> OnnxBackend:
+    @staticmethod
+    def _opened(files: Sequence[Path], threads: int) -> dict[str, Graph]:
         pool = ThreadPoolExecutor(2)  # a graph's constants are folded on one core
         graphs = {file.stem: Graph(pool.submit(open_graph, file, threads)) for file in files}
         pool.shutdown(wait=False)
-        return cls(graphs, grid_shape=grid_shape, per_frame=per_frame, files=files)
+        return graphs
 
-    def on_one_core(self) -> OnnxBackend:
+    def on_one_core(self, steps: FastStep | None = None) -> OnnxBackend:
         """Return a backend of the same graphs whose every call takes one core, or this one.
 
         Several threads may call it side by side; see `regard.lanes`.
+
+        Args:
+            steps: of the same decoder, on one thread; they take the place of the graph "step".
         """
         if not self._files:
             return self
-        return self._opened(self._files, self.grid_shape, self.per_frame, 1)
+        own = [f for f in self._files if steps is None or f.stem != "step"]
+        return OnnxBackend(
+            self._opened(own, 1),
+            grid_shape=self.grid_shape,
+            per_frame=self.per_frame,
+            files=self._files,
+            at_once=IN_CACHE,
+            steps=steps,
+        )
 
     def alone(self) -> Callable[[], None]:
         """Do nothing: `on_one_core` has seen to it; see `regard.lanes.in_lanes`."""
@@ -184,8 +201,11 @@ class OnnxBackend:
         hidden, memory = (
             np.repeat(found[name], captions_per_item, axis=0) for name in ("hidden", "memory")
         )
-        projected = ProjectedAnnotations(found["values"], found["keys"], annotations.mask)
-        return projected, DecoderState(hidden, memory)
+        state = DecoderState(hidden, memory)
+        given = found["values"], found["keys"], annotations.mask
+        if self._steps is not None:
+            return self._steps.ready(*given), state
+        return ProjectedAnnotations(*given), state
 
     def step(
         self,
@@ -196,7 +216,7 @@ class OnnxBackend:
         context: str = "expected",
         generator: np.random.Generator | None = None,
     ) -> Step:
-        """Run the step's graph.
+        """Run the step's graph, or what does the same faster.
 
         A location is sampled as arg max(log alpha + Gumbel noise), drawn from the generator;
         without noise the same arg max is the most likely location.
@@ -207,6 +227,12 @@ class OnnxBackend:
         """
         if context not in _CONTEXTS:
             raise UnknownName("context", context, _CONTEXTS)
+        if self._steps is not None and isinstance(projected, ReadyAnnotations):
+            choose = None
+            if context != "expected" and self._steps.hard:
+                noise = _noise(context, (len(token), projected.mask.shape[1]), generator)
+                choose = partial(_likeliest, noise)
+            return self._steps(token, state, projected, choose)
         items, cells = projected.mask.shape
         grouped = (items, len(token) // items)
         feed: dict[str, Any] = {
@@ -220,11 +246,7 @@ class OnnxBackend:
         graph = self._graphs["step"]
         if "noise" in graph.takes:
             feed["chosen"] = np.array(context != "expected")
-            feed["noise"] = np.zeros((len(token), cells), np.float32)
-            if context == "sample":
-                if generator is None:
-                    raise ConfigError("context='sample' needs a generator; pass one.")
-                feed["noise"] = generator.gumbel(size=(len(token), cells)).astype(np.float32)
+            feed["noise"] = _noise(context, (len(token), cells), generator)
         found = self._run("step", **feed)
         chosen = context != "expected"
         return Step(
@@ -243,6 +265,22 @@ class OnnxBackend:
     def generator(self, seed: int) -> np.random.Generator:
         """Return a fresh generator for sampled locations."""
         return np.random.default_rng(seed)
+
+
+def _noise(
+    context: str, shape: tuple[int, int], generator: np.random.Generator | None
+) -> np.ndarray:
+    """Return what is added to log alpha (B, L) before its arg max is looked at."""
+    if context != "sample":
+        return np.zeros(shape, np.float32)
+    if generator is None:
+        raise ConfigError("context='sample' needs a generator; pass one.")
+    return generator.gumbel(size=shape).astype(np.float32)
+
+
+def _likeliest(noise: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):  # cells that are none have alpha 0
+        return (np.log(alpha) + noise).argmax(-1)
 
 
 def available_cores() -> int:

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.backends.torch_step import FastStep, ReadyAnnotations, weights_seen
+from regard.backends.base import IN_CACHE
+from regard.backends.torch_step import TorchStep, weights_seen
 from regard.decoder import AttentionDecoder
 from regard.encoders import Encoder
 from regard.encoders.fast import Encode, channels_last
+from regard.loops import ReadyAnnotations
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 
 
@@ -40,7 +42,8 @@ class TorchBackend:
         self._encode = encode
         self.decoder = decoder
         self.device = torch.device(device)
-        self._fast: FastStep | None = None
+        self.at_once = 0 if encode is None else IN_CACHE
+        self._fast: TorchStep | None = None
 
     def encode(
         self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
@@ -66,7 +69,7 @@ class TorchBackend:
             projected = self.decoder.project(annotations.vectors.float(), annotations.mask)
             state = self.decoder.init_state(projected, captions_per_item)
             if self._fast is None or self._fast.seen != weights_seen(self.decoder):
-                self._fast = FastStep.of(self.decoder)
+                self._fast = TorchStep.of(self.decoder)
             return (projected if self._fast is None else self._fast.ready(projected)), state
 
     def step(

@@ -53,6 +53,7 @@ class Stepper:
         self._filter: Filter | None = None  # made when the first step shows the vocabulary's size
         self.rows = self._state.hidden.shape[0]
         self.record = Record()
+        self._said: list[tuple[int, ...]] = [()] * self.rows  # kept where n-grams are blocked
 
     def read(self, token: np.ndarray, count: int) -> Reading:
         """Read the words (B,) that were said last; find the `count` strongest next ones."""
@@ -106,6 +107,9 @@ class Stepper:
         if items is not None:
             self._projected = self._projected.select(self._backend.asarray(items))
         self.rows = len(parent)
+        if self._options.block_ngram:
+            words = zip(parent.tolist(), token.tolist(), strict=True)
+            self._said = [(*self._said[before], word) for before, word in words]
 
     def _filtering(self, step: Step) -> Filter:
         if self._filter is None:
@@ -114,9 +118,7 @@ class Stepper:
         return self._filter
 
     def _histories(self) -> list[tuple[int, ...]] | None:
-        if not self._options.block_ngram:
-            return None
-        return [self.record.words(row) for row in range(self.rows)]
+        return self._said if self._options.block_ngram else None
 
 
 _WORTH_A_COPY = 0.2

@@ -58,7 +58,9 @@ class SwappedAttention:
         if self._swap == "other picture":
             return xp.roll(keys, 1, axis=0)
         orders = [self._order(np.asarray(mask)) for mask in projected.mask]
-        index = self._backend.asarray(np.stack(orders)[:, :, None])
+        index = np.stack(orders)[:, :, None]
+        if not isinstance(keys, np.ndarray):  # compiled loops read numpy's arrays
+            index = self._backend.asarray(index)
         return xp.take_along_axis(keys, xp.broadcast_to(index, keys.shape), axis=1)
 
     def _order(self, mask: np.ndarray) -> np.ndarray:
@@ -84,6 +86,11 @@ class SwappedAttention:
     ) -> Step:
         """See `Backend.step`."""
         return self._backend.step(token, state, projected, context=context, generator=generator)
+
+    @property
+    def at_once(self) -> int:
+        """See `Backend.at_once`."""
+        return self._backend.at_once
 
     def asarray(self, x: np.ndarray) -> Array:
         """See `Backend.asarray`."""

@@ -5,19 +5,15 @@ Each has the plain computation as its oracle, and a test that holds it to that.
 
 from regard.kernels.additive import additive_scores
 from regard.kernels.linear import project
-from regard.kernels.native import library
 from regard.kernels.plan import Plan, Recurrence, Weights
-from regard.kernels.ranking import Ranking
 from regard.kernels.recurrence import unroll
 from regard.kernels.vocabulary import word_losses
 
 __all__ = [
     "Plan",
-    "Ranking",
     "Recurrence",
     "Weights",
     "additive_scores",
-    "library",
     "project",
     "unroll",
     "word_losses",

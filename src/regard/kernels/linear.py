@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regard.kernels.native import Library, library
-from regard.kernels.product import Product
+from regard.loops import Library, Product, library
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -26,7 +25,7 @@ class _Project(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, loops: Library) -> Tensor:
         ctx.save_for_backward(x, weight)
         rows = x.reshape(-1, x.shape[-1])
-        return Product(weight.t(), loops, None)(rows).view(*x.shape[:-1], len(weight))
+        return Product(weight.t(), loops)(rows).view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @torch.autograd.function.once_differentiable

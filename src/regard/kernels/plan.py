@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regard.kernels.native import Library
+from regard.loops import Library
 
 
 @dataclass(frozen=True)

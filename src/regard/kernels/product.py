@@ -1,53 +1,45 @@
-"""Products of few rows with a weight that stays the same: packed once, used at every step."""
+"""Products of few rows with a weight that stays the same, in its type or in one of fewer bits."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from regard.kernels.native import Library
-
-ALIGNED = 16
-"""Numbers that the length of a row is best a multiple of where a product writes it."""
-_ROOM = 64  # columns that a packed weight may be longer by; no processor's vectors are wider
+from regard.loops import Library, Product
 
 
-class Product:
-    """x -> x W for a weight W (inner, outer)."""
+class Multiplies(Protocol):
+    """x -> x W; see `regard.loops.Product`."""
 
-    def __init__(self, weight: Tensor, library: Library, lower: torch.dtype | None) -> None:
-        """Pack the weight.
+    def __call__(self, x: Tensor) -> Tensor: ...
 
-        Args:
-            weight: (inner, outer), strided in any way; a copy is kept.
-            library: the compiled loops for its type.
-            lower: type to multiply in, which torch's own products then do; None: the weight's.
-        """
-        self.inner, self.outer = weight.shape
-        self._library = library
-        self._lowered = None if lower is None else weight.to(lower)
-        if lower is None:
-            self._panels = weight.new_empty(self.inner * (self.outer + _ROOM))
-            library.call("pack", *weight.shape, *weight.stride(), weight, self._panels)
+    def into(self, out: Tensor, x: Tensor) -> None: ...
+
+    def add_to(self, out: Tensor, x: Tensor) -> None: ...
+
+
+def product(weight: Tensor, loops: Library, lower: torch.dtype | None) -> Multiplies:
+    """Return the product with a weight (inner, outer).
+
+    Args:
+        weight: strided in any way; a copy is kept.
+        loops: compiled for its type.
+        lower: type to multiply in, which torch's own products then do; None: the weight's.
+    """
+    return Product(weight, loops) if lower is None else _Lowered(weight, lower)
+
+
+class _Lowered:
+    def __init__(self, weight: Tensor, lower: torch.dtype) -> None:
+        self._weight = weight.to(lower)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return x W, (rows, outer), for x (rows, inner), strided in any way."""
-        out = x.new_empty(len(x), self.outer)
-        self.into(out, x)
-        return out
+        return (x.to(self._weight.dtype) @ self._weight).to(x.dtype)
 
     def into(self, out: Tensor, x: Tensor) -> None:
-        """Write x W to `out` (rows, outer), whose columns lie side by side."""
-        self._multiply(out, x, add=False)
+        out.copy_(x.to(self._weight.dtype) @ self._weight)
 
     def add_to(self, out: Tensor, x: Tensor) -> None:
-        """Add x W to `out` (rows, outer), whose columns lie side by side."""
-        self._multiply(out, x, add=True)
-
-    def _multiply(self, out: Tensor, x: Tensor, *, add: bool) -> None:
-        if self._lowered is None:
-            given = len(x), self.inner, self.outer, *x.stride(), x, self._panels
-            self._library.call("product", *given, out.stride(0), int(add), out)
-            return
-        product = x.to(self._lowered.dtype) @ self._lowered
-        out.add_(product) if add else out.copy_(product)
+        out.add_(x.to(self._weight.dtype) @ self._weight)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from regard.kernels.plan import Plan, Weights
-from regard.kernels.product import ALIGNED, Product
+from regard.kernels.product import Multiplies, product
+from regard.loops import ALIGNED
 
 
 class Tape:
@@ -118,6 +119,6 @@ class Tape:
         self.plan.library.call("exponentials", x.numel(), x, out)
         return out
 
-    def product(self, weight: Tensor) -> Product:
+    def product(self, weight: Tensor) -> Multiplies:
         """Return the product with a weight (inner, outer), in the plan's type."""
-        return Product(weight, self.plan.library, self.plan.lower)
+        return product(weight, self.plan.library, self.plan.lower)

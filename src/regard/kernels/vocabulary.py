@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regard.kernels.native import Library, library
-from regard.kernels.product import ALIGNED, Product
+from regard.kernels.product import product
+from regard.loops import ALIGNED, Library, library
 
 _TOGETHER = 2048  # words whose packed weights exist at a time
 
@@ -64,7 +64,7 @@ class _WordLosses(torch.autograd.Function):
         logits = features.new_empty(len(features), words + -words % ALIGNED)[:, :words]
         for start in range(0, words, _TOGETHER):
             part = slice(start, start + _TOGETHER)
-            Product(weight[part].t(), loops, lower).into(logits[:, part], features)
+            product(weight[part].t(), loops, lower).into(logits[:, part], features)
         losses = logits.new_empty(len(logits))
         target = target.contiguous()
         given = *logits.shape, logits.stride(0), bias

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.backends.torch_backend import evaluating
-from regard.backends.torch_step import FastStep
+from regard.backends.torch_step import TorchStep
 from regard.config import ObjectiveConfig
 from regard.decoder import AttentionDecoder, Unrolled
 from regard.draws import Randomness, choose, fork
@@ -89,7 +89,7 @@ class SelfCritical(Objective):
             that follows draws the same numbers whatever was said.
         """
         with torch.no_grad(), evaluating(decoder):
-            fast = FastStep.of(decoder)
+            fast = TorchStep.of(decoder)
             step = (
                 partial(decoder.step, projected=projected)
                 if fast is None

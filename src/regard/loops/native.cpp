@@ -20,6 +20,9 @@ using T = REAL;
 
 namespace {
 
+thread_local int asked = 0;
+int team() { return asked ? asked : omp_get_max_threads(); }
+
 // exp for arguments that `bounded` let through; written so that compilers can use vectors.
 inline float exponential(float x) {
     const float rounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -270,7 +273,7 @@ constexpr int64_t RANKED = 64;  // words that share one maximum on the way to th
 extern "C" {
 
 void exponentials(int64_t n, const T* x, T* out) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t start = 0; start < n; start += 4096) {
         const int64_t stop = start + 4096 < n ? start + 4096 : n;
 #pragma omp simd
@@ -289,7 +292,7 @@ void attend(int64_t rows, int64_t cells, int64_t size, int64_t features, const i
         if (!row || item[row] != item[row - 1] || row - first.back() == FOUR) first.push_back(row);
     const int64_t groups = static_cast<int64_t>(first.size());
     first.push_back(rows);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t i = 0; i < groups; ++i) {
         const int64_t group = back ? groups - 1 - i : i, row = first[group];
         LOOKS[first[group + 1] - row](cells, size, features, keys + item[row] * cells * size,
@@ -306,7 +309,7 @@ void attend_backward(int64_t rows, int64_t cells, int64_t size, int64_t features
                      int64_t back, T scale, const T* values, const T* alpha, const T* of_context,
                      const T* of_alpha, const uint8_t* expected, const int64_t* chosen,
                      const T* of_logprob, T* of_scores, T* of_queries) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t i = 0; i < rows; ++i) {
         const int64_t row = back ? rows - 1 - i : i, at = item[row] * cells;
         const T *query = queries + row * size, *weights = alpha + row * cells;
@@ -343,7 +346,7 @@ void attend_backward(int64_t rows, int64_t cells, int64_t size, int64_t features
 void collect(int64_t items, int64_t cells, int64_t size, int64_t features, const int64_t* first,
              const int64_t* row, T* keys, const T* queries, const T* v, const T* of_scores,
              const T* weights, const T* of_context, T* of_v, T* of_values) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t item = 0; item < items; ++item) {
         const int64_t count = first[item + 1] - first[item], *own = row + first[item];
         T *sums = v ? of_v + item * size : nullptr, four[FOUR], total = 0;
@@ -391,7 +394,7 @@ void collect(int64_t items, int64_t cells, int64_t size, int64_t features, const
 // columns: all of a panel's first row, of its second, ... Missing columns are 0.
 void pack(int64_t inner, int64_t outer, int64_t inner_step, int64_t outer_step, const T* weight,
           T* panels) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t start = 0; start < outer; start += PANEL) {
         T* panel = panels + start * inner;
         const T* from = weight + start * outer_step;
@@ -418,9 +421,9 @@ void pack(int64_t inner, int64_t outer, int64_t inner_step, int64_t outer_step, 
 void product(int64_t rows, int64_t inner, int64_t outer, int64_t x_row, int64_t x_step, const T* x,
              const T* panels, int64_t out_step, int64_t add, T* out) {
     const int64_t room = TILE * (inner < SLAB ? inner : SLAB);
-    const bool many = rows > MANY * TILE * omp_get_max_threads();
+    const bool many = rows > MANY * TILE * team();
     T* shared = many ? nullptr : scratch(room);
-#pragma omp parallel if (rows * outer > LINE * LINE)
+#pragma omp parallel if (rows * outer > LINE * LINE) num_threads(team())
     {
         T* own = many ? scratch(room) : shared;
         const int64_t first = many ? omp_get_thread_num() : 0;
@@ -453,9 +456,23 @@ void product(int64_t rows, int64_t inner, int64_t outer, int64_t x_row, int64_t 
     }
 }
 
+// beta = sigmoid(x + bias) of `size` numbers a row, 1 or as many as features; contexts times it.
+void gate(int64_t rows, int64_t size, int64_t features, int64_t stride, const T* x, const T* bias,
+          T* beta, T* context) {
+#pragma omp parallel for schedule(static) num_threads(team())
+    for (int64_t row = 0; row < rows; ++row) {
+        T *own = beta + row * size, *sum = context + row * features;
+        for (int64_t u = 0; u < size; ++u) own[u] = sigmoid(x[row * stride + u] + bias[u]);
+        for (int64_t d = 0; d < features; ++d) sum[d] *= own[size == 1 ? 0 : d];
+    }
+}
+
+// How many threads the loops take that this thread calls; 0: as many as OpenMP gives it.
+void threads(int64_t count) { asked = static_cast<int>(count); }
+
 // gates: i, f, o, g before their activations, then after them.
 void lstm(int64_t rows, int64_t units, T* gates, const T* before, T* memory, T* hidden) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t row = 0; row < rows; ++row) {
         T *i = gates + 4 * row * units, *f = i + units, *o = f + units, *g = o + units;
 #pragma omp simd
@@ -473,7 +490,7 @@ void lstm(int64_t rows, int64_t units, T* gates, const T* before, T* memory, T* 
 // of_gates has rows of `stride` numbers; of_memory holds the later step's and gets this one's.
 void lstm_backward(int64_t rows, int64_t units, int64_t stride, const T* gates, const T* before,
                    const T* memory, const T* of_hidden, T* of_memory, T* of_gates) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t row = 0; row < rows; ++row) {
         const T *i = gates + 4 * row * units, *f = i + units, *o = f + units, *g = o + units;
         T* out = of_gates + row * stride;
@@ -495,7 +512,7 @@ void lstm_backward(int64_t rows, int64_t units, int64_t stride, const T* gates, 
 // `smoothing` / words for all words and 1 - smoothing more for the target.
 void cross_entropy(int64_t rows, int64_t words, int64_t stride, const T* bias, T* logits,
                    const int64_t* target, T smoothing, T* loss) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t row = 0; row < rows; ++row) {
         T* x = logits + row * stride;
         T top = x[0] + bias[0], all = 0, sum = 0;
@@ -522,7 +539,7 @@ void cross_entropy(int64_t rows, int64_t words, int64_t stride, const T* bias, T
 void rank(int64_t rows, int64_t words, int64_t stride, const T* bias, T* logits, T* maxima,
           T* normaliser) {
     const int64_t blocks = (words + RANKED - 1) / RANKED;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t row = 0; row < rows; ++row) {
         T *x = logits + row * stride, *largest = maxima + row * blocks, top = -INFINITY, sum = 0;
         for (int64_t b = 0; b < blocks; ++b) {
@@ -548,7 +565,7 @@ void rank(int64_t rows, int64_t words, int64_t stride, const T* bias, T* logits,
 void strongest(int64_t rows, int64_t words, int64_t stride, int64_t count, const T* logits,
                const T* maxima, int64_t* ids, T* values) {
     const int64_t blocks = (words + RANKED - 1) / RANKED;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t row = 0; row < rows; ++row) {
         const T* x = logits + row * stride;
         int64_t found = 0, *id = ids + row * count;
@@ -574,7 +591,7 @@ void strongest(int64_t rows, int64_t words, int64_t stride, int64_t count, const
 // Probabilities become the gradient of the logits.
 void cross_entropy_backward(int64_t rows, int64_t words, int64_t stride, T* x,
                             const int64_t* target, T smoothing, const T* of_loss) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t row = 0; row < rows; ++row) {
         T* p = x + row * stride;
         const T by = of_loss[row], less = smoothing / words;

@@ -14,13 +14,15 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from regard.types import Array
 
 _LOG = logging.getLogger(__name__)
 _FLAGS = (
@@ -33,7 +35,7 @@ _FLAGS = (
     "-shared",
     "-fPIC",
 )
-_REALS = {torch.float32: "float", torch.float64: "double"}
+_REALS = {"float32": ("float", ctypes.c_float), "float64": ("double", ctypes.c_double)}
 _COMPILE_SECONDS = 120
 
 # Arguments of each function: n an integer, x a REAL, p the address of a contiguous tensor.
@@ -50,20 +52,24 @@ _SIGNATURES = {
     "cross_entropy_backward": "nnnppxp",
     "rank": "nnnpppp",
     "strongest": "nnnnpppp",
+    "gate": "nnnnpppp",
+    "threads": "n",
 }
-_STRIDED = {"pack", "product", "lstm_backward", "cross_entropy", "cross_entropy_backward"}
-_STRIDED |= {"rank", "strongest"}
+_STRIDED = {
+    *("pack", "product", "lstm_backward", "cross_entropy", "cross_entropy_backward"),
+    *("rank", "strongest", "gate"),
+}
 """Functions that are told the steps between rows."""
 
 
 class Library:
-    """The compiled functions for tensors of one type.
+    """The compiled functions for arrays of one type, numpy's or torch's on the CPU.
 
     Attributes:
-        dtype: of every floating-point tensor that is passed.
+        dtype: of all floating-point numbers that are passed: "float32" or "float64".
     """
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+    def __init__(self, path: Path, dtype: str) -> None:
         """Load the library.
 
         Raises:
@@ -71,8 +77,7 @@ class Library:
         """
         self.dtype = dtype
         loaded = ctypes.CDLL(str(path))
-        real = ctypes.c_float if dtype == torch.float32 else ctypes.c_double
-        kinds = {"n": ctypes.c_int64, "x": real, "p": ctypes.c_void_p}
+        kinds = {"n": ctypes.c_int64, "x": _REALS[dtype][1], "p": ctypes.c_void_p}
         self._functions = {}
         for name, signature in _SIGNATURES.items():
             function = getattr(loaded, name)
@@ -80,41 +85,60 @@ class Library:
             function.restype = None
             self._functions[name] = function
 
-    def call(self, name: str, *arguments: int | float | Tensor | None) -> None:
+    def call(self, name: str, *arguments: int | float | Array | None) -> None:
         """Call a function of native.cpp; what it writes is among the arguments.
 
         Args:
             name: of the function.
-            *arguments: sizes, numbers, contiguous tensors (None: a null pointer).
+            *arguments: sizes, numbers, contiguous arrays (None: a null pointer).
 
         Raises:
-            TypeError: a tensor is of another type, or is not contiguous where that is needed; its
+            TypeError: an array is of another type, or is not contiguous where that is needed; its
                 memory would be misread.
         """
-        for given in arguments:
-            if not isinstance(given, Tensor):
-                continue
-            if given.is_floating_point() and given.dtype != self.dtype:
-                raise TypeError(f"{name} takes {self.dtype}, and a tensor is {given.dtype}")
-            if name not in _STRIDED and not given.is_contiguous():
-                raise TypeError(f"{name} takes contiguous tensors; one has {given.stride()}")
-        self._functions[name](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+        self._functions[name](*(self._passed(name, given) for given in arguments))
 
-
-def library(dtype: torch.dtype) -> Library | None:
-    """Return the compiled loops for float32 or float64 tensors on the CPU, or None.
-
-    None means that this machine compiles none, or was told not to; that is logged once.
-    """
-    if os.environ.get("REGARD_KERNELS") == "plain" or dtype not in _REALS:
-        return None
-    if torch.compiler.is_compiling():  # a tracer follows torch's own operations only
-        return None
-    return _loaded(dtype)
+    def _passed(self, name: str, given: int | float | Array | None) -> int | float | None:
+        """Return what goes to C++: a number as it is, of an array its address."""
+        if given is None or isinstance(given, int | float):
+            return given
+        kind = _name(given.dtype)
+        if "float" in kind and kind != self.dtype:
+            raise TypeError(f"{name} takes {self.dtype}, and an array is {kind}")
+        if isinstance(given, np.ndarray):
+            contiguous, address = given.flags.c_contiguous, given.ctypes.data
+        else:
+            contiguous, address = given.is_contiguous(), given.data_ptr()
+        if not contiguous and name not in _STRIDED:
+            raise TypeError(f"{name} takes contiguous arrays; one is not")
+        return int(address)
 
 
 @cache
-def _loaded(dtype: torch.dtype) -> Library | None:
+def _name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def library(dtype: object) -> Library | None:
+    """Return the compiled loops for arrays of a type, or None.
+
+    None means that there are none for the type, that this machine compiles none, which is logged
+    once, or that it was told not to.
+
+    Args:
+        dtype: of numpy or torch.
+    """
+    name = _name(dtype)
+    if os.environ.get("REGARD_KERNELS") == "plain" or name not in _REALS:
+        return None
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return None  # a tracer follows torch's own operations only
+    return _loaded(name)
+
+
+@cache
+def _loaded(dtype: str) -> Library | None:
     try:
         return Library(_built(dtype), dtype)
     except (OSError, subprocess.SubprocessError) as error:
@@ -126,21 +150,37 @@ def _loaded(dtype: torch.dtype) -> Library | None:
         return None
 
 
-def _built(dtype: torch.dtype) -> Path:
+def is_built(dtype: str) -> bool:
+    """Whether `library` has nothing to compile for a type, which takes seconds."""
+    try:
+        return _place(dtype).exists()
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def _place(dtype: str) -> Path:
+    key = "\n".join((_source(), *_flags(dtype), *_machine(_compiler())))
+    return _folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+
+
+def _source() -> str:
+    return files("regard.loops").joinpath("native.cpp").read_text("utf-8")
+
+
+def _flags(dtype: str) -> tuple[str, ...]:
+    return (*_FLAGS, f"-DREAL={_REALS[dtype][0]}")
+
+
+def _built(dtype: str) -> Path:
     """Return the library's path, compiling it where this machine has not done so yet."""
-    source = files("regard.kernels").joinpath("native.cpp").read_text("utf-8")
-    compiler = _compiler()
-    flags = (*_FLAGS, f"-DREAL={_REALS[dtype]}")
-    key = "\n".join((source, *flags, *_machine(compiler)))
-    name = f"native-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
-    path = _folder() / name
+    path = _place(dtype)
     digest = path.with_suffix(".sha256")
     # Half a library, as a disk that failed may hold, would end the process that loads it.
     if not (path.exists() and digest.exists() and digest.read_text("utf-8") == _digest(path)):
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            code, made = Path(scratch) / "native.cpp", Path(scratch) / name
-            code.write_text(source, "utf-8")
-            _run([compiler, *flags, str(code), "-o", str(made)])
+            code, made = Path(scratch) / "native.cpp", Path(scratch) / path.name
+            code.write_text(_source(), "utf-8")
+            _run([_compiler(), *_flags(dtype), str(code), "-o", str(made)])
             noted = Path(scratch) / digest.name
             noted.write_text(_digest(made), "utf-8")
             os.replace(made, path)  # whole or not at all, also where two processes compile

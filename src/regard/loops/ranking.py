@@ -1,4 +1,4 @@
-"""The strongest words of logits on the CPU: what decoding asks of every step.
+"""The strongest words of logits: what decoding asks of every step.
 
 One pass over the logits adds the bias, sums for the softmax and notes the largest of every 64
 words; then only the few blocks that may hold one of the strongest are read again. Numpy and the
@@ -8,10 +8,9 @@ array standard's operations (`regard.decoding.candidates`) go over them three ti
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from regard.kernels.native import Library
+from regard.loops.native import Library
+from regard.loops.product import steps
 
 _BLOCK = 64
 """Words that share one maximum: RANKED of native.cpp."""
@@ -24,7 +23,7 @@ class Ranking:
         normaliser: (B,) float64, log sum exp of each row.
     """
 
-    def __init__(self, logits: Tensor, bias: Tensor, loops: Library) -> None:
+    def __init__(self, logits: np.ndarray, bias: np.ndarray, loops: Library) -> None:
         """Finish the logits.
 
         Args:
@@ -34,18 +33,18 @@ class Ranking:
         """
         rows, words = logits.shape
         self._logits, self._loops = logits, loops
-        self._maxima = logits.new_empty(rows, -(-words // _BLOCK))
-        normaliser = logits.new_empty(rows)
-        given = rows, words, logits.stride(0), bias
+        self._maxima = np.empty((rows, -(-words // _BLOCK)), logits.dtype)
+        normaliser = np.empty(rows, logits.dtype)
+        given = rows, words, steps(logits)[0], bias
         loops.call("rank", *given, logits, self._maxima, normaliser)
-        self.normaliser: np.ndarray = normaliser.double().numpy()
+        self.normaliser = normaliser.astype(np.float64)
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `regard.types.Ranking.strongest`."""
         rows, words = self._logits.shape
         count = min(count, words)
-        ids = torch.empty(rows, count, dtype=torch.int64)
-        values = self._logits.new_empty(rows, count)
-        given = rows, words, self._logits.stride(0), count
+        ids = np.empty((rows, count), np.int64)
+        values = np.empty((rows, count), self._logits.dtype)
+        given = rows, words, steps(self._logits)[0], count
         self._loops.call("strongest", *given, self._logits, self._maxima, ids, values)
-        return ids.numpy(), values.double().numpy()
+        return ids, values.astype(np.float64)
