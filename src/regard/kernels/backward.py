@@ -148,7 +148,7 @@ class _Back:
         made = of_v, of_values
         sizes = items, cells, size, features
         plan.library.call("collect", *sizes, first, order, *kept, *made)
-        # native.cpp has put the gradient of the keys in their place
+        # `collect` has put the gradient of the keys in their place
         return tape.keys, None if of_v is None else of_v.sum(0), of_values
 
     def _weights_of_cells(self) -> Tensor:

@@ -14,7 +14,7 @@ class Tape:
     """The inputs of a pass and all that its way back needs.
 
     Attributes, besides the inputs:
-        keys: (N, L, A); exp(-2 keys) of additive scores, as native.cpp wants them.
+        keys: (N, L, A); exp(-2 keys) of additive scores, as `regard.loops` wants them.
         sizes: rows of `by_hidden` that make the query, the LSTM's gates, the gate and padding.
         by_hidden: (A + 4H + gate + padding, H), all weights that h_{t-1} is multiplied with.
         by_context: (4H, D), the weight that the context is multiplied with.
@@ -64,7 +64,7 @@ class Tape:
         self.beta = None if gate is None else new(rows, len(gate))
         self.visual = self.context if gate is None else new(rows, features)
         self.location = None if plan.choose is None else plan.items.new_empty(rows)
-        self.backwards = False  # turns at every step; see native.cpp
+        self.backwards = False  # turns at every step; see `attend` in loops/cpp/attention.cpp
 
     def out(self) -> tuple[Tensor | None, ...]:
         """Return what `regard.kernels.plan.Recurrence` holds."""
@@ -107,7 +107,7 @@ class Tape:
             self.context[rows] = chosen
 
     def scoring(self, rows: slice) -> tuple[int | Tensor | None, ...]:
-        """Return the arguments of native.cpp that say what these rows score."""
+        """Return the arguments of the loops that say what these rows score."""
         _, cells, size = self.keys.shape
         given = self.plan.items, self.keys, self.queries[rows], self.weights.v
         self.backwards = not self.backwards

@@ -1,4 +1,4 @@
-"""The C++ loops of `native.cpp`: compiled for this machine on first use, called through ctypes.
+"""The C++ loops in `cpp/`: compiled for this machine on first use, called through ctypes.
 
 A compiler (`$CXX`, c++, g++ or clang++) builds the library in a few seconds and the user's cache
 folder keeps it. Where there is none, or with the environment variable `REGARD_KERNELS=plain`,
@@ -25,6 +25,7 @@ import numpy as np
 from regard.types import Array
 
 _LOG = logging.getLogger(__name__)
+_PARTS = ("arithmetic", "attention", "product", "recurrence", "words")
 _FLAGS = (
     "-std=c++17",
     "-O3",
@@ -86,7 +87,7 @@ class Library:
             self._functions[name] = function
 
     def call(self, name: str, *arguments: int | float | Array | None) -> None:
-        """Call a function of native.cpp; what it writes is among the arguments.
+        """Call a function of theirs; what it writes is among the arguments.
 
         Args:
             name: of the function.
@@ -164,7 +165,8 @@ def _place(dtype: str) -> Path:
 
 
 def _source() -> str:
-    return files("regard.loops").joinpath("native.cpp").read_text("utf-8")
+    folder = files("regard.loops") / "cpp"
+    return "\n".join(folder.joinpath(f"{part}.cpp").read_text("utf-8") for part in _PARTS)
 
 
 def _flags(dtype: str) -> tuple[str, ...]:
@@ -178,7 +180,7 @@ def _built(dtype: str) -> Path:
     # Half a library, as a disk that failed may hold, would end the process that loads it.
     if not (path.exists() and digest.exists() and digest.read_text("utf-8") == _digest(path)):
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            code, made = Path(scratch) / "native.cpp", Path(scratch) / path.name
+            code, made = Path(scratch) / "loops.cpp", Path(scratch) / path.name
             code.write_text(_source(), "utf-8")
             _run([_compiler(), *_flags(dtype), str(code), "-o", str(made)])
             noted = Path(scratch) / digest.name

@@ -13,7 +13,7 @@ from regard.loops.native import Library
 from regard.loops.product import steps
 
 _BLOCK = 64
-"""Words that share one maximum: RANKED of native.cpp."""
+"""Words that share one maximum: RANKED in cpp/words.cpp."""
 
 
 class Ranking:
