@@ -55,6 +55,9 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "decode beam=3": ("decode", "--seconds", "20"),
         "decode beam=5": ("decode", "--beam", "5", *FEW),
         "decode greedy": ("decode", "--beam", "1", *FEW),
+        "decode greedy batch=128": (
+            "decode", "--beam", "1", "--batch", "128", "--pictures", "512", *FEW,
+        ),
         "decode one picture": ("decode", "--pictures", "1", "--batch", "1", *FEW),
     },
     "decode-sweep": {

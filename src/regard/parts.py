@@ -186,7 +186,10 @@ def parts_of_graphs(light: LightModel) -> Parts:
         loops = library("float32") if pictures >= _WORTH_A_COMPILER or is_built("float32") else None
         if loops is None:
             return None
-        weights = StepWeights.of(checkpoint.arrays("decoder."), recipe.decoder)
+        try:
+            weights = StepWeights.of(checkpoint.arrays("decoder."), recipe.decoder)
+        except (KeyError, ValueError):
+            return None  # the graphs will say what is wrong with the model
         return None if weights is None else FastStep(weights, loops, threads=1)
 
     return Parts(reader, light.backend, cache(modules), steps, checkpoint.vocabulary, recipe,

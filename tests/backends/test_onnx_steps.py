@@ -10,8 +10,9 @@ import pytest
 import regard
 from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
+from regard.checkpoint import load_checkpoint
 from regard.errors import ConfigError
-from regard.loops import library, native
+from regard.loops import StepWeights, library, native
 from regard.pretrained import shipped_models
 from regard.types import Caption
 
@@ -99,3 +100,45 @@ def test_few_items_do_not_wait_for_a_compiler(
     backend = light.accelerated(2000, cores=2).backend
     assert isinstance(backend, OnnxBackend)
     assert "step" in backend._graphs
+
+
+def test_weights_that_do_not_fit_are_not_given_to_loops(pair: tuple[Captioner, Captioner]) -> None:
+    """Loops would read beyond them; the model's graph says what is wrong."""
+    light, _ = pair
+    checkpoint = load_checkpoint(shipped_models()[light.name])
+    named = checkpoint.arrays("decoder.")
+    config = light.config.decoder
+    assert StepWeights.of(named, config) is not None
+    for name in named:
+        if name.startswith(("feature.", "norm.", "init_", "attention.scores.key.weight")):
+            continue  # of the graph "init"
+        cut = named | {name: named[name][..., :-1]}
+        with pytest.raises(ValueError, match="has the shape"):
+            StepWeights.of(cut, config)
+    with pytest.raises(KeyError):
+        StepWeights.of({}, config)
+
+
+def test_annotations_of_another_model_are_refused(pair: tuple[Captioner, Captioner]) -> None:
+    light, fast = pair
+    annotations = light.annotate([light.reader.read(PICTURES[0])])
+    projected, _ = light.backend.init_state(annotations)
+    assert isinstance(fast.backend, OnnxBackend)
+    steps = fast.backend._steps
+    assert steps is not None
+    given = projected.values, projected.keys, projected.mask
+    steps.ready(*given)
+    for n in range(3):
+        wrong = [x[:, :-1] if i == n else x for i, x in enumerate(given)]
+        with pytest.raises(ValueError, match="wanted"):
+            steps.ready(*wrong)
+    with pytest.raises(ValueError, match="wanted"):
+        steps.ready(given[0][..., :-1], *given[1:])
+
+
+def test_clips_keep_the_steps(pair: tuple[Captioner, Captioner]) -> None:
+    _, fast = pair
+    clips = fast.for_clips()
+    assert isinstance(clips.backend, OnnxBackend)
+    assert isinstance(fast.backend, OnnxBackend)
+    assert clips.backend._steps is fast.backend._steps is not None

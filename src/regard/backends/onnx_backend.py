@@ -150,7 +150,14 @@ class OnnxBackend:
 
     def for_frames(self, grid_shape: tuple[int, ...]) -> OnnxBackend:
         """Return a backend of clips whose frames a backend of pictures encodes one by one."""
-        return OnnxBackend(self._graphs, grid_shape=grid_shape, per_frame=True, files=self._files)
+        return OnnxBackend(
+            self._graphs,
+            grid_shape=grid_shape,
+            per_frame=True,
+            files=self._files,
+            at_once=self.at_once,
+            steps=self._steps,
+        )
 
     def encode(
         self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None

@@ -60,10 +60,6 @@ class Record:
         alpha = to_numpy(step.alpha)
         self._steps.append(_Recorded(parent, token, logprob, alternatives, alpha, beta, location))
 
-    def words(self, row: int) -> tuple[int, ...]:
-        """Return the words that a row has said up to the last step."""
-        return tuple(int(s.token[after]) for s, after, _ in self._path(row, len(self._steps)))
-
     def hypothesis(self, row: int, length: int, *, score: float, finished: bool) -> Hypothesis:
         """Read the caption of the first `length` words that ends in `row`.
 

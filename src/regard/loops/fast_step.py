@@ -89,14 +89,19 @@ class StepWeights:
 
     @classmethod
     def of(cls, named: Mapping[str, np.ndarray], config: DecoderConfig) -> StepWeights | None:
-        """Take them from a decoder's weights by name; None: its scores are of another kind."""
+        """Take them from a decoder's weights by name; None: its scores are of another kind.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: their shapes do not fit each other; loops would read beyond them.
+        """
         if config.scores not in ("additive", "dot", "scaled_dot"):
             return None
         scores = "attention.scores."
         additive = config.scores == "additive"
         query = named[scores + "query.weight"]
         scale = 1 / np.sqrt(len(query)) if config.scores == "scaled_dot" else 1.0
-        return cls(
+        made = cls(
             query=query,
             query_bias=named[scores + ("key.bias" if additive else "query.bias")],
             v=named[scores + "v.weight"][0] if additive else None,
@@ -115,6 +120,32 @@ class StepWeights:
             bends=config.output_activation == "tanh",
             hard=config.attention == "hard",
         )
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        (size, units), (words, embedded) = self.query.shape, self.output.shape
+        features = self.out_context.shape[-1]
+        wanted = {
+            "query_bias": (size,),
+            "embedding": (words, embedded),
+            "word": (4 * units, embedded),
+            "word_bias": (4 * units,),
+            "recurrent": (4 * units, features + units),
+            "out_hidden": (embedded, units),
+            "out_context": (embedded, features),
+            "out_bias": (embedded,),
+            "output_bias": (words,),
+        }
+        if self.v is not None:
+            wanted["v"] = (size,)
+        if self.gate is not None:
+            wanted["gate"] = (1 if len(self.gate) == 1 else features, units)
+            wanted["gate_bias"] = (len(self.gate),)
+        for name, shape in wanted.items():
+            own = getattr(self, name).shape
+            if own != shape:
+                raise ValueError(f"{name} has the shape {own}; wanted {shape}")
 
 
 class FastStep:
@@ -139,6 +170,7 @@ class FastStep:
         of_hidden = [weights.query, weights.recurrent[:, features:]]
         if weights.gate is not None:
             of_hidden.append(weights.gate)
+        self._features, self._size = features, len(weights.query)
         self._parts = np.cumsum([len(weight) for weight in of_hidden])[:2]
         self._by_hidden = self._product(np.concatenate(of_hidden))
         self._by_context = self._product(weights.recurrent[:, :features])
@@ -159,7 +191,13 @@ class FastStep:
             values: (N, L, D).
             keys: (N, L, A).
             mask: (N, L) bool.
+
+        Raises:
+            ValueError: they are of another size than the weights, or than each other.
         """
+        sizes = *mask.shape, self._features, *mask.shape, self._size
+        if (*values.shape, *keys.shape) != sizes:
+            raise ValueError(f"values {values.shape}, keys {keys.shape}; wanted {sizes}")
         values, keys, mask = (np.ascontiguousarray(x) for x in (values, keys, mask))
         if self._weights.v is not None:
             with self._team():
