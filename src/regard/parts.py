@@ -19,7 +19,6 @@ from regard.config import Recipe, VideoConfig
 from regard.errors import CheckpointError, ConfigError, UnknownName, needs_torch
 from regard.familiarity import Familiarity, stored_familiarity
 from regard.graphs import MANIFEST, LightModel, open_light
-from regard.loops import FastStep, StepWeights, is_built, library
 from regard.media.reader import Reader, StoredReader
 from regard.settings import from_dict
 from regard.vocabulary import Vocabulary
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from regard.assembly import Model
     from regard.decoder import AttentionDecoder
     from regard.encoders import Encoder
+    from regard.loops import FastStep
 
 Modules: TypeAlias = "Callable[[], tuple[Encoder, AttentionDecoder]]"
 """Gives the modules of torch; always the same ones."""
@@ -183,12 +183,14 @@ def parts_of_graphs(light: LightModel) -> Parts:
         return model.encoder, model.decoder
 
     def steps(pictures: int) -> FastStep | None:
+        from regard.loops import FastStep, StepWeights, is_built, library  # one picture needs none
+
         loops = library("float32") if pictures >= _WORTH_A_COMPILER or is_built("float32") else None
         if loops is None:
             return None
         try:
             weights = StepWeights.of(checkpoint.arrays("decoder."), recipe.decoder)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, IndexError):
             return None  # the graphs will say what is wrong with the model
         return None if weights is None else FastStep(weights, loops, threads=1)
 

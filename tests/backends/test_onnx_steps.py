@@ -14,7 +14,7 @@ from regard.checkpoint import load_checkpoint
 from regard.errors import ConfigError
 from regard.loops import StepWeights, library, native
 from regard.pretrained import shipped_models
-from regard.types import Caption
+from regard.types import Caption, DecoderState
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
 
@@ -127,7 +127,10 @@ def test_annotations_of_another_model_are_refused(pair: tuple[Captioner, Caption
     steps = fast.backend._steps
     assert steps is not None
     given = projected.values, projected.keys, projected.mask
-    steps.ready(*given)
+    ready = steps.ready(*given)
+    short = np.zeros((1, steps._by_hidden.inner - 1), np.float32)
+    with pytest.raises(ValueError, match="states"):
+        steps(np.array([1]), DecoderState(short, short), ready)
     for n in range(3):
         wrong = [x[:, :-1] if i == n else x for i, x in enumerate(given)]
         with pytest.raises(ValueError, match="wanted"):

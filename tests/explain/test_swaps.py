@@ -23,7 +23,7 @@ def test_each_swap_moves_alpha_as_it_says(scores: str) -> None:
     def swapped(swap: str) -> np.ndarray:
         other = SwappedAttention(backend, swap, seed=3)
         keys, first = other.init_state(given)
-        assert torch.equal(keys.values, projected.values)
+        np.testing.assert_array_equal(keys.values, projected.values)
         assert torch.equal(first.hidden, state.hidden)
         return other.step(token, first, keys).alpha.numpy()
 

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from regard.backends.base import IN_CACHE
 from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.loops import FastStep, ReadyAnnotations
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
+
+if TYPE_CHECKING:
+    from regard.loops import FastStep, ReadyAnnotations
 
 _GIVE = {
     "encoder": {"vectors"},
@@ -234,12 +236,12 @@ class OnnxBackend:
         """
         if context not in _CONTEXTS:
             raise UnknownName("context", context, _CONTEXTS)
-        if self._steps is not None and isinstance(projected, ReadyAnnotations):
+        if self._steps is not None:
             choose = None
             if context != "expected" and self._steps.hard:
                 noise = _noise(context, (len(token), projected.mask.shape[1]), generator)
                 choose = partial(_likeliest, noise)
-            return self._steps(token, state, projected, choose)
+            return self._steps(token, state, cast("ReadyAnnotations", projected), choose)
         items, cells = projected.mask.shape
         grouped = (items, len(token) // items)
         feed: dict[str, Any] = {

@@ -218,6 +218,9 @@ class FastStep:
             state: B rows.
             ready: N items.
             choose: chooses the cells that hard attention looks at; None: contexts are expected.
+
+        Raises:
+            ValueError: the state is of another size.
         """
         with self._team():
             return self._step(token, state, ready, choose)
@@ -231,6 +234,8 @@ class FastStep:
     ) -> Step:
         weights = self._weights
         hidden, before = (np.ascontiguousarray(x) for x in (state.hidden, state.memory))
+        if not hidden.shape == before.shape == (len(token), self._by_hidden.inner):
+            raise ValueError(f"states {hidden.shape} and {before.shape} of {len(token)} captions")
         query, gates, gate = np.split(self._by_hidden(hidden), self._parts, 1)
         attended, alpha, location = self._attend(query + weights.query_bias, ready, choose)
         beta = None
