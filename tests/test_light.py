@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import regard
+from alike import assert_same
 from regard.backends.onnx_backend import Graph, OnnxBackend
 from regard.captioner import Captioner
 from regard.errors import CheckpointError, ConfigError, MissingExtra, UnknownName
 from regard.export import export_model
 from regard.pretrained import shipped_models
-from regard.types import Caption
 
 SAMPLES = Path(regard.__file__).parent / "samples"
 PICTURES = sorted(map(str, SAMPLES.glob("*.jpg")))
@@ -37,22 +37,6 @@ finally:
 def regard_without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def assert_same(one: Caption, other: Caption, tolerance: float = 1e-4) -> None:
-    assert one.text == other.text
-    assert one.finished == other.finished
-    np.testing.assert_allclose(one.score, other.score, atol=20 * tolerance)
-    np.testing.assert_allclose(one.trace.alpha, other.trace.alpha, atol=tolerance)
-    for name in ("beta", "location"):
-        ours, theirs = getattr(one.trace, name), getattr(other.trace, name)
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            np.testing.assert_allclose(ours, theirs, atol=tolerance)
-    for a, b in zip(one.words, other.words, strict=True):
-        assert (a.text, a.token) == (b.text, b.token)
-        assert a.logprob == pytest.approx(b.logprob, abs=10 * tolerance)
-        assert [text for text, _ in a.alternatives] == [text for text, _ in b.alternatives]
 
 
 @pytest.fixture(scope="module", params=["flickr8k-soft", "flickr8k-hard"])

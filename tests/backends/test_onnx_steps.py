@@ -2,88 +2,112 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import regard
+from alike import assert_same
 from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
-from regard.checkpoint import load_checkpoint
+from regard.checkpoint import Checkpoint, load_checkpoint
 from regard.errors import ConfigError
-from regard.loops import StepWeights, library, native
+from regard.loops import FastStep, StepWeights, library, native
 from regard.pretrained import shipped_models
-from regard.types import Caption, DecoderState
+from regard.types import DecoderState
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
 
 SAMPLES = Path(regard.__file__).parent / "samples"
 PICTURES = sorted(map(str, SAMPLES.glob("*.jpg")))
-MODELS = ["flickr8k-soft", "flickr8k-hard"]
+MANY = 5000
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def pair(request: pytest.FixtureRequest) -> tuple[Captioner, Captioner]:
+def pair_of(name: str) -> tuple[Captioner, Captioner]:
     """A shipped model with the graph's steps and with compiled ones."""
-    light = Captioner.load(shipped_models()[request.param], backend="onnx")
-    fast = light.accelerated(len(PICTURES) * 1000, cores=2)
-    assert isinstance(fast.backend, OnnxBackend)
-    assert "step" not in fast.backend._graphs
-    return light, fast
+    light = Captioner.load(shipped_models()[name], backend="onnx")
+    return light, light.accelerated(MANY, cores=2)
 
 
-def assert_same(one: Caption, other: Caption) -> None:
-    assert (one.text, one.finished) == (other.text, other.finished)
-    np.testing.assert_allclose(one.score, other.score, atol=2e-3)
-    np.testing.assert_allclose(one.trace.alpha, other.trace.alpha, atol=1e-4)
-    for name in ("beta", "location"):
-        ours, theirs = getattr(one.trace, name), getattr(other.trace, name)
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    for a, b in zip(one.words, other.words, strict=True):
-        assert [text for text, _ in a.alternatives] == [text for text, _ in b.alternatives]
+@pytest.fixture(scope="module", params=["flickr8k-soft", "flickr8k-hard"])
+def pair(request: pytest.FixtureRequest) -> tuple[Captioner, Captioner]:
+    return pair_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def hard() -> tuple[Captioner, Captioner]:
+    return pair_of("flickr8k-hard")
+
+
+def backend_of(captioner: Captioner) -> OnnxBackend:
+    assert isinstance(captioner.backend, OnnxBackend)
+    return captioner.backend
+
+
+def steps_of(captioner: Captioner) -> FastStep:
+    steps = backend_of(captioner)._steps
+    assert steps is not None
+    return steps
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"method": "greedy"}, {"beam": 5, "n_best": 2}, {"context": "argmax"},
-     {"context": "sample", "seed": 3, "method": "greedy"}],
-    ids=["as it comes", "greedy", "beam 5", "argmax", "sampled"],
-)  # fmt: skip
+    [{}, {"method": "greedy"}, {"beam": 5, "n_best": 2}],
+    ids=["as it comes", "greedy", "beam 5"],
+)
 def test_captions_are_those_of_the_graph(
     pair: tuple[Captioner, Captioner], options: dict[str, object]
 ) -> None:
     light, fast = pair
-    if "context" in options and light.config.decoder.attention == "soft":
-        options = {k: v for k, v in options.items() if k != "context"}
+    assert "step" in backend_of(light)._graphs
+    assert "step" not in backend_of(fast)._graphs
     for one, other in zip(
         light.caption(PICTURES, **options), fast.caption(PICTURES, **options), strict=True
     ):
         assert_same(one, other)
 
 
-def test_an_encoder_on_one_core_reads_a_few_pictures_at_a_time(
-    pair: tuple[Captioner, Captioner],
-) -> None:
-    light, fast = pair
-    media = [light.reader.read(file) for file in PICTURES[:6]]
-    assert fast.backend.at_once == 4
-    one, other = light.annotate(media), fast.annotate(media)
-    np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-4)
-    np.testing.assert_array_equal(one.mask, other.mask)
-    assert one.grids == other.grids
+@pytest.mark.parametrize("context", ["argmax", "sample"])
+def test_locations_are_those_of_the_graph(hard: tuple[Captioner, Captioner], context: str) -> None:
+    options: dict[str, Any] = {"context": context, "seed": 3, "method": "greedy"}
+    light, fast = (captioner.caption(PICTURES, **options) for captioner in hard)
+    for one, other in zip(light, fast, strict=True):
+        assert one.trace.location is not None
+        assert_same(one, other)
 
 
-def test_a_sample_needs_a_generator(pair: tuple[Captioner, Captioner]) -> None:
-    light, fast = pair
-    if light.config.decoder.attention == "soft":
-        pytest.skip("soft attention draws nothing")
+def test_a_sample_needs_a_generator(hard: tuple[Captioner, Captioner]) -> None:
+    light, fast = hard
     annotations = fast.annotate([light.reader.read(PICTURES[0])])
     projected, state = fast.backend.init_state(annotations)
     with pytest.raises(ConfigError, match="needs a generator"):
         fast.backend.step(np.array([1]), state, projected, context="sample")
+
+
+def test_an_encoder_on_one_core_reads_four_pictures_at_a_time(
+    pair: tuple[Captioner, Captioner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light, fast = pair
+    media = [light.reader.read(file) for file in PICTURES[:6]]
+    whole = light.annotate(media)
+    read: list[int] = []
+    encode = backend_of(fast).encode
+
+    def counted(pixels: np.ndarray, *others: Any) -> Any:
+        read.append(len(pixels))
+        return encode(pixels, *others)
+
+    monkeypatch.setattr(fast.backend, "encode", counted)
+    parts = fast.annotate(media)
+    assert read == [4, 2]
+    np.testing.assert_allclose(whole.vectors, parts.vectors, atol=1e-4)
+    np.testing.assert_array_equal(whole.mask, parts.mask)
+    assert whole.grids == parts.grids
 
 
 def test_few_items_do_not_wait_for_a_compiler(
@@ -92,21 +116,37 @@ def test_few_items_do_not_wait_for_a_compiler(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native._loaded.cache_clear()
     light = Captioner.load(shipped_models()["flickr8k-soft"], backend="onnx")
-    for pictures, compiled in ((200, False), (2000, True)):
-        backend = light.accelerated(pictures, cores=2).backend
-        assert isinstance(backend, OnnxBackend)
-        assert ("step" not in backend._graphs) == compiled
+
+    def compiled(pictures: int) -> bool:
+        return "step" not in backend_of(light.accelerated(pictures, cores=2))._graphs
+
+    assert not compiled(1999)
+    assert compiled(2000)
+    assert compiled(200)  # it is there now
     monkeypatch.setenv("REGARD_KERNELS", "plain")
-    backend = light.accelerated(2000, cores=2).backend
-    assert isinstance(backend, OnnxBackend)
-    assert "step" in backend._graphs
+    assert not compiled(2000)
 
 
-def test_weights_that_do_not_fit_are_not_given_to_loops(pair: tuple[Captioner, Captioner]) -> None:
-    """Loops would read beyond them; the model's graph says what is wrong."""
+@pytest.mark.parametrize("wrong", ["nothing", "shapes"])
+def test_a_model_whose_weights_do_not_fit_stays_with_its_graphs(
+    monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    arrays = Checkpoint.arrays
+
+    def damaged(checkpoint: Checkpoint, prefix: str) -> dict[str, np.ndarray]:
+        if wrong == "nothing":
+            return {}
+        return {name: x[..., :-1] for name, x in arrays(checkpoint, prefix).items()}
+
+    monkeypatch.setattr(Checkpoint, "arrays", damaged)
+    light = Captioner.load(shipped_models()["flickr8k-soft"], backend="onnx")
+    assert "step" in backend_of(light.accelerated(MANY, cores=2))._graphs
+
+
+def test_weights_that_do_not_fit_are_refused(pair: tuple[Captioner, Captioner]) -> None:
+    """Loops would read beyond them."""
     light, _ = pair
-    checkpoint = load_checkpoint(shipped_models()[light.name])
-    named = checkpoint.arrays("decoder.")
+    named = load_checkpoint(shipped_models()[light.name]).arrays("decoder.")
     config = light.config.decoder
     assert StepWeights.of(named, config) is not None
     for name in named:
@@ -119,16 +159,16 @@ def test_weights_that_do_not_fit_are_not_given_to_loops(pair: tuple[Captioner, C
         StepWeights.of({}, config)
 
 
-def test_annotations_of_another_model_are_refused(pair: tuple[Captioner, Captioner]) -> None:
+def test_annotations_and_states_of_another_model_are_refused(
+    pair: tuple[Captioner, Captioner],
+) -> None:
     light, fast = pair
     annotations = light.annotate([light.reader.read(PICTURES[0])])
     projected, _ = light.backend.init_state(annotations)
-    assert isinstance(fast.backend, OnnxBackend)
-    steps = fast.backend._steps
-    assert steps is not None
+    steps = steps_of(fast)
     given = projected.values, projected.keys, projected.mask
     ready = steps.ready(*given)
-    short = np.zeros((1, steps._by_hidden.inner - 1), np.float32)
+    short = np.zeros((1, light.config.decoder.hidden_dim - 1), np.float32)
     with pytest.raises(ValueError, match="states"):
         steps(np.array([1]), DecoderState(short, short), ready)
     for n in range(3):
@@ -141,7 +181,42 @@ def test_annotations_of_another_model_are_refused(pair: tuple[Captioner, Caption
 
 def test_clips_keep_the_steps(pair: tuple[Captioner, Captioner]) -> None:
     _, fast = pair
-    clips = fast.for_clips()
-    assert isinstance(clips.backend, OnnxBackend)
-    assert isinstance(fast.backend, OnnxBackend)
-    assert clips.backend._steps is fast.backend._steps is not None
+    assert steps_of(fast.for_clips()) is steps_of(fast)
+
+
+TEAM = """
+import os, sys
+import numpy as np
+from regard.checkpoint import load_checkpoint
+from regard.config import DecoderConfig
+from regard.loops import FastStep, StepWeights, library
+from regard.types import DecoderState
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+named = load_checkpoint(sys.argv[1]).arrays("decoder.")
+weights, loops = StepWeights.of(named, DecoderConfig(scores="additive")), library("float32")
+before = threads()
+steps = FastStep(weights, loops, threads=int(sys.argv[2]))
+cells = np.zeros((2, 9, 512), np.float32)
+state = np.zeros((2, 512), np.float32)
+ready = steps.ready(cells, cells, np.ones((2, 9), bool))
+steps(np.array([1, 1]), DecoderState(state, state), ready)
+print(threads() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+@pytest.mark.parametrize(("asked", "more"), [(1, 0), (3, 2), (0, 3)])
+def test_steps_take_the_threads_that_were_asked_for(asked: int, more: int) -> None:
+    """One in a lane, whatever OpenMP would take by itself."""
+    command = [sys.executable, "-c", TEAM, str(shipped_models()["flickr8k-soft"]), str(asked)]
+    environment = os.environ | {"OMP_NUM_THREADS": "4"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == more
+
+
+def test_steps_in_a_lane_take_one_thread(pair: tuple[Captioner, Captioner]) -> None:
+    assert steps_of(pair[1])._threads == 1

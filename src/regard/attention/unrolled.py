@@ -52,7 +52,7 @@ def fast_unroll(
         isinstance(context, str) and context == "expected"
     )
     plan = Plan(
-        library=loops,
+        loops=loops,
         counts=rows.counts,
         items=rows.order // (len(rows.order) // len(projected.mask)),
         mask=projected.mask.contiguous(),

@@ -15,6 +15,7 @@ from regard.loops.fast_step import Choose
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 _CONTEXTS = ("expected", "sample", "argmax")
+_ARRAYS = ("logits", "alpha", "beta", "location", "location_logprob")
 
 
 class TorchStep:
@@ -63,18 +64,10 @@ class TorchStep:
             choose = _chooser(context, generator)
         given = DecoderState(state.hidden.numpy(), state.memory.numpy())
         step = self._fast(token.numpy(), given, ready, choose)
+        arrays = {name: getattr(step, name) for name in _ARRAYS}
+        tensors = {k: None if x is None else torch.from_numpy(x) for k, x in arrays.items()}
         after = DecoderState(*map(torch.from_numpy, (step.state.hidden, step.state.memory)))
-        return replace(
-            step,
-            logits=torch.from_numpy(step.logits),
-            state=after,
-            alpha=torch.from_numpy(step.alpha),
-            **{
-                name: None if array is None else torch.from_numpy(array)
-                for name in ("beta", "location", "location_logprob")
-                for array in (getattr(step, name),)
-            },
-        )
+        return replace(step, state=after, **tensors)
 
 
 def _chooser(context: str, generator: torch.Generator | None) -> Choose:

@@ -61,7 +61,7 @@ class _Back:
             kept = tape.gates[span], before, tape.memory[span]
             sizes = count, before.shape[1], self.joint.shape[1]
             towards = self.hidden, self.memory, self.gates[span]
-            tape.plan.library.call("lstm_backward", *sizes, *kept, *towards)
+            tape.plan.loops.call("lstm_backward", *sizes, *kept, *towards)
             visual = by_context(self.gates[span])
             if of_visual is not None:
                 visual += of_visual[span]
@@ -95,7 +95,7 @@ class _Back:
         kept = tape.values, tape.alpha[span]
         made = self.scores[span], query
         scoring = tape.scoring(span)
-        plan.library.call("attend_backward", count, *scoring, plan.scale, *kept, *towards, *made)
+        plan.loops.call("attend_backward", count, *scoring, plan.scale, *kept, *towards, *made)
         self.query[span] = query
 
     def gradients(self, *, values: bool) -> tuple[Tensor | None, ...]:
@@ -147,7 +147,7 @@ class _Back:
         kept = tape.keys, tape.queries, v, self.scores, weights, self.context
         made = of_v, of_values
         sizes = items, cells, size, features
-        plan.library.call("collect", *sizes, first, order, *kept, *made)
+        plan.loops.call("collect", *sizes, first, order, *kept, *made)
         # `collect` has put the gradient of the keys in their place
         return tape.keys, None if of_v is None else of_v.sum(0), of_values
 

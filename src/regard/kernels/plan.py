@@ -18,7 +18,7 @@ class Plan:
     """What is no tensor with a gradient. Captions are in order of length, the longest first.
 
     Attributes:
-        library: the compiled loops, for the type of all tensors.
+        loops: compiled, for the type of all tensors.
         counts: captions at each step, never more than at the step before.
         items: (B,) int64, the item of each caption.
         mask: (N, L) bool, True = real cell.
@@ -30,7 +30,7 @@ class Plan:
         lower: type that matrix products are computed in; None: their own.
     """
 
-    library: Library
+    loops: Library
     counts: tuple[int, ...]
     items: Tensor
     mask: Tensor

@@ -86,7 +86,7 @@ class Tape:
             self.gates[rows] += gates
             by_context.add_to(self.gates[rows], self.visual[rows])
             after = self.gates[rows], memory, self.memory[rows], self.hidden[rows]
-            self.plan.library.call("lstm", count, hidden.shape[1], *after)
+            self.plan.loops.call("lstm", count, hidden.shape[1], *after)
             hidden, memory = self.hidden[rows], self.memory[rows]
 
     def _attend(self, rows: slice, count: int, query: Tensor) -> None:
@@ -97,7 +97,7 @@ class Tape:
         else:
             self.queries[rows] = query
         looked = self.values, self.alpha[rows], self.context[rows]
-        plan.library.call("attend", count, *self.scoring(rows), plan.mask, plan.scale, *looked)
+        plan.loops.call("attend", count, *self.scoring(rows), plan.mask, plan.scale, *looked)
         if plan.choose is not None and self.location is not None:
             location = self.location[rows] = plan.choose(self.alpha[rows])
             chosen = self.values[plan.items[:count], location]
@@ -116,9 +116,9 @@ class Tape:
     def exponentials(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return exp(-2 x) of contiguous numbers."""
         out = torch.empty_like(x) if out is None else out
-        self.plan.library.call("exponentials", x.numel(), x, out)
+        self.plan.loops.call("exponentials", x.numel(), x, out)
         return out
 
     def product(self, weight: Tensor) -> Multiplies:
         """Return the product with a weight (inner, outer), in the plan's type."""
-        return product(weight, self.plan.library, self.plan.lower)
+        return product(weight, self.plan.loops, self.plan.lower)

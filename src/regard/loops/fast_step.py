@@ -172,12 +172,13 @@ class FastStep:
             of_hidden.append(weights.gate)
         self._features, self._size = features, len(weights.query)
         self._parts = np.cumsum([len(weight) for weight in of_hidden])[:2]
-        self._by_hidden = self._product(np.concatenate(of_hidden))
-        self._by_context = self._product(weights.recurrent[:, :features])
-        self._by_word = self._product(weights.word)
-        self._out_hidden = self._product(weights.out_hidden)
-        self._out_context = self._product(weights.out_context)
-        self._output = self._product(weights.output)
+        with self._team():
+            self._by_hidden = self._product(np.concatenate(of_hidden))
+            self._by_context = self._product(weights.recurrent[:, :features])
+            self._by_word = self._product(weights.word)
+            self._out_hidden = self._product(weights.out_hidden)
+            self._out_context = self._product(weights.out_context)
+            self._output = self._product(weights.output)
         nothing = np.empty(0, weights.output.dtype)  # what is packed need not be kept twice
         self._weights = replace(
             weights, query=nothing, gate=None, word=nothing, recurrent=nothing, out_hidden=nothing,

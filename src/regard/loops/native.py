@@ -144,8 +144,9 @@ def _loaded(dtype: str) -> Library | None:
         return Library(_built(dtype), dtype)
     except (OSError, subprocess.SubprocessError) as error:
         _LOG.warning(
-            "no compiled kernels (%s): training on a CPU runs plain torch, several times slower. "
-            "A C++ compiler (g++ or clang++, or the one that CXX names) makes them.",
+            "no compiled loops (%s): what they do on a CPU is done without them and takes longer, "
+            "training several times as long. A C++ compiler (g++ or clang++, or the one that CXX "
+            "names) makes them.",
             str(error).strip() or type(error).__name__,
         )
         return None
