@@ -88,7 +88,8 @@ T* scratch(int64_t count) {
 extern "C" {
 
 // A weight (inner, outer), whose numbers lie inner_step and outer_step apart, as panels of PANEL
-// columns: all of a panel's first row, of its second, ... Missing columns are 0.
+// columns: all of a panel's first row, of its second, ... Missing columns are 0: nobody reads
+// their sums, but what malloc left there could be slow to compute with.
 void pack(int64_t inner, int64_t outer, int64_t inner_step, int64_t outer_step, const T* weight,
           T* panels) {
 #pragma omp parallel for schedule(static) num_threads(team())
