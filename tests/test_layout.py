@@ -17,7 +17,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
     {"types", "errors", "config", "settings", "vocabulary", "version", "folders"}
-    | {"arrays", "documents", "draws", "lanes", "loops", "packing", "ranks", "words"},
+    | {"arrays", "documents", "draws", "lanes", "loops", "packing", "ranks", "sessions", "words"},
     {"media", "recipes"},
     {"encoders", "attention", "kernels", "pretrained", "card", "familiarity", "confidence"},
     {"decoder"},

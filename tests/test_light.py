@@ -13,11 +13,12 @@ import pytest
 
 import regard
 from alike import assert_same
-from regard.backends.onnx_backend import Graph, OnnxBackend
+from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
 from regard.errors import CheckpointError, ConfigError, MissingExtra, UnknownName
 from regard.export import export_model
 from regard.pretrained import shipped_models
+from regard.sessions import Graph
 
 SAMPLES = Path(regard.__file__).parent / "samples"
 PICTURES = sorted(map(str, SAMPLES.glob("*.jpg")))

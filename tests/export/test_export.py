@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import toys
-from regard.backends.onnx_backend import Graph, OnnxBackend, open_graph
+from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
 from regard.checkpoint import load_checkpoint
 from regard.config import EncoderConfig, ObjectiveConfig, Recipe, VideoConfig
@@ -24,6 +24,7 @@ from regard.export import export_model
 from regard.export.tracing import trace_model
 from regard.export.weights import Stored, pointed_at, stored_weights
 from regard.graphs import graphs_of, model_digest
+from regard.sessions import Graph, open_session
 from toy_media import clip
 
 onnx = pytest.importorskip("onnx")
@@ -253,7 +254,7 @@ def test_damaged_graphs_are_refused(copied: Path) -> None:
 def test_a_graph_that_does_not_load_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "step.onnx").write_bytes(b"no graph")
     with pytest.raises(CheckpointError, match=r"step.onnx cannot be loaded"):
-        open_graph(tmp_path / "step.onnx")
+        open_session(tmp_path / "step.onnx")
 
 
 def test_the_digest_is_of_what_the_graphs_depend_on(exported: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from regard.backends.base import IN_CACHE
 from regard.errors import CheckpointError, ConfigError, UnknownName
+from regard.sessions import Graph, open_session
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 
 if TYPE_CHECKING:
@@ -27,45 +28,6 @@ _GIVE = {
 }
 """Outputs that every graph must have."""
 _CONTEXTS = ("expected", "sample", "argmax")
-
-
-class Graph:
-    """An exported graph, which may still be loading."""
-
-    def __init__(self, opening: Future[Any]) -> None:
-        """Take what will give the onnxruntime session."""
-        self._opening = opening
-
-    @classmethod
-    def of(cls, source: Path | bytes, threads: int = 0) -> Graph:
-        """Load a graph now; see `open_graph`."""
-        opened: Future[Any] = Future()
-        opened.set_result(open_graph(source, threads))
-        return cls(opened)
-
-    @cached_property
-    def _session(self) -> Any:
-        return self._opening.result()
-
-    @cached_property
-    def takes(self) -> frozenset[str]:
-        """Names of the inputs."""
-        return frozenset(x.name for x in self._session.get_inputs())
-
-    @cached_property
-    def _gives(self) -> list[str]:
-        return [x.name for x in self._session.get_outputs()]
-
-    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the outputs by their names; inputs that the graph has no use for are left out."""
-        feed = {k: np.ascontiguousarray(v) for k, v in inputs.items() if k in self.takes}
-        try:
-            return dict(zip(self._gives, self._session.run(None, feed), strict=True))
-        except Exception as error:  # onnxruntime's own errors share no public base
-            raise CheckpointError(
-                f"a graph of the model does not run: {_reason(error)}. It is damaged, or of "
-                "another model. Export the model again."
-            ) from error
 
 
 class OnnxBackend:
@@ -105,7 +67,7 @@ class OnnxBackend:
         grid_shape: tuple[int, ...],
         per_frame: bool = False,
     ) -> OnnxBackend:
-        """Load graphs from a checkpoint's folder, side by side and while others go on.
+        """Load graphs from a checkpoint's folder, in their order and while others go on.
 
         What cannot be loaded is a `CheckpointError` when it is first used.
 
@@ -121,8 +83,8 @@ class OnnxBackend:
 
     @staticmethod
     def _opened(files: Sequence[Path], threads: int) -> dict[str, Graph]:
-        pool = ThreadPoolExecutor(2)  # a graph's constants are folded on one core
-        graphs = {file.stem: Graph(pool.submit(open_graph, file, threads)) for file in files}
+        pool = ThreadPoolExecutor(1)  # see `open_session`
+        graphs = {file.stem: Graph(pool.submit(open_session, file, threads)) for file in files}
         pool.shutdown(wait=False)
         return graphs
 
@@ -297,35 +259,3 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def open_graph(graph: Path | bytes, threads: int = 0) -> Any:
-    """Return an onnxruntime session of a graph on the CPU.
-
-    Args:
-        graph: its file, or its bytes.
-        threads: 0: as onnxruntime chooses.
-
-    Raises:
-        CheckpointError: it cannot be loaded.
-        ImportError: onnxruntime is not installed.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Threads that spin while they wait take the cores from those that read the next pictures.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    source = graph if isinstance(graph, bytes) else str(graph)
-    try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors share no public base
-        name = "the graph" if isinstance(graph, bytes) else str(graph)
-        raise CheckpointError(
-            f"{name} cannot be loaded by onnxruntime: {_reason(error)}"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())

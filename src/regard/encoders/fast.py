@@ -14,6 +14,7 @@ import torch
 
 from regard.encoders.base import Encoder
 from regard.encoders.trace import trace_graph
+from regard.sessions import open_session
 
 
 class Encode(Protocol):
@@ -65,13 +66,7 @@ def channels_last(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _onnxruntime(encoder: Encoder, threads: int) -> Encode:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        _graph(encoder), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(_graph(encoder), threads, spin=True)
 
     def encode(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         vectors = np.asarray(session.run(None, {"pixels": pixels})[0])

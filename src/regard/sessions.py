@@ -1,0 +1,95 @@
+"""Sessions of onnxruntime on the CPU: a graph, ready to run."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from regard.errors import CheckpointError
+
+_OPENING = Lock()
+
+
+class Graph:
+    """An exported graph, which may still be loading."""
+
+    def __init__(self, opening: Future[Any]) -> None:
+        """Take what will give the onnxruntime session."""
+        self._opening = opening
+
+    @classmethod
+    def of(cls, source: Path | bytes, threads: int = 0) -> Graph:
+        """Load a graph now; see `open_session`."""
+        opened: Future[Any] = Future()
+        opened.set_result(open_session(source, threads))
+        return cls(opened)
+
+    @cached_property
+    def _session(self) -> Any:
+        return self._opening.result()
+
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """Names of the inputs."""
+        return frozenset(x.name for x in self._session.get_inputs())
+
+    @cached_property
+    def _gives(self) -> list[str]:
+        return [x.name for x in self._session.get_outputs()]
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs by their names; inputs that the graph has no use for are left out.
+
+        Raises:
+            CheckpointError: the graph cannot be loaded, or does not run.
+        """
+        feed = {k: np.ascontiguousarray(v) for k, v in inputs.items() if k in self.takes}
+        try:
+            return dict(zip(self._gives, self._session.run(None, feed), strict=True))
+        except Exception as error:  # onnxruntime's own errors share no public base
+            raise CheckpointError(
+                f"a graph of the model does not run: {_reason(error)}. It is damaged, or of "
+                "another model. Export the model again."
+            ) from error
+
+
+def open_session(graph: Path | bytes, threads: int = 0, *, spin: bool = False) -> Any:
+    """Return an onnxruntime session of a graph on the CPU.
+
+    One is opened at a time: onnxruntime promises threads no more than that they may run sessions
+    side by side, and two that opened them have ended the process.
+
+    Args:
+        graph: its file, or its bytes.
+        threads: 0: as onnxruntime chooses.
+        spin: whether threads that wait hold their core; they are quicker, and take it from those
+            that read the next pictures.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+        ImportError: onnxruntime is not installed.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    source = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        with _OPENING:
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own errors share no public base
+        name = "the graph" if isinstance(graph, bytes) else str(graph)
+        raise CheckpointError(
+            f"{name} cannot be loaded by onnxruntime: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())
