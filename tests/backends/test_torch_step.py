@@ -70,6 +70,21 @@ def test_the_fast_step_is_the_step(
             state, token = plain.state, plain.logits.argmax(-1)
 
 
+@pytest.mark.parametrize("scores", ["additive", "dot"])
+def test_keys_are_spent_only_where_nobody_needs_them(scores: str) -> None:
+    decoder = toys.decoder(scores=scores)
+    fast = TorchStep.of(decoder)
+    assert fast is not None
+    with torch.inference_mode():
+        projected = decoder.project(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
+        before = projected.keys.clone()
+        kept = fast.ready(projected)
+        assert torch.equal(projected.keys, before)
+        spent = fast.ready(projected, spend=True)
+    np.testing.assert_array_equal(kept.keys, spent.keys)
+    assert np.shares_memory(spent.keys, projected.keys.numpy())
+
+
 def test_items_that_leave_leave_the_others_as_they_were() -> None:
     decoder = toys.decoder()
     fast = TorchStep.of(decoder)

@@ -175,7 +175,7 @@ class OnnxBackend:
         state = DecoderState(hidden, memory)
         given = found["values"], found["keys"], annotations.mask
         if self._steps is not None:
-            return self._steps.ready(*given), state
+            return self._steps.ready(*given, spend=True), state
         return ProjectedAnnotations(*given), state
 
     def step(

@@ -70,7 +70,9 @@ class TorchBackend:
             state = self.decoder.init_state(projected, captions_per_item)
             if self._fast is None or self._fast.seen != weights_seen(self.decoder):
                 self._fast = TorchStep.of(self.decoder)
-            return (projected if self._fast is None else self._fast.ready(projected)), state
+            if self._fast is not None:
+                return self._fast.ready(projected, spend=True), state
+            return projected, state
 
     def step(
         self,

@@ -44,10 +44,10 @@ class TorchStep:
         weights = StepWeights.of(named, decoder.config)
         return None if weights is None else TorchStep(decoder, FastStep(weights, loops))
 
-    def ready(self, projected: ProjectedAnnotations) -> ReadyAnnotations:
-        """Return projected annotations in the form that `__call__` reads."""
+    def ready(self, projected: ProjectedAnnotations, *, spend: bool = False) -> ReadyAnnotations:
+        """Return projected annotations in the form that `__call__` reads; see `FastStep.ready`."""
         arrays = (x.detach().numpy() for x in (projected.values, projected.keys, projected.mask))
-        return self._fast.ready(*arrays)
+        return self._fast.ready(*arrays, spend=spend)
 
     def __call__(
         self,

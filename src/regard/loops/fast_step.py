@@ -185,13 +185,17 @@ class FastStep:
             out_context=nothing, output=nothing,
         )  # fmt: skip
 
-    def ready(self, values: np.ndarray, keys: np.ndarray, mask: np.ndarray) -> ReadyAnnotations:
+    def ready(
+        self, values: np.ndarray, keys: np.ndarray, mask: np.ndarray, *, spend: bool = False
+    ) -> ReadyAnnotations:
         """Return projected annotations in the form that `__call__` reads.
 
         Args:
             values: (N, L, D).
             keys: (N, L, A).
             mask: (N, L) bool.
+            spend: whether nobody needs these keys any more: what is made of them may take their
+                place, and of many pictures they are tens of megabytes.
 
         Raises:
             ValueError: they are of another size than the weights, or than each other.
@@ -202,7 +206,8 @@ class FastStep:
         values, keys, mask = (np.ascontiguousarray(x) for x in (values, keys, mask))
         if self._weights.v is not None:
             with self._team():
-                keys = self._exponentials(keys, np.empty_like(keys))
+                spend = spend and keys.flags.writeable
+                keys = self._exponentials(keys, keys if spend else np.empty_like(keys))
         return ReadyAnnotations(values, keys, mask, np.arange(len(keys)))
 
     def __call__(
