@@ -148,12 +148,11 @@ class CaptionStream:
 
     def _read(self, source: Source, report: Report | None) -> _Ready | Failure:
         deferred = source if isinstance(source, Deferred) else None
-        told = partial(report, deferred.name if deferred else str(source)) if report else None
+        name = deferred.name if deferred else None
+        told = partial(report, name or str(source)) if report else None
         try:
-            if deferred:
-                media = self.reader.read(deferred.fetch(), name=deferred.name, report=told)
-            else:
-                media = self.reader.read(source, report=told)
+            given = deferred.fetch() if deferred else source
+            media = self.reader.read(given, name=name, report=told, shown=self.keep_pixels)
             began = time.perf_counter()
             made = self.reader.prepare(media)
             seconds = time.perf_counter() - began

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 import toys
 from regard.errors import MediaError
-from regard.media import read_image
+from regard.media import PreprocessingSpec, preprocess, read_image
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -338,3 +338,47 @@ def test_a_picture_converted_some_rows_at_a_time_is_the_same(
     bands = read_image(picture)
     assert (whole.pixels == bands.pixels).all()
     assert whole.notes == bands.notes
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_a_picture_that_nobody_looks_at_stays_with_pillow(
+    kind: str, orientation: int, resize: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(toys.picture()), kind, exif=exif)
+    spec = PreprocessingSpec(16, resize, "bilinear", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+    shown, unshown = read_image(content), read_image(content, shown=False)
+    assert shown.picture is None
+    assert unshown.picture is not None
+    assert not unshown.pixels.size
+    assert unshown.size == shown.size
+    assert (unshown.digest, unshown.notes) == (shown.digest, shown.notes)
+    np.testing.assert_array_equal(preprocess(unshown, spec), preprocess(shown, spec))
+    assert unshown.without_pixels().picture is None
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16", "CMYK", "transparent"])
+def test_what_pillow_does_not_hold_as_rgb_is_converted_for_the_network_too(mode: str) -> None:
+    picture = Image.fromarray(toys.picture())
+    options: dict[str, object] = {}
+    if mode == "transparent":
+        options["transparency"] = picture.getpixel((0, 0))
+    elif mode == "I;16":
+        picture = Image.fromarray(toys.picture()[..., 0].astype(np.uint16) * 257)
+    else:
+        picture = picture.convert(mode)
+    content = encoded(picture, "TIFF" if mode == "CMYK" else "PNG", **options)
+    unshown = read_image(content, shown=False)
+    assert unshown.picture is None
+    np.testing.assert_array_equal(unshown.pixels, read_image(content).pixels)
+
+
+def test_a_picture_in_memory_is_copied_whoever_looks_at_it() -> None:
+    """Its digest is that of its pixels, and its owner may change it."""
+    given = Image.fromarray(toys.picture())
+    media = read_image(given, shown=False)
+    given.paste((0, 0, 0), (0, 0, *given.size))
+    np.testing.assert_array_equal(media.pixels, toys.picture())

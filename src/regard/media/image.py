@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
 from regard.media.quiet import quiet
-from regard.types import Media
+from regard.types.media import NO_PIXELS, Media
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded; Pillow's own limit for files, past which it refuses."""
@@ -44,7 +44,13 @@ _TURNS = {
 _OVERSHOOT = 0.25
 
 
-def read_image(source: Any, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Media:
+def read_image(
+    source: Any,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    shown: bool = True,
+) -> Media:
     """Read one picture: upright, RGB, 8 bits.
 
     EXIF rotation is applied; transparency is laid over white; 16-bit shades are divided by
@@ -56,6 +62,8 @@ def read_image(source: Any, *, name: str | None = None, max_pixels: int = MAX_PI
         name: what messages and results call it; the path where there is one.
         max_pixels: larger pictures are refused by their header, before decoding. A value above
             the default lifts the limit for what is decoded already, not Pillow's own for files.
+        shown: whether somebody looks at its pixels; else a file's may stay with Pillow, in
+            `Media.picture`.
 
     Returns:
         The picture; its digest is that of the file's bytes, or of shape and pixels where
@@ -65,12 +73,13 @@ def read_image(source: Any, *, name: str | None = None, max_pixels: int = MAX_PI
         MediaError: missing or damaged; `MediaTooLarge`; `UnknownMedia` for no picture.
     """
     if isinstance(source, str | Path):
-        return _from_bytes(_bytes_of(Path(source)), name or str(source), max_pixels)
+        return _from_bytes(_bytes_of(Path(source)), name or str(source), max_pixels, shown)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _from_bytes(bytes(source), name or "<bytes>", max_pixels)
+        return _from_bytes(bytes(source), name or "<bytes>", max_pixels, shown)
     if isinstance(source, Image.Image):
         name = name or str(getattr(source, "filename", "")) or "<picture>"
-        pixels, notes = _decode(source, name, max_pixels)
+        found, notes = _decode(source, name, max_pixels, shown=True)
+        pixels = np.asarray(found)
     else:
         name = name or "<array>"
         pixels, notes = _from_array(source, name, max_pixels), ()
@@ -96,25 +105,28 @@ def _bytes_of(path: Path) -> bytes:
     return content
 
 
-def _from_bytes(content: bytes, name: str, max_pixels: int) -> Media:
+def _from_bytes(content: bytes, name: str, max_pixels: int, shown: bool) -> Media:
     if not content:
         raise MediaError(f"{name} is empty (0 bytes). Bring the picture again.")
-    pixels, notes = _decode(io.BytesIO(content), name, max_pixels)
-    return Media("image", pixels, name, hashlib.sha256(content).hexdigest(), notes)
+    found, notes = _decode(io.BytesIO(content), name, max_pixels, shown)
+    digest = hashlib.sha256(content).hexdigest()
+    if isinstance(found, Image.Image):
+        return Media("image", NO_PIXELS, name, digest, notes, picture=found)
+    return Media("image", found, name, digest, notes)
 
 
 def _decode(
-    source: io.BytesIO | Image.Image, name: str, max_pixels: int
-) -> tuple[np.ndarray, tuple[str, ...]]:
+    source: io.BytesIO | Image.Image, name: str, max_pixels: int, shown: bool
+) -> tuple[np.ndarray | Image.Image, tuple[str, ...]]:
     """Return pixels and notes; whatever Pillow raises becomes a MediaError here."""
     try:
         with quiet:
             if isinstance(source, Image.Image):
-                return _upright(source, name, max_pixels)
+                return _upright(source, name, max_pixels, shown)
             with Image.open(source) as picture:
                 if picture.format not in _FORMATS:
                     raise UnknownMedia(f"{name} is a {picture.format} file. {_WANTED}")
-                return _upright(picture, name, max_pixels)
+                return _upright(picture, name, max_pixels, shown)
     except MediaError:
         raise
     except UnidentifiedImageError as error:
@@ -133,8 +145,8 @@ def _decode(
 
 
 def _upright(
-    picture: Image.Image, name: str, max_pixels: int
-) -> tuple[np.ndarray, tuple[str, ...]]:
+    picture: Image.Image, name: str, max_pixels: int, shown: bool
+) -> tuple[np.ndarray | Image.Image, tuple[str, ...]]:
     width, height = picture.size
     _refuse_size(height, width, name, max_pixels)
     frames = getattr(picture, "n_frames", 1)
@@ -148,6 +160,8 @@ def _upright(
         turn, notes = None, (*notes, "EXIF data damaged, taken as upright")
     shades = _shades_of(picture)
     upright = picture if turn is None else picture.transpose(turn)
+    if not shown and upright.mode == "RGB" and not upright.has_transparency_data:
+        return upright, notes
     pixels, remark = _to_rgb(upright, shades)
     return pixels, notes + remark
 

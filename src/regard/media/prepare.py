@@ -49,6 +49,7 @@ def read_media(
     *,
     name: str | None = None,
     report: Callable[[int, int], None] | None = None,
+    shown: bool = True,
 ) -> Media:
     """Read a picture, clip or scan, whichever the specification is for.
 
@@ -57,6 +58,7 @@ def read_media(
         spec: the encoder's.
         name: what messages and results call it.
         report: is told, while a clip is decoded, how many of how many frames are.
+        shown: see `read_image`.
 
     Raises:
         MediaError: it cannot be read, or was read as another medium.
@@ -78,7 +80,7 @@ def read_media(
         from regard.media.volume import read_scan
 
         return read_scan(source, spec, name=name)
-    return read_image(source, name=name)
+    return read_image(source, name=name, shown=shown)
 
 
 def prepare(media: Media, spec: Spec, grid_shape: tuple[int, ...]) -> Input:

@@ -181,12 +181,18 @@ def preprocess(media: Media, spec: PreprocessingSpec) -> np.ndarray:
         media: an upright RGB picture.
         spec: the encoder's specification.
     """
-    return preprocess_pixels(media.pixels, spec)
+    picture = Image.fromarray(media.pixels) if media.picture is None else media.picture
+    return _planes(_square(picture, media.size, spec), spec)
 
 
 def preprocess_pixels(pixels: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
     """Return the network's input for (height, width, 3) uint8 pixels; see `preprocess`."""
-    square = _square(Image.fromarray(pixels), (pixels.shape[0], pixels.shape[1]), spec)
+    size = pixels.shape[0], pixels.shape[1]
+    return _planes(_square(Image.fromarray(pixels), size, spec), spec)
+
+
+def _planes(square: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
+    """Return (3, size, size), normalised, of what `_square` gave."""
     # Channels first, then one number at a time for all of a channel: as ((square - mean) / std),
     # in a third of the time.
     planes = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)

@@ -64,9 +64,10 @@ class Reader:
         *,
         name: str | None = None,
         report: Callable[[int, int], None] | None = None,
+        shown: bool = True,
     ) -> Media:
         """Read a source as the encoder needs it; see `regard.media.read_media`."""
-        return read_media(source, self.spec, name=name, report=report)
+        return read_media(source, self.spec, name=name, report=report, shown=shown)
 
     def prepare(self, media: Media) -> Input:
         """Return the pixels, mask and grid of what `read` gave."""

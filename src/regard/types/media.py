@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class Grid:
         return tuple(i == nearest for i in range(cells))
 
 
+NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+
+
 @dataclass(frozen=True)
 class Media:
     """One upright picture, clip (`Clip`) or scan (`Scan`), ready for preprocessing.
@@ -76,6 +83,9 @@ class Media:
         name: the path or name that the user gave.
         digest: SHA-256 of the file's bytes, or of the pixels where there was no file.
         notes: what the reader had to decide, such as "first of 12 frames".
+        picture: the upright RGB picture as Pillow decoded it, in the place of `pixels`, which
+            then hold none: where nobody but the network looks at it, it is not copied out of
+            Pillow and in again. None everywhere else.
     """
 
     medium: str
@@ -83,17 +93,20 @@ class Media:
     name: str
     digest: str
     notes: tuple[str, ...] = ()
+    picture: Image.Image | None = field(default=None, repr=False, kw_only=True)
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of a picture in pixels."""
+        if self.picture is not None:
+            return self.picture.height, self.picture.width
         return self.pixels.shape[0], self.pixels.shape[1]
 
     def without_pixels(self) -> Media:
         """Return what is known of a picture besides its pixels; a clip or scan as it is."""
         if self.medium != "image":
             return self
-        return replace(self, pixels=np.empty((0, 0, 3), np.uint8))
+        return replace(self, pixels=NO_PIXELS, picture=None)
 
 
 @dataclass(frozen=True)
