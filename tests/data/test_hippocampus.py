@@ -36,7 +36,7 @@ from regard.data.hippocampus_text import (
     stated_facts,
 )
 from regard.data.warp import warped
-from regard.errors import DatasetError
+from regard.errors import ConfigError, DatasetError
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -208,6 +208,15 @@ def test_the_data_set_as_it_is_written(folder: Path, tmp_path: Path) -> None:
             assert stated_facts(text, book.thresholds) == book.classes[name]
     first = path.read_bytes()
     assert write_hippocampus(folder, tmp_path, captions=5, copies=2, seed=3).read_bytes() == first
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "scans" / "scan_0.nii.gz"
+    own.parent.mkdir()
+    own.write_bytes(b"somebody's")
+    with pytest.raises(ConfigError, match="something other than"):
+        write_hippocampus(folder, tmp_path)
+    assert own.read_bytes() == b"somebody's"
 
 
 def test_thresholds_know_nothing_of_the_scans_held_out(folder: Path, tmp_path: Path) -> None:

@@ -160,6 +160,16 @@ def test_a_name_twice_and_files_that_cannot_go_in(dataset: CaptionDataset, tmp_p
             write_shards(CaptionDataset((item,), "toy"), str(tmp_path / "no"))
 
 
+def test_a_picture_of_two_splits_goes_into_no_shard(tmp_path: Path) -> None:
+    _, images = toys.write_data(tmp_path)
+    name = sorted(p.name for p in images.glob("*.*"))[0]
+    captions = tmp_path / "two.csv"
+    captions.write_text(f"file,caption,split\n{name},a dog,train\n{name},a cat,val\n")
+    with pytest.raises(DatasetError, match=f"the splits train and val for {name}"):
+        write_shards(load_dataset(captions, images), str(tmp_path / "shards"))
+    assert not (tmp_path / "shards").exists()
+
+
 def test_training_on_shards_is_training_on_the_files(tmp_path: Path) -> None:
     captions, images = toys.write_data(tmp_path)
     write_shards(load_dataset(captions, images), "memory://toy", size=5000)

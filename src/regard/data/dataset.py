@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from regard.errors import DatasetError
 from regard.media import medium_of
 
 SPLITS = ("train", "val", "test")
@@ -89,6 +90,22 @@ class CaptionDataset:
         count = max(1, round(len(keys) * val_fraction)) if len(keys) > 1 else 0
         val = set(keys[:count])
         return replace(self, items=tuple(_assigned(item, val) for item in self.items))
+
+    def check_one_split_each(self) -> None:
+        """Refuse pictures of two splits: whichever were taken, the data means something else.
+
+        Raises:
+            DatasetError: there are such pictures.
+        """
+        keys = {item.key for item in self}  # what is absent may have been left out
+        torn = [(key, names) for key, names in self.in_two_splits if key in keys]
+        if torn:
+            key, names = torn[0]
+            raise DatasetError(
+                f"{self.source} names the splits {' and '.join(names)} for {key} ({len(torn)} such "
+                "pictures); a picture belongs in one. Name the same on each of its lines. `regard "
+                "data check` lists them all."
+            )
 
     def references(self) -> dict[str, list[str]]:
         """Return the captions of each picture by key."""

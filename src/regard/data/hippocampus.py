@@ -32,6 +32,7 @@ from regard.data.hippocampus_facts import (
     thresholds_of,
 )
 from regard.data.hippocampus_text import caption
+from regard.data.synthetic import begin_folder
 from regard.documents import json_of, text_of
 from regard.errors import DatasetError, MissingExtra, needs_torch
 from regard.media import ScanSpec, read_media
@@ -70,7 +71,7 @@ def write_hippocampus(
 
     Args:
         folder: with `images` and `labels`, files of one name in both.
-        out: made where it does not exist; files of the same names are replaced.
+        out: made where it does not exist; what was written into it before is replaced.
         captions: of each real scan; a copy has `CAPTIONS_OF_A_COPY`.
         copies: warped copies of each training scan.
         seed: of split, warping, wordings and their order.
@@ -80,6 +81,7 @@ def write_hippocampus(
         The path of `dataset.json`.
 
     Raises:
+        ConfigError: `out` holds something else.
         DatasetError: a file is missing or the folder cannot be written.
         MediaError: a scan cannot be read.
         MissingExtra: nibabel is not installed.
@@ -92,6 +94,7 @@ def write_hippocampus(
     total = len(names) + copies * sum(split == "train" for split in splits.values())
     written: list[_Written] = []
     try:
+        begin_folder(out, DESCRIPTION)
         for place in ("scans", "masks"):
             (out / place).mkdir(parents=True, exist_ok=True)
         for at, name in enumerate(names):

@@ -42,7 +42,7 @@ def write_shards(
 
     Raises:
         ConfigError: shards are there already.
-        DatasetError: a file is missing, or is a folder.
+        DatasetError: a file is missing, is a folder, or stands in two splits.
         MissingExtra: webdataset is not installed.
     """
     try:
@@ -76,6 +76,7 @@ def write_shards(
 
 
 def _check(dataset: CaptionDataset) -> None:
+    dataset.check_one_split_each()
     missing = [item.file for item in dataset if not is_there(item.file)]
     if missing:
         raise DatasetError(

@@ -62,7 +62,7 @@ def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices)
         else CaptionDataset((), "")
     )
     _check_names(dataset)
-    _check_one_split_each(dataset)
+    dataset.check_one_split_each()
     if not any(item.split == "val" for item in dataset.items):
         dataset = dataset.with_split(config.val_fraction, seed)
     train, val = dataset.split("train"), dataset.split("val")
@@ -84,19 +84,6 @@ def _check_names(dataset: CaptionDataset) -> None:
             f"{dataset.source} names the split {odd[0].split!r} for {odd[0].key} "
             f"({len(odd)} such pictures); it must be train, val, test, unused or nothing. Name it "
             "so; unused leaves pictures out. `regard data check` lists them all."
-        )
-
-
-def _check_one_split_each(dataset: CaptionDataset) -> None:
-    """Refuse pictures of two splits: whichever were taken, the data means something else."""
-    keys = {item.key for item in dataset}  # what is absent may have been left out
-    torn = [(key, names) for key, names in dataset.in_two_splits if key in keys]
-    if torn:
-        key, names = torn[0]
-        raise DatasetError(
-            f"{dataset.source} names the splits {' and '.join(names)} for {key} ({len(torn)} such "
-            "pictures); a picture belongs in one. Name the same on each of its lines. `regard "
-            "data check` lists them all."
         )
 
 
