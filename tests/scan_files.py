@@ -28,6 +28,11 @@ def voxels(shape: Sequence[int] = (6, 7, 8), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-1000, 1000, shape).astype(np.int16)
 
 
+def planes(count: int = 4, seed: int = 0) -> np.ndarray:
+    """(slices, rows, cols)"""
+    return voxels((count, 5, 6), seed)
+
+
 def nifti(values: np.ndarray, affine: np.ndarray | None = None) -> bytes:
     return Nifti1Image(values, np.eye(4) if affine is None else affine).to_bytes()
 
