@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from regard.captioner import Captioner, Deferred, Failure
 from regard.errors import ConfigError, MediaError
@@ -124,3 +125,19 @@ def test_pictures_that_are_not_kept_take_no_room_and_change_nothing(pictures: in
         assert other.media.pixels.base is None  # nor a view of what was read
     with pytest.raises(ConfigError, match="holds no picture to draw on"):
         found[0].figure()  # type: ignore[union-attr]
+
+
+def test_files_whose_pixels_are_not_kept_are_not_copied_out_of_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = captioner()
+    file = tmp_path / "a.png"
+    Image.fromarray(picture(0)).save(file)
+    (kept,) = model.caption_many([file])
+    monkeypatch.setattr("regard.media.image.to_rgb", lambda *_: pytest.fail("it was copied"))
+    (found,) = model.caption_many([file], keep_pixels=False)
+    assert isinstance(kept, Caption)
+    assert isinstance(found, Caption)
+    assert found.media is not None
+    assert found.media.picture is None
+    assert kept.to_json() | {"seconds": 0} == found.to_json() | {"seconds": 0}

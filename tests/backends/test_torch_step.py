@@ -13,7 +13,7 @@ from regard.backends.torch_backend import TorchBackend
 from regard.backends.torch_step import TorchStep
 from regard.errors import UnknownName
 from regard.loops import ReadyAnnotations, library
-from regard.types import Annotations, Step
+from regard.types import Annotations, ProjectedAnnotations, Step
 
 pytestmark = pytest.mark.skipif(library(torch.float32) is None, reason="no C++ compiler")
 
@@ -83,6 +83,22 @@ def test_keys_are_spent_only_where_nobody_needs_them(scores: str) -> None:
         spent = fast.ready(projected, spend=True)
     np.testing.assert_array_equal(kept.keys, spent.keys)
     assert np.shares_memory(spent.keys, projected.keys.numpy())
+
+
+def test_the_backend_spends_the_keys_that_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = toys.decoder()
+    made: list[np.ndarray] = []
+    project = decoder.project
+
+    def noted(*given: torch.Tensor) -> ProjectedAnnotations:
+        projected = project(*given)
+        made.append(projected.keys.numpy())
+        return projected
+
+    monkeypatch.setattr(decoder, "project", noted)
+    annotations = Annotations(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool), ())
+    ready, _ = TorchBackend(None, decoder).init_state(annotations)
+    assert np.shares_memory(ready.keys, made[0])
 
 
 def test_items_that_leave_leave_the_others_as_they_were() -> None:

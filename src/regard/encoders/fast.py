@@ -35,6 +35,7 @@ def encode_with(encoder: Encoder, *, runtime: str = "auto", threads: int = 0) ->
         threads: of onnxruntime; 0: as many as torch has.
 
     Raises:
+        CheckpointError: onnxruntime cannot load the encoder's graph.
         ImportError: runtime is "onnxruntime" and it is not installed.
     """
     on_cpu = next(encoder.parameters()).device.type == "cpu"

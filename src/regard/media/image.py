@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
 from regard.media.quiet import quiet
+from regard.media.rgb import from_16_bits, shades_of, to_rgb
 from regard.types.media import NO_PIXELS, Media
 
 MAX_PIXELS = 178_956_970
@@ -26,10 +27,7 @@ _FORMATS = frozenset(
 )
 _WANTED = "Wanted: JPEG, PNG, WebP, GIF, TIFF, BMP and the like; save HEIC as JPEG."
 
-_AT_ONCE = 2**22  # pixels that are converted together
-
 _ORIENTATION = 0x0112
-_PHOTOMETRIC = 262  # of a TIFF: 0 where 0 is white
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -158,34 +156,12 @@ def _upright(
         turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # the pixels are whole; only what the camera wrote about them is not
         turn, notes = None, (*notes, "EXIF data damaged, taken as upright")
-    shades = _shades_of(picture)
+    shades = shades_of(picture)
     upright = picture if turn is None else picture.transpose(turn)
     if not shown and upright.mode == "RGB" and not upright.has_transparency_data:
         return upright, notes
-    pixels, remark = _to_rgb(upright, shades)
+    pixels, remark = to_rgb(upright, shades)
     return pixels, notes + remark
-
-
-class _Shades(NamedTuple):
-    """What a file says of its shades of more than 8 bits; Pillow forgets it with the first copy.
-
-    Attributes:
-        white: the value that is white; 0 where nothing says it.
-        negative: whether 0 is white and the largest value black.
-    """
-
-    white: float
-    negative: bool
-
-
-_UNSAID = _Shades(0.0, negative=False)
-
-
-def _shades_of(picture: Image.Image) -> _Shades:
-    tags = getattr(picture, "tag_v2", {})
-    negative = picture.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
-    # Pillow has brought a PGM of more than 8 bits to 16.
-    return _Shades(65535.0 if picture.format == "PPM" else 0.0, negative)
 
 
 def _refuse_size(height: int, width: int, name: str, max_pixels: int) -> None:
@@ -194,59 +170,6 @@ def _refuse_size(height: int, width: int, name: str, max_pixels: int) -> None:
             f"{name} has {width}×{height} pixels; wanted at least 1 and at most {max_pixels}. "
             "Scale it down, or set max_pixels."
         )
-
-
-def _to_rgb(picture: Image.Image, shades: _Shades = _UNSAID) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return (height, width, 3) uint8, and what had to be guessed.
-
-    Some rows at a time: a picture of the largest size that is read must not be in memory several
-    times over.
-    """
-    width, height = picture.size
-    rows = max(1, _AT_ONCE // width)
-    bands = [(top, min(height, top + rows)) for top in range(0, height, rows)]
-    notes: tuple[str, ...] = ()
-    white = shades.white if picture.mode == "I" else 0.0
-    if picture.mode in ("I", "F") and not white:  # no other format says which value is white
-        most = max(float(_shades(picture, band).max()) for band in bands)
-        white = next((w for w in (1.0, 255.0, 65535.0) if most <= w), most)
-        notes = (f"32-bit shades, {white:g} taken as white",)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top, stop in bands:
-        if white:
-            values = _shades(picture, (top, stop)).clip(0)
-            pixels[top:stop] = (values * (255 / white)).round().astype(np.uint8)[..., None]
-        else:
-            whole = len(bands) == 1
-            pixels[top:stop] = _band(picture if whole else picture.crop((0, top, width, stop)))
-    if shades.negative:
-        np.subtract(255, pixels, out=pixels)
-    return pixels, notes
-
-
-def _shades(picture: Image.Image, band: tuple[int, int]) -> np.ndarray:
-    """Return some rows of a picture of 32-bit shades; what is no number is black."""
-    values = np.asarray(picture.crop((0, band[0], picture.width, band[1])))
-    if values.dtype.kind != "f":
-        return values.astype(np.float64)
-    return np.where(np.isfinite(values), values, np.float32(0))
-
-
-def _band(picture: Image.Image) -> np.ndarray:
-    """Return (height, width, 3) uint8 of a picture or some rows of one."""
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray(_from_16_bits(np.asarray(picture)))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white_sheet = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white_sheet, picture)
-    if picture.mode != "RGB":  # convert copies what is RGB already
-        picture = picture.convert("RGB")
-    return np.asarray(picture, np.uint8)
-
-
-def _from_16_bits(values: np.ndarray) -> np.ndarray:
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 257 = 255
 
 
 def _from_array(source: Any, name: str, max_pixels: int) -> np.ndarray:
@@ -263,7 +186,7 @@ def _from_array(source: Any, name: str, max_pixels: int) -> np.ndarray:
     _refuse_size(height, width, name, max_pixels)
     values = _to_uint8(values, name)
     if channels == 4:
-        return _to_rgb(Image.fromarray(values))[0]
+        return to_rgb(Image.fromarray(values))[0]
     return np.array(np.broadcast_to(values, (height, width, 3)), order="C")
 
 
@@ -290,7 +213,7 @@ def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     if values.dtype == np.uint16:
-        return _from_16_bits(values)
+        return from_16_bits(values)
     if values.dtype.kind not in "uif":
         raise MediaError(f"{name} holds {values.dtype}; wanted uint8, uint16 or floats in 0..1.")
     low, high = values.min(), values.max()

@@ -70,6 +70,7 @@ class Grid:
 
 
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+"""What stands in the place of a picture's pixels that nobody holds."""
 
 
 @dataclass(frozen=True)
