@@ -22,15 +22,19 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(SPECIALS + WORDS)
 
 
-def decoder(*, annotation_dim: int = 6, seed: int = 0, **settings: object) -> AttentionDecoder:
+def decoder(
+    *,
+    annotation_dim: int = 6,
+    seed: int = 0,
+    words: int = len(SPECIALS) + len(WORDS),
+    **settings: object,
+) -> AttentionDecoder:
     """A small decoder whose weights are large enough that words differ."""
     sizes = {"embedding_dim": 8, "hidden_dim": 10, "attention_dim": 7}
     config = DecoderConfig(**(sizes | settings))  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = AttentionDecoder(
-            config, annotation_dim=annotation_dim, vocabulary_size=len(SPECIALS) + len(WORDS)
-        )
+        made = AttentionDecoder(config, annotation_dim=annotation_dim, vocabulary_size=words)
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.mul_(1.7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 import toys
 from regard.backends.torch_backend import TorchBackend
 from regard.backends.torch_step import TorchStep
+from regard.decoding import DecodingOptions, decode
 from regard.errors import UnknownName
 from regard.loops import ReadyAnnotations, library
-from regard.types import Annotations, ProjectedAnnotations, Step
+from regard.types import Annotations, Hypothesis, ProjectedAnnotations, Step
+from regard.vocabulary import END, PAD, START, UNKNOWN
 
 pytestmark = pytest.mark.skipif(library(torch.float32) is None, reason="no C++ compiler")
 
@@ -117,6 +121,45 @@ def test_items_that_leave_leave_the_others_as_they_were() -> None:
                      .select(np.array([1])))  # fmt: skip
     assert torch.equal(some.logits, every.logits[rows])
     assert torch.equal(again.alpha, every.alpha[6:])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "greedy"},
+        {"beam": 5, "n_best": 3, "block_ngram": 2, "length_penalty": 0.7},
+        {"min_length": 4, "prefix": (700, 31)},
+        {"banned": tuple(range(100, 200))},  # more than are looked for and dropped
+        {"alternatives": 0},
+        {"method": "sample", "n_best": 2, "top_k": 40},
+    ],
+)
+def test_a_large_vocabulary_is_searched_alike(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its strongest words are found without all logits (`regard.loops.vocabulary`)."""
+    decoder = toys.decoder(words=3000)
+    with torch.no_grad():
+        decoder.output.weight.mul_(4)
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.randn(7, 5, 6, generator=generator)
+    annotations = Annotations(vectors, torch.ones(7, 5, dtype=torch.bool), ())
+    chosen = DecodingOptions(max_length=8, **options)
+
+    def captions() -> list[tuple[Hypothesis, ...]]:
+        ids = {"start": START, "end": END, "forbidden": (PAD, START, UNKNOWN)}
+        return decode(TorchBackend(None, decoder), annotations, chosen, **ids)
+
+    fast = captions()
+    monkeypatch.setenv("REGARD_KERNELS", "plain")
+    for one, other in zip(fast, captions(), strict=True):
+        assert [h.tokens for h in one] == [h.tokens for h in other]
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+            np.testing.assert_allclose(a.alpha, b.alpha, atol=1e-5)
+            for said, wanted in zip(a.alternatives, b.alternatives, strict=True):
+                assert [word for word, _ in said] == [word for word, _ in wanted]
+                np.testing.assert_allclose([p for _, p in said], [p for _, p in wanted], atol=1e-4)
 
 
 def test_the_backend_notices_that_weights_changed() -> None:

@@ -15,7 +15,7 @@ from regard.loops.fast_step import Choose
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 _CONTEXTS = ("expected", "sample", "argmax")
-_ARRAYS = ("logits", "alpha", "beta", "location", "location_logprob")
+_ARRAYS = ("alpha", "beta", "location", "location_logprob")
 
 
 class TorchStep:
@@ -67,7 +67,7 @@ class TorchStep:
         arrays = {name: getattr(step, name) for name in _ARRAYS}
         tensors = {k: None if x is None else torch.from_numpy(x) for k, x in arrays.items()}
         after = DecoderState(*map(torch.from_numpy, (step.state.hidden, step.state.memory)))
-        return replace(step, state=after, **tensors)
+        return replace(step, output=lambda: torch.from_numpy(step.logits), state=after, **tensors)
 
 
 def _chooser(context: str, generator: torch.Generator | None) -> Choose:

@@ -8,7 +8,7 @@ import numpy as np
 
 from regard.arrays import array_namespace
 from regard.backends.base import Backend
-from regard.decoding.candidates import Candidates, strongest, strongest_of
+from regard.decoding.candidates import Candidates, normaliser_of, strongest, strongest_of
 from regard.decoding.options import DecodingOptions
 from regard.errors import ConfigError
 from regard.types import Array, Step
@@ -60,11 +60,10 @@ class Filter:
     def choose(
         self,
         step: Step,
-        normaliser: np.ndarray,
         count: int,
         t: int,
         histories: list[tuple[int, ...]] | None,
-    ) -> tuple[Candidates, Candidates | None]:
+    ) -> tuple[Candidates, Candidates | None, np.ndarray]:
         """Return the strongest words that may be said, and the model's strongest of all.
 
         What is ruled out is a handful of words: the strongest logits are taken with as many to
@@ -72,14 +71,14 @@ class Filter:
 
         Args:
             step: the model's.
-            normaliser: (B,) log sum exp of its logits.
             count: M, words that may be said.
             t: words said so far.
             histories: those words, per row; None where no n-gram is blocked.
 
         Returns:
-            (B, M) words that may be said; and (B, alternatives) words of the model itself,
-            the unlisted ones left out, or None where none are kept.
+            (B, M) words that may be said; (B, alternatives) words of the model itself, the
+            unlisted ones left out, or None where none are kept; and (B,) log sum exp of the
+            logits.
         """
         never = self._never_or_end if t < self._options.min_length else self._never
         kept, forced = self._options.alternatives, t < len(self._options.prefix)
@@ -90,16 +89,17 @@ class Filter:
             spare += int(repeats.sum(1).max(initial=0))
         wanted = 0 if forced or spare > _SPARE else count + spare
         wanted = max(wanted, kept + len(self._unlisted) if kept else 0)
-        top = None
-        if wanted:
-            top = strongest_of(step, wanted)
+        top = strongest_of(step, wanted) if wanted else None
+        normaliser = normaliser_of(step)  # after the strongest: it comes with them
+        if top is not None:
             top = Candidates(top.ids, top.logprobs - normaliser[:, None])
         listed = None if top is None or not kept else top.without(self._unlisted, None, kept)
         if forced or spare > _SPARE or top is None:
             masked = strongest(self.apply(step.logits, t, histories), count)
-            return Candidates(masked.ids, masked.logprobs - normaliser[:, None]), listed
+            masked = Candidates(masked.ids, masked.logprobs - normaliser[:, None])
+            return masked, listed, normaliser
         blocked = None if repeats is None else np.take_along_axis(repeats, top.ids, axis=-1)
-        return top.without(never, blocked, count), listed
+        return top.without(never, blocked, count), listed, normaliser
 
     def apply(self, logprobs: Array, t: int, histories: list[tuple[int, ...]] | None) -> Array:
         """Return (B, V) with -inf for what may not be said; the rest keeps its value.

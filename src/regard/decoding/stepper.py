@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.backends.base import Backend
-from regard.decoding.candidates import Candidates, normaliser_of
+from regard.decoding.candidates import Candidates
 from regard.decoding.filters import Filter, Ids
 from regard.decoding.options import DecodingOptions
 from regard.decoding.trace import Record
@@ -64,9 +64,10 @@ class Stepper:
             context=self._options.context,
             generator=self._generator,
         )
-        normaliser = normaliser_of(step)
-        best, alternatives = self._filtering(step).choose(
-            step, normaliser, count, len(self.record), self._histories()
+        if self._options.method == "sample":
+            _ = step.logits  # all of them will be read: the ranking may as well come of them
+        best, alternatives, normaliser = self._filtering(step).choose(
+            step, count, len(self.record), self._histories()
         )
         return Reading(step, normaliser, best, alternatives)
 
@@ -113,8 +114,7 @@ class Stepper:
 
     def _filtering(self, step: Step) -> Filter:
         if self._filter is None:
-            words = step.logits.shape[-1]
-            self._filter = Filter(self._backend, self._options, self._ids, words)
+            self._filter = Filter(self._backend, self._options, self._ids, step.words)
         return self._filter
 
     def _histories(self) -> list[tuple[int, ...]] | None:

@@ -4,7 +4,8 @@ The same numbers as `AttentionDecoder.step`, which is its oracle and stands in w
 cannot run, as a model's graph does without torch. What it saves: weights are packed once, not in
 every product; attention never writes a (B, L, A) tanh, and reads an item's cells once for all its
 captions; a word's share of the LSTM's gates is computed once for all rows that read it; items that
-leave the batch cost no copy of those that stay; the logits are read once.
+leave the batch cost no copy of those that stay; the logits are read once, and only as exactly as
+a search needs them (`regard.loops.vocabulary`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 
 from regard.config import DecoderConfig
 from regard.loops.native import Library
-from regard.loops.product import ALIGNED, Product, steps
-from regard.loops.ranking import Ranking
+from regard.loops.product import Product, new, steps
+from regard.loops.vocabulary import WordLayer, WordRanking
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 Choose = Callable[[np.ndarray], np.ndarray]
@@ -178,11 +179,11 @@ class FastStep:
             self._by_word = self._product(weights.word)
             self._out_hidden = self._product(weights.out_hidden)
             self._out_context = self._product(weights.out_context)
-            self._output = self._product(weights.output)
+            self._words = WordLayer(weights.output, weights.output_bias, loops)
         nothing = np.empty(0, weights.output.dtype)  # what is packed need not be kept twice
         self._weights = replace(
             weights, query=nothing, gate=None, word=nothing, recurrent=nothing, out_hidden=nothing,
-            out_context=nothing, output=nothing,
+            out_context=nothing, output=nothing, output_bias=nothing,
         )  # fmt: skip
 
     def ready(
@@ -251,24 +252,23 @@ class FastStep:
             self._loops.call("gate", *sizes, gate, weights.gate_bias, beta, attended)
         word, which = np.unique(token, return_inverse=True)
         embedded = weights.embedding[word]
-        gates = gates + (self._by_word(embedded) + weights.word_bias)[which]
+        by_word = (self._by_word(embedded) + weights.word_bias)[which]
+        gates = np.add(gates, by_word, out=new(hidden, *by_word.shape))
         self._by_context.add_to(gates, attended)
         memory, after = np.empty_like(hidden), np.empty_like(hidden)
         self._loops.call("lstm", *hidden.shape, gates, before, memory, after)
-        deep = (embedded + weights.out_bias)[which]
+        deep = new(hidden, len(token), embedded.shape[1])
+        np.add(weights.embedding[token], weights.out_bias, out=deep)
         self._out_hidden.add_to(deep, after)
         self._out_context.add_to(deep, attended)
         if weights.bends:
             np.tanh(deep, out=deep)
-        words = len(weights.output_bias)
-        logits = np.empty((len(deep), words + -words % ALIGNED), deep.dtype)[:, :words]
-        self._output.into(logits, deep)
-        ranking = Ranking(logits, weights.output_bias, self._loops)
+        ranking = WordRanking(self._words, deep, self._team)
         logprob = None
         if location is not None:
             logprob = np.log(alpha[np.arange(len(alpha)), location])
         state = DecoderState(after, memory)
-        return Step(logits, state, alpha, beta, location, logprob, ranking)
+        return Step(ranking.logits, state, alpha, beta, location, logprob, ranking)
 
     def _attend(
         self, query: np.ndarray, ready: ReadyAnnotations, choose: Choose | None

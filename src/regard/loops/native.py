@@ -25,7 +25,7 @@ import numpy as np
 from regard.types import Array
 
 _LOG = logging.getLogger(__name__)
-_PARTS = ("arithmetic", "attention", "product", "recurrence", "words")
+_PARTS = ("arithmetic", "attention", "product", "recurrence", "words", "vocabulary")
 _FLAGS = (
     "-std=c++17",
     "-O3",
@@ -54,6 +54,9 @@ _SIGNATURES = {
     "rank": "nnnpppp",
     "strongest": "nnnnpppp",
     "gate": "nnnnpppp",
+    "pairs_pay": "p",
+    "shorten_words": "nnppppp",
+    "strong_words": "nnnnppppppxppp",
     "threads": "n",
 }
 _STRIDED = {

@@ -1,4 +1,4 @@
-"""The strongest words of logits: what decoding asks of every step.
+"""The strongest words of logits that are all there.
 
 One pass over the logits adds the bias, sums for the softmax and notes the largest of every 64
 words; then only the few blocks that may hold one of the strongest are read again. Numpy and the
@@ -12,7 +12,7 @@ import numpy as np
 from regard.loops.native import Library
 from regard.loops.product import steps
 
-_BLOCK = 64
+BLOCK = 64
 """Words that share one maximum: RANKED in cpp/words.cpp."""
 
 
@@ -20,6 +20,7 @@ class Ranking:
     """Implements `regard.types.Ranking` for the logits of one step.
 
     Attributes:
+        logits: (B, V), finished.
         normaliser: (B,) float64, log sum exp of each row.
     """
 
@@ -32,8 +33,8 @@ class Ranking:
             loops: compiled for their type.
         """
         rows, words = logits.shape
-        self._logits, self._loops = logits, loops
-        self._maxima = np.empty((rows, -(-words // _BLOCK)), logits.dtype)
+        self.logits, self._loops = logits, loops
+        self._maxima = np.empty((rows, -(-words // BLOCK)), logits.dtype)
         normaliser = np.empty(rows, logits.dtype)
         given = rows, words, steps(logits)[0], bias
         loops.call("rank", *given, logits, self._maxima, normaliser)
@@ -41,10 +42,10 @@ class Ranking:
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `regard.types.Ranking.strongest`."""
-        rows, words = self._logits.shape
+        rows, words = self.logits.shape
         count = min(count, words)
         ids = np.empty((rows, count), np.int64)
-        values = np.empty((rows, count), self._logits.dtype)
-        given = rows, words, steps(self._logits)[0], count
-        self._loops.call("strongest", *given, self._logits, self._maxima, ids, values)
+        values = np.empty((rows, count), self.logits.dtype)
+        given = rows, words, steps(self.logits)[0], count
+        self._loops.call("strongest", *given, self.logits, self._maxima, ids, values)
         return ids, values.astype(np.float64)

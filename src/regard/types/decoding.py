@@ -6,6 +6,7 @@ features, A attention features, H hidden units, V words in the vocabulary, T ste
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -74,10 +75,15 @@ class Ranking(Protocol):
     """The strongest words of a step, where a backend knows them faster than its logits tell.
 
     Attributes:
-        normaliser: (B,) float64, log sum exp of each row's logits: logits less this are log p.
+        words: V.
     """
 
-    normaliser: np.ndarray
+    words: int
+
+    @property
+    def normaliser(self) -> np.ndarray:
+        """(B,) float64, log sum exp of each row's logits: logits less this are log p."""
+        ...
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ids (B, M) and logits (B, M) float64 of each row's `count` largest.
@@ -92,7 +98,7 @@ class Step:
     """What the decoder says at one step.
 
     Attributes:
-        logits: (B, V), unnormalised log-probabilities of the next word.
+        output: the logits, or what computes them where somebody asks for them.
         state: the state after the step.
         alpha: (B, L), attention: sums to 1 over valid cells, 0 elsewhere.
         beta: (B, 1) or (B, D) gate in [0, 1]; None without a gate.
@@ -102,13 +108,23 @@ class Step:
         ranking: the strongest of the logits; None: they are looked for (`regard.decoding`).
     """
 
-    logits: Array
+    output: Array | Callable[[], Array]
     state: DecoderState
     alpha: Array
     beta: Array | None = None
     location: Array | None = None
     location_logprob: Array | None = None
     ranking: Ranking | None = None
+
+    @property
+    def logits(self) -> Array:
+        """(B, V), unnormalised log-probabilities of the next word."""
+        return self.output() if callable(self.output) else self.output
+
+    @property
+    def words(self) -> int:
+        """V."""
+        return self.logits.shape[-1] if self.ranking is None else self.ranking.words
 
 
 @dataclass(frozen=True)

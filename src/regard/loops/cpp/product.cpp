@@ -76,11 +76,16 @@ struct Tile {
     }
 };
 
-// Memory that a thread keeps: what malloc maps anew costs a fault for every page.
-T* scratch(int64_t count) {
-    static thread_local std::vector<T> kept;
-    if (static_cast<int64_t>(kept.size()) < count) kept.resize(count);
-    return kept.data();
+// Memory that a thread keeps, one for each PURPOSE: what malloc maps anew costs a fault for every
+// page. It begins with a line of the caches.
+template <class Number, int PURPOSE = 0>
+Number* scratch(int64_t count) {
+    constexpr uintptr_t BYTES = 64;
+    static thread_local std::vector<Number> kept;
+    const size_t room = count + BYTES / sizeof(Number);
+    if (kept.size() < room) kept.resize(room);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(kept.data());
+    return reinterpret_cast<Number*>((start + BYTES - 1) / BYTES * BYTES);
 }
 
 }  // namespace
@@ -120,10 +125,10 @@ void product(int64_t rows, int64_t inner, int64_t outer, int64_t x_row, int64_t 
              const T* panels, int64_t out_step, int64_t add, T* out) {
     const int64_t room = TILE * (inner < SLAB ? inner : SLAB);
     const bool many = rows > MANY * TILE * team();
-    T* shared = many ? nullptr : scratch(room);
+    T* shared = many ? nullptr : scratch<T>(room);
 #pragma omp parallel if (rows * outer > LINE * LINE) num_threads(team())
     {
-        T* own = many ? scratch(room) : shared;
+        T* own = many ? scratch<T>(room) : shared;
         const int64_t first = many ? omp_get_thread_num() : 0;
         const int64_t stride = many ? omp_get_num_threads() : 1;
         for (int64_t top = first * TILE; top < rows; top += stride * TILE)

@@ -4,6 +4,21 @@ namespace {
 
 constexpr int64_t RANKED = 64;  // words that share one maximum on the way to the strongest
 
+// Put a word among the `found` strongest of at most `count`, best first, of equals the first that
+// came; return how many there are now.
+inline int64_t insert(int64_t word, T logit, int64_t found, int64_t count, int64_t* ids,
+                      T* values) {
+    if (found == count && !(logit > values[count - 1])) return found;
+    const int64_t now = found < count ? found + 1 : count;
+    int64_t place = now - 1;
+    for (; place > 0 && logit > values[place - 1]; --place) {
+        values[place] = values[place - 1];
+        ids[place] = ids[place - 1];
+    }
+    values[place] = logit, ids[place] = word;
+    return now;
+}
+
 }  // namespace
 
 extern "C" {
@@ -87,16 +102,8 @@ void strongest(int64_t rows, int64_t words, int64_t stride, int64_t count, const
             if (found == count && !(maxima[row * blocks + b] > value[count - 1])) continue;
             const int64_t start = b * RANKED;
             const int64_t stop = words - start < RANKED ? words : start + RANKED;
-            for (int64_t w = start; w < stop; ++w) {
-                if (found == count && !(x[w] > value[count - 1])) continue;
-                int64_t place = found < count ? found++ : count - 1;
-                for (; place > 0 && x[w] > value[place - 1]; --place) {
-                    value[place] = value[place - 1];
-                    id[place] = id[place - 1];
-                }
-                value[place] = x[w];
-                id[place] = w;
-            }
+            for (int64_t w = start; w < stop; ++w)
+                found = insert(w, x[w], found, count, id, value);
         }
     }
 }
