@@ -55,15 +55,18 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "decode beam=3": ("decode", "--seconds", "20"),
         "decode beam=5": ("decode", "--beam", "5", *FEW),
         "decode greedy": ("decode", "--beam", "1", *FEW),
-        "decode greedy batch=128": (
-            "decode", "--beam", "1", "--batch", "128", "--pictures", "512", *FEW,
-        ),
+        **{
+            f"decode {name} batch=128": (
+                "decode", "--beam", beam, "--batch", "128", "--pictures", "512", *FEW,
+            )
+            for name, beam in (("beam=3", "3"), ("beam=5", "5"), ("greedy", "1"))
+        },
         "decode one picture": ("decode", "--pictures", "1", "--batch", "1", *FEW),
     },
     "decode-sweep": {
         "decode beam=10": ("decode", "--beam", "10", *FEW),
         **{
-            f"decode batch={n}": ("decode", "--batch", n, "--pictures", "128", *FEW)
+            f"decode batch={n}": ("decode", "--batch", n, "--pictures", "256", *FEW)
             for n in ("4", "16", "32", "128")
         },
         **{

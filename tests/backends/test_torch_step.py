@@ -16,6 +16,7 @@ from regard.backends.torch_step import TorchStep
 from regard.decoding import DecodingOptions, decode
 from regard.errors import UnknownName
 from regard.loops import ReadyAnnotations, library
+from regard.loops.vocabulary import WordLayer
 from regard.types import Annotations, Hypothesis, ProjectedAnnotations, Step
 from regard.vocabulary import END, PAD, START, UNKNOWN
 
@@ -160,6 +161,21 @@ def test_a_large_vocabulary_is_searched_alike(
             for said, wanted in zip(a.alternatives, b.alternatives, strict=True):
                 assert [word for word, _ in said] == [word for word, _ in wanted]
                 np.testing.assert_allclose([p for _, p in said], [p for _, p in wanted], atol=1e-4)
+
+
+def test_sampling_computes_all_logits_and_nothing_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    full, some = WordLayer.full, WordLayer.strongest
+    monkeypatch.setattr(WordLayer, "full", lambda *given: asked.append("all") or full(*given))
+    monkeypatch.setattr(WordLayer, "strongest", lambda *given: asked.append("some") or some(*given))
+    annotations = Annotations(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool), ())
+    backend = TorchBackend(None, toys.decoder(words=3000))
+    for method, wanted in (("sample", {"all"}), ("greedy", {"some"}), ("beam", {"some"})):
+        asked.clear()
+        chosen = DecodingOptions(method=method, max_length=3)
+        decode(backend, annotations, chosen, start=START, end=END)
+        assert set(asked) == wanted
+        assert len(asked) <= 4  # once a step
 
 
 def test_the_backend_notices_that_weights_changed() -> None:
