@@ -1,6 +1,6 @@
 """Measures everything that benchmarks/README.md reports, and writes its tables and plots anew.
 
-    python benchmarks/run.py                # everything, about fifteen minutes on two idle cores
+    python benchmarks/run.py                # everything, about 25 minutes on two idle cores
     python benchmarks/run.py decode start   # some groups; the others keep what they had
     python benchmarks/run.py --plots        # measure nothing
 
