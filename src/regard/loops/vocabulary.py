@@ -2,11 +2,11 @@
 
 A search asks for the few strongest words of a step, and for the sum over all words that makes
 their logits probabilities. For these the product with the whole vocabulary, half of a step's
-work, is done in 16-bit integers, which takes a bit more than half the time, and what may be among
+work, is done in 16-bit integers, which takes little more than half the time, and what may be among
 the strongest once more in full. How far the integers are off at most is known
 (`cpp/vocabulary.cpp`), so no strong word is missed: words, their order and their logits are those
 of the full product. In the sum the others stay as the integers gave them; its logarithm is off by
-some 1e-6. Whoever asks for the logits themselves, as sampling does, gets the full product.
+some 1e-5. Whoever asks for the logits themselves, as sampling does, gets the full product.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class WordLayer:
 
     def strongest(self, deep: np.ndarray, count: int) -> Strong | None:
         """Find the strongest words without all logits; None: by integers it cannot be done."""
-        if self._short is None or count > self.words // BLOCK:
+        if self._short is None or not 0 < count <= self.words // BLOCK:
             return None
         return self._short.strongest(np.ascontiguousarray(deep), count)
 
