@@ -15,7 +15,7 @@ from regard.backends.torch_backend import TorchBackend
 from regard.backends.torch_step import TorchStep
 from regard.decoding import DecodingOptions, decode
 from regard.errors import UnknownName
-from regard.loops import ReadyAnnotations, library
+from regard.loops import ReadyAnnotations, library, vocabulary
 from regard.loops.vocabulary import WordLayer
 from regard.types import Annotations, Hypothesis, ProjectedAnnotations, Step
 from regard.vocabulary import END, PAD, START, UNKNOWN
@@ -139,6 +139,7 @@ def test_a_large_vocabulary_is_searched_alike(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its strongest words are found without all logits (`regard.loops.vocabulary`)."""
+    monkeypatch.setattr(vocabulary, "_pay", lambda _: True)  # whatever processor this is
     decoder = toys.decoder(words=3000)
     with torch.no_grad():
         decoder.output.weight.mul_(4)
@@ -164,6 +165,7 @@ def test_a_large_vocabulary_is_searched_alike(
 
 
 def test_sampling_computes_all_logits_and_nothing_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "_pay", lambda _: True)
     asked: list[str] = []
     full, some = WordLayer.full, WordLayer.strongest
     monkeypatch.setattr(WordLayer, "full", lambda *given: asked.append("all") or full(*given))

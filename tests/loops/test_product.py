@@ -49,6 +49,15 @@ def test_a_product_is_numpys(
     assert (out[:, [0, -1, -2]] == 1).all()  # what lies beside it is not written
 
 
+def test_what_is_written_begins_with_a_cache_line() -> None:
+    x, weight = np.ones((3, 40), np.float32), np.ones((40, 50), np.float32)
+    product = Product(weight, loops_of("float32"))
+    kept = [product(x) for _ in range(9)]
+    assert {out.ctypes.data % 64 for out in kept} == {0}
+    assert {out.strides for out in kept} == {(256, 4)}  # 64 numbers, so that every row does
+    assert all(out.shape == (3, 50) for out in kept)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_many_rows_go_to_the_threads_tile_by_tile(threads: int) -> None:
     """The sums are the same ones, whoever makes them."""

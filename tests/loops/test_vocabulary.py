@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.loops import Library, library, native
+from regard.loops import Library, library, native, vocabulary
 from regard.loops.vocabulary import WordLayer, WordRanking
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
@@ -171,6 +171,28 @@ def test_more_words_than_there_are_blocks_take_all_logits() -> None:
     assert layer.strongest(deep, 11) is None
     ids, _ = WordRanking(layer, deep, nullcontext).strongest(300)
     np.testing.assert_array_equal(ids, np.argsort(-logits_of(deep, weight, bias))[:, :300])
+
+
+def test_integers_are_used_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    deep, weight, bias = drawn(2, 2048, 30)
+    loops = loops_of("float32")
+    for pay, words, used in ((True, 2048, True), (True, 2047, False), (False, 2048, False)):
+        monkeypatch.setattr(vocabulary, "_pay", lambda _, pay=pay: pay)
+        found = WordLayer(weight[:words], bias[:words], loops).strongest(deep, 3)
+        assert (found is not None) == used
+
+
+def test_integers_pay_on_the_processors_that_they_are_written_for() -> None:
+    answer = np.full(1, 7, np.int64)
+    loops_of("float64").call("pairs_pay", answer)
+    assert answer[0] == 0
+    loops_of("float32").call("pairs_pay", answer)
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or platform.machine() != "x86_64":
+        pytest.skip("nothing says what the processor can do")
+    known = next(x for x in flags.read_text("utf-8").splitlines() if x.startswith("flags")).split()
+    plain = "avx2" in known and "avx512f" not in known
+    assert bool(answer[0]) == (plain or "avx512_vnni" in known)
 
 
 def test_a_ranking_computes_no_more_than_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

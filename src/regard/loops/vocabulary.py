@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +25,19 @@ _MANY = 2048
 """Words from which on integers are used."""
 _ROOM = 64  # words that panels may be longer by; no processor's vectors hold more
 
-Strong = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Ids (B, M) and logits (B, M) of the strongest words, best first, and log sum exp (B,) of all."""
+
+class Strong(NamedTuple):
+    """The strongest words of some rows, best first; ties go to the smaller id.
+
+    Attributes:
+        ids: (B, M).
+        logits: (B, M).
+        normaliser: (B,), log sum exp of all V logits.
+    """
+
+    ids: np.ndarray
+    logits: np.ndarray
+    normaliser: np.ndarray
 
 
 class WordLayer:
@@ -52,7 +64,7 @@ class WordLayer:
         self._product = None if short else self._packed()
 
     def full(self, deep: np.ndarray) -> Ranking:
-        """Compute all logits."""
+        """Compute all logits (B, V) of deep outputs (B, E)."""
         if self._product is None:  # few ever ask
             self._product = self._packed()
         logits = new(deep, len(deep), self.words + -self.words % ALIGNED)[:, : self.words]
@@ -60,7 +72,15 @@ class WordLayer:
         return Ranking(logits, self._bias, self._loops)
 
     def strongest(self, deep: np.ndarray, count: int) -> Strong | None:
-        """Find the strongest words without all logits; None: by integers it cannot be done."""
+        """Find the strongest words without all logits.
+
+        Args:
+            deep: (B, E).
+            count: M.
+
+        Returns:
+            M words of each row; None where integers are not used, or M is more than a 64th of V.
+        """
         if self._short is None or not 0 < count <= self.words // BLOCK:
             return None
         return self._short.strongest(np.ascontiguousarray(deep), count)
@@ -99,20 +119,20 @@ class WordRanking:
     def normaliser(self) -> np.ndarray:
         """See `regard.types.Ranking`; after `strongest` it costs nothing."""
         strong = self._found(1)
-        return self._all().normaliser if strong is None else strong[2].astype(np.float64)
+        return self._all().normaliser if strong is None else strong.normaliser.astype(np.float64)
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `regard.types.Ranking.strongest`."""
         strong = self._found(count)
         if strong is not None:
-            return strong[0][:, :count], strong[1][:, :count].astype(np.float64)
+            return strong.ids[:, :count], strong.logits[:, :count].astype(np.float64)
         ranking = self._all()
         with self._team():
             return ranking.strongest(count)
 
     def _found(self, count: int) -> Strong | None:
         """Return `count` strongest words or more; None: all logits are there, or are needed."""
-        if self._full is None and (self._strong is None or self._strong[0].shape[1] < count):
+        if self._full is None and (self._strong is None or self._strong.ids.shape[1] < count):
             with self._team():
                 self._strong = self._layer.strongest(self._deep, count)
         return self._strong if self._full is None else None
@@ -146,7 +166,7 @@ class _ShortWeight:
             "strong_words", rows, inner, words, count, deep, self._weight, self._bias,
             self._pairs, self._step, self._length, self._rounded, ids, values, normaliser,
         )  # fmt: skip
-        return ids, values, normaliser
+        return Strong(ids, values, normaliser)
 
 
 def _pay(loops: Library) -> bool:
