@@ -31,7 +31,7 @@ test: .venv/dev  ## run the default test suite
 	$(BIN)/python -m pytest -q
 
 torture: .venv/dev  ## try faults for about 20 minutes and count them; more with SCALE=10
-	$(BIN)/python -m torture --scale $(or $(SCALE),1)
+	$(BIN)/python -m tests.fuzz --scale $(or $(SCALE),1)
 
 audit: .venv/dev sbom  ## look for what is known to be unsafe, in the code and in the packages
 	$(BIN)/python .ci/audit.py bandit packages

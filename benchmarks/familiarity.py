@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from projects.hippocampus.data import load_facts
 from regard.captioner import Captioner
-from regard.data.hippocampus import load_facts
 from regard.errors import MediaError, MissingExtra
 from regard.pretrained import find_model
 from regard.types import Media, Scan

@@ -8,8 +8,8 @@ import torch
 from gpu_counts import Sizes
 from torch import Tensor
 
+from regard.text.vocabulary import END, PAD, SPECIALS, START
 from regard.training.batches import Chunk
-from regard.vocabulary import END, PAD, SPECIALS, START
 
 _TOPICS, _OF_EACH = 50, 3
 """Topics in all, and those of a picture."""

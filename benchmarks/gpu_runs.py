@@ -13,16 +13,16 @@ from gpu_data import Resident
 from gpu_timing import timed, wait
 from torch import Tensor
 
+from benchmarks.cuda_graphs import Captured, Outputs, recorder_for
+from benchmarks.device_beam import search
 from regard.config import DecoderConfig
-from regard.decoder import AttentionDecoder
-from regard.decoding.device_beam import search
 from regard.decoding.filters import Ids
-from regard.kernels import gpu
-from regard.kernels.graphs import Captured, Outputs, recorder_for
+from regard.model.decoder import AttentionDecoder
+from regard.native import dispatch
+from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.training.batches import plan_epoch
-from regard.training.objective import Batch, caption_logprob, expand_cells
-from regard.training.penalties import doubly_stochastic
-from regard.vocabulary import END, PAD, START, UNKNOWN
+from regard.training.objectives.base import Batch, caption_logprob, expand_cells
+from regard.training.objectives.penalties import doubly_stochastic
 
 IDS = Ids(START, END, forbidden=(PAD, START, UNKNOWN))
 BEAM = 3
@@ -62,7 +62,7 @@ def compare(s: Sizes, data: Resident) -> Figures:
     Raises:
         SystemExit: they differ by more than float32 explains, or the kernels do not run here.
     """
-    if data.vectors.is_cuda and not gpu.takes(data.vectors):
+    if data.vectors.is_cuda and not dispatch.takes(data.vectors):
         sys.exit("Triton's kernels do not run on this device, see the warning above.")
     items = torch.arange(8, device=data.vectors.device)
     tokens = data.tokens[items].flatten(0, 1)
@@ -73,7 +73,7 @@ def compare(s: Sizes, data: Resident) -> Figures:
         return [loss.detach(), *torch.autograd.grad(loss, list(decoder.parameters()))]
 
     found = differentiate()
-    with mock.patch.object(gpu, "takes", return_value=False):
+    with mock.patch.object(dispatch, "takes", return_value=False):
         plain = differentiate()
     worst = max(
         float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in zip(found, plain, strict=True)
@@ -113,7 +113,7 @@ def attention(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures
         }
 
     found = run("")
-    with mock.patch.object(gpu, "takes", return_value=False):
+    with mock.patch.object(dispatch, "takes", return_value=False):
         found |= run(", plain")
     read = counts.step_bytes(s, pictures, backward=False)
     back = counts.step_bytes(s, pictures, backward=True)

@@ -74,7 +74,7 @@ OURS = r"""
 import json, sys, time
 import torch
 from pathlib import Path
-from regard.bench.memory import peak
+from benchmarks.memory import peak
 before = peak()
 from regard.captioner import Captioner
 from regard.pretrained import find_model
@@ -102,7 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = given.images
         if folder is None:
-            from regard.bench.pictures import make_pictures
+            from benchmarks.caption import make_pictures
 
             folder = Path(made)
             make_pictures(folder, 256)

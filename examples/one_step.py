@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from regard.config import DecoderConfig
-from regard.decoder import AttentionDecoder
+from regard.model.decoder import AttentionDecoder
 
 Vector = list[float]
 Matrix = list[Vector]

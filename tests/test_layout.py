@@ -16,22 +16,19 @@ SOURCE = Path(regard.__file__).parent
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 ORDER = [
-    {"types", "errors", "config", "settings", "vocabulary", "version", "folders"}
-    | {"arrays", "documents", "draws", "lanes", "loops", "packing", "ranks", "sessions", "words"},
+    {"types", "errors", "config", "util", "text", "native", "version"},
     {"media", "recipes"},
-    {"encoders", "attention", "kernels", "pretrained", "card", "familiarity", "confidence"},
-    {"decoder"},
+    {"model", "pretrained"},
     {"backends"},
     {"decoding"},
-    {"checkpoint", "captions", "graphs", "stored_config"},
-    {"assembly", "streaming"},
-    {"parts"},
-    {"captioner", "export"},
-    {"routing"},
-    {"data", "metrics"},
+    {"reliability", "checkpoint"},
+    {"pipeline", "streaming", "captioner", "model_pool"},
+    {"data", "synthetic", "metrics", "export"},
+    {"faithfulness"},
     {"explain"},
+    {"audit"},
     {"training"},
-    {"serve", "bulk", "bench"},
+    {"serve", "bulk"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -122,13 +119,15 @@ def distribution(requirement: str) -> str:
 
 
 TORCH = {
-    *("assembly", "attention", "bench", "decoder", "encoders", "export", "kernels", "training")
+    *("export", "model", "training")
 }
 """Stations of the modules of torch; nothing that captions imports them before torch is wanted."""
 
 
 OF_TORCH = {
-    *("torch_backend.py", "torch_step.py", "device_beam.py", "draws.py", "packing.py", "warp.py")
+    *("torch_backend.py", "torch_step.py", "build.py", "additive.py", "backward.py"),
+    *("dispatch.py", "forward.py", "kernels.py", "linear.py", "plan.py", "product.py"),
+    *("teacher_forcing.py", "vocabulary_loss.py"),
 }
 
 

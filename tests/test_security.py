@@ -18,20 +18,20 @@ import pytest
 import torch
 
 import regard
-import toys
 from regard import CheckpointError, DatasetError, MediaError, RegardError
 from regard.captioner import Captioner
-from regard.checkpoint import file_digest, load_checkpoint
+from regard.checkpoint.folder import file_digest, load_checkpoint
+from regard.checkpoint.onnx_manifest import MANIFEST
 from regard.cli.files import OutputFolder
 from regard.config import EncoderConfig
 from regard.data.store import AnnotationStore, StoreKey
-from regard.encoders import build_encoder
 from regard.errors import ConfigError
-from regard.graphs import MANIFEST
 from regard.media import read_clip, read_image
-from regard.media.volume import read_scan
+from regard.media.scan.scan_reader import read_scan
+from regard.model.encoders import build_encoder
 from regard.pretrained import find_model
-from scan_files import spec
+from tests.helpers import toys
+from tests.helpers.scan_files import spec
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(regard.__file__).parent

@@ -67,8 +67,8 @@ def load(
             and is not.
     """
     from regard.captioner import Captioner
+    from regard.model_pool import Router
     from regard.pretrained import find_model
-    from regard.routing import Router
 
     if medium is not None:
         return Router(name, device=device, backend=backend).captioner(medium)

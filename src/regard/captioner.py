@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, overload
 
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend, available_cores
-from regard.captions import decoding_options
-from regard.checkpoint import save_checkpoint
-from regard.confidence import Confidence
+from regard.checkpoint.components import Parts, load_parts, parts_of_modules
+from regard.checkpoint.folder import save_checkpoint
 from regard.config import Recipe, VideoConfig
 from regard.errors import ConfigError
-from regard.familiarity import Familiarity
-from regard.parts import Parts, load_parts, parts_of_modules
+from regard.pipeline import decoding_options
+from regard.reliability.confidence import Confidence
+from regard.reliability.out_of_distribution import Familiarity
 from regard.streaming import CaptionStream, Deferred, Failure, Report, Source, encode
+from regard.text.vocabulary import Vocabulary
 from regard.types import Annotations, Caption, Media
-from regard.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from regard.decoder import AttentionDecoder
-    from regard.encoders import Encoder
+    from regard.model.decoder import AttentionDecoder
+    from regard.model.encoders import Encoder
 
 _WORTH_A_START = 150  # pictures from which onnxruntime's start pays
 _PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
@@ -241,9 +241,9 @@ class Captioner:
         Where a model has no graphs, onnxruntime and onnxscript (extra `export`) make one of its
         encoder, which encodes several times faster than torch on a CPU, with the same vectors to
         rounding, but takes seconds to begin. A model with graphs takes the decoder's steps from
-        compiled loops (`regard.loops`) where a C++ compiler has made them before, or where there
+        compiled loops (`regard.native`) where a C++ compiler has made them before, or where there
         are items enough to make them now. Every core then does batches of its own
-        (`regard.lanes`); `cores` says how many where not all of the machine are its own.
+        (`regard.util.parallel`); `cores` says how many where not all of the machine are its own.
         """
         few = pictures * self.reader.pictures_per_item < _WORTH_A_START
         if few or self.device != "cpu":
@@ -255,7 +255,7 @@ class Captioner:
             import torch
 
             from regard.backends.torch_backend import TorchBackend
-            from regard.encoders.fast import encode_with
+            from regard.model.encoders.onnx_encoder import encode_with
 
             lanes = cores or torch.get_num_threads()
             encode = encode_with(self.encoder, threads=1)
@@ -289,8 +289,8 @@ class Captioner:
         Raises:
             CheckpointError: it cannot be written; what was there before is untouched.
         """
-        from regard.assembly import Model
-        from regard.card import model_card
+        from regard.checkpoint.build import Model
+        from regard.checkpoint.model_card import model_card
 
         model = Model(
             self.encoder,

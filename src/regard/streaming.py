@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from regard.arrays import array_namespace
 from regard.backends import Backend
-from regard.captions import CaptionWriter
-from regard.confidence import Confidence
 from regard.decoding import DecodingOptions, decode
-from regard.decoding.candidates import to_numpy
+from regard.decoding.topk import to_numpy
 from regard.errors import MediaError, MissingExtra, RegardError
-from regard.familiarity import Familiarity, Sighting
-from regard.lanes import in_lanes
 from regard.media import Input
 from regard.media.reader import Reader
+from regard.pipeline import CaptionWriter
+from regard.reliability.confidence import Confidence
+from regard.reliability.out_of_distribution import Familiarity, Sighting
+from regard.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from regard.types import Annotations, Caption, Media
-from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from regard.util.arrays import array_namespace
+from regard.util.parallel import in_lanes
 
 if TYPE_CHECKING:
     import torch

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import regard
-from alike import assert_same
 from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
-from regard.checkpoint import Checkpoint, load_checkpoint
+from regard.checkpoint.folder import Checkpoint, load_checkpoint
 from regard.errors import ConfigError
-from regard.loops import FastStep, StepWeights, library, native
+from regard.native import FastStep, StepWeights, cpp_library, library
 from regard.pretrained import shipped_models
 from regard.types import DecoderState
+from tests.helpers.alike import assert_same
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
 
@@ -114,7 +114,7 @@ def test_few_items_do_not_wait_for_a_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native._loaded.cache_clear()
+    cpp_library._loaded.cache_clear()
     light = Captioner.load(shipped_models()["flickr8k-soft"], backend="onnx")
 
     def compiled(pictures: int) -> bool:
@@ -187,9 +187,9 @@ def test_clips_keep_the_steps(pair: tuple[Captioner, Captioner]) -> None:
 TEAM = """
 import os, sys
 import numpy as np
-from regard.checkpoint import load_checkpoint
+from regard.checkpoint.folder import load_checkpoint
 from regard.config import DecoderConfig
-from regard.loops import FastStep, StepWeights, library
+from regard.native import FastStep, StepWeights, library
 from regard.types import DecoderState
 
 def threads():

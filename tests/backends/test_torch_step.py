@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import toys
 from regard.backends.torch_backend import TorchBackend
 from regard.backends.torch_step import TorchStep
 from regard.decoding import DecodingOptions, decode
 from regard.errors import UnknownName
-from regard.loops import ReadyAnnotations, library, vocabulary
-from regard.loops.vocabulary import WordLayer
+from regard.native import ReadyAnnotations, library, vocabulary_search
+from regard.native.vocabulary_search import WordLayer
+from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.types import Annotations, Hypothesis, ProjectedAnnotations, Step
-from regard.vocabulary import END, PAD, START, UNKNOWN
+from tests.helpers import toys
 
 pytestmark = pytest.mark.skipif(library(torch.float32) is None, reason="no C++ compiler")
 
@@ -138,8 +138,8 @@ def test_items_that_leave_leave_the_others_as_they_were() -> None:
 def test_a_large_vocabulary_is_searched_alike(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its strongest words are found without all logits (`regard.loops.vocabulary`)."""
-    monkeypatch.setattr(vocabulary, "_pay", lambda _: True)  # whatever processor this is
+    """Its strongest words are found without all logits (`regard.native.vocabulary_search`)."""
+    monkeypatch.setattr(vocabulary_search, "_pay", lambda _: True)  # whatever processor this is
     decoder = toys.decoder(words=3000)
     with torch.no_grad():
         decoder.output.weight.mul_(4)
@@ -165,7 +165,7 @@ def test_a_large_vocabulary_is_searched_alike(
 
 
 def test_sampling_computes_all_logits_and_nothing_besides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "_pay", lambda _: True)
+    monkeypatch.setattr(vocabulary_search, "_pay", lambda _: True)
     asked: list[str] = []
     full, some = WordLayer.full, WordLayer.strongest
     monkeypatch.setattr(WordLayer, "full", lambda *given: asked.append("all") or full(*given))

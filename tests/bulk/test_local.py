@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 
-import bulk_jobs
 import regard
-import toys
-from bulk_jobs import do, job, rows, shards
 from regard.bulk import Done, Worker, open_run
 from regard.bulk.plan import FORMATS
 from regard.captioner import Captioner
 from regard.errors import CheckpointError, ConfigError, MissingExtra, UnknownName
 from regard.media.image import read_image
 from regard.media.reader import Reader
+from tests.helpers import bulk_jobs, toys
+from tests.helpers.bulk_jobs import do, job, rows, shards
 
 each_format = pytest.mark.parametrize("form", FORMATS)
 
@@ -256,7 +255,7 @@ def test_an_error_of_the_source_itself_stops_the_work(
 def test_a_worker_with_another_model_refuses(folder: Path, tmp_path: Path) -> None:
     todo = open_run(job(folder, tmp_path / "out"))
     other = {medium: m | {"digest": "0" * 64} for medium, m in todo.plan.models.items()}
-    from regard.bulk.places import LocalPlace
+    from regard.bulk.filesystem import LocalPlace
     from regard.bulk.plan import read_unit
 
     unit = read_unit(LocalPlace(), str(tmp_path / "out"), 0, todo.plan.offsets[1])
@@ -335,8 +334,8 @@ def test_parquet_shards_say_how_many_failed_without_their_rows(
 
 
 def test_lines_with_error_in_a_caption_are_no_failures(tmp_path: Path) -> None:
-    from regard.bulk.places import LocalPlace
-    from regard.bulk.shards import counts_of
+    from regard.bulk.filesystem import LocalPlace
+    from regard.bulk.result_shards import counts_of
 
     line = json.dumps({"file": 'an "error": here', "caption": '"error": '})
     (tmp_path / "a.jsonl").write_text(line + "\n" + '{"file": "x", "error": "y"}\n')
@@ -375,7 +374,7 @@ def test_a_cluster_is_not_asked_of_this_process(
     with pytest.raises(ConfigError, match="take --engine ray"):
         do(job(folder, tmp_path / "out"), engine="local", **settings)
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setattr(sys.modules["regard.bulk.run"], "_has_ray", lambda: False)
+    monkeypatch.setattr(sys.modules["regard.bulk.local"], "_has_ray", lambda: False)
     with pytest.raises(MissingExtra, match="--engine local"):
         do(job(folder, tmp_path / "out"), engine="auto", **settings)
     assert not rows(tmp_path / "out")

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bulk_jobs
-from bulk_jobs import do, job, shards
 from regard.bulk import open_run
-from regard.bulk.on_ray import _UnitWorker, _unwrapped
+from regard.bulk.ray_cluster import _UnitWorker, _unwrapped
 from regard.errors import ConfigError
-from torture import bulk
+from tests.fuzz import bulk
+from tests.helpers import bulk_jobs
+from tests.helpers.bulk_jobs import do, job, shards
 
 
 def on_ray(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:

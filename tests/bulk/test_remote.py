@@ -10,13 +10,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-import bulk_jobs
-from bulk_jobs import do, job, rows, shards, write_parquet, write_tar
 from regard.bulk import open_run
+from regard.bulk.filesystem import ArrowPlace, Places
 from regard.bulk.items import items_of
-from regard.bulk.places import ArrowPlace, Places
 from regard.bulk.sources import units_of
 from regard.errors import ConfigError
+from tests.helpers import bulk_jobs
+from tests.helpers.bulk_jobs import do, job, rows, shards, write_parquet, write_tar
 
 
 class Server:

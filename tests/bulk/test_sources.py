@@ -10,14 +10,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import bulk_jobs
-import toys
-from bulk_jobs import write_parquet, write_tar
+from regard.bulk.filesystem import Places, shown
 from regard.bulk.items import Item, items_of
-from regard.bulk.places import Places, shown
 from regard.bulk.sources import Unit, units_of
 from regard.errors import ConfigError, DatasetError
 from regard.media import find_files
+from tests.helpers import bulk_jobs, toys
+from tests.helpers.bulk_jobs import write_parquet, write_tar
 
 
 def units(source: object, size: int = 3, column: str | None = None) -> list[Unit]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import toys
 from regard.cli.main import app, main
-from regard.encoders.fast import encode_with
 from regard.errors import ConfigError
+from regard.model.encoders.onnx_encoder import encode_with
 from regard.pretrained import DEFAULTS, shipped_models
+from tests.helpers import toys
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_own_data_in_one_command_then_evaluate(
 ) -> None:
     # Exporting an encoder takes longer than eight pictures do without.
     monkeypatch.setattr(
-        "regard.training.pictures.encode_with",
+        "regard.training.inputs.encode_with",
         lambda encoder: encode_with(encoder, runtime="torch"),
     )
     captions, images = toys.write_data(tmp_path)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import toys
 from regard.cli.main import app
 from regard.errors import ConfigError
-from toy_models import captioner
+from tests.helpers import toys
+from tests.helpers.toy_models import captioner
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import bulk_jobs
 import regard.cli.bulk
 from regard.bulk import Done, Run
 from regard.cli.main import main
+from tests.helpers import bulk_jobs
 
 Command = Callable[..., tuple[int, str, str]]
 OPTIONS = ["--engine", "local", "--format", "jsonl", "--unit", "4", "--batch-size", "2"]

@@ -9,13 +9,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import scans
-import toys
-from clips import clip_bytes
 from regard.cli.files import OutputFolder
 from regard.cli.main import app, main
 from regard.errors import ConfigError
-from toy_models import captioner
+from tests.helpers import scans, toys
+from tests.helpers.clips import clip_bytes
+from tests.helpers.toy_models import captioner
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +246,7 @@ def test_faithfulness_looks_at_the_control_first(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captions, images = toys.write_data(tmp_path, 4)
-    monkeypatch.setattr("regard.explain.faithfulness.faithfulness", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("regard.faithfulness.experiments.faithfulness", lambda *_, **__: 1 / 0)
     found = run("faithfulness", "--annotations", captions, "--images", images, "--model",
                 models / "soft", "--control", models / "soft")  # fmt: skip
     assert isinstance(found.exception, ConfigError)

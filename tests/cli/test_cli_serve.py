@@ -17,12 +17,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-import toys
 from regard.cli.main import app
 from regard.cli.serving import load_captioners
 from regard.errors import ConfigError, MissingExtra, RegardError
 from regard.pretrained import DEFAULTS, shipped_models
 from regard.serve import Settings
+from tests.helpers import toys
 
 SHIPPED = DEFAULTS["image"]
 

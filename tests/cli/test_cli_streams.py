@@ -15,11 +15,11 @@ import pytest
 from rich.console import Console
 
 import regard.cli.output
-import toys
 from regard.cli.files import OutputFolder
 from regard.cli.main import main
 from regard.cli.output import Watch, json_line, never_fail_to_print
-from toy_models import captioner
+from tests.helpers import toys
+from tests.helpers.toy_models import captioner
 
 Run = Callable[..., tuple[int, str, str]]
 

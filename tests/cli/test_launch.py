@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import toys
 from regard.cli import launch
-from together import curve
+from tests.helpers import toys
+from tests.helpers.together import curve
 
 RECIPE = """
 name = "toy"

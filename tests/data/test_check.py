@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import toys
 from regard.cli.data import app
 from regard.data.check import DatasetReport, check_dataset
 from regard.data.formats import load_dataset, read_caption_file
 from regard.errors import DatasetError
 from regard.recipes import FINE_TUNE, OWN, find_recipe
+from tests.helpers import toys
 
 
 def kinds(report: DatasetReport) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from regard.data.regions import load_regions
-from regard.data.synthetic import make_scenes, write_scenes
 from regard.errors import DatasetError
+from regard.synthetic.scenes import make_scenes, write_scenes
 
 
 def test_scenes_tell_the_place_of_every_mention(tmp_path: Path) -> None:

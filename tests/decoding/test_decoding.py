@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import toys
 from regard.backends.torch_backend import TorchBackend
 from regard.decoding import DecodingOptions, decode
 from regard.types import Annotations, DecoderState, Hypothesis, ProjectedAnnotations, Step
+from tests.helpers import toys
 
 START, END = 0, 1
 

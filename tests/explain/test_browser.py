@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import toys
-from audits import audited
+from regard.audit.mistakes import examine
+from regard.audit.report import report_html
 from regard.data.dataset import CaptionedItem
 from regard.explain import DiaryEntry, caption_html, write_diary
 from regard.explain.diary import DiaryPicture, Said
-from regard.explain.failures import examine
-from regard.explain.report import report_html
 from regard.media import cell_bounds
+from tests.helpers import toys
+from tests.helpers.audits import audited
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import filmed
-from browser import Page, browsing, needs_browser
-from clips import clip_bytes, spec
-from pages import Parsed, words_of
+from regard.explain.clip.player import _ticks
 from regard.explain.html import caption_html
 from regard.explain.page import Explained, explanation_page
-from regard.explain.player import _ticks
-from regard.explain.probe import Occlusion
-from regard.media.video import read_clip
+from regard.faithfulness.occlusion import Occlusion
+from regard.media.video.video_reader import read_clip
 from regard.types import Caption
+from tests.helpers import filmed
+from tests.helpers.browser import Page, browsing, needs_browser
+from tests.helpers.clips import clip_bytes, spec
+from tests.helpers.pages import Parsed, words_of
 
 pytest.importorskip("av")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import toys
 from regard.errors import CheckpointError
 from regard.explain import Diary, DiaryEntry, write_diary
 from regard.explain.diary import DiaryPicture, Said
 from regard.types import Grid
+from tests.helpers import toys
 
 GRID = Grid(("rows", "cols"), (2, 2), (40, 60), ((0.0, 40.0), (0.0, 60.0)))
 ALPHA = np.array([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)

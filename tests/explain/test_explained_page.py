@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import toys
-from browser import Page, browsing, needs_browser
 from regard.explain.page import Explained, explanation_page
-from regard.explain.probe import Occlusion
+from regard.faithfulness.occlusion import Occlusion
+from tests.helpers import toys
+from tests.helpers.browser import Page, browsing, needs_browser
 
 pytestmark = needs_browser
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clips import clip_bytes, number_of, painted, spec
 from regard.errors import MediaError
-from regard.explain.film import film_of
-from regard.media.video import read_clip
+from regard.explain.clip.film import film_of
+from regard.media.video.video_reader import read_clip
 from regard.types import Clip
+from tests.helpers.clips import clip_bytes, number_of, painted, spec
 
 av = pytest.importorskip("av")
 

@@ -3,9 +3,9 @@
 import pytest
 from matplotlib.font_manager import fontManager
 
-import toys
 from regard.explain import contact_sheet, fonts, save_figure
 from regard.explain.fonts import FontChoice, choose_fonts
+from tests.helpers import toys
 
 
 def test_latin_greek_and_cyrillic_need_nothing_more() -> None:

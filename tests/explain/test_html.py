@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import toys
-from pages import Parsed, buttons_of, words_of
 from regard.errors import ConfigError
 from regard.explain import caption_html
 from regard.explain.html import MATTERED_LEAST, mattered_scale
 from regard.explain.maps import OPACITY, absolute_scale, colours, smoothing
-from regard.explain.probe import Occlusion
+from regard.faithfulness.occlusion import Occlusion
+from tests.helpers import toys
+from tests.helpers.pages import Parsed, buttons_of, words_of
 
 
 def test_a_button_for_each_word_with_its_numbers() -> None:

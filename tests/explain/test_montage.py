@@ -7,14 +7,14 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-import scans
 from regard.errors import ConfigError
 from regard.explain import draw
-from regard.explain.lattice import along, mixed, peak_of, scan_scale
-from regard.explain.montage import montage
-from regard.explain.planes import ends, oblique_degrees, three_planes
+from regard.explain.scan.montage import montage
+from regard.explain.scan.planes import ends, oblique_degrees, three_planes
+from regard.explain.scan.volume_maps import along, mixed, peak_of, scan_scale
 from regard.media import cell_centre, places_of, world_of
 from regard.types import Caption, Grid
+from tests.helpers import scans
 
 BRIGHT = (10.5, -7.0, 12.5)  # the patient's right, behind, above
 

@@ -8,11 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 
-import scans
 from regard.errors import ConfigError
-from regard.explain import nifti
-from regard.explain.nifti import attention_nifti, save_attention
+from regard.explain.scan import nifti_maps
+from regard.explain.scan.nifti_maps import attention_nifti, save_attention
 from regard.media import cell_bounds, places_of
+from tests.helpers import scans
 
 BRIGHT = np.array([10.5, -7.0, 12.5])
 
@@ -74,7 +74,7 @@ def test_the_file_is_standard_and_its_words_are_named(tmp_path: Path) -> None:
                       else comment.get_content())  # fmt: skip
     assert told["words"] == ["linke", "Läsion"]
     assert told["notice"] == "Not for clinical use."
-    assert image.header["descrip"].item().decode() == nifti.DESCRIPTION
+    assert image.header["descrip"].item().decode() == nifti_maps.DESCRIPTION
     assert all(not image.header[field].item() for field in ("db_name", "aux_file", "intent_name"))
     assert b"Mustermann" not in path.read_bytes()
     assert save_attention(caption, tmp_path / "b.nii.gz").read_bytes() == path.read_bytes()
@@ -86,10 +86,10 @@ def test_large_images_take_eight_bits_and_little_memory(
     scan = scans.scan()
     caption = scans.scan_caption(scan, scans.grid_of(scan), {"a": 3, "b": 50, "c": None})
     whole = nibabel.load(save_attention(caption, tmp_path / "whole.nii")).get_fdata()
-    monkeypatch.setattr(nifti, "_SLAB", 700)  # slabs that do not end with the scan
+    monkeypatch.setattr(nifti_maps, "_SLAB", 700)  # slabs that do not end with the scan
     slabs = nibabel.load(save_attention(caption, tmp_path / "slabs.nii")).get_fdata()
     np.testing.assert_array_equal(whole, slabs)
-    monkeypatch.setattr(nifti, "LARGE", 1000)
+    monkeypatch.setattr(nifti_maps, "LARGE", 1000)
     small = nibabel.load(save_attention(caption, tmp_path / "small.nii"))
     assert small.get_data_dtype() == np.uint8
     np.testing.assert_allclose(small.get_fdata(), whole, atol=whole.max() / 255)

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import filmed
-import scans
-import toys
-from pages import Parsed
 from regard.errors import ConfigError
 from regard.explain import compare_sheet, save_animation
+from regard.explain.outputs import Wanted, write_explanation
 from regard.explain.page import Explained, explanation_page
-from regard.explain.probe import Occlusion
-from regard.explain.products import Wanted, write_explanation
 from regard.explain.tiles import as_picture
+from regard.faithfulness.occlusion import Occlusion
+from tests.helpers import filmed, scans, toys
+from tests.helpers.pages import Parsed
 
 
 def occlusion(words: int = 3) -> Occlusion:

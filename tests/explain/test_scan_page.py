@@ -12,15 +12,15 @@ import nibabel
 import numpy as np
 import pytest
 
-import scans
-from browser import Page, browsing, needs_browser
-from pages import Parsed, words_of
 from regard.errors import ConfigError
 from regard.explain.page import Explained, explanation_page
-from regard.explain.probe import Occlusion
-from regard.explain.scan_html import MOST_VOXELS, reduced, scan_html
+from regard.explain.scan.scan_html import MOST_VOXELS, reduced, scan_html
+from regard.faithfulness.occlusion import Occlusion
 from regard.media import cell_centre, world_of
 from regard.types import Caption
+from tests.helpers import scans
+from tests.helpers.browser import Page, browsing, needs_browser
+from tests.helpers.pages import Parsed, words_of
 
 BRIGHT = np.array([10.5, -7.0, 12.5])
 SOFTWARE = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]

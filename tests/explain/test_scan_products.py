@@ -10,12 +10,12 @@ import pytest
 from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
-import scans
 from regard.cli.main import app
-from regard.explain import caption_html, products, save_animation
-from regard.explain.products import Wanted, write_explanation
+from regard.explain import caption_html, outputs, save_animation
+from regard.explain.outputs import Wanted, write_explanation
 from regard.explain.tiles import as_picture
 from regard.media import cell_centre
+from tests.helpers import scans
 
 BRIGHT = (10.5, -7.0, 12.5)
 
@@ -59,7 +59,7 @@ def test_many_cells_are_not_covered_one_by_one(
 ) -> None:
     captioner = scans.captioner()
     caption = captioner.caption(scans.image(), beam=1, max_length=2)
-    monkeypatch.setattr(products, "MOST_COVERED", caption.grid.cells - 1)
+    monkeypatch.setattr(outputs, "MOST_COVERED", caption.grid.cells - 1)
     write_explanation(captioner, caption, tmp_path / "a", Wanted(animation="none"))
     assert "occlusion" not in json.loads((tmp_path / "a.json").read_text("utf-8"))
     page = (tmp_path / "a.html").read_text("utf-8")

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-import toys
 from regard.errors import ConfigError
 from regard.explain import contact_sheet, save_figure
 from regard.media import cell_bounds
 from regard.types import Caption, Grid, Media
+from tests.helpers import toys
 
 SQUARE = Grid(("rows", "cols"), (2, 2), (40, 40), ((0.0, 40.0), (0.0, 40.0)))
 

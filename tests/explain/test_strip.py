@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-import filmed
 from regard.errors import ConfigError
 from regard.explain import draw, film_strip, words_by_seconds
-from regard.explain.clips import frame_weights, peak_frame, shown_frames
+from regard.explain.clip.clip_maps import frame_weights, peak_frame, shown_frames
 from regard.types import Caption, Clip
+from tests.helpers import filmed
 
 UNEVEN = ((0.0, 0.5), (0.5, 1.0), (1.0, 4.0), (4.0, 4.2), (4.2, 9.0))
 

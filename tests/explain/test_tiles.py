@@ -9,7 +9,7 @@ from regard.explain.tiles import as_picture, tiled
 from regard.media import cell_bounds, clip_grid, scan_grid
 from regard.media.preprocess import PreprocessingSpec
 from regard.types import AttentionTrace, Caption, Grid, Media, Word
-from toy_media import clip, scan
+from tests.helpers.toy_media import clip, scan
 
 SPEC = PreprocessingSpec(32, "squash", "bilinear", (0.0,) * 3, (1.0,) * 3)
 

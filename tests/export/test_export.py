@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-import toys
 from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
-from regard.checkpoint import load_checkpoint
+from regard.checkpoint.folder import load_checkpoint
+from regard.checkpoint.onnx_manifest import graphs_of, model_digest
 from regard.config import EncoderConfig, ObjectiveConfig, Recipe, VideoConfig
 from regard.decoding import DecodingOptions, decode
-from regard.encoders import build_encoder
-from regard.encoders.trace import trace_graph
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.export import export_model
-from regard.export.tracing import trace_model
+from regard.export.trace_graphs import trace_model
 from regard.export.weights import Stored, pointed_at, stored_weights
-from regard.graphs import graphs_of, model_digest
-from regard.sessions import Graph, open_session
-from toy_media import clip
+from regard.model.encoders import build_encoder
+from regard.model.encoders.trace import trace_graph
+from regard.util.onnx_session import Graph, open_session
+from tests.helpers import toys
+from tests.helpers.toy_media import clip
 
 onnx = pytest.importorskip("onnx")
 

@@ -18,9 +18,9 @@ from regard.data.check import check_dataset
 from regard.errors import MediaError, MediaTooLarge, MissingExtra, RegardError
 from regard.media import digest_of, find_files, medium_of, prepare
 from regard.media.find import split_series
-from regard.media.planes import Plane, placed
-from regard.media.volume import read_scan
-from scan_files import dicom, enhanced, planes, saved, spec, write_series
+from regard.media.scan.dicom_geometry import Plane, placed
+from regard.media.scan.scan_reader import read_scan
+from tests.helpers.scan_files import dicom, enhanced, planes, saved, spec, write_series
 
 PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"
 NICOM = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"

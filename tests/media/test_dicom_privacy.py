@@ -9,11 +9,11 @@ from pathlib import Path
 import pydicom
 import pytest
 
-import toys
 from regard.errors import MediaError
 from regard.media import find_files
-from regard.media.volume import read_scan
-from scan_files import PLANTED, dicom, planes, saved, spec, write_series
+from regard.media.scan.scan_reader import read_scan
+from tests.helpers import toys
+from tests.helpers.scan_files import PLANTED, dicom, planes, saved, spec, write_series
 
 
 @pytest.fixture

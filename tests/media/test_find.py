@@ -11,7 +11,7 @@ import pytest
 from regard.errors import MediaError
 from regard.media import find_files, medium_of, read_image
 from regard.media.preprocess import ScanSpec
-from regard.media.volume import read_scan
+from regard.media.scan.scan_reader import read_scan
 
 
 @pytest.fixture

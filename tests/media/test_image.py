@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-import toys
 from regard.errors import MediaError
 from regard.media import PreprocessingSpec, preprocess, read_image
+from tests.helpers import toys
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:

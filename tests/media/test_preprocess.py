@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import toys
 from regard.errors import ConfigError
 from regard.media import PreprocessingSpec, covered_extent, preprocess, read_image, spec_digest
+from tests.helpers import toys
 
 
 def spec(**settings: Any) -> PreprocessingSpec:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import toys
-from clips import clip_bytes, spec
 from regard.captioner import Failure
-from regard.media import video
-from regard.media.video import read_clip
+from regard.media.video import video_reader
+from regard.media.video.video_reader import read_clip
+from tests.helpers import toys
+from tests.helpers.clips import clip_bytes, spec
 
 pytest.importorskip("av")
 
@@ -25,7 +25,7 @@ def test_every_decoded_frame_is_told() -> None:
 
 
 def test_seeking_tells_what_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "_SEEK_FROM", 1)
+    monkeypatch.setattr(video_reader, "_SEEK_FROM", 1)
     told: list[tuple[int, int]] = []
     read_clip(clip_bytes(100), spec(4), report=lambda *numbers: told.append(numbers))
     assert told == [(13, 100), (38, 100), (63, 100), (88, 100), (100, 100)]

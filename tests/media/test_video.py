@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import clips
 from regard.errors import MediaError
-from regard.media import av_reader, read_clip, read_media, video
-from regard.media.frame_choice import Choice, choose_frames
+from regard.media import read_clip, read_media
+from regard.media.video import pyav, video_reader
+from regard.media.video.frame_sampling import Choice, choose_frames
 from regard.types import Clip
+from tests.helpers import clips
 
 av = pytest.importorskip("av")
 
@@ -57,7 +58,7 @@ def test_seeking_gives_the_same_clip_or_declines(
 ) -> None:
     content = clips.clip_bytes(100, **KINDS[kind])
     plain = read_clip(content, clips.spec(5))
-    monkeypatch.setattr(video, "_SEEK_FROM", 1)
+    monkeypatch.setattr(video_reader, "_SEEK_FROM", 1)
     sought = read_clip(content, clips.spec(5))
     assert np.array_equal(plain.pixels, sought.pixels)
     np.testing.assert_allclose(sought.times, plain.times, atol=1e-9)
@@ -68,18 +69,18 @@ def test_a_long_clip_is_decoded_only_around_its_chosen_frames(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "long.mp4"
-    path.write_bytes(clips.clip_bytes(video._SEEK_FROM, b_frames=2, gop=20))
+    path.write_bytes(clips.clip_bytes(video_reader._SEEK_FROM, b_frames=2, gop=20))
     kept = []
-    decode = av_reader._frames
+    decode = pyav._frames
 
     def counted(*args: object) -> object:
         for frame in decode(*args):  # type: ignore[arg-type]
             kept.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(av_reader, "_frames", counted)
+    monkeypatch.setattr(pyav, "_frames", counted)
     clip = read_clip(path, clips.spec(4))
-    assert clips.numbers_of(clip.pixels) == clips.chosen(video._SEEK_FROM, 4)
+    assert clips.numbers_of(clip.pixels) == clips.chosen(video_reader._SEEK_FROM, 4)
     assert len(kept) < 4 * 30
 
 
@@ -206,7 +207,7 @@ def cut_first(content: bytes, frames: int) -> bytes:
 def test_frames_that_an_edit_list_cuts_do_not_count(
     b_frames: int, seek_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "_SEEK_FROM", seek_from)
+    monkeypatch.setattr(video_reader, "_SEEK_FROM", seek_from)
     content = cut_first(clips.clip_bytes(40, b_frames=b_frames), 5)  # in the middle of a group
     clip = read_clip(content, clips.spec(7))
     assert clips.numbers_of(clip.pixels) == [i + 5 for i in clips.chosen(35, 7)]

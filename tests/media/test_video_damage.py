@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import clips
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media import av_reader, read_clip, video
+from regard.media import read_clip
+from regard.media.video import pyav, video_reader
+from tests.helpers import clips
 
 av = pytest.importorskip("av")
 
@@ -23,7 +24,7 @@ av = pytest.importorskip("av")
         (b"", "empty"),
         (b"this is no video at all" * 100, "no video that can be read"),
         (b"\x89PNG\r\n\x1a\n" + bytes(200), "no video that can be read"),
-        (clips.sound_bytes(), "holds no video, only audio"),
+        (clips.sound_bytes(), "holds no video_reader, only audio"),
         (clips.clip_bytes(20)[:900], "no video that can be read, or is cut off"),
         (b"YUV4MPEG2 W9000 H8000 F25:1 C420\nFRAME\n" + bytes(99), "9000×8000"),
         (b"YUV4MPEG2 W100000 H100000 F25:1 C420\nFRAME\n" + bytes(99), "no video that can be"),
@@ -60,7 +61,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 def test_large_frames_are_refused_before_anything_is_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(av_reader, "_frames", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(pyav, "_frames", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(MediaTooLarge, match="96×64"):
         read_clip(clips.clip_bytes(3), clips.spec(), max_pixels=96 * 64 - 1)
     with pytest.raises(MediaTooLarge, match="96×64"):
@@ -90,7 +91,7 @@ def packet_places(content: bytes) -> list[tuple[int, int]]:
 def test_damage_in_the_middle_is_passed_over_with_a_note(
     kind: dict[str, str], seek_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "_SEEK_FROM", seek_from)
+    monkeypatch.setattr(video_reader, "_SEEK_FROM", seek_from)
     content = bytearray(clips.clip_bytes(48, gop=16, **kind))
     for pos, size in packet_places(bytes(content))[14:20]:
         content[pos + 16 : pos + size] = b"\xa5" * (size - 16)
@@ -141,7 +142,7 @@ def test_a_playlist_opens_neither_files_nor_connections(name: str, tmp_path: Pat
 
 def test_a_container_that_asks_for_another_file_gets_none() -> None:
     with pytest.raises(PermissionError, match=r"another file, 'http://host/clip'"):
-        av_reader._refuse("http://host/clip", 0, {})
+        pyav._refuse("http://host/clip", 0, {})
 
 
 QUIET = """
@@ -181,7 +182,7 @@ print(read, refused)
 
 
 def run(code: str, *, timeout: float) -> subprocess.CompletedProcess[str]:
-    paths = [str(Path(clips.__file__).parent), str(Path(video.__file__).parents[2])]
+    paths = [str(Path(clips.__file__).parent), str(Path(video_reader.__file__).parents[2])]
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},

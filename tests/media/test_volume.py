@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from regard.errors import MediaError, MediaTooLarge, MissingExtra, UnknownMedia
 from regard.media import digest_of, medium_of, prepare, read_media
-from regard.media.volume import read_scan
+from regard.media.scan.scan_reader import read_scan
 from regard.types import Scan
-from scan_files import nifti, spec, voxels
+from tests.helpers.scan_files import nifti, spec, voxels
 
 NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"
 NILEARN = Path(nilearn.__file__).parent / "datasets" / "data"

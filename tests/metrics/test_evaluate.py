@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import toys
 from regard.captioner import Failure
 from regard.cli.main import app
 from regard.config import DecodingConfig, Recipe
+from regard.config.io import to_dict
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError, MediaError, UnknownName
 from regard.metrics import java
 from regard.metrics.evaluate import evaluate
-from regard.routing import Router
-from regard.settings import to_dict
+from regard.model_pool import Router
+from tests.helpers import toys
 
 TEXTS = {"a.jpg": "a red dog runs", "b.jpg": "two cats sit on a mat"}
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard.metrics.pointing import Region, pointing
+from regard.text.words import CLASSES, word_class
 from regard.types import Grid
-from regard.words.word_classes import CLASSES, word_class
 
 GRID = Grid(("rows", "cols"), (2, 2), (100, 200), ((0.0, 100.0), (0.0, 200.0)))
 ALPHA = np.array([[0.1, 0.6], [0.1, 0.2]])

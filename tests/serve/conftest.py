@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-import toys
 from regard.captioner import Captioner
 from regard.serve import Settings, create_app
 from regard.serve.decoders import Decoders
-from toy_models import captioner
+from tests.helpers import toys
+from tests.helpers.toy_models import captioner
 
 
 class Service:

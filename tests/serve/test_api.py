@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import toys
 from regard.cli.main import app
 from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
 from regard.serve.schema import ABOUT
+from tests.helpers import toys
 
 PICTURE = ("photo.jpg", toys.jpeg(0), "image/jpeg")
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import regard
-import toys
 from regard.errors import MissingExtra
 from regard.media import read_image
+from regard.serve.admission import Room
 from regard.serve.batching import Batcher
-from regard.serve.room import Room
 from regard.serve.schema import Refused
 from regard.serve.settings import Settings
+from tests.helpers import toys
 
 
 def request(name: int, **data: str) -> tuple[str, str, dict[str, Any]]:

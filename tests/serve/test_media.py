@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import clips
-import scan_files
-import toys
 from regard.errors import ConfigError
 from regard.media import medium_of_bytes
 from regard.serve import create_app
+from tests.helpers import clips, scan_files, toys
 
 PICTURE = ("photo.jpg", toys.jpeg(0), "image/jpeg")
 CLIP = ("clip.mp4", clips.clip_bytes(12), "video/mp4")

@@ -17,10 +17,10 @@ import uvicorn
 from PIL import Image
 
 import regard
-import toys
-from browser import Page, browsing, needs_browser
 from regard.serve import create_app
-from toy_models import captioner
+from tests.helpers import toys
+from tests.helpers.browser import Page, browsing, needs_browser
+from tests.helpers.toy_models import captioner
 
 pytestmark = needs_browser
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-import toys
 from regard.captioner import Captioner
 from regard.serve import Settings, create_app
 from regard.serve.decoders import Decoders
+from tests.helpers import toys
 
 KEY = "a key"
 EXAMPLES = 12

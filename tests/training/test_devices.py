@@ -9,23 +9,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import together
-import toys
 from regard.cli.launch import LOST
 from regard.cli.main import main
 from regard.config import EncoderConfig, Recipe
+from regard.config.io import override
 from regard.data import CaptionDataset
-from regard.draws import Draws, bernoulli, choose, exponential
 from regard.errors import ConfigError
-from regard.ranks import ranks_in
-from regard.settings import override
+from regard.model.rng import Draws, bernoulli, choose, exponential
 from regard.training import loop, train
 from regard.training.batches import Chunk
 from regard.training.devices import OneDevice
 from regard.training.evaluation import _scored
-from regard.training.run import Run
+from regard.training.setup import Run
 from regard.training.step import Update, make_step, own_parts
-from together import curve
+from regard.util.distributed_env import ranks_in
+from tests.helpers import together, toys
+from tests.helpers.together import curve
 
 KINDS = {
     "soft": {},
@@ -234,7 +233,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_without_fabric_two_devices_say_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: Path
 ) -> None:
-    monkeypatch.setattr("regard.ranks.find_spec", lambda name: None)
+    monkeypatch.setattr("regard.util.distributed_env.find_spec", lambda name: None)
     assert command(monkeypatch, "own-data", "--data", str(data), "--devices", "2") == 2
     assert "pip install 'regard[devices]'" in capsys.readouterr().err
 

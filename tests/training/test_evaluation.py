@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-import toys
 from regard.config import EncoderConfig, Recipe
+from regard.config.io import override
 from regard.decoding import DecodingOptions, decode
-from regard.settings import override
 from regard.training import train
+from tests.helpers import toys
 
 
 def toy_recipe(tmp_path: Path, *settings: str) -> Recipe:

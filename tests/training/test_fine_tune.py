@@ -9,21 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 
-import toys
 from regard.captioner import Captioner
 from regard.config import EncoderConfig, ObjectiveConfig, Recipe
-from regard.decoder import AttentionDecoder
-from regard.encoders import build_encoder
-from regard.encoders.fast import encode_with
+from regard.config.io import override
 from regard.errors import CheckpointError, ConfigError
+from regard.model.decoder import AttentionDecoder
+from regard.model.encoders import build_encoder
+from regard.model.encoders.onnx_encoder import encode_with
 from regard.pretrained import shipped_models
-from regard.settings import override
+from regard.text.vocabulary import (
+    SPECIALS,
+    UNKNOWN,
+    Vocabulary,
+    build_vocabulary,
+    extend_vocabulary,
+)
 from regard.training import train
 from regard.training.devices import OneDevice
 from regard.training.fine_tune import fine_tuning_recipe
 from regard.training.logs import Silent
-from regard.training.run import Run, prepare_run
-from regard.vocabulary import SPECIALS, UNKNOWN, Vocabulary, build_vocabulary, extend_vocabulary
+from regard.training.setup import Run, prepare_run
+from tests.helpers import toys
 
 CAPTIONS = ("a zebra runs", "a striped zebra runs on grass")
 SMALL = ("training.batch_size=4", "evaluation.diary_pictures=1", "training.precision=fp32")
@@ -48,7 +54,7 @@ class Notes(Silent):
 def plain_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting an encoder takes longer than eight pictures do without."""
     monkeypatch.setattr(
-        "regard.training.pictures.encode_with",
+        "regard.training.inputs.encode_with",
         lambda encoder: encode_with(encoder, runtime="torch"),
     )
 
@@ -288,7 +294,7 @@ def test_pieces_stay_as_they_are() -> None:
 def test_precision_is_what_the_processor_computes_in(
     native: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regard.training.run.computes_in_bf16", lambda: native)
+    monkeypatch.setattr("regard.training.setup.computes_in_bf16", lambda: native)
     notes = Notes()
     for wanted, taken in (("auto", "bf16" if native else "fp32"), ("bf16", "bf16")):
         recipe = recipe_of(model, tmp_path, f"training.precision={wanted}")

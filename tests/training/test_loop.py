@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 
-import toys
 from regard.captioner import Captioner
-from regard.checkpoint import load_checkpoint
+from regard.checkpoint.folder import load_checkpoint
 from regard.config import EncoderConfig, Recipe
+from regard.config.io import override
 from regard.data.shards import read_item
-from regard.encoders import build_encoder
-from regard.encoders.efficientnet_lite import EfficientNetLite
 from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
-from regard.settings import override
+from regard.model.encoders import build_encoder
+from regard.model.encoders.efficientnet_lite import EfficientNetLite
 from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
-from regard.training.cross_entropy import CrossEntropy
 from regard.training.devices import OneDevice
 from regard.training.fine_tune import fine_tuning_recipe
 from regard.training.logs import RunLog, Silent
-from regard.training.run import prepare_run
+from regard.training.objectives.cross_entropy import CrossEntropy
+from regard.training.setup import prepare_run
 from regard.training.state import TrainState
 from regard.training.views import cut
+from tests.helpers import toys
 
 
 class Killed(Exception):
@@ -150,7 +150,7 @@ def test_parts_of_pictures_are_stored_as_they_are_cut(tmp_path: Path) -> None:
     read: list[str] = []
     with pytest.MonkeyPatch().context() as patch:
         patch.setattr(
-            "regard.training.pictures.read_item",
+            "regard.training.inputs.read_item",
             lambda item, reader: (read.append(item.file), read_item(item, reader))[1],
         )
         run = prepare_run(recipe, tmp_path / "run", False, Silent(), OneDevice())

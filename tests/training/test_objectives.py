@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-import toys
 from regard.config import ObjectiveConfig
 from regard.data import CaptionDataset, CaptionedItem
-from regard.decoder import Unrolled
-from regard.draws import fork
-from regard.packing import packing
-from regard.training.cross_entropy import CrossEntropy
-from regard.training.hard_attention import HardAttentionObjective
-from regard.training.objective import Batch, caption_logprob
+from regard.model.decoder import Unrolled
+from regard.model.packing import packing
+from regard.model.rng import fork
+from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.training.objectives import caption_reward
-from regard.training.penalties import attention_entropy, doubly_stochastic
-from regard.training.self_critical import SelfCritical, policy_loss, said_logprob
-from regard.vocabulary import END, PAD, START, UNKNOWN
+from regard.training.objectives.base import Batch, caption_logprob
+from regard.training.objectives.cross_entropy import CrossEntropy
+from regard.training.objectives.penalties import attention_entropy, doubly_stochastic
+from regard.training.objectives.reinforce import HardAttentionObjective
+from regard.training.objectives.self_critical import SelfCritical, policy_loss, said_logprob
+from tests.helpers import toys
 
 
 def batch(tokens: torch.Tensor, targets: torch.Tensor, items: int, cells: int) -> Batch:

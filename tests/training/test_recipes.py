@@ -13,15 +13,15 @@ import torch
 
 from regard.config import EncoderConfig, Recipe
 from regard.data import CaptionDataset, CaptionedItem
-from regard.decoder import AttentionDecoder
-from regard.encoders import Encoder, build_encoder
+from regard.model.decoder import AttentionDecoder
+from regard.model.encoders import Encoder, build_encoder
 from regard.recipes import find_recipe, shipped_recipes
+from regard.text.vocabulary import build_vocabulary
 from regard.training.batches import collate, make_chunks
-from regard.training.objective import Batch
 from regard.training.objectives import build_objective
+from regard.training.objectives.base import Batch
 from regard.training.prepare import encode_captions
 from regard.training.state import TrainState
-from regard.vocabulary import build_vocabulary
 
 ITEMS = (
     CaptionedItem("a.jpg", ("a dog runs", "a brown dog runs"), "train", "a"),

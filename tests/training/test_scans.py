@@ -8,12 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regard.captioner import Captioner
-from regard.data.hippocampus import load_facts, write_hippocampus
-from regard.data.hippocampus_facts import Marked
-from regard.data.warp import warped
-from regard.errors import ConfigError
-from regard.metrics.rule_facts import (
+from projects.hippocampus.data import load_facts, write_hippocampus
+from projects.hippocampus.facts import Marked
+from projects.hippocampus.rule_facts import (
     aims,
     majority_text,
     mask_priors,
@@ -21,8 +18,11 @@ from regard.metrics.rule_facts import (
     nearest_texts,
     score_facts,
 )
+from projects.hippocampus.warp import warped
+from regard.captioner import Captioner
+from regard.config.io import override
+from regard.errors import ConfigError
 from regard.recipes import find_recipe
-from regard.settings import override
 from regard.training import train
 
 nibabel = pytest.importorskip("nibabel")
@@ -126,7 +126,7 @@ def test_facts_and_aims_of_captions_are_scored(trained: Path, data: Path) -> Non
     silent = score_facts(dict.fromkeys(wanted, ""), book)
     assert mean_accuracy(silent) == 0
 
-    from regard.data.hippocampus import read_marked
+    from projects.hippocampus.data import read_marked
 
     model, key = Captioner.load(trained), training[0]
     marked = read_marked(data / "scans" / key, data / "masks" / key)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import toys
 from regard.config import DataConfig, EncoderConfig, Recipe
 from regard.errors import ConfigError
 from regard.training.views import check_views, cut, draw_views, mirrored, views_of
 from regard.types import Media
+from tests.helpers import toys
 
 
 def picture(digest: str = "a") -> Media:

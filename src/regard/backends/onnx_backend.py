@@ -14,11 +14,11 @@ import numpy as np
 
 from regard.backends.base import IN_CACHE
 from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.sessions import Graph, open_session
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
+from regard.util.onnx_session import Graph, open_session
 
 if TYPE_CHECKING:
-    from regard.loops import FastStep, ReadyAnnotations
+    from regard.native import FastStep, ReadyAnnotations
 
 _GIVE = {
     "encoder": {"vectors"},
@@ -31,7 +31,7 @@ _CONTEXTS = ("expected", "sample", "argmax")
 
 
 class OnnxBackend:
-    """Runs the graphs of a model; see `Backend` and `regard.graphs`."""
+    """Runs the graphs of a model; see `Backend` and `regard.checkpoint.onnx_manifest`."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class OnnxBackend:
     def on_one_core(self, steps: FastStep | None = None) -> OnnxBackend:
         """Return a backend of the same graphs whose every call takes one core, or this one.
 
-        Several threads may call it side by side; see `regard.lanes`.
+        Several threads may call it side by side; see `regard.util.parallel`.
 
         Args:
             steps: of the same decoder, on one thread; they take the place of the graph "step".
@@ -109,7 +109,7 @@ class OnnxBackend:
         )
 
     def alone(self) -> Callable[[], None]:
-        """Do nothing: `on_one_core` has seen to it; see `regard.lanes.in_lanes`."""
+        """Do nothing: `on_one_core` has seen to it; see `regard.util.parallel.in_lanes`."""
         return lambda: None
 
     def for_frames(self, grid_shape: tuple[int, ...]) -> OnnxBackend:

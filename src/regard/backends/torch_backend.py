@@ -12,10 +12,10 @@ from torch import Tensor
 
 from regard.backends.base import IN_CACHE
 from regard.backends.torch_step import TorchStep, weights_seen
-from regard.decoder import AttentionDecoder
-from regard.encoders import Encoder
-from regard.encoders.fast import Encode, channels_last
-from regard.loops import ReadyAnnotations
+from regard.model.decoder import AttentionDecoder
+from regard.model.encoders import Encoder
+from regard.model.encoders.onnx_encoder import Encode, channels_last
+from regard.native import ReadyAnnotations
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 
 
@@ -36,7 +36,7 @@ class TorchBackend:
             encoder: may be None where annotations come from a store.
             decoder: the decoder.
             device: where pixels and annotations are put.
-            encode: a faster way to do what the encoder does (`regard.encoders.fast`).
+            encode: a faster way to do what the encoder does (`regard.model.encoders.onnx_encoder`).
         """
         self.encoder = encoder
         self._encode = encode
@@ -92,7 +92,7 @@ class TorchBackend:
 
     @staticmethod
     def alone() -> Callable[[], None]:
-        """Let the calling thread compute on one core; see `regard.lanes.in_lanes`.
+        """Let the calling thread compute on one core; see `regard.util.parallel.in_lanes`.
 
         torch keeps a number for every thread, and one for threads that are yet to come. The
         second is given back.

@@ -1,4 +1,4 @@
-"""Compiled steps (`regard.loops.FastStep`) for a decoder of torch: its weights, its arrays."""
+"""Compiled steps (`regard.native.FastStep`) for a decoder of torch: its weights, its arrays."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.decoder import AttentionDecoder
 from regard.errors import UnknownName
-from regard.loops import FastStep, ReadyAnnotations, StepWeights, library
-from regard.loops.fast_step import Choose
+from regard.model.decoder import AttentionDecoder
+from regard.native import FastStep, ReadyAnnotations, StepWeights, library
+from regard.native.cpp_step import Choose
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 _CONTEXTS = ("expected", "sample", "argmax")

@@ -8,8 +8,8 @@ worker.py    units to shards (shards.py), by the stream that all captioning goes
 run.py       what is missing, done in this process or by on_ray.py
 """
 
+from regard.bulk.local import Run, engine_for, open_run, run
 from regard.bulk.plan import Job
-from regard.bulk.run import Run, engine_for, open_run, run
 from regard.bulk.worker import Done, Worker
 
 __all__ = ["Done", "Job", "Run", "Worker", "engine_for", "open_run", "run"]

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from regard.bulk.filesystem import Place, Places, shown
 from regard.bulk.parquet import values_of_parquet
-from regard.bulk.places import Place, Places, shown
 from regard.bulk.sources import Unit
 from regard.bulk.tars import files_of_tar
 from regard.captioner import Deferred

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from regard.bulk.places import Place
+from regard.bulk.filesystem import Place
 from regard.errors import DatasetError, MediaError, MissingExtra
 
 FILE_COLUMNS = ("file", "path", "url", "image", "filename", "file_name")

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regard.bulk.places import Place, Places, shown
+from regard.bulk.filesystem import Place, Places, shown
 from regard.bulk.sources import PLAN, Unit, fixed_folder, units_of
-from regard.checkpoint import file_digest
+from regard.checkpoint.folder import file_digest
 from regard.errors import CheckpointError, ConfigError
 from regard.pretrained import DEFAULTS, find_model
 

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from regard.bulk.places import Place
+from regard.bulk.filesystem import Place
 from regard.media.find import medium_by_name
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

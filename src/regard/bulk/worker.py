@@ -8,15 +8,15 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from inspect import GEN_CLOSED, getgeneratorstate
 
+from regard.bulk.filesystem import Places
 from regard.bulk.items import Item, items_of
-from regard.bulk.places import Places
 from regard.bulk.plan import Job, model_digest, part_name
-from regard.bulk.shards import Row, Shard, caption_row, failed_row, new_shard
+from regard.bulk.result_shards import Row, Shard, caption_row, failed_row, new_shard
 from regard.bulk.sources import Unit
 from regard.captioner import Failure, Source
 from regard.errors import ConfigError, RegardError
+from regard.model_pool import Router
 from regard.pretrained import find_model
-from regard.routing import Router
 from regard.types import Caption
 
 Numbered = tuple[int, Unit]

@@ -15,10 +15,10 @@ from rich.table import Table
 from regard.cli.files import OutputFolder, check_no_source
 from regard.cli.output import complain, tables
 from regard.errors import ConfigError
-from regard.folders import whole_file
+from regard.util.atomic import whole_file
 
 if TYPE_CHECKING:
-    from regard.explain.failures import Audit
+    from regard.audit.mistakes import Audit
 
 _FILES = ("audit.html", "audit.csv", "audit.json")  # the page first: by it the others are known
 _TITLE = re.compile(r"<title>Where .* fails</title>")  # of every page
@@ -48,8 +48,8 @@ def audit(
     picture that fails is one line on standard error; the others go on, and the status is 1.
     """
     from regard import load
+    from regard.audit.mistakes import audit as run_audit
     from regard.data import load_dataset
-    from regard.explain.failures import audit as run_audit
 
     _check_replaced(out, annotations)
     dataset = load_dataset(annotations, images or "")
@@ -101,8 +101,8 @@ def _is_page(file: Path) -> bool:
 
 
 def _write(folder: Path, audits: list[Audit]) -> None:
-    from regard.explain.records import report_csv, report_json
-    from regard.explain.report import report_html
+    from regard.audit.records import report_csv, report_json
+    from regard.audit.report import report_html
 
     record = json.dumps(report_json(*audits), ensure_ascii=False, indent=1)
     texts = (report_html(*audits), report_csv(audits[0]), record + "\n")
@@ -125,7 +125,7 @@ def _print(audits: list[Audit], folder: Path) -> None:
     console = tables()
     console.print(table)
     if len(audits) > 1:
-        from regard.explain.changes import changes
+        from regard.audit.changes import changes
 
         gains = [change.gain for change in changes(*audits)]
         better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)

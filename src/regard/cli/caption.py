@@ -59,7 +59,7 @@ def caption(
     sources, total = sources_of(files)
     sheets = OutputFolder(explain, "--explain") if explain else None
     from regard.captioner import Failure
-    from regard.routing import Router
+    from regard.model_pool import Router
 
     router = Router(model, device=device, files=total or 0)
     watch = Watch("captioning", total)
@@ -100,7 +100,7 @@ def _check_calibrated(captioner: Captioner) -> None:
 
 
 def _write(result: Caption, json_lines: bool, *, alpha: bool, unsure: float | None) -> None:
-    from regard.confidence import unsure_text, unsure_words
+    from regard.reliability.confidence import unsure_text, unsure_words
 
     if json_lines:
         marks = {} if unsure is None else {"unsure": list(unsure_words(result, unsure))}

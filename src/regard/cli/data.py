@@ -85,9 +85,9 @@ def synthetic(
     ] = None,
 ) -> None:
     """Write scenes, clips or scans made by rule, and where or when their captions are true."""
-    from regard.data.synthetic import write_scenes
-    from regard.data.synthetic_clips import write_clips
-    from regard.data.synthetic_volumes import write_volumes
+    from regard.synthetic.clips import write_clips
+    from regard.synthetic.scenes import write_scenes
+    from regard.synthetic.volumes import write_volumes
 
     writers = {"image": write_scenes, "video": write_clips, "volume": write_volumes}
     if medium not in writers:
@@ -110,8 +110,8 @@ def hippocampus(
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
 ) -> None:
     """Caption hippocampus scans by rule from their masks: rule-made text on real scans."""
+    from projects.hippocampus.data import write_hippocampus
     from regard.cli.output import reporting
-    from regard.data.hippocampus import write_hippocampus
 
     with reporting() as report:
         made = write_hippocampus(

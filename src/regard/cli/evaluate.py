@@ -11,16 +11,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from regard.card import METRIC_LABELS
+from regard.checkpoint.model_card import METRIC_LABELS
 from regard.cli.files import check_record
 from regard.cli.options import Beam, BlockNgram, Context, LengthPenalty, given
 from regard.cli.output import complain, reporting, tables
 from regard.errors import ConfigError, DatasetError
-from regard.folders import whole_file
+from regard.util.atomic import whole_file
 
 if TYPE_CHECKING:
-    from regard.metrics.calibration import Calibration
     from regard.metrics.evaluate import EvaluationResult
+    from regard.reliability.calibration import Calibration
 
 _RECORDED = frozenset({"scores", "settings", "captions"})  # in every record that `--json` wrote
 _WIDTH_OF_A_FILE = 180  # the table is never cut where the output is no terminal
@@ -71,14 +71,14 @@ def evaluate(
     its config.json, fitted to these captions. With --keep-decoding it captions from then on with
     the length penalty and blocking of n-grams that were given; choose them on val.
     """
-    from regard.captions import store_decoding
-    from regard.confidence import store_confidence
     from regard.data import load_dataset
     from regard.data.dataset import split_named
     from regard.media import medium_of
-    from regard.metrics.calibration import calibrate as fit
     from regard.metrics.evaluate import evaluate as evaluate_captioner
-    from regard.routing import Router
+    from regard.model_pool import Router
+    from regard.pipeline import store_decoding
+    from regard.reliability.calibration import calibrate as fit
+    from regard.reliability.confidence import store_confidence
 
     check_record(json_file, "--json", _RECORDED, [annotations])
     folder = _own_folder(model) if calibrate or keep_decoding else None
@@ -156,7 +156,7 @@ def _own_folder(model: str | None) -> Path:
 
 
 def _check_medium(folder: Path, medium: str) -> None:
-    from regard.checkpoint import inspect_checkpoint
+    from regard.checkpoint.folder import inspect_checkpoint
 
     if (own := inspect_checkpoint(folder)["medium"]) != medium:
         raise ConfigError(

@@ -13,7 +13,7 @@ from regard.errors import ConfigError
 
 if TYPE_CHECKING:
     from regard.captioner import Failure
-    from regard.routing import Router
+    from regard.model_pool import Router
     from regard.types import Caption
 
 
@@ -56,8 +56,8 @@ def explain(
     sources, total = sources_of(files)
     folder = OutputFolder(out, "--out")
     from regard.captioner import Failure
-    from regard.explain.products import Wanted, write_explanation
-    from regard.routing import Router
+    from regard.explain.outputs import Wanted, write_explanation
+    from regard.model_pool import Router
 
     count = total or 1
     router = Router(model, device=device, files=count, covered=occlusion)

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from regard.cli.files import check_record
 from regard.cli.output import complain, reporting, tables
-from regard.folders import whole_file
+from regard.util.atomic import whole_file
 
 if TYPE_CHECKING:
-    from regard.explain.faithfulness import Faithfulness
+    from regard.faithfulness.experiments import Faithfulness
 
 _RECORDED = frozenset({"settings", "deletion", "insertion", "agreement"})  # in every record
 
@@ -52,8 +52,8 @@ def faithfulness(
     from regard import load
     from regard.data import load_dataset
     from regard.data.regions import load_regions
-    from regard.explain.faithfulness import check_control, control_scores
-    from regard.explain.faithfulness import faithfulness as measure
+    from regard.faithfulness.experiments import check_control, control_scores
+    from regard.faithfulness.experiments import faithfulness as measure
 
     check_record(json_file, "--json", _RECORDED, [annotations, regions])
     dataset = load_dataset(annotations, images or "")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from regard.documents import Unreadable, json_of, text_of
 from regard.errors import ConfigError
+from regard.util.safe_io import Unreadable, json_of, text_of
 
 _DRAWN = (".gif", ".png", ".webp")
 
@@ -133,7 +133,7 @@ class OutputFolder:
         source, folder = Path(file).resolve(), self.folder.resolve()
         if folder in (source, source.parent):
             return True
-        from regard.explain.marks import is_drawing
+        from regard.explain.provenance import is_drawing
 
         # Numbers and pages bear no mark; they are known by the drawing that is made with them.
         drawn = [is_drawing(path) for path in there if path.suffix in _DRAWN]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from regard.cli.output import complain
 from regard.errors import ConfigError
-from regard.folders import recovered
+from regard.util.atomic import recovered
 
 LOST = 75
 """Status of a rank that ended because it lost the others; it says nothing itself."""

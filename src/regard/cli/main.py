@@ -27,14 +27,13 @@ _COMMANDS = {
     "explain": "regard.cli.explain:explain",
     "faithfulness": "regard.cli.faithfulness:faithfulness",
     "audit": "regard.cli.audit:audit",
-    "reading": "regard.cli.reading:app",
+    "reading": "regard.cli.human_eval:app",
     "bulk": "regard.cli.bulk:bulk",
     "serve": "regard.cli.serve:serve",
     "export": "regard.cli.export:export",
     "models": "regard.cli.models:models",
     "info": "regard.cli.models:info",
     "data": "regard.cli.data:app",
-    "bench": "regard.cli.bench:app",
 }
 """Every command, or group of them, and where it is."""
 

@@ -15,8 +15,8 @@ from rich.text import Text
 from regard.cli.output import json_line, tables
 
 if TYPE_CHECKING:
-    from regard.checkpoint import Checkpoint
-    from regard.graphs import Graphs
+    from regard.checkpoint.folder import Checkpoint
+    from regard.checkpoint.onnx_manifest import Graphs
 
 _SCORES = {"bleu4": "BLEU-4", "meteor": "METEOR", "cider_d": "CIDEr-D"}
 
@@ -50,8 +50,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="The whole config as JSON.")] = False,
 ) -> None:
     """Show what a model is made of."""
-    from regard.checkpoint import load_checkpoint
-    from regard.graphs import graphs_of
+    from regard.checkpoint.folder import load_checkpoint
+    from regard.checkpoint.onnx_manifest import graphs_of
     from regard.pretrained import find_model
 
     checkpoint = load_checkpoint(find_model(model))

@@ -48,7 +48,7 @@ def serve(
     if find_spec("uvicorn") is None:  # said before models are loaded
         raise MissingExtra("uvicorn", "serve", "`regard serve`")
     from regard.cli.serving import load_captioners, run
-    from regard.serve.keys import Keys
+    from regard.serve.auth import Keys
     from regard.serve.settings import read_settings
 
     options = {

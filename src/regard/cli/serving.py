@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from regard.errors import MissingExtra, RegardError
 from regard.serve.app import create_app
-from regard.serve.logs import log_to, say
-from regard.serve.meters import FOLDER
+from regard.serve.json_logs import log_to, say
+from regard.serve.prometheus import FOLDER
 from regard.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _config(make: Callable[[], Any], settings: Settings) -> Any:
         make,
         factory=True,
         workers=settings.workers,
-        http="regard.serve.patience:PatientProtocol",
+        http="regard.serve.timeouts:PatientProtocol",
         ws="none",
         lifespan="on",
         log_config=None,

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from regard.cli.launch import LOST, end_with_launcher, how_to_go_on, launch, launched
 from regard.cli.output import complain
 from regard.errors import ConfigError, RankLost, needs_torch
-from regard.ranks import check_fabric, ranks_in
+from regard.util.distributed_env import check_fabric, ranks_in
 
 if TYPE_CHECKING:
     from regard.config import Recipe
@@ -146,7 +146,7 @@ def _chosen(
     images: Path | None,
 ) -> Recipe:
     """Return the recipe; where there is a model to go on from, there need be no name."""
-    from regard.settings import override
+    from regard.config.io import override
 
     recipe = _going_on(init, name) if init else _find(name or "")
     places: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Recipes: frozen dataclasses that TOML fills (`regard.settings`) and the checkpoint stores whole.
+"""Recipes: frozen dataclasses that TOML fills (`regard.config.io`) and the checkpoint stores whole.
 
 A recipe is data: no evaluation, no class paths. This module imports neither torch nor numpy.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from regard.config.networks import DecoderConfig, EncoderConfig, VideoConfig, VolumeConfig
+from regard.config.encoder import DecoderConfig, EncoderConfig, VideoConfig, VolumeConfig
 from regard.config.training import (
     DataConfig,
     DecodingConfig,

@@ -21,7 +21,7 @@ from regard.media import (
     medium_of,
     read_media,
 )
-from regard.vocabulary import words_of
+from regard.text.vocabulary import words_of
 
 _MIN_COUNTS = {5: "the recipes of Flickr8k", 3: "`regard train --data`", 2: "with `--init`"}
 """The vocabularies that are counted, and what takes them unless data.min_count is set."""

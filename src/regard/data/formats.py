@@ -12,9 +12,9 @@ from typing import Any
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with_rest_trained
 from regard.data.rows import Found, LineFault, Row, delimiter_of, numbered_lines, texts_in
 from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
-from regard.documents import json_of
 from regard.errors import DatasetError, UnknownName
 from regard.media import is_there
+from regard.util.safe_io import json_of
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.documents import Unreadable, json_of, text_of
 from regard.errors import DatasetError, MediaError
 from regard.media import read_image
 from regard.metrics.pointing import Region
+from regard.util.safe_io import Unreadable, json_of, text_of
 
 Regions = Mapping[str, Mapping[str, Sequence[Region]]]
 """By picture and word: the region of each mention of the word; the last serves all further."""

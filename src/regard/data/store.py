@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from regard.documents import Unreadable, json_of, text_of
 from regard.errors import DatasetError
-from regard.folders import whole_file
+from regard.util.atomic import whole_file
+from regard.util.safe_io import Unreadable, json_of, text_of
 
 SHARD_ROWS = 512
 _SHARD_BYTES = 2**28  # a shard is made in memory: fewer rows of a long clip's many cells

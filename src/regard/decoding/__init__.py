@@ -6,8 +6,8 @@ from regard.backends.base import Backend
 from regard.decoding.beam import decode_beam
 from regard.decoding.filters import Ids
 from regard.decoding.greedy import decode_greedy
-from regard.decoding.options import DecodingOptions
-from regard.decoding.sample import decode_sample
+from regard.decoding.sampling import decode_sample
+from regard.decoding.search_options import DecodingOptions
 from regard.types import Annotations, Hypothesis
 
 __all__ = ["DecodingOptions", "decode"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from regard.backends.base import Backend
-from regard.decoding.candidates import Candidates
 from regard.decoding.filters import Ids
-from regard.decoding.options import DecodingOptions
+from regard.decoding.search_options import DecodingOptions
 from regard.decoding.stepper import Stepper
+from regard.decoding.topk import Candidates
 from regard.types import Annotations, Hypothesis
 
 _FREE_WORDS = 3

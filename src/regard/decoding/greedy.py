@@ -8,7 +8,7 @@ import numpy as np
 
 from regard.backends.base import Backend
 from regard.decoding.filters import Ids
-from regard.decoding.options import DecodingOptions
+from regard.decoding.search_options import DecodingOptions
 from regard.decoding.stepper import Reading, Stepper
 from regard.types import Annotations, Hypothesis
 

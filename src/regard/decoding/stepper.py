@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.backends.base import Backend
-from regard.decoding.candidates import Candidates
 from regard.decoding.filters import Filter, Ids
-from regard.decoding.options import DecodingOptions
+from regard.decoding.search_options import DecodingOptions
+from regard.decoding.topk import Candidates
 from regard.decoding.trace import Record
 from regard.types import Annotations, Array, Step
 

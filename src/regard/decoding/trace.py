@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.decoding.candidates import Candidates, to_numpy
+from regard.decoding.topk import Candidates, to_numpy
 from regard.types import Hypothesis, Step
 
 

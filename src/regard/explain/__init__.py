@@ -1,13 +1,13 @@
 """Explanation: where the decoder looked, drawn on one absolute scale."""
 
-from regard.explain.animation import save_animation
-from regard.explain.compare import compare_sheet
+from regard.explain.clip.strip import film_strip, words_by_seconds
 from regard.explain.diary import Diary, DiaryEntry, write_diary
 from regard.explain.draw import draw
 from regard.explain.html import caption_html
+from regard.explain.image.animation import save_animation
+from regard.explain.image.compare import compare_sheet
+from regard.explain.image.sheet import contact_sheet, save_figure
 from regard.explain.maps import absolute_scale, relative_map, upsample
-from regard.explain.sheet import contact_sheet, save_figure
-from regard.explain.strip import film_strip, words_by_seconds
 
 __all__ = [
     "Diary",

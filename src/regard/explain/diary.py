@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from regard.documents import json_of
 from regard.errors import CheckpointError
-from regard.explain import wording
+from regard.explain import labels
 from regard.explain.html import (
     ShownWord,
     assets_html,
@@ -24,8 +23,9 @@ from regard.explain.html import (
     words_html,
 )
 from regard.explain.maps import SCALE_LEAST, absolute_scale
-from regard.folders import whole_file
 from regard.types import Grid
+from regard.util.atomic import whole_file
+from regard.util.safe_io import json_of
 
 _LEAST_SPAN = 0.01  # of a curve: a smaller change is not seen in the numbers either
 
@@ -174,7 +174,7 @@ def _framed(entries: Sequence[DiaryEntry]) -> str:
     sayings = [said for entry in entries for said in entry.captions.values()]
     if all(said.cells is None for said in sayings):
         return ""
-    return f" Hard attention looked at one cell for each word; {wording.FRAMED}."
+    return f" Hard attention looked at one cell for each word; {labels.FRAMED}."
 
 
 def _picture_html(picture: DiaryPicture, entries: Sequence[DiaryEntry]) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from regard.explain.montage import montage
-from regard.explain.sheet import contact_sheet
-from regard.explain.strip import film_strip
+from regard.explain.clip.strip import film_strip
+from regard.explain.image.sheet import contact_sheet
+from regard.explain.scan.montage import montage
 from regard.explain.tiles import as_picture
 from regard.types import Caption
 

@@ -21,19 +21,13 @@ import numpy as np
 from PIL import Image
 
 from regard.errors import ConfigError
-from regard.explain import wording
-from regard.explain.maps import (
-    OPACITY,
-    absolute_scale,
-    colours,
-    relative_map,
-    smoothing,
-)
+from regard.explain import labels
+from regard.explain.maps import OPACITY, absolute_scale, colours, relative_map, smoothing
 from regard.explain.tiles import as_picture
 from regard.types import Caption, Grid, Word
 
 if TYPE_CHECKING:
-    from regard.explain.probe import Occlusion
+    from regard.faithfulness.occlusion import Occlusion
 
 _SIDE = 448  # pixels of the embedded picture's longer side
 _ENLARGE = 8  # points per cell that the page computes; the browser fills in to its own pixels
@@ -105,8 +99,8 @@ def caption_html(
     shown = [shown_word(word, occlusion, t) for t, word in enumerate(caption.words)]
     words = words_html(shown, tops)
     framed = any(word.location is not None for word in caption.words)
-    foot = [wording.looked(caption.trace), wording.cells(grid), wording.covered(grid),
-            wording.FRAMED if framed else "", wording.SCALE, caption.model,
+    foot = [labels.looked(caption.trace), labels.cells(grid), labels.covered(grid),
+            labels.FRAMED if framed else "", labels.SCALE, caption.model,
             *caption.notices]  # fmt: skip
     return (
         f"{assets_html() if assets else ''}"
@@ -235,7 +229,7 @@ def scale_html(top: float, grid: Grid, *, smooth: bool, checked: bool = True) ->
     """
     drawn = (
         f"<label><input type='checkbox' class='smooth'{' checked' if checked else ''}> smoothed: "
-        f"{wording.smoothed(grid)}</label>"
+        f"{labels.smoothed(grid)}</label>"
         if smooth
         else "<span>raw cells</span>"
     )
@@ -321,8 +315,7 @@ def shown_word(
     note = " · ".join(filter(None, [word_note(word, real_cells), place]))
     alpha = word.alpha * ((real_cells or word.alpha.size) / word.alpha.size)
     others = tuple(
-        (wording.candidate(text), round(math.exp(value), 4))
-        for text, value in word.alternatives[:5]
+        (labels.candidate(text), round(math.exp(value), 4)) for text, value in word.alternatives[:5]
     )
     if occlusion is None:
         return ShownWord(word.text, alpha, note, others, word.location)

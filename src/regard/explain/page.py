@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from regard.errors import ConfigError
-from regard.explain import wording
+from regard.explain import labels
+from regard.explain.clip.player import clip_html, weights_table
 from regard.explain.html import assets_html, caption_html, escaped
-from regard.explain.lattice import cell_size, peak_of
-from regard.explain.player import clip_html, weights_table
-from regard.explain.probe import Occlusion
-from regard.explain.scan_html import scan_assets, scan_html
+from regard.explain.scan.scan_html import scan_assets, scan_html
+from regard.explain.scan.volume_maps import cell_size, peak_of
+from regard.faithfulness.occlusion import Occlusion
 from regard.types import Caption, Scan
 
 
@@ -172,7 +172,7 @@ def _table(one: Explained) -> str:
             cells.insert(2, "–" if word.confidence is None else f"{word.confidence:.0%}")
         if scan:
             grid = one.caption.grid
-            cells.append(wording.peak(peak_of(word, grid), grid).removeprefix("most at "))
+            cells.append(labels.peak(peak_of(word, grid), grid).removeprefix("most at "))
         rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
     names = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in head)
     return (

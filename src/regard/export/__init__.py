@@ -15,21 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from regard.assembly import Model, assemble
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend
 from regard.backends.torch_backend import TorchBackend
-from regard.checkpoint import Checkpoint, file_digest, load_checkpoint
-from regard.encoders import Encoder, FrameEncoder
+from regard.checkpoint.build import Model, assemble
+from regard.checkpoint.folder import Checkpoint, file_digest, load_checkpoint
+from regard.checkpoint.onnx_manifest import ENCODER, FILES, MANIFEST, Graphs, model_digest
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.export.quantise import quantised
-from regard.export.tracing import trace_model
+from regard.export.trace_graphs import trace_model
 from regard.export.weights import pointed_at, stored_weights
-from regard.folders import replaced_whole
-from regard.graphs import ENCODER, FILES, MANIFEST, Graphs, model_digest
+from regard.model.encoders import Encoder, FrameEncoder
+from regard.text.vocabulary import UNKNOWN
 from regard.types import Annotations, Grid
+from regard.util.atomic import replaced_whole
 from regard.version import __version__
-from regard.vocabulary import UNKNOWN
 
 TARGETS = ("onnx",)
 WEIGHTS = "model.safetensors"

@@ -24,7 +24,7 @@ from regard.media.preprocess import (
     preprocess_pixels,
     spec_digest,
 )
-from regard.media.video import read_clip
+from regard.media.video.video_reader import read_clip
 
 __all__ = [
     "NOUNS",

@@ -98,12 +98,12 @@ def digest_of(path: str) -> str:
     """
     folder, number = split_series(path)
     if number is not None:
-        from regard.media.series import pick_series
+        from regard.media.scan.dicom_series import pick_series
 
         headers, _ = pick_series(folder, number)
         names = [os.path.basename(str(header.source)) for header in headers]
     elif os.path.isdir(path):
-        from regard.media.series import dicom_files
+        from regard.media.scan.dicom_series import dicom_files
 
         names = [os.path.basename(file) for file in dicom_files(path)]
     else:
@@ -182,7 +182,7 @@ def _media(folder: str) -> list[str]:
 
 def series_in(folder: str) -> list[int]:
     """Return the numbers of a folder's series, 1 and on; [0] where it is one, [] for none."""
-    from regard.media.series import dicom_files, read_series
+    from regard.media.scan.dicom_series import dicom_files, read_series
 
     try:
         if not dicom_files(folder):

@@ -73,11 +73,11 @@ def read_media(
             )
         return source
     if isinstance(spec, ClipSpec):
-        from regard.media.video import read_clip
+        from regard.media.video.video_reader import read_clip
 
         return read_clip(source, spec, name=name, report=report)
     if isinstance(spec, ScanSpec):
-        from regard.media.volume import read_scan
+        from regard.media.scan.scan_reader import read_scan
 
         return read_scan(source, spec, name=name)
     return read_image(source, name=name, shown=shown)
@@ -95,7 +95,7 @@ def prepare(media: Media, spec: Spec, grid_shape: tuple[int, ...]) -> Input:
         assert isinstance(media, Clip)
         return _clip(media, spec, grid_shape)
     if isinstance(spec, ScanSpec):
-        from regard.media.resample import resample
+        from regard.media.scan.resample import resample
 
         assert isinstance(media, Scan)
         voxels, extent = resample(media, spec)

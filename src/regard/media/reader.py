@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from regard.config import VideoConfig
+from regard.config.io import from_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.media.prepare import Input, medium_of_spec, prepare, read_media
 from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
-from regard.settings import from_dict
 from regard.types import Media
 
 _SPECS: dict[str, type[Spec]] = {

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from regard.documents import json_of
 from regard.errors import DatasetError
+from regard.util.safe_io import json_of
 
 Ngram = tuple[str, ...]
 

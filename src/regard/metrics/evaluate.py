@@ -8,17 +8,17 @@ from typing import Any
 
 from regard.captioner import Captioner, Failure
 from regard.config import DecodingConfig
+from regard.config.io import to_dict
 from regard.data.dataset import CaptionDataset, split_named
 from regard.errors import ConfigError, DatasetError
 from regard.media import medium_of
-from regard.metrics.calibration import Judged
+from regard.metrics.hallucination import judge
 from regard.metrics.scores import Scores, check_scorers, score_captions
 from regard.metrics.statistics import CaptionStatistics, caption_statistics
-from regard.metrics.support import judge
 from regard.metrics.tokenize import ptb_tokenize
-from regard.settings import to_dict
-from regard.vocabulary import SPECIALS
-from regard.words.spoken import SpokenWord, spoken_words
+from regard.reliability.calibration import Judged
+from regard.text.tokens import SpokenWord, spoken_words
+from regard.text.vocabulary import SPECIALS
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from regard.metrics.support import hallucination
-from regard.words.lexicon import is_judged
+from regard.metrics.hallucination import hallucination
+from regard.text.lexicon import is_judged
 
 N_GRAM = 3
 """Words of a run that may come once: "in a" twice is English, "man in a" twice is a stammer."""
@@ -33,7 +33,7 @@ class CaptionStatistics:
         unsupported: content words of a caption that references do not support, mean.
         unsupported_words: share of judged content words without support.
         unsupported_things: share of named things without support, as CHAIR_i (Rohrbach et al.
-            2018), by references alone (`regard.metrics.support`).
+            2018), by references alone (`regard.metrics.hallucination`).
         unsupported_captions: share of captions that name such a thing, as CHAIR_s.
     """
 
@@ -67,7 +67,7 @@ def caption_statistics(
 
     Args:
         captions: the words of each, by item key.
-        support: of the same items, of each word, as `regard.metrics.support.judge` gives it.
+        support: of the same items, of each word, as `regard.metrics.hallucination.judge` gives it.
         vocabulary: how many words the model could say.
 
     >>> said = {"a.jpg": ["a", "dog", "and", "a", "dog"], "b.jpg": ["a", "red", "dog"]}

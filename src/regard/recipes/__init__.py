@@ -6,8 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from regard.config import Recipe
+from regard.config.io import load_recipe
 from regard.errors import UnknownName
-from regard.settings import load_recipe
 
 OWN = {"image": "own-data", "video": "own-clips", "volume": "own-scans"}
 """The recipe for a user's own media, where none is named."""

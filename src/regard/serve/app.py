@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from regard.errors import MissingExtra, RegardError
 from regard.serve import openapi
 from regard.serve.decoders import Decoders
-from regard.serve.exchange import headers_of
-from regard.serve.guard import Guard
-from regard.serve.page import PAGE_POLICY, REPORT_POLICY, asset, page_html, sample
+from regard.serve.middleware import Guard
+from regard.serve.request_context import headers_of
 from regard.serve.schema import Refused, one_line, status_of
 from regard.serve.service import CAPTION_FIELDS, EXPLAIN_FIELDS, FORMATS, Answer, Service
 from regard.serve.settings import Settings
+from regard.serve.web_page import PAGE_POLICY, REPORT_POLICY, asset, page_html, sample
 from regard.version import __version__
 
 if TYPE_CHECKING:

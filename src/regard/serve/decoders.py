@@ -1,7 +1,7 @@
 """Processes that decode what strangers send: each may die or hang with one file, and with it alone.
 
 Each has a pipe of its own, so nothing that one does reaches the others; one that ended is started
-anew for the next file. See `regard.media.worker` for what runs there.
+anew for the next file. See `regard.media.isolate` for what runs there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from regard.media.isolate import read_result, task, write_message
 from regard.media.preprocess import ScanSpec, Spec
-from regard.media.worker import read_result, task, write_message
 from regard.serve.schema import Refused, Upload
 from regard.serve.settings import PREFIX, Settings
 from regard.types import Media
@@ -119,7 +119,7 @@ class _Process:
 
     def __init__(self, memory: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "regard.media.worker", str(memory)],
+            [sys.executable, "-m", "regard.media.isolate", str(memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libraries tell there what a file holds

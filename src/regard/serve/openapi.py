@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regard.serve.guard import OPEN
+from regard.serve.middleware import OPEN
 from regard.serve.schema import ABOUT, CHOICES, DEFAULTS, LEAST, LIMITS, OWN
 from regard.types import SCHEMA_VERSION
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
-from regard.decoding.options import CONTEXTS, METHODS, MOST_PENALTY
+from regard.decoding.search_options import CONTEXTS, METHODS, MOST_PENALTY
 from regard.errors import (
     ConfigError,
     MediaError,
@@ -20,7 +20,7 @@ from regard.errors import (
     UnknownMedia,
     UnknownName,
 )
-from regard.media.worker import MissingReader
+from regard.media.isolate import MissingReader
 
 
 class Refused(Exception):

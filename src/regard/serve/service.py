@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from regard.errors import ConfigError, MediaError, RegardError, UnknownName
 from regard.explain.html import caption_html
 from regard.explain.page import Explained, explanation_page
-from regard.explain.probe import occlude
+from regard.faithfulness.occlusion import occlude
 from regard.media import medium_of_bytes
+from regard.serve.admission import Add, Room
+from regard.serve.auth import Buckets, Keys
 from regard.serve.batching import Batcher
 from regard.serve.decoders import Decoders
 from regard.serve.forms import read_request
-from regard.serve.keys import Buckets, Keys
-from regard.serve.meters import Meters
 from regard.serve.models import Models
-from regard.serve.room import Add, Room
+from regard.serve.prometheus import Meters
 from regard.serve.schema import Asked, Refused, Upload, one_line, status_of
 from regard.serve.settings import Settings
 from regard.types import Caption, Media

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regard.config import TrainingConfig
 from regard.errors import ConfigError
-from regard.vocabulary import END, PAD, START
+from regard.text.vocabulary import END, PAD, START
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import RankLost
-from regard.ranks import check_fabric, ranks_in
+from regard.util.distributed_env import check_fabric, ranks_in
 
 T = TypeVar("T")
 

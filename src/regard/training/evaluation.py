@@ -9,18 +9,18 @@ import torch
 
 from regard.backends.torch_backend import TorchBackend
 from regard.config import Recipe
+from regard.config.io import to_dict
 from regard.data.dataset import CaptionDataset, CaptionedItem
-from regard.decoder import AttentionDecoder
 from regard.decoding import DecodingOptions, decode
 from regard.metrics import score_captions
-from regard.settings import to_dict
+from regard.model.decoder import AttentionDecoder
+from regard.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from regard.training.batches import Chunk, make_chunks
 from regard.training.devices import Devices
-from regard.training.objective import caption_logprob
-from regard.training.pictures import Pictures, make_batch
+from regard.training.inputs import Pictures, make_batch
+from regard.training.objectives.base import caption_logprob
 from regard.training.prepare import Splits, encode_captions
 from regard.types import Annotations, Hypothesis
-from regard.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
 _PICTURES_PER_BATCH = 50
 

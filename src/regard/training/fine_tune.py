@@ -24,19 +24,19 @@ import torch
 from torch import Tensor, nn
 
 from regard.backends.torch_backend import evaluating
-from regard.checkpoint import Checkpoint, inspect_checkpoint, load_checkpoint, load_weights
+from regard.checkpoint.folder import Checkpoint, inspect_checkpoint, load_checkpoint, load_weights
 from regard.config import ObjectiveConfig, Recipe
+from regard.config.io import from_dict
 from regard.data.dataset import CaptionDataset
-from regard.decoder import AttentionDecoder
-from regard.encoders import Encoder
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.media import NOUNS
+from regard.model.decoder import AttentionDecoder
+from regard.model.encoders import Encoder
 from regard.pretrained import find_model
 from regard.recipes import FINE_TUNE, find_recipe
-from regard.settings import from_dict
+from regard.text.vocabulary import END, SPECIALS, Vocabulary
 from regard.training.batches import Chunk
-from regard.training.pictures import Pictures, make_batch
-from regard.vocabulary import END, SPECIALS, Vocabulary
+from regard.training.inputs import Pictures, make_batch
 
 _FREE = (
     "encoder.trainable",

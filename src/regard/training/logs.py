@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from regard.folders import whole_file
+from regard.util.atomic import whole_file
 
 
 class Reporter(Protocol):

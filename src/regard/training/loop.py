@@ -1,6 +1,6 @@
 """The one training loop: batch, loss, backward, clip, check, update, log, evaluate, save.
 
-A step itself is in `regard.training.step`, what a run begins with in `regard.training.run`.
+A step itself is in `regard.training.step`, what a run begins with in `regard.training.setup`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from pathlib import Path
 from regard.captioner import Captioner
 from regard.config import Recipe
 from regard.errors import CheckpointError, RegardError
-from regard.folders import recovered
 from regard.training.batches import plan_epoch
 from regard.training.devices import Devices, OneDevice
-from regard.training.diary import DiaryKeeper
+from regard.training.diary_keeper import DiaryKeeper
 from regard.training.evaluation import Evaluation, evaluate_decoder
-from regard.training.familiar import learn_familiarity
+from regard.training.item_statistics import learn_familiarity
 from regard.training.logs import NoLog, Reporter, RunLog, Silent
 from regard.training.optimizer import rate_factor
-from regard.training.run import Run, prepare_run
+from regard.training.setup import Run, prepare_run
 from regard.training.step import make_step
+from regard.util.atomic import recovered
 
 _SAMPLES_SHOWN = 3
 

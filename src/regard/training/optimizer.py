@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import OptimizerConfig
-from regard.encoders import Encoder
+from regard.model.encoders import Encoder
 
 
 def build_optimizer(

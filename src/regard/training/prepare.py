@@ -12,8 +12,8 @@ from regard.config import DataConfig
 from regard.data.dataset import SPLITS, UNUSED, CaptionDataset
 from regard.data.shards import load_captions
 from regard.errors import ConfigError, DatasetError
+from regard.text.vocabulary import Vocabulary
 from regard.training.devices import Devices
-from regard.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

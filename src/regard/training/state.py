@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from regard.config import Recipe
-from regard.decoder import AttentionDecoder
-from regard.encoders import Encoder
 from regard.errors import CheckpointError
-from regard.training.objective import Objective
+from regard.model.decoder import AttentionDecoder
+from regard.model.encoders import Encoder
+from regard.training.objectives.base import Objective
 from regard.training.optimizer import MovingAverage, build_optimizer
 
 _POSITION = ("epoch", "batch", "step", "best", "lowest_loss", "stale", "parts")

@@ -2,8 +2,8 @@
 
 The step's batch is done in parts where there are several devices or `training.accumulate` says so:
 every device takes its parts one after the other, then the gradients are summed. Parts are weighed
-by their pictures and see the random numbers of the whole batch (`regard.draws`), so that a step is
-the same up to rounding however its batch is cut.
+by their pictures and see the random numbers of the whole batch (`regard.model.rng`), so that a
+step is the same up to rounding however its batch is cut.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from regard.draws import Draws
 from regard.errors import RegardError
+from regard.model.rng import Draws
 from regard.training.batches import Chunk
 from regard.training.devices import Devices
-from regard.training.objective import Loss
+from regard.training.distillation import mean_taught
+from regard.training.inputs import make_batch
+from regard.training.objectives.base import Loss
 from regard.training.optimizer import set_rate
-from regard.training.pictures import make_batch
-from regard.training.run import Run
-from regard.training.teachers import mean_taught
+from regard.training.setup import Run
 from regard.training.views import draw_views
 
 _PER_WORD = "_per_word"

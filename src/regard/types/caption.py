@@ -52,7 +52,7 @@ class Word:
             said.
         token: the word's id in the vocabulary of the model that said it.
         confidence: chance that people's captions support the word, where the model is calibrated
-            (`regard.confidence`); None where it is not, and of function words.
+            (`regard.reliability.confidence`); None where it is not, and of function words.
     """
 
     text: str

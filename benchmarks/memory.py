@@ -1,0 +1,60 @@
+"""How much memory a process takes that does one thing only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from regard.errors import RegardError
+
+_STATUS = Path("/proc/self/status")
+
+_CHILD = """
+import importlib, json, sys
+import torch
+torch.set_num_threads(int(sys.argv[4]))
+from benchmarks.memory import peak
+before = peak()
+module, name = sys.argv[1], sys.argv[2]
+getattr(importlib.import_module(module), name)(**json.loads(sys.argv[3]))
+sys.stdout.write(str(peak() - before))
+"""
+
+
+def peak() -> int:
+    """Return this process's largest resident memory so far, in bytes."""
+    if _STATUS.exists():
+        # Not getrusage: its value is inherited from the process that started this one.
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def peak_of(module: str, name: str, arguments: dict[str, Any], threads: int) -> float:
+    """Return what a function takes at its peak in a process of its own, in MB (10^6 bytes).
+
+    Counted above what the process holds after `import torch`; what regard's own modules take is
+    part of it.
+
+    Args:
+        module: that holds the function.
+        name: of the function.
+        arguments: by keyword; plain values.
+        threads: of torch.
+
+    Raises:
+        RegardError: the process failed.
+    """
+    command = [sys.executable, "-c", _CHILD, module, name, json.dumps(arguments), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RegardError(f"the process that measures the memory of {name} failed: {last}")
+    return float(done.stdout) / 1e6

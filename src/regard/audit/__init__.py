@@ -1,0 +1,1 @@
+"""Audits: the mistakes a model makes on a split, as reports and files."""

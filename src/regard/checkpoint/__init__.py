@@ -1,0 +1,1 @@
+"""Checkpoints: folders that hold everything a captioner is made of."""

@@ -1,0 +1,210 @@
+"""The graphs of a model, traced from the modules that training runs.
+
+What differs from them is only what a graph cannot hold: the captions of an item are an axis of
+their own, noise for sampled locations comes from outside, scores are computed without kernels.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from regard.checkpoint.onnx_manifest import ENCODER, INIT, MOTION, STEP
+from regard.model.attention import HardAttention, Scores
+from regard.model.attention.scores import AdditiveScores
+from regard.model.attention.soft import Attended, Attention
+from regard.model.decoder import AttentionDecoder
+from regard.model.encoders import Encoder, FrameEncoder
+from regard.model.encoders.trace import trace_graph
+from regard.types import DecoderState, ProjectedAnnotations
+
+
+def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
+    """Return a model's graphs (`onnx.ModelProto`) by file name.
+
+    Raises:
+        MissingExtra: onnxscript is not installed.
+    """
+    items, captions = torch.export.Dim("items"), torch.export.Dim("captions")
+    cells = torch.export.Dim("cells")
+    graphs = _encoder_graphs(encoder, items)
+    length = 5  # any number of cells does, as it is dynamic; a position code knows only its own
+    at_cells = {1: cells}
+    if decoder.config.position != "none":
+        length, at_cells = int(np.prod(decoder.config.grid_shape)), {}
+    mask = torch.ones(2, length, dtype=torch.bool)
+    axes = {0: items} | at_cells
+    graphs[INIT] = trace_graph(
+        _Init(decoder),
+        (torch.zeros(2, length, decoder.annotation_dim), mask),
+        takes=("vectors", "mask"),
+        gives=("values", "keys", "hidden", "memory"),
+        dynamic=(axes, axes),
+    )
+    state = torch.zeros(2, 3, decoder.config.hidden_dim)
+    with torch.inference_mode():
+        projected = decoder.project(torch.zeros(2, length, decoder.annotation_dim), mask)
+    values, keys = (torch.zeros_like(x) for x in (projected.values, projected.keys))
+    inputs = [torch.ones(2, 3, dtype=torch.long), state, state.clone(), values, keys, mask]
+    takes = ["token", "hidden", "memory", "values", "keys", "mask"]
+    gives = ["logits", "next_hidden", "next_memory", "alpha"]
+    dynamic: list[dict[int, Any]] = [{0: items, 1: captions}] * 3 + [{0: items, 1: cells}] * 3
+    if decoder.gate is not None:
+        gives.append("beta")
+    step = _Step(decoder)
+    if isinstance(decoder.attention, HardAttention):
+        rows = torch.export.Dim("rows")
+        inputs += [torch.tensor(True), torch.zeros(6, length)]
+        takes += ["chosen", "noise"]
+        gives += ["location", "location_logprob"]
+        dynamic += [{}, {0: rows, 1: cells}]
+    graphs[STEP] = trace_graph(step, tuple(inputs), takes=takes, gives=gives, dynamic=dynamic)
+    return graphs
+
+
+def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
+    """Return the graph of an encoder, or of its reading of one frame, and of its motion."""
+    read, names = encoder, ("pixels",)
+    graphs: dict[str, Any] = {}
+    if isinstance(encoder, FrameEncoder):
+        read = encoder.picture
+        if encoder.motion is not None:
+            frames = torch.ones(2, encoder.input_shape[0], dtype=torch.bool)
+            graphs[MOTION] = trace_graph(
+                _Motion(encoder),
+                (torch.zeros(2, *encoder.input_shape), frames),
+                takes=("pixels", "real"),
+                gives=("vectors",),
+                dynamic=({0: items}, {0: items}),
+            )
+    graphs[ENCODER] = trace_graph(
+        _Encode(read, "picture" if read is not encoder else ""),
+        (torch.zeros(2, *read.input_shape),),
+        takes=names,
+        gives=("vectors",),
+        dynamic=({0: items},),
+    )
+    return graphs
+
+
+class _Encode(nn.Module):
+    """Pixels to vectors; the encoder bears the name that its weights have in a checkpoint."""
+
+    def __init__(self, encoder: Encoder, inside: str) -> None:
+        super().__init__()
+        holder = nn.Module()
+        holder.add_module(inside or "encoder", encoder)
+        self.encoder = holder if inside else encoder
+        self._inside = inside
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        encoder = getattr(self.encoder, self._inside) if self._inside else self.encoder
+        return cast(Tensor, encoder(pixels))
+
+
+class _Motion(nn.Module):
+    def __init__(self, encoder: FrameEncoder) -> None:
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.add_module("motion", encoder.motion)
+
+    def forward(self, pixels: Tensor, real: Tensor) -> Tensor:
+        return cast(Tensor, self.encoder.motion(pixels, real))  # type: ignore[operator]
+
+
+class _Init(nn.Module):
+    """`project` and `init_state`."""
+
+    def __init__(self, decoder: AttentionDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, vectors: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        projected = self.decoder.project(vectors, mask)
+        state = self.decoder.init_state(projected)
+        return projected.values, projected.keys, state.hidden, state.memory
+
+
+class _Step(nn.Module):
+    """`step`, with the captions of an item on an axis of their own."""
+
+    def __init__(self, decoder: AttentionDecoder) -> None:
+        super().__init__()
+        # Its weights are shared, not copied; only the attention is another.
+        self.decoder = copy.copy(decoder)
+        self.decoder.__dict__["_modules"] = dict(decoder.named_children())
+        self.decoder.attention = _graph_attention(decoder.attention)
+
+    def forward(
+        self,
+        token: Tensor,
+        hidden: Tensor,
+        memory: Tensor,
+        values: Tensor,
+        keys: Tensor,
+        mask: Tensor,
+        chosen: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        given: Any = (chosen, noise)  # reaches the attention as it is
+        step = self.decoder.step(
+            token.flatten(),
+            DecoderState(hidden.flatten(0, 1), memory.flatten(0, 1)),
+            ProjectedAnnotations(values, keys, mask),
+            generator=given,
+        )
+        found = (step.logits, step.state.hidden, step.state.memory, step.alpha)
+        more = (step.beta, step.location, step.location_logprob)
+        return (*found, *(x for x in more if x is not None))
+
+
+class _Chosen(Attention):
+    """Hard attention whose noise comes from outside: a graph draws no random numbers."""
+
+    def forward(
+        self,
+        hidden: Tensor,
+        projected: ProjectedAnnotations,
+        *,
+        context: str = "expected",
+        generator: Any = None,
+    ) -> Attended:
+        chosen, noise = generator
+        log_alpha = self.log_alpha(hidden, projected)
+        alpha = log_alpha.exp()
+        location = (log_alpha.flatten(0, 1) + noise).argmax(-1)
+        cells = torch.arange(alpha.shape[-1])
+        one = (cells == location[:, None]).view(alpha.shape).to(alpha.dtype)
+        attended = torch.where(chosen, one, alpha) @ projected.values
+        logprob = log_alpha.flatten(0, 1).gather(1, location[:, None]).squeeze(1)
+        return Attended(attended.flatten(0, 1), alpha.flatten(0, 1), location, logprob)
+
+
+class _PlainAdditive(Scores):
+    """Additive scores as one expression, without the kernels, which no graph can hold."""
+
+    def __init__(self, scores: AdditiveScores) -> None:
+        super().__init__()
+        self.key, self.query, self.v = scores.key, scores.query, scores.v
+
+    def keys(self, values: Tensor) -> Tensor:
+        raise AssertionError("keys are made by the graph before")
+
+    def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
+        query = self.query(hidden) + self.key.bias
+        tanh = torch.tanh(keys.unsqueeze(1) + query.unsqueeze(2))
+        # The row v times all columns: onnxruntime takes 18 times as long for (..., A) @ (A,).
+        return functional.linear(self.v.weight, tanh.flatten(0, 2)).view(tanh.shape[:3])
+
+
+def _graph_attention(attention: Attention) -> Attention:
+    scores = attention.scores
+    if isinstance(scores, AdditiveScores):
+        scores = _PlainAdditive(scores)
+    kind = _Chosen if isinstance(attention, HardAttention) else type(attention)
+    return kind(scores, attention.temperature)

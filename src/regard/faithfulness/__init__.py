@@ -1,0 +1,1 @@
+"""Tests of whether attention says what mattered: occlusion, swaps, deletion and insertion."""

@@ -1,0 +1,260 @@
+"""What mattered: cover parts of a picture, keep the caption, see the words' probabilities move.
+
+Attention says where the decoder looked. Whether the place mattered for a word is another
+question, and this module asks it: parts of the input are covered, the decoder reads the same
+caption, and the log-probability of every word is compared with that on the whole input
+(occlusion: Zeiler and Fergus 2014; deletion and insertion: Petsiuk et al. 2018).
+
+A part is a cell of a picture's or a scan's grid. Of a clip it is a frame: covering every cell of
+every frame would mean reading hundreds of clips, and a thing hidden in one frame shows in the next.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from regard.decoding.forced import Forced, force_captions
+from regard.errors import ConfigError
+from regard.text.vocabulary import START
+from regard.types import Annotations, Caption, Clip, Grid
+
+if TYPE_CHECKING:
+    from regard.captioner import Captioner
+
+COVERS = ("mean", "blur")
+"""What a covered part shows: the input's mean colour, or the input beyond recognition."""
+_BLURRED_SIDE = 4  # pixels or voxels that are left of a blurred input's side
+_BATCH = 32  # pictures that are encoded together
+
+
+def check_cover(cover: str) -> None:
+    """Refuse a cover that there is not.
+
+    Raises:
+        ConfigError: it is none of `COVERS`.
+    """
+    if cover not in COVERS:
+        raise ConfigError(f"cover is {cover!r}; it must be one of {', '.join(COVERS)}.")
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What covering each part does to each of T words.
+
+    Attributes:
+        falls: (T, *grid) of a picture or scan, (T, F) of a clip's real frames:
+            log p(word | input) - log p(word | part covered), in nats: above 0 where the part
+            spoke for the word, below 0 where it spoke against it; 0 at a scan's padding, which
+            is not covered.
+        correlation: (T,) Spearman's rank correlation of the falls with the attention that the
+            parts received, over the real parts; nan where one of both is constant.
+        cover: what a covered part shows.
+        covered: what was covered at a time: "cell", or "frame" of a clip.
+    """
+
+    falls: np.ndarray
+    correlation: np.ndarray
+    cover: str
+    covered: str = "cell"
+
+
+class Prober:
+    """Reads one caption on its picture, clip or scan with any of its parts covered.
+
+    Attributes:
+        shape: of the P parts: the grid's of a picture or scan, (F,) of a clip's real frames.
+        part: what a part is: "cell" or "frame".
+        real: indices of the parts that are no padding, where attention and falls are 0 whatever
+            the model does.
+    """
+
+    def __init__(self, captioner: Captioner, caption: Caption, *, cover: str = "mean") -> None:
+        """Prepare the input.
+
+        Args:
+            captioner: the model that said the caption, or another with the same vocabulary
+                whose reading of it is wanted.
+            caption: with its source and its words' ids.
+            cover: one of `COVERS`.
+
+        Raises:
+            ConfigError: there is no such cover, or the caption lacks its source or its ids.
+        """
+        check_cover(cover)
+        tokens = [word.token for word in caption.words]
+        if caption.media is None or None in tokens:
+            raise ConfigError(
+                "this caption holds no picture or no word ids, so it cannot be read again; "
+                "caption the file with `Captioner.caption`."
+            )
+        self.captioner, self.cover = captioner, cover
+        self.tokens = np.array(tokens, np.int64)
+        found = captioner.reader.prepare(caption.media)
+        self.whole, self.mask, self.grid = found.pixels, found.mask, found.grid
+        self.covered = _covered(self.whole, self.grid, cover)
+        is_clip = isinstance(caption.media, Clip)
+        self.part = "frame" if is_clip else "cell"
+        self.shape = (len(self.grid.spans),) if is_clip else self.grid.shape
+        frames = np.arange(math.prod(self.shape))
+        self.real = frames if is_clip else np.flatnonzero(self.mask)
+        self._frames_alone = is_clip and captioner.reader.frames_alone
+        self._both: Annotations | None = None
+
+    def looked(self, alpha: np.ndarray) -> np.ndarray:
+        """Return the attention that each part received, (T, P), of weights (T, L)."""
+        parts = math.prod(self.shape)
+        real = alpha[:, : self.grid.real_cells] if self.part == "frame" else alpha
+        return real.reshape(len(alpha), parts, real.shape[1] // parts).sum(-1)
+
+    def read(self, kept: np.ndarray) -> Forced:
+        """Read the caption on N copies of the input, each with some parts covered.
+
+        Args:
+            kept: (N, P) bool, False = the part is covered.
+        """
+        batch = max(1, _BATCH // self.captioner.reader.pictures_per_item)
+        parts = [
+            force_captions(
+                self.captioner.backend,
+                self._annotations(kept[at : at + batch]),
+                self.tokens,
+                start=START,
+            )
+            for at in range(0, len(kept), batch)
+        ]
+        logprobs, alpha = zip(*((p.logprobs, p.alpha) for p in parts), strict=True)
+        return Forced(np.concatenate(logprobs), np.concatenate(alpha))
+
+    def _annotations(self, kept: np.ndarray) -> Annotations:
+        """Encode N copies (N, P), each with some parts covered."""
+        if self._frames_alone:
+            return self._joined(kept)
+        masks = self._pixel_mask(kept)
+        return self._encode(np.where(masks, self.whole, self.covered))
+
+    def _encode(self, pixels: np.ndarray) -> Annotations:
+        copies = len(pixels)
+        masks = np.tile(self.mask, (copies, 1))
+        return self.captioner.backend.encode(pixels, (self.grid,) * copies, masks)
+
+    def _joined(self, kept: np.ndarray) -> Annotations:
+        """Join the vectors of whole and of covered frames: each depends on its frame alone.
+
+        So N copies cost two clips' encoding.
+        """
+        if self._both is None:
+            pixels = self.whole.copy()
+            pixels[: self.shape[0]] = self.covered[: self.shape[0]]
+            self._both = self._encode(np.stack([self.whole, pixels]))
+        asarray = self.captioner.backend.asarray
+        frames = self.grid.shape[0]
+        index = np.zeros((len(kept), frames), np.int64)  # frames of padding stay as they are
+        index[:, : self.shape[0]] = ~kept
+        cells = self.grid.cells // frames
+        rows = asarray(np.repeat(index, cells, axis=1))
+        columns = asarray(np.arange(self.grid.cells))
+        vectors = self._both.vectors[rows, columns]
+        mask = asarray(np.tile(self.mask, (len(kept), 1)))
+        return Annotations(vectors, mask, (self.grid,) * len(kept))
+
+    def _pixel_mask(self, kept: np.ndarray) -> np.ndarray:
+        """Return (N, ...) bool that broadcasts over the input's values, True = as it is."""
+        if self.part == "frame":
+            frames = np.ones((len(kept), len(self.whole)), bool)
+            frames[:, : self.shape[0]] = kept
+            return frames[:, :, None, None, None]
+        masks = (kept | ~self.mask).reshape(-1, *self.grid.shape)  # padding is not covered
+        for axis, (points, cells) in enumerate(
+            zip(self.whole.shape[1:], self.grid.shape, strict=True), start=1
+        ):
+            masks = masks.take(np.arange(points) * cells // points, axis=axis)
+        return masks[:, None]
+
+
+def occlude(captioner: Captioner, caption: Caption, *, cover: str = "mean") -> Occlusion:
+    """Cover each part of an input in turn and see each word's log-probability fall.
+
+    The caption before the word is fixed, as said. A part is a cell of a picture or scan, and a
+    frame of a clip.
+
+    Args:
+        captioner: the model that said the caption.
+        caption: with its source.
+        cover: see `COVERS`.
+
+    Raises:
+        ConfigError: see `Prober`.
+    """
+    prober = Prober(captioner, caption, cover=cover)
+    parts = math.prod(prober.shape)
+    kept = np.concatenate([np.ones((1, parts), bool), ~np.eye(parts, dtype=bool)[prober.real]])
+    read = prober.read(kept)
+    of_real = (read.logprobs[0] - read.logprobs[1:]).T
+    falls = np.zeros((len(of_real), parts), of_real.dtype)
+    falls[:, prober.real] = of_real
+    looked = prober.looked(caption.trace.alpha)[:, prober.real]
+    correlation = [rank_correlation(a, f) for a, f in zip(looked, of_real, strict=True)]
+    shape = (len(falls), *prober.shape)
+    return Occlusion(falls.reshape(shape), np.array(correlation, np.float64), cover, prober.part)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Return Spearman's rank correlation; ties share their mean rank; nan for a constant."""
+    a, b = _ranks(x), _ranks(y)
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else float("nan")
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[place]
+
+
+def _covered(pixels: np.ndarray, grid: Grid, cover: str) -> np.ndarray:
+    """Return the input as it looks where it is covered; see `Input.pixels` for its shapes."""
+    if pixels.ndim == 3:  # a picture
+        return _mean(pixels, (1, 2)) if cover == "mean" else _blurred(pixels)
+    if grid.axes[0] != "frames":
+        return _mean(pixels, (1, 2, 3)) if cover == "mean" else _smeared(pixels)
+    if cover == "blur":
+        return _blurred(pixels.reshape(-1, *pixels.shape[2:])).reshape(pixels.shape)
+    real = pixels[: len(grid.spans)]  # frames that the clip lacks are black, and none of it
+    return np.broadcast_to(real.mean((0, 2, 3), keepdims=True), pixels.shape)
+
+
+def _mean(pixels: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(pixels.mean(axes, keepdims=True), pixels.shape)
+
+
+def _blurred(planes: np.ndarray) -> np.ndarray:
+    """Blur (n, S, S) planes beyond recognition."""
+    # Pillow has no Gaussian for planes of 32 bits; shrunk to a few pixels and enlarged again,
+    # a picture is as blurred.
+    few = (_BLURRED_SIDE, _BLURRED_SIDE)
+    images = [Image.fromarray(plane) for plane in np.ascontiguousarray(planes)]
+    blurred = [
+        image.resize(few, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+        for image in images
+    ]
+    return np.stack([np.asarray(image) for image in blurred])
+
+
+def _smeared(voxels: np.ndarray) -> np.ndarray:
+    """Blur (1, slices, rows, cols) beyond recognition along all three axes."""
+    for axis in (1, 2, 3):
+        points = voxels.shape[axis]
+        few = min(_BLURRED_SIDE, points)
+        block = np.arange(points) * few // points
+        means = np.eye(few)[block].T / np.bincount(block)[:, None]  # (few, points)
+        centred = ((np.arange(points) + 0.5) * few / points - 0.5).clip(0, few - 1)
+        between = np.clip(1 - np.abs(centred[:, None] - np.arange(few)), 0, None)
+        blurred = np.tensordot(between @ means, voxels, (1, axis))
+        voxels = np.moveaxis(blurred, 0, axis)
+    return np.ascontiguousarray(voxels, dtype=np.float32)

@@ -1,0 +1,240 @@
+"""A process that decodes media files for another, and may die of one without taking it along.
+
+`python -m regard.media.isolate BYTES` reads tasks from standard input and writes results to
+standard output, one after the other, until its input ends. BYTES bounds its address space; 0 does
+not. Decoders are large, written in C, and fed by strangers: here a crash, a hang or a hunger for
+memory is one task's. What comes back is JSON and bare numbers, never a pickle, so a decoder that
+was taken over has no hold on who reads it.
+
+A task and a result are messages: the length of a header (4 bytes, little-endian), the header
+(JSON), and as many bytes as its `size` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, fields
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from regard import errors
+from regard.config.io import from_dict
+from regard.errors import MediaError, MediaTooLarge, MissingExtra
+from regard.media.image import read_image
+from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
+from regard.types import Clip, Media, Scan
+
+MAX_HEADER = 2**20
+_SPECS: dict[str, type[Spec]] = {
+    one.__name__: one for one in (PreprocessingSpec, ClipSpec, ScanSpec)
+}
+_KINDS: dict[str, type[Media]] = {one.__name__: one for one in (Media, Clip, Scan)}
+_RAISED = ("MediaError", "MediaTooLarge", "UnknownMedia")
+_LENGTH = 4
+
+
+class MissingReader(MediaError):
+    """A file of a kind whose reader is not installed where it was to be decoded."""
+
+
+def task(
+    name: str, size: int, spec: Spec, *, pixels: int, frames: int, voxels: int, seconds: float
+) -> dict[str, Any]:
+    """Return the header of a task.
+
+    Args:
+        name: what messages and results call the file.
+        size: of the file in bytes.
+        spec: the encoder's, which says which medium it reads.
+        pixels: larger pictures and frames are refused before they are decoded.
+        frames: longer clips likewise.
+        voxels: larger scans likewise.
+        seconds: after which the process ends itself, where the system can.
+    """
+    return {
+        "name": name,
+        "size": size,
+        "spec": [type(spec).__name__, asdict(spec)],
+        "limits": {"pixels": pixels, "frames": frames, "voxels": voxels},
+        "seconds": seconds,
+    }
+
+
+def write_message(stream: BinaryIO, header: dict[str, Any], content: Any) -> None:
+    """Write a header and the bytes that it speaks of.
+
+    Raises:
+        OSError: nobody reads.
+    """
+    head = json.dumps(header, default=lambda number: number.item()).encode()
+    stream.write(len(head).to_bytes(_LENGTH, "little") + head)
+    stream.write(content)
+    stream.flush()
+
+
+def read_header(stream: BinaryIO) -> dict[str, Any] | None:
+    """Read a message's header; None where the stream ends before it does.
+
+    Raises:
+        ValueError: it is none.
+    """
+    length = int.from_bytes(stream.read(_LENGTH), "little")
+    if length > MAX_HEADER:
+        raise ValueError("the header is too long")
+    head = stream.read(length) if length else b""
+    return json.loads(head) if head and len(head) == length else None
+
+
+def describe(media: Media) -> tuple[dict[str, Any], memoryview]:
+    """Return the header of what was read, and its pixels."""
+    pixels = np.ascontiguousarray(media.pixels)
+    values = {f.name: getattr(media, f.name) for f in fields(media) if f.name != "pixels"}
+    told = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+    header = {
+        "kind": type(media).__name__,
+        "values": told,
+        "dtype": pixels.dtype.name,
+        "shape": pixels.shape,
+        "size": pixels.nbytes,
+    }
+    return header, pixels.reshape(-1).view(np.uint8).data
+
+
+def read_result(stream: BinaryIO, most: int) -> Media | None:
+    """Read what a task gave; None where the process ended before.
+
+    Args:
+        stream: of its results.
+        most: bytes of pixels.
+
+    Raises:
+        MediaError: what was wrong with the file.
+        ValueError: it is no result.
+    """
+    header = read_header(stream)
+    if header is None:
+        return None
+    if "error" in header:
+        raise _error(str(header["error"]), str(header["message"]))
+    dtype, shape = np.dtype(str(header["dtype"])), [int(n) for n in header["shape"]]
+    if dtype.kind not in "uf" or min(shape, default=0) < 1 or len(shape) > 4:
+        raise ValueError("the result has no pixels")
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize > most:
+        raise ValueError("the result is larger than what was let in")
+    pixels = np.empty(shape, dtype)
+    if stream.readinto(pixels.reshape(-1).view(np.uint8).data) != pixels.nbytes:  # type: ignore[attr-defined]
+        return None
+    return _media(str(header["kind"]), header["values"], pixels)
+
+
+def _media(kind: str, values: dict[str, Any], pixels: np.ndarray) -> Media:
+    made: dict[str, Any] = {}
+    for field in fields(_KINDS[kind]):
+        if field.name in values:
+            value = values[field.name]
+            is_matrix = field.name.endswith("affine")
+            made[field.name] = np.array(value, np.float64) if is_matrix else _tuples(value)
+    return _KINDS[kind](pixels=pixels, **made)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _error(name: str, message: str) -> MediaError:
+    kind = getattr(errors, name) if name in _RAISED else MissingReader
+    return kind(message)
+
+
+def read(header: dict[str, Any], content: bytes) -> Media:
+    """Do one task.
+
+    Raises:
+        MediaError: see `read_image`, `read_clip` and `read_scan`.
+        MissingExtra: see there.
+    """
+    kind, values = header["spec"]
+    spec, name, limits = from_dict(_SPECS[kind], values), header["name"], header["limits"]
+    if isinstance(spec, ClipSpec):
+        from regard.media.video.video_reader import read_clip
+
+        most = {"max_pixels": limits["pixels"], "max_frames": limits["frames"]}
+        return read_clip(content, spec, name=name, **most)
+    if isinstance(spec, ScanSpec):
+        from regard.media.scan.scan_reader import read_scan
+
+        return read_scan(content, spec, name=name, max_voxels=limits["voxels"])
+    return read_image(content, name=name, max_pixels=limits["pixels"])
+
+
+def serve(tasks: BinaryIO, results: BinaryIO) -> None:
+    """Do tasks until there are no more."""
+    while (header := read_header(tasks)) is not None:
+        content = tasks.read(header["size"])
+        if len(content) < header["size"]:
+            return
+        with _alarm(header["seconds"]):
+            answer, pixels = _answer(header, content)
+            del content
+            write_message(results, answer, pixels)
+
+
+def _answer(header: dict[str, Any], content: bytes) -> tuple[dict[str, Any], Any]:
+    try:
+        return describe(read(header, content))
+    except (MediaError, MissingExtra) as error:
+        name, message = type(error).__name__, str(error)
+    except MemoryError:
+        name = MediaTooLarge.__name__
+        message = f"{header['name']} needs more memory than decoding may take. Scale it down."
+    return {"error": name, "message": message, "size": 0}, b""
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Generator[None]:
+    """End this process if it takes longer: whoever waited may be gone, and cannot."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _bound(memory: int) -> None:
+    """Bound what this process may take; a file that wants more is refused, or ends it."""
+    try:
+        import resource
+    except ImportError:  # no such limits on this system
+        return
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
+    if memory:
+        limits[resource.RLIMIT_AS] = memory
+    for kind, most in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Take tasks from standard input; whatever libraries print goes nowhere."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the end of the input ends it, in good order
+        signal.signal(number, signal.SIG_IGN)
+    _bound(int(arguments[0]))
+    results = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    with results, contextlib.suppress(BrokenPipeError):
+        serve(sys.stdin.buffer, results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

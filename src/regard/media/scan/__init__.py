@@ -1,0 +1,1 @@
+"""Scans: NIfTI and DICOM files as volumes in canonical orientation."""

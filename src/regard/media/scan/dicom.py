@@ -1,0 +1,249 @@
+"""DICOM slices and multi-frame files to a volume as it is stored: sorted, placed, in real units.
+
+Nothing that pydicom says of a file reaches a message: it may repeat what the file says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from regard.errors import MediaError, MediaTooLarge, RegardError
+from regard.media.quiet import quiet
+from regard.media.scan.dicom_geometry import Plane, placed
+from regard.media.scan.dicom_series import Header, read_dataset
+from regard.media.scan.orientation import Stored
+
+_MAX_SLICES = 2**16
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One frame of a file and how its values become real ones."""
+
+    header: Header
+    index: int
+    plane: Plane
+    rescale: tuple[float, float] | None
+
+
+def read_dicom(headers: Sequence[Header], name: str, max_voxels: int) -> Stored:
+    """Read the files of one series, or one file of one or many frames.
+
+    Args:
+        headers: of all its files, in any order.
+        name: what messages call it.
+        max_voxels: more are refused by the headers, before anything is allocated.
+
+    Returns:
+        Values in (column, row, slice) order, slices by their place along the normal; Hounsfield
+        units of a CT by RescaleSlope and RescaleIntercept, of each frame its own.
+
+    Raises:
+        MediaError: it holds no image, colours, slices that make no volume, or is damaged.
+    """
+    try:
+        with quiet:
+            return _read(headers, name, max_voxels)
+    except RegardError:
+        raise
+    except MemoryError:
+        raise MediaTooLarge(
+            f"{name} does not fit into memory. Cut or thin it first."
+        ) from None  # here as below: the chain may hold what the file says
+    except Exception as error:
+        raise MediaError(
+            f"{name} cannot be read as DICOM ({type(error).__name__}): it is cut short or damaged. "
+            "Export it again."
+        ) from None
+
+
+def _read(headers: Sequence[Header], name: str, max_voxels: int) -> Stored:
+    for header in headers:
+        _check(header, name)
+    shape = _common_shape(headers, name)
+    count = sum(header.shape[0] for header in headers)
+    if count > _MAX_SLICES or count * shape[0] * shape[1] > max_voxels:
+        raise MediaTooLarge(
+            f"{name} has {count} slices of {shape[0]}×{shape[1]}; wanted at most "
+            f"{_MAX_SLICES} slices and {max_voxels} voxels. Cut or thin it, or set max_voxels."
+        )
+    frames = [frame for header in headers for frame in _frames(header)]
+    order, affine, notes = placed([frame.plane for frame in frames], name)
+    values = np.empty((count, *shape), np.float32)
+    slots = {(id(frames[at].header), frames[at].index): k for k, at in enumerate(order)}
+    for header in headers:
+        own = [frame for frame in frames if frame.header is header]
+        for frame, pixels in zip(own, _pixels(header, name), strict=True):
+            if frame.rescale is not None:
+                slope, intercept = frame.rescale
+                pixels = pixels * slope + intercept
+            values[slots[id(header), frame.index]] = pixels
+    if headers[0].dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        values = values.max() + values.min() - values
+        notes = (*notes, "its low values are white (MONOCHROME1): turned round")
+    return Stored(values.transpose(2, 1, 0), affine, headers[0].modality, notes)
+
+
+def _check(header: Header, name: str) -> None:
+    dataset = header.dataset
+    if not header.shape[0]:
+        kind = header.modality or "unknown kind"
+        raise MediaError(
+            f"{name} is a DICOM file of {kind} that holds no image, such as a report or a "
+            "structure set. Wanted slices of a scan."
+        )
+    photometric = str(dataset.get("PhotometricInterpretation") or "")
+    if int(dataset.get("SamplesPerPixel") or 1) > 1 or photometric == "PALETTE COLOR":
+        raise MediaError(f"{name} is a DICOM file in colours; wanted one value per voxel.")
+    if "MOSAIC" in (dataset.get("ImageType") or ()):
+        raise MediaError(
+            f"{name} is a mosaic: the slices of a volume as tiles of one picture. Convert it to "
+            "NIfTI, such as with dcm2niix."
+        )
+    _check_codec(dataset, name)
+
+
+def _check_codec(dataset: Any, name: str) -> None:
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    syntax = UID(_transfer_syntax(dataset))
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise MediaError(
+            f"{name} is compressed in a way that pydicom cannot read. Decompress it first, such as "
+            "with gdcmconv --raw."
+        ) from None
+    if not decoder.is_available:
+        # "NAME - requires PACKAGE and PACKAGE"; what PyPI has under another name is named so.
+        wanted = [text.partition("requires ")[2] for text in decoder.missing_dependencies]
+        packages = ", or ".join(wanted).replace("numpy and ", "").replace("gdcm>", "python-gdcm>")
+        raise MediaError(
+            f"{name} is compressed as {syntax.name}, and its codec is missing. Install {packages}; "
+            "or decompress it first, such as with gdcmconv --raw."
+        )
+
+
+def _transfer_syntax(dataset: Any) -> str:
+    given = getattr(dataset.file_meta, "TransferSyntaxUID", None)
+    if given is not None:
+        return str(given)
+    implicit, little = dataset.original_encoding
+    return _NATIVE[0] if implicit else _NATIVE[1 if little else 2]
+
+
+def _common_shape(headers: Sequence[Header], name: str) -> tuple[int, int]:
+    shapes = sorted({header.shape[1:] for header in headers})
+    if len(shapes) > 1:
+        listed = ", ".join(f"{rows}×{cols}" for rows, cols in shapes[:4])
+        raise MediaError(
+            f"{name} has slices of {len(shapes)} sizes ({listed}): they make no volume. Put the "
+            "slices of one size into a folder of their own."
+        )
+    return shapes[0]
+
+
+def _frames(header: Header) -> list[_Frame]:
+    dataset = header.dataset
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    if per_frame:
+        shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+        # Too few of them leaves frames without a place, which is refused below.
+        groups = [*per_frame, *[{}] * header.shape[0]][: header.shape[0]]
+        return [_enhanced(header, i, (group, shared)) for i, group in enumerate(groups)]
+    planes = _classic_planes(dataset, header.shape[0])
+    return [_Frame(header, i, plane, _rescale(dataset)) for i, plane in enumerate(planes)]
+
+
+def _classic_planes(dataset: Any, count: int) -> list[Plane]:
+    position, orientation = (
+        _numbers(dataset.get(key), size)
+        for key, size in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6))
+    )
+    spacing = _numbers(dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing"), 2)
+    depth = _depth(dataset)
+    if count == 1:
+        return [Plane(position, orientation, spacing, depth)]
+    offsets = _numbers(dataset.get("GridFrameOffsetVector"), count)  # of a dose grid
+    if position is None or orientation is None or offsets is None:
+        return [Plane(None, None, spacing, depth)] * count
+    normal = np.cross(orientation[:3], orientation[3:])
+    # The first offset is 0, or the first slice's own place along the normal (PS3.3, C.8.8.3.2).
+    return [
+        Plane(tuple(np.add(position, (offset - offsets[0]) * normal)), orientation, spacing, depth)
+        for offset in offsets
+    ]
+
+
+def _enhanced(header: Header, index: int, groups: tuple[Any, Any]) -> _Frame:
+    def found(sequence: str) -> Any:
+        return next((g[sequence][0] for g in _holders(groups, sequence)), {})
+
+    measures = found("PixelMeasuresSequence")
+    plane = Plane(
+        _numbers(found("PlanePositionSequence").get("ImagePositionPatient"), 3),
+        _numbers(found("PlaneOrientationSequence").get("ImageOrientationPatient"), 6),
+        _numbers(measures.get("PixelSpacing"), 2),
+        _depth(measures),
+    )
+    return _Frame(header, index, plane, _rescale(found("PixelValueTransformationSequence")))
+
+
+def _holders(groups: tuple[Any, Any], sequence: str) -> list[Any]:
+    return [group for group in groups if group.get(sequence)]
+
+
+def _rescale(holder: Any) -> tuple[float, float] | None:
+    slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
+    if holder.get("DoseGridScaling") is not None:
+        return float(holder.get("DoseGridScaling")), 0.0
+    if slope is None and intercept is None:
+        return None
+    return (1.0 if slope is None else float(slope)), float(intercept or 0.0)
+
+
+def _depth(holder: Any) -> float | None:
+    for key in ("SpacingBetweenSlices", "SliceThickness"):
+        value = holder.get(key)
+        if value is not None and float(value) > 0:
+            return float(value)
+    return None
+
+
+def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
+    if values is None or isinstance(values, str | float | int) or len(values) != count:
+        return None
+    numbers = tuple(float(value) for value in values)
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _pixels(header: Header, name: str) -> np.ndarray:
+    """Return (frames, rows, cols) as they are stored, float32."""
+    from pydicom.pixels.processing import apply_modality_lut
+    from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import UID
+
+    dataset = read_dataset(header.source, pixels=True)
+    if not any(key in dataset for key in _PIXELS):
+        why = "its attributes are encrypted" if "EncryptedAttributesSequence" in dataset else ""
+        raise MediaError(f"{name} holds no pixels{why and ': ' + why}. Export it again, with them.")
+    dataset.file_meta.TransferSyntaxUID = UID(_transfer_syntax(dataset))
+    try:
+        pixels = pixel_array(dataset)
+    except RuntimeError:  # of every decoder that is installed
+        raise MediaError(
+            f"{name} cannot be decompressed ({dataset.file_meta.TransferSyntaxUID.name}): it is "
+            "damaged, or of a variant that Pillow cannot read, such as JPEG of 12 bits. Install "
+            "pylibjpeg and pylibjpeg-libjpeg, or decompress it first (gdcmconv --raw)."
+        ) from None
+    if "ModalityLUTSequence" in dataset:
+        pixels = apply_modality_lut(pixels, dataset)
+    return pixels.reshape(header.shape).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Video clips: decoding, frame sampling and orientation."""

@@ -1,0 +1,371 @@
+"""The attention LSTM of Show, Attend and Tell (Xu et al. 2015, section 3.1).
+
+One step, for the word y_t:
+
+    scores  e_t = f_att(a, h_{t-1})
+    alpha_t = softmax(e_t);  z_t = beta_t sum_i alpha_ti a_i      (or beta_t a_{s_t})
+    h_t, c_t = LSTM([E y_{t-1}; z_t], h_{t-1}, c_{t-1})
+    logits = L_o tanh(E y_{t-1} + L_h h_t + L_z z_t)
+
+Whatever decodes (teacher forcing, greedy, beam, sampling, REINFORCE, self-critical training)
+calls this step. `forward` runs its recurrent half step by step, followed by its output half for
+all steps at once, since the vocabulary product does not feed back. On a CPU with a compiler the
+recurrent half of all steps is one kernel (`regard.native.teacher_forcing`), held to the loop by
+tests.
+
+Deviations from the paper: the first word is a learned <start> embedding, not zeros; the tanh
+of the deep output follows the released code (`output_activation = "linear"` is equation 7);
+annotations may be projected to D and normalised (`feature_dim`, `annotation_norm`; off in
+the paper's presets).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from regard.config import DecoderConfig
+from regard.model.attention import Attention, Gate, HardAttention, SoftAttention, build_scores
+from regard.model.attention.soft import Attended, widened
+from regard.model.packing import Packing, packing, unpadded
+from regard.model.position import PositionCode
+from regard.model.rng import Randomness, bernoulli
+from regard.model.unroll import fast_unroll
+from regard.native.kernels import Recurrence, word_losses
+from regard.types import DecoderState, ProjectedAnnotations, Step
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """What teacher forcing yields for B captions of T steps, of which R are real.
+
+    Attributes:
+        features: (R, E), the deep output before the vocabulary, packed.
+        output: the vocabulary layer.
+        packing: where the R rows lie.
+        alpha: (B, T, L); 0 at steps that are not real. So are the others.
+        beta: (B, T, 1 or D), or None without a gate.
+        location: (B, T), or None where contexts are expectations.
+        location_logprob: (B, T), or None likewise.
+    """
+
+    features: Tensor
+    output: nn.Linear
+    packing: Packing
+    alpha: Tensor
+    beta: Tensor | None
+    location: Tensor | None
+    location_logprob: Tensor | None
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, T, V), computed anew at every call; training uses `losses`."""
+        with torch.inference_mode(self.features.is_inference()):
+            return self.packing.unpack(self.output(self.features))
+
+    def losses(self, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the cross-entropy of every word, **not reduced**: (B, T), float32 or wider.
+
+        Args:
+            targets: (B, T) the words that should be said.
+            label_smoothing: share of the target's probability spread over the vocabulary.
+        """
+        target = self.packing.pack(targets)
+        layer = self.output
+        losses = word_losses(self.features, layer.weight, layer.bias, target, label_smoothing)
+        return self.packing.unpack(losses)
+
+
+@dataclass(frozen=True)
+class _Recurrence:
+    """The recurrent half of a step: everything but the vocabulary."""
+
+    state: DecoderState
+    context: Tensor
+    beta: Tensor | None
+    attended: Attended
+
+
+class AttentionDecoder(nn.Module):
+    """LSTM decoder with soft or hard attention over annotation vectors."""
+
+    def __init__(self, config: DecoderConfig, *, annotation_dim: int, vocabulary_size: int) -> None:
+        """Build the decoder with fresh weights (drawn from torch's global generator).
+
+        Args:
+            config: the `[decoder]` section.
+            annotation_dim: features of the encoder's vectors.
+            vocabulary_size: V, special tokens included.
+        """
+        super().__init__()
+        self.config = config
+        embedding_dim, hidden_dim = config.embedding_dim, config.hidden_dim
+        features = config.feature_dim or annotation_dim
+        self.annotation_dim = annotation_dim
+        self.vocabulary_size = vocabulary_size
+        self.feature = nn.Linear(annotation_dim, features) if config.feature_dim else nn.Identity()
+        self.norm = nn.LayerNorm(features) if config.annotation_norm else nn.Identity()
+        self.position = PositionCode(config.position, config.grid_shape, features)
+        scores = build_scores(config.scores, features, hidden_dim, config.attention_dim)
+        attention = HardAttention if config.attention == "hard" else SoftAttention
+        self.attention: Attention = attention(scores, config.temperature)
+        gate_size = {"none": 0, "scalar": 1, "feature": features}[config.gate]
+        self.gate = Gate(hidden_dim, gate_size) if gate_size else None
+        self.init_hidden = _first_state(config.init, features, hidden_dim)
+        self.init_memory = _first_state(config.init, features, hidden_dim)
+        self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
+        self.lstm_word = nn.Linear(embedding_dim, 4 * hidden_dim)
+        self.lstm_recurrent = nn.Linear(features + hidden_dim, 4 * hidden_dim, bias=False)
+        self.output_hidden = nn.Linear(hidden_dim, embedding_dim, bias=False)
+        self.output_context = nn.Linear(features, embedding_dim)
+        self.output = nn.Linear(embedding_dim, vocabulary_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.orthogonal_(self.lstm_recurrent.weight)
+        # A forget gate that starts open lets gradients reach the first words.
+        with torch.no_grad():
+            self.lstm_word.bias.zero_()
+            self.lstm_word.bias[self.config.hidden_dim : 2 * self.config.hidden_dim] = 1.0
+        if self.config.tie_embeddings:
+            self.output.weight = self.embedding.weight
+
+    def project(self, vectors: Tensor, mask: Tensor) -> ProjectedAnnotations:
+        """Project annotations once per item.
+
+        Args:
+            vectors: (N, L, D_encoder).
+            mask: (N, L) bool, True = real cell.
+        """
+        values = self.position(self.norm(self.feature(vectors)))
+        return ProjectedAnnotations(values, self.attention.scores.keys(values), mask)
+
+    def init_state(
+        self,
+        projected: ProjectedAnnotations,
+        captions_per_item: int = 1,
+        *,
+        generator: Randomness | None = None,
+    ) -> DecoderState:
+        """Return h_0 and c_0 from the mean annotation over valid cells.
+
+        Args:
+            projected: N items.
+            captions_per_item: G; the state has N·G rows, the G of an item consecutive.
+            generator: of the dropout, in training mode.
+        """
+        # --8<-- [start:init]
+        real = projected.mask.to(projected.values.dtype).unsqueeze(1)  # a product reads values once
+        mean = (real @ projected.values).squeeze(1) / real.sum(-1)
+        hidden = self.init_hidden(mean)  # h_0 = f_init,h(mean a)
+        memory = self.init_memory(mean)  # c_0 = f_init,c(mean a)
+        # --8<-- [end:init]
+        hidden = self._dropout(hidden, self.config.dropout, generator)
+        memory = self._dropout(memory, self.config.dropout, generator)
+        return DecoderState(
+            widened(hidden).repeat_interleave(captions_per_item, 0),
+            widened(memory).repeat_interleave(captions_per_item, 0),
+        )
+
+    def step(
+        self,
+        token: Tensor,
+        state: DecoderState,
+        projected: ProjectedAnnotations,
+        *,
+        context: str = "expected",
+        generator: Randomness | None = None,
+    ) -> Step:
+        """Read one word and say what may come next.
+
+        Args:
+            token: (B,) ids of the words y_{t-1}.
+            state: the state before the step, B rows.
+            projected: N items, shared by groups of B / N consecutive captions.
+            context: "expected", "sample" or "argmax" (hard attention).
+            generator: of sampled locations, and of the dropout in training mode.
+        """
+        embedded = self._embed(token, generator)
+        recurrence = self._recur(
+            self.lstm_word(embedded), state, projected, context=context, generator=generator
+        )
+        deep = self._deepen(embedded, recurrence.state.hidden, recurrence.context, generator)
+        attended = recurrence.attended
+        return Step(
+            self.output(deep),
+            recurrence.state,
+            attended.alpha,
+            recurrence.beta,
+            attended.location,
+            attended.location_logprob,
+        )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        projected: ProjectedAnnotations,
+        *,
+        steps: Tensor | None = None,
+        context: str | Tensor = "expected",
+        generator: Randomness | None = None,
+    ) -> Unrolled:
+        """Run teacher forcing: `step` for all words of captions that are given.
+
+        Args:
+            tokens: (B, T) ids that are read, beginning with <start>; B = N·G.
+            projected: the N items.
+            steps: (B, T) bool, True = a real step; the others, which follow a caption's end,
+                cost nothing and yield 0. None: all are real.
+            context: as in `step`; or a (B,) bool tensor that says for which captions the
+                sampled cell is replaced by its expectation (the paper's per-image switch).
+            generator: of sampled locations and dropout. What is drawn does not depend on
+                `steps`.
+        """
+        captions, longest = tokens.shape
+        rows = unpadded(captions, longest, tokens.device) if steps is None else packing(steps)
+        captions_per_item = captions // projected.values.shape[0]
+        state = self.init_state(projected, captions_per_item, generator=generator)
+        embedded = self._embed(tokens, generator, rows)
+        word_gates = self.lstm_word(embedded)
+        found = self._unroll(word_gates, state, projected, rows, context, generator)
+        return Unrolled(
+            self._deepen(embedded, found.hidden, found.context, generator, rows),
+            self.output,
+            rows,
+            rows.unpack(found.alpha),
+            *(
+                None if x is None else rows.unpack(x)
+                for x in (found.beta, found.location, found.location_logprob)
+            ),
+        )
+
+    def _unroll(
+        self,
+        word_gates: Tensor,
+        state: DecoderState,
+        projected: ProjectedAnnotations,
+        rows: Packing,
+        context: str | Tensor,
+        generator: Randomness | None,
+    ) -> Recurrence:
+        """Run the recurrent half of all steps; what is returned is packed."""
+        parts = self.attention, self.gate, self.lstm_recurrent
+        fast = fast_unroll(
+            parts, word_gates, state, projected, rows, context=context, generator=generator
+        )
+        if fast is not None:
+            return fast
+        gates = rows.unpack(word_gates)
+        found: list[_Recurrence] = []
+        for t in range(gates.shape[1]):
+            recurrence = self._recur(
+                gates[:, t], state, projected, context=context, generator=generator
+            )
+            state = recurrence.state
+            found.append(recurrence)
+
+        def packed(steps: list[Tensor | None]) -> Tensor | None:
+            present = [s for s in steps if s is not None]
+            return rows.pack(torch.stack(present, 1)) if present else None
+
+        attended = [r.attended for r in found]
+        return Recurrence(
+            rows.pack(torch.stack([r.state.hidden for r in found], 1)),
+            rows.pack(torch.stack([r.context for r in found], 1)),
+            rows.pack(torch.stack([a.alpha for a in attended], 1)),
+            packed([r.beta for r in found]),
+            packed([a.location for a in attended]),
+            packed([a.location_logprob for a in attended]),
+        )
+
+    def _recur(
+        self,
+        word_gates: Tensor,
+        state: DecoderState,
+        projected: ProjectedAnnotations,
+        *,
+        context: str | Tensor,
+        generator: Randomness | None,
+    ) -> _Recurrence:
+        attended = self._attend(state.hidden, projected, context, generator)
+        # --8<-- [start:gate]
+        beta = None if self.gate is None else self.gate(state.hidden)
+        visual = attended.context if beta is None else beta * attended.context
+        # --8<-- [end:gate]
+        # --8<-- [start:lstm]
+        recurrent = torch.cat([visual.to(state.hidden.dtype), state.hidden], dim=-1)
+        gates = word_gates + self.lstm_recurrent(recurrent)
+        i, f, o, g = widened(gates).chunk(4, dim=-1)
+        memory = f.sigmoid() * state.memory + i.sigmoid() * g.tanh()  # c_t
+        hidden = o.sigmoid() * memory.tanh()  # h_t
+        # --8<-- [end:lstm]
+        return _Recurrence(DecoderState(hidden, memory), visual, beta, attended)
+
+    def _attend(
+        self,
+        hidden: Tensor,
+        projected: ProjectedAnnotations,
+        context: str | Tensor,
+        generator: Randomness | None,
+    ) -> Attended:
+        if isinstance(context, str):
+            return self.attention(hidden, projected, context=context, generator=generator)
+        sampled = self.attention(hidden, projected, context="sample", generator=generator)
+        groups = sampled.alpha.view(projected.values.shape[0], -1, sampled.alpha.shape[-1])
+        expected = groups.to(projected.values.dtype) @ projected.values
+        mixed = torch.where(context[:, None], expected.flatten(0, 1), sampled.context)
+        return sampled._replace(context=mixed)
+
+    def _embed(
+        self, token: Tensor, generator: Randomness | None, rows: Packing | None = None
+    ) -> Tensor:
+        read = token if rows is None else rows.pack(token)
+        return self._dropout(self.embedding(read), self.config.embedding_dropout, generator, rows)
+
+    def _deepen(
+        self,
+        embedded: Tensor,
+        hidden: Tensor,
+        context: Tensor,
+        generator: Randomness | None,
+        rows: Packing | None = None,
+    ) -> Tensor:
+        """Return the deep output before the vocabulary."""
+        hidden = self._dropout(hidden, self.config.dropout, generator, rows)
+        # --8<-- [start:output]
+        deep = embedded + self.output_hidden(hidden) + self.output_context(context)
+        if self.config.output_activation == "tanh":
+            deep = torch.tanh(deep)
+        # logits = self.output(deep), for all steps at once
+        # --8<-- [end:output]
+        return self._dropout(deep, self.config.dropout, generator, rows)
+
+    def _dropout(
+        self,
+        x: Tensor,
+        rate: float,
+        generator: Randomness | None,
+        rows: Packing | None = None,
+    ) -> Tensor:
+        """Inverted dropout that draws from the passed generator, so that runs can resume.
+
+        Of packed rows the padding's numbers are drawn too: which rows are real does not
+        change what the others get.
+        """
+        if not self.training or rate == 0.0:
+            return x
+        shape = x.shape if rows is None else (*rows.shape, x.shape[-1])
+        keep = bernoulli(x, tuple(shape), 1 - rate, generator)
+        if rows is not None:
+            keep = rows.pack(keep)
+        return x * keep / (1 - rate)
+
+
+def _first_state(init: str, features: int, hidden_dim: int) -> nn.Module:
+    """Return f_init: a tanh layer (the paper), or the mean itself where sizes allow."""
+    if init == "mlp":
+        return nn.Sequential(nn.Linear(features, hidden_dim), nn.Tanh())
+    return nn.Identity() if features == hidden_dim else nn.Linear(features, hidden_dim)

@@ -1,0 +1,121 @@
+"""Encoders: one table of names, each loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.nn import Parameter
+
+from regard.config import EncoderConfig
+from regard.errors import ConfigError, UnknownName
+from regard.model.encoders.auxiliary_heads import TaughtEncoder
+from regard.model.encoders.base import Encoder, PictureEncoder
+from regard.model.encoders.frames import FrameEncoder
+from regard.model.encoders.slices import SliceEncoder
+
+_TABLE = {
+    "efficientnet_lite0": "regard.model.encoders.efficientnet_lite:EfficientNetLite",
+    "efficientnet_lite2": "regard.model.encoders.efficientnet_lite:EfficientNetLite",
+    "googlenet": "regard.model.encoders.googlenet:GoogLeNet",
+    "small_cnn": "regard.model.encoders.small_cnn:SmallCNN",
+    "small_cnn3d": "regard.model.encoders.small_cnn3d:SmallCNN3D",
+}
+_FAMILIES = {
+    "timm": "regard.model.encoders.timm_backbone:TimmBackbone",
+    "monai": "regard.model.encoders.monai_network:MonaiNetwork",
+}
+_OWN = "encoder."  # begins the names of an encoder's weights in a model's file
+
+
+def known_encoders() -> tuple[str, ...]:
+    """Return the names that `encoder.name` takes."""
+    return (*_TABLE, *(f"{family}:NAME" for family in _FAMILIES))
+
+
+def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
+    """Build the encoder that a config names, frozen and in evaluation mode.
+
+    Weights that nobody has trained (`untrained_parameters`) are never frozen.
+
+    Args:
+        config: the `[encoder]` section.
+        pretrained: start from `encoder.weights`, or else from the weights that its package
+            brings; False leaves random weights, to be overwritten by a checkpoint.
+
+    Raises:
+        UnknownName: no such encoder.
+        ConfigError: a setting does not fit the encoder.
+        MissingExtra: its package is not installed.
+    """
+    encoder = _of_medium(_named(config, pretrained), config)
+    if config.volume.numbers or config.volume.parts:
+        encoder = TaughtEncoder(encoder, config.volume.numbers, config.volume.parts)
+    if pretrained and config.weights:
+        _start_from(encoder, config.weights)
+    encoder.requires_grad_(config.trainable)
+    for parameter in _kept(encoder, config):
+        parameter.requires_grad_(False)
+    for parameter in encoder.untrained_parameters():
+        parameter.requires_grad_(True)
+    return encoder.eval()
+
+
+def _kept(encoder: Encoder, config: EncoderConfig) -> list[Parameter]:
+    kept = encoder.frozen_parameters()
+    if config.frozen_blocks and not kept:
+        raise ConfigError(
+            f"encoder.frozen_blocks is {config.frozen_blocks}, and {encoder.name} cannot be "
+            "fine-tuned in part. Leave it out, or take an EfficientNet-Lite."
+        )
+    return kept
+
+
+def _named(config: EncoderConfig, pretrained: bool) -> Encoder:
+    family = config.name.partition(":")[0] if ":" in config.name else ""
+    place = _FAMILIES.get(family) if family else _TABLE.get(config.name)
+    if place is None:
+        raise UnknownName("encoder", config.name, known_encoders())
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)(config, pretrained=pretrained)
+
+
+def _start_from(encoder: Encoder, path: str) -> None:
+    place = Path(path)
+    try:
+        if place.is_dir():
+            whole = load_file(place / "model.safetensors")
+            weights = {k.removeprefix(_OWN): v for k, v in whole.items() if k.startswith(_OWN)}
+        else:
+            weights = load_file(place)
+        encoder.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(
+            f"encoder.weights is {path!r}, which does not give {encoder.name} its weights: {error}"
+        ) from error
+
+
+def _of_medium(encoder: Encoder, config: EncoderConfig) -> Encoder:
+    """Return an encoder that reads the config's medium."""
+    if encoder.medium == config.medium:
+        return encoder
+    if isinstance(encoder, PictureEncoder):
+        if config.medium == "video":
+            return FrameEncoder(encoder, config.video)
+        return SliceEncoder(encoder, config.volume)
+    raise ConfigError(
+        f"encoder.medium is {config.medium!r}, and {config.name} reads {encoder.medium}s only."
+    )
+
+
+__all__ = [
+    "Encoder",
+    "FrameEncoder",
+    "PictureEncoder",
+    "SliceEncoder",
+    "TaughtEncoder",
+    "build_encoder",
+    "known_encoders",
+]

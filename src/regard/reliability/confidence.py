@@ -1,0 +1,159 @@
+"""How sure to be of a caption's words: the chance that people's captions support them.
+
+A word's probability is not that chance. "puppy" and "dog" share what is left for them, so right
+words have low probabilities, and of two models the one that was trained longer is surer of its
+mistakes. Platt 1999 fits two numbers to words whose support is known: the chance is
+sigmoid(scale · logit p + shift). With shift 0 that is the temperature of Guo et al. 2017, for two
+outcomes; it cannot lift a probability of less than a half above a half, which words need.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from regard.errors import CheckpointError
+from regard.text.lexicon import is_judged
+from regard.text.tokens import spoken_words
+from regard.types import Caption
+from regard.util.safe_io import change_config
+
+LEAST = 1e-6
+"""Probabilities are taken to lie between this and 1 less this."""
+_KEY = "confidence"
+_STEEPEST = 100.0  # of scale and shift, either way; fits are far below
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What makes of a word's probability the chance that people's captions support it.
+
+    Attributes:
+        scale: of the logit of its probability; above 0.
+        shift: added to it.
+        split: whose captions it was fitted to.
+        beam: that they were decoded with; other decoding may make other mistakes.
+        captions: how many they were.
+        words: how many of their words were judged.
+        error_before: expected calibration error of the bare probabilities there.
+        error: of the confidence there, each caption's by a fit to others.
+    """
+
+    scale: float
+    shift: float
+    split: str
+    beam: int
+    captions: int
+    words: int
+    error_before: float
+    error: float
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "scale": (0, _STEEPEST), "shift": (-_STEEPEST, _STEEPEST),
+            "error_before": (0, 1), "error": (0, 1),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high or (name == "scale" and value == 0):
+                raise ValueError(f"{name} is {value!r}; it must lie between {low} and {high}")
+
+    def of(self, logprob: float) -> float:
+        """Return the chance that people's captions support a content word.
+
+        Args:
+            logprob: natural log-probability of the word.
+        """
+        return sigmoid(self.scale * logit(logprob) + self.shift)
+
+    def told(self, caption: Caption) -> Caption:
+        """Return the caption with the confidence of its words and of itself.
+
+        A word has one where its support can be judged at all: "dog" has, "a" has not. All tokens
+        of a word get the word's. The caption's is their mean, the share of its content words that
+        can be expected to have support; it has none without such a word.
+        """
+        tokens: list[float | None] = [None] * len(caption.words)
+        known: list[float] = []
+        for word in spoken_words(caption):
+            if is_judged(word.text.lower()):
+                known.append(self.of(word.logprob))
+                tokens[word.first : word.stop] = known[-1:] * (word.stop - word.first)
+        words = tuple(
+            replace(word, confidence=own) for word, own in zip(caption.words, tokens, strict=True)
+        )
+        return replace(
+            caption, words=words, confidence=math.fsum(known) / len(known) if known else None
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Confidence:
+        """Read what `to_json` gave.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        kinds = {"split": str, **dict.fromkeys(("beam", "captions", "words"), int)}
+        try:
+            for name, value in values.items():
+                if not isinstance(value, kinds.get(name, int | float)) or isinstance(value, bool):
+                    raise TypeError(f"{name} is {value!r:.100}")
+            return cls(**values)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{_KEY} in config.json is damaged: {error}. Take the key out, and the model "
+                "captions without it; `regard evaluate --calibrate` makes it anew."
+            ) from error
+
+
+def unsure_words(caption: Caption, below: float) -> tuple[int, ...]:
+    """Return the indices into `caption.words` of those whose confidence lies below a chance."""
+    return tuple(
+        t
+        for t, word in enumerate(caption.words)
+        if word.confidence is not None and word.confidence < below
+    )
+
+
+def unsure_text(caption: Caption, below: float, mark: str = "(?)") -> str:
+    """Return the caption with a mark after every word whose confidence lies below a chance."""
+    unsure = unsure_words(caption, below)
+    return " ".join(
+        word.text + mark if word.first in unsure else word.text for word in spoken_words(caption)
+    )
+
+
+def stored_confidence(config: dict[str, Any]) -> Confidence | None:
+    """Return what a checkpoint's `config.json` says, or None where it was never calibrated.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    stored = config.get(_KEY)
+    return None if stored is None else Confidence.from_json(stored)
+
+
+def store_confidence(folder: Path, confidence: Confidence) -> None:
+    """Write it into a checkpoint's `config.json`; nothing else of the model is touched.
+
+    Raises:
+        CheckpointError: the config cannot be read or written; what was there before is untouched.
+    """
+    change_config(folder, lambda config: config.update({_KEY: confidence.to_json()}))
+
+
+def logit(logprob: float) -> float:
+    """Return log p - log(1 - p) of a natural log-probability."""
+    p = min(1 - LEAST, max(LEAST, math.exp(min(0.0, logprob))))
+    return math.log(p) - math.log1p(-p)
+
+
+def sigmoid(value: float) -> float:
+    """Return 1 / (1 + exp(-value)), for values of at most some hundreds."""
+    return 1 / (1 + math.exp(-value))

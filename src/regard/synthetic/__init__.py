@@ -1,0 +1,1 @@
+"""Synthetic scenes, clips and volumes whose captions and places are known."""

@@ -1,0 +1,322 @@
+"""Synthetic scenes: captions that are decided by the picture, and objects whose place is known.
+
+A scene holds two coloured objects and one or two grey ones on a light ground. Its caption is
+
+    a <colour> <shape> is <relation> a <colour> <shape>
+
+with six colours, four shapes and four relations, and the picture leaves no choice in it:
+
+- The grey objects are never spoken of; they put false shapes into the picture.
+- Colours lie on a wheel (red, yellow, green, cyan, blue, magenta, red ...). The subject is
+  the object from whose colour the other's is one or two steps on; colours three steps apart
+  do not meet.
+- The pair lies along one axis (at most 0.4 times as far apart along the other), so that one
+  relation holds.
+
+There are 768 combinations (colour, shape, relation, colour, shape). Of a shuffled list, every
+eighth is kept for validation and every eighth for testing: no caption occurs in two splits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from regard.errors import ConfigError, DatasetError, UnknownName
+from regard.util.safe_io import Unreadable, json_of, text_of
+
+COLOURS = {
+    "red": (210, 45, 45),
+    "yellow": (230, 205, 40),
+    "green": (45, 160, 60),
+    "cyan": (40, 195, 205),
+    "blue": (45, 75, 205),
+    "magenta": (200, 50, 190),
+}
+"""In the order of the wheel."""
+SHAPES = ("circle", "square", "triangle", "cross")
+RELATIONS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 0), "below": (-1, 0)}
+"""Each with the (row, column) direction from the subject to the object."""
+SPLITS = ("train", "val", "test")
+
+_GREY = (125, 125, 125)
+_SIDES = (0.225, 0.244)  # of an object's box, in sides of the picture: at most 0.0595 of its area
+_GAP = 0.03  # free ground between two boxes, in sides of the picture
+OVERSAMPLING = 4  # pictures are drawn this many times larger, then averaged
+
+Point = tuple[float, float]
+"""(row, column) in pixels."""
+Combination = tuple[str, str, str, str, str]
+"""(colour, shape, relation, colour, shape), the words that differ between captions."""
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object and its place, in pixels from the upper left corner.
+
+    Attributes:
+        colour: one of `COLOURS`, or "grey".
+        shape: one of `SHAPES`.
+        role: "subject", "object", or "" for a grey one.
+        box: (top, left, bottom, right).
+        polygon: outline as (row, column) points.
+    """
+
+    colour: str
+    shape: str
+    role: str
+    box: tuple[float, float, float, float]
+    polygon: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture, its caption, and where the objects are.
+
+    Attributes:
+        pixels: (size, size, 3) uint8, RGB.
+        caption: the one right caption.
+        objects: subject, object, then the grey ones.
+    """
+
+    pixels: np.ndarray
+    caption: str
+    objects: tuple[SceneObject, ...]
+
+
+def make_scenes(count: int, *, split: str = "train", seed: int = 0, size: int = 64) -> list[Scene]:
+    """Make scenes; scene i is the same whatever `count` is.
+
+    Args:
+        count: how many.
+        split: "train", "val" or "test"; their combinations of colour, shape and relation differ.
+        seed: of all that is drawn.
+        size: side of the pictures in pixels.
+
+    Raises:
+        ConfigError: a picture so small that shapes cannot be told apart, or a negative count.
+        UnknownName: no such split.
+    """
+    allowed = combinations(split)
+    if size < 32 or count < 0:
+        raise ConfigError(
+            f"{count} scenes of {size} pixels a side cannot be made; wanted 0 or more, of 32 "
+            "pixels or more, so that shapes can be told apart."
+        )
+    scenes = []
+    for i in range(count):
+        draw = np.random.default_rng((seed, SPLITS.index(split), i))
+        scenes.append(_scene(draw, allowed[draw.integers(len(allowed))], size))
+    return scenes
+
+
+def write_scenes(
+    folder: str | Path,
+    *,
+    train: int = 6000,
+    val: int = 500,
+    test: int = 500,
+    seed: int = 0,
+    size: int = 64,
+) -> Path:
+    """Write scenes as a data set: pictures, `dataset.json` and `objects.json`.
+
+    `dataset.json` is in Karpathy's form. `objects.json` maps each file to its caption's words
+    (for every word the index of the object it speaks of, or null) and its objects.
+
+    Args:
+        folder: made where it does not exist; scenes that were written into it are replaced.
+        train: training scenes.
+        val: validation scenes.
+        test: test scenes.
+        seed: of all that is drawn.
+        size: side of the pictures in pixels.
+
+    Returns:
+        The path of `dataset.json`.
+
+    Raises:
+        ConfigError: see `make_scenes`; or the folder holds something else.
+        DatasetError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    images: list[dict[str, Any]] = []
+    objects: dict[str, Any] = {}
+    try:
+        begin_folder(folder, "synthetic scenes")
+        for split, count in zip(SPLITS, (train, val, test), strict=True):
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            for i, scene in enumerate(make_scenes(count, split=split, seed=seed, size=size)):
+                name = f"{i:05d}.png"
+                Image.fromarray(scene.pixels).save(folder / split / name)
+                images.append(_karpathy(scene, split, name))
+                objects[f"{split}/{name}"] = {
+                    "words": spoken_objects(scene),
+                    "objects": [asdict(thing) for thing in scene.objects],
+                }
+        (folder / "objects.json").write_text(json.dumps(objects), "utf-8")
+        dataset = folder / "dataset.json"
+        dataset.write_text(json.dumps({"dataset": "synthetic scenes", "images": images}), "utf-8")
+    except OSError as error:
+        raise DatasetError(f"scenes cannot be written to {folder}: {error.strerror}.") from error
+    return dataset
+
+
+def begin_folder(folder: Path, name: str) -> None:
+    """Make a folder for a data set, or take one that holds an earlier data set of the kind.
+
+    The folder then holds a `dataset.json` of the name, so that what a kill leaves is known again.
+
+    Args:
+        folder: to write into.
+        name: of the data set, as `dataset.json` has it under "dataset".
+
+    Raises:
+        ConfigError: the folder holds something else.
+        OSError: it cannot be made or read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = folder / "dataset.json"
+    if _name_of(dataset) == name:
+        return
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ConfigError(
+            f"{folder} holds something other than {name}, which might be written over; wanted a "
+            "new or empty folder, or one that this wrote before. Name another folder."
+        )
+    dataset.write_text(json.dumps({"dataset": name, "images": []}), "utf-8")
+
+
+def _name_of(dataset: Path) -> object:
+    """Return how a data set in Karpathy's form calls itself; None for anything else."""
+    try:
+        held = json_of(text_of(dataset))
+    except Unreadable:
+        return None
+    return held.get("dataset") if isinstance(held, dict) else None
+
+
+def _karpathy(scene: Scene, split: str, name: str) -> dict[str, Any]:
+    sentence = {"raw": scene.caption, "tokens": scene.caption.split()}
+    return {"filepath": split, "filename": name, "split": split, "sentences": [sentence]}
+
+
+def spoken_objects(scene: Scene) -> list[tuple[str, int | None]]:
+    """Return each word of the caption with the index of the object it names, or None.
+
+    >>> scene = make_scenes(1)[0]
+    >>> [place for _, place in spoken_objects(scene)][1:3]
+    [0, 0]
+    """
+    words = scene.caption.split()
+    places: list[int | None] = [None] * len(words)
+    places[1] = places[2] = 0
+    places[-2] = places[-1] = 1
+    return list(zip(words, places, strict=True))
+
+
+def combinations(split: str) -> tuple[Combination, ...]:
+    """Return the combinations that scenes of a split show; the splits share none.
+
+    Raises:
+        UnknownName: no such split.
+    """
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+    wheel = list(COLOURS)
+    everything = [
+        (colour, shape, relation, wheel[(i + on) % len(wheel)], other)
+        for i, colour in enumerate(wheel)
+        for on in (1, 2)
+        for shape, relation, other in itertools.product(SHAPES, RELATIONS, SHAPES)
+    ]
+    # Shuffled once and for all: a regular pattern would be a rule that a model can learn.
+    random.Random(1).shuffle(everything)
+    kept = {0: "val", 4: "test"}
+    return tuple(c for i, c in enumerate(everything) if kept.get(i % 8, "train") == split)
+
+
+def _scene(draw: np.random.Generator, combination: Combination, size: int) -> Scene:
+    colour, shape, relation, other, other_shape = combination
+    greys = [("grey", str(draw.choice(SHAPES)), "") for _ in range(draw.integers(1, 3))]
+    named = [(colour, shape, "subject"), (other, other_shape, "object"), *greys]
+    sides = draw.uniform(*_SIDES, len(named)) * size
+    centres = _centres(draw, RELATIONS[relation], sides, size)
+    objects = tuple(
+        _object(*what, centre, side)
+        for what, centre, side in zip(named, centres, sides, strict=True)
+    )
+    caption = f"a {colour} {shape} is {relation} a {other} {other_shape}"
+    return Scene(_draw(draw, objects, size), caption, objects)
+
+
+def _centres(
+    draw: np.random.Generator, direction: tuple[int, int], sides: np.ndarray, size: int
+) -> list[Point]:
+    """Draw places until nothing overlaps and the pair lies as the relation says."""
+    margin = sides.max() / 2 + 1
+    while True:
+        along = draw.uniform(0.3, 0.7) * size
+        across = draw.uniform(-0.4, 0.4) * along
+        step = np.where(np.asarray(direction) == 0, across, np.asarray(direction) * along)
+        first = draw.uniform(margin, size - margin, 2)
+        rest = draw.uniform(margin, size - margin, (len(sides) - 2, 2))
+        centres = np.stack([first, first + step, *rest])
+        if (centres < margin).any() or (centres > size - margin).any():
+            continue
+        if all(_apart(centres, sides, i, j, size) for i in range(len(sides)) for j in range(i)):
+            return [(float(row), float(column)) for row, column in centres]
+
+
+def _apart(centres: np.ndarray, sides: np.ndarray, i: int, j: int, size: int) -> bool:
+    return bool(np.abs(centres[i] - centres[j]).max() > (sides[i] + sides[j]) / 2 + _GAP * size)
+
+
+def _object(colour: str, shape: str, role: str, centre: Point, side: float) -> SceneObject:
+    row, column = centre
+    polygon = tuple((row + r * side / 2, column + c * side / 2) for r, c in outline(shape))
+    rows, columns = zip(*polygon, strict=True)
+    return SceneObject(
+        colour, shape, role, (min(rows), min(columns), max(rows), max(columns)), polygon
+    )
+
+
+def outline(shape: str) -> Iterator[Point]:
+    """Yield the outline within a box that reaches from -1 to 1."""
+    if shape == "circle":
+        for k in range(32):
+            yield math.sin(k * math.tau / 32), math.cos(k * math.tau / 32)
+    elif shape == "square":
+        yield from ((-1, -1), (-1, 1), (1, 1), (1, -1))
+    elif shape == "triangle":
+        yield from ((-1, 0), (1, 1), (1, -1))
+    else:
+        arm = 1 / 3
+        for row, column in ((-1, 1), (1, 1), (1, -1), (-1, -1)):
+            corner = ((row, column * arm), (row * arm, column * arm), (row * arm, column))
+            yield from corner if row != column else corner[::-1]
+
+
+def _draw(draw: np.random.Generator, objects: tuple[SceneObject, ...], size: int) -> np.ndarray:
+    """Return the picture: flat colours that vary a little, on a light and noisy ground."""
+    side = size * OVERSAMPLING
+    ground = tuple(int(v) for v in draw.integers(225, 251, 3))
+    picture = Image.new("RGB", (side, side), ground)
+    brush = ImageDraw.Draw(picture)
+    for thing in objects:
+        pure = np.asarray(COLOURS.get(thing.colour, _GREY))
+        shade = tuple(int(v) for v in (pure + draw.integers(-12, 13, 3)).clip(0, 255))
+        points = [(c * OVERSAMPLING, r * OVERSAMPLING) for r, c in thing.polygon]
+        brush.polygon(points, fill=shade)
+    small = np.asarray(picture.reduce(OVERSAMPLING), np.float64)
+    noisy = small + draw.normal(0, 4, small.shape)
+    return noisy.round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,249 @@
+"""Words and their ids.
+
+The vocabulary is built from training captions and travels in the checkpoint as
+`vocabulary.json`. Ids 0 to 3 are special: padding, start, end, unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from regard.errors import CheckpointError, ConfigError, MissingExtra
+from regard.util.safe_io import json_of
+
+PAD, START, END, UNKNOWN = range(4)
+SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
+_SPACE = "\u2581"  # marks a word's beginning in BPE pieces and a space between characters
+
+_JOINERS = "'\u2019-"  # part of a word between two letters: man's, t-shirt
+
+
+@lru_cache(maxsize=65536)
+def _is_letter(character: str) -> bool:
+    """Whether a character is a letter, mark, digit or joiner (marks carry Indic vowels)."""
+    return unicodedata.category(character)[0] in "LMN" or character in "\u200c\u200d"
+
+
+def words_of(text: str) -> list[str]:
+    """Split a caption into lower-case words, punctuation dropped (Unicode, NFC).
+
+    >>> words_of("A man's red T-shirt, worn in 2015!")
+    ['a', "man's", 'red', 't-shirt', 'worn', 'in', '2015']
+    """
+    text = unicodedata.normalize("NFC", text).lower()
+    kept = [_is_letter(character) for character in text]
+    for i, character in enumerate(text):
+        if character in _JOINERS and 0 < i < len(text) - 1:
+            kept[i] = kept[i - 1] and _is_letter(text[i + 1])
+    return "".join(c if keep else " " for c, keep in zip(text, kept, strict=True)).split()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words a decoder can say, and how a caption is cut into them.
+
+    Attributes:
+        words: every token in id order; the first four are the special ones.
+        tokens: how captions are cut: "word", "character" or "bpe".
+        bpe: the serialised tokenizer where `tokens` is "bpe", else None.
+    """
+
+    words: tuple[str, ...]
+    tokens: str = "word"
+    bpe: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens not in ("word", "character", "bpe") or (self.tokens == "bpe") != isinstance(
+            self.bpe, str
+        ):
+            raise CheckpointError(
+                f"the vocabulary's tokens are {self.tokens!r:.100}; wanted word, character, or bpe "
+                "with its tokenizer. It was made by another program or is damaged."
+            )
+        if self.words[: len(SPECIALS)] != SPECIALS:
+            raise CheckpointError(
+                f"the vocabulary begins with {self.words[:4]}; the first four entries must be "
+                f"{SPECIALS}. It was made by another program or is damaged."
+            )
+        if len(set(self.words)) != len(self.words):
+            raise CheckpointError("the vocabulary holds a word twice, so ids would be ambiguous.")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise MissingExtra("tokenizers", "train", "cutting text into BPE pieces") from error
+        try:
+            return Tokenizer.from_str(self.bpe or "")
+        except Exception as error:  # it raises nothing narrower
+            raise CheckpointError(f"the vocabulary's tokenizer is damaged: {error}.") from error
+
+    def split(self, text: str) -> list[str]:
+        """Cut a caption into tokens the way the training captions were cut."""
+        if self.tokens == "character":
+            return _characters(text)
+        if self.tokens == "bpe":
+            return self._tokenizer.encode(_normal(text)).tokens
+        return words_of(text)
+
+    def encode(self, text: str | Sequence[str]) -> list[int]:
+        """Turn a caption (or its tokens) into ids; no start or end is added."""
+        tokens = self.split(text) if isinstance(text, str) else text
+        return [self._ids.get(token, UNKNOWN) for token in tokens]
+
+    def word(self, token: int) -> str:
+        """Return one token as it is shown above a picture."""
+        return self.words[token].replace(_SPACE, " ").strip() or "\u2423"
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Turn ids into a caption; padding, start and end are left out."""
+        kept = [self.words[t] for t in tokens if t not in (PAD, START, END)]
+        if self.tokens == "word":
+            return " ".join(kept)
+        return "".join(kept).replace(_SPACE, " ").strip()
+
+    def to_json(self) -> str:
+        """Serialise for `vocabulary.json`."""
+        return json.dumps(
+            {"format_version": 1, "tokens": self.tokens, "words": self.words, "bpe": self.bpe},
+            ensure_ascii=False,
+            indent=0,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        """Read `vocabulary.json`.
+
+        Raises:
+            CheckpointError: the text is damaged or of an unknown format.
+        """
+        try:
+            values = json_of(text)
+            if values["format_version"] != 1:
+                raise CheckpointError(
+                    f"vocabulary format {values['format_version']} is newer than this regard "
+                    "knows (1). Update regard."
+                )
+            words = tuple(values["words"])
+            if not all(isinstance(word, str) for word in words):
+                raise TypeError("a word is not text")
+            return cls(words, values["tokens"], values["bpe"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"vocabulary.json is damaged: {error!r}.") from error
+
+
+def build_vocabulary(
+    captions: Iterable[str | Sequence[str]],
+    *,
+    tokens: str = "word",
+    min_count: int = 5,
+    max_words: int = 10000,
+) -> Vocabulary:
+    """Build a vocabulary from training captions.
+
+    Args:
+        captions: texts, or lists of tokens that are taken as they are.
+        tokens: "word", "character" or "bpe".
+        min_count: rarer tokens become <unk>.
+        max_words: the most frequent so many are kept (10,000 in the paper); ties by spelling.
+
+    Raises:
+        ConfigError: no token is left.
+    """
+    if tokens == "bpe":
+        return _build_bpe(captions, min_count, max_words)
+    counts = _counted(captions, tokens)
+    frequent = _frequent(counts, min_count)
+    if not frequent:
+        raise ConfigError(
+            f"no word occurs {min_count} times or more in the training captions ({len(counts)} "
+            "distinct words). Lower data.min_count or bring more captions."
+        )
+    return Vocabulary(SPECIALS + tuple(frequent[:max_words]), tokens)
+
+
+def extend_vocabulary(
+    known: Vocabulary,
+    captions: Iterable[str | Sequence[str]],
+    *,
+    min_count: int = 1,
+    max_words: int = 10000,
+) -> Vocabulary:
+    """Append the words of new captions that a vocabulary lacks; those it has keep their ids.
+
+    BPE pieces are returned as they are: which pieces a text is cut into depends on all of them.
+
+    Args:
+        known: the vocabulary.
+        captions: as for `build_vocabulary`; they are cut as `known` cuts.
+        min_count: rarer words are not appended.
+        max_words: of the whole vocabulary; none is dropped for it, but no more are appended.
+
+    >>> known = Vocabulary(SPECIALS + ("a", "dog"))
+    >>> extend_vocabulary(known, ["a cat", "a dog", "the cat"]).words[4:]
+    ('a', 'dog', 'cat', 'the')
+    """
+    if known.tokens == "bpe":
+        return known
+    counts = _counted(captions, known.tokens)
+    for word in known.words:
+        counts.pop(word, None)
+    room = max(0, max_words - (len(known) - len(SPECIALS)))
+    return Vocabulary(known.words + tuple(_frequent(counts, min_count)[:room]), known.tokens)
+
+
+def _counted(captions: Iterable[str | Sequence[str]], tokens: str) -> Counter[str]:
+    """Count words or characters, special ones left out."""
+    split = _characters if tokens == "character" else words_of
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(split(caption) if isinstance(caption, str) else caption)
+    for special in SPECIALS:
+        counts.pop(special, None)
+    return counts
+
+
+def _frequent(counts: Counter[str], min_count: int) -> list[str]:
+    """Return what is frequent enough, the most frequent first, ties by spelling."""
+    return sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
+
+
+def _characters(text: str) -> list[str]:
+    return list(_normal(text).replace(" ", _SPACE))
+
+
+def _build_bpe(captions: Iterable[str | Sequence[str]], min_count: int, size: int) -> Vocabulary:
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    except ImportError as error:
+        raise MissingExtra("tokenizers", "train", "building a BPE vocabulary") from error
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIALS[UNKNOWN]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size + len(SPECIALS),
+        min_frequency=min_count,
+        special_tokens=list(SPECIALS),
+        show_progress=False,
+    )
+    texts = (_normal(c if isinstance(c, str) else " ".join(c)) for c in captions)
+    tokenizer.train_from_iterator(texts, trainer)
+    ids = tokenizer.get_vocab()
+    return Vocabulary(tuple(sorted(ids, key=ids.__getitem__)), "bpe", tokenizer.to_str())

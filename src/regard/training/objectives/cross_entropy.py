@@ -1,0 +1,42 @@
+"""Soft attention's objective: cross-entropy with the doubly stochastic penalty."""
+
+from __future__ import annotations
+
+from regard.config import ObjectiveConfig
+from regard.model.decoder import AttentionDecoder
+from regard.model.rng import Randomness
+from regard.training.objectives.base import Batch, Loss, Objective, caption_logprob, expand_cells
+from regard.training.objectives.penalties import doubly_stochastic
+from regard.types import ProjectedAnnotations
+
+
+class CrossEntropy(Objective):
+    """L_d = -log p(y | a) + lambda_ds sum_i (1 - sum_t alpha_ti)^2 (equation 14).
+
+    The negative log-likelihood is **summed over a caption's words and averaged over
+    captions**, as the paper writes it, so that lambda_ds weighs two sums over one caption.
+    """
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def loss(
+        self,
+        decoder: AttentionDecoder,
+        projected: ProjectedAnnotations,
+        batch: Batch,
+        generator: Randomness,
+    ) -> Loss:
+        """See `Objective.loss`."""
+        unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=generator)
+        logprob = caption_logprob(unrolled, batch, self.config)
+        cells = expand_cells(projected.mask, batch.tokens.shape[0])
+        penalty = doubly_stochastic(unrolled.alpha, batch.steps, cells)
+        nll = -logprob.mean()
+        words = batch.steps.sum() / batch.steps.shape[0]
+        return Loss(
+            nll + self.config.lambda_ds * penalty,
+            {"nll_per_word": (nll / words).item(), "doubly_stochastic": penalty.item()},
+            int(batch.steps.sum()),
+        )

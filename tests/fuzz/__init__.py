@@ -1,0 +1,1 @@
+"""Faults, tried and counted: `make torture`, or `python -m tests.fuzz --help`."""

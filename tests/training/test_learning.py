@@ -1,0 +1,130 @@
+"""On scenes whose truth is known, a small model says what is there and looks at what it says.
+
+The shipped recipe, objective, optimizer and batches are used; only the pictures stay in
+memory. "On that shape": the centre of the cell with the largest weight lies inside the box of
+the very object that the word names. The easier share, where the cell overlaps that box, is
+printed beside it. The scenes that are judged come from a seed that no setting was chosen on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from regard.config import Recipe
+from regard.media import cell_at, cell_bounds, preprocess, read_image
+from regard.model.encoders.small_cnn import RECEPTIVE_FIELD, SmallCNN
+from regard.recipes import find_recipe
+from regard.synthetic.scenes import SHAPES, Scene, SceneObject, make_scenes
+from regard.types import Caption, Grid
+from tests.helpers.learning import learn
+
+TRAINING_SCENES, TEST_SCENES, TEST_SEED = 6000, 300, 20261124
+Hit = Callable[[Grid, int, SceneObject], bool]
+
+
+def overlaps(grid: Grid, cell: int, thing: SceneObject) -> bool:
+    """Whether a cell covers part of an object's box."""
+    (above, below), (before, after) = cell_bounds(grid, cell)
+    top, left, bottom, right = thing.box
+    return top < below and above < bottom and left < after and before < right
+
+
+def centred_on(grid: Grid, cell: int, thing: SceneObject) -> bool:
+    """Whether a cell's centre lies inside an object's box."""
+    row, column = ((start + stop) / 2 for start, stop in cell_bounds(grid, cell))
+    top, left, bottom, right = thing.box
+    return top <= row <= bottom and left <= column <= right
+
+
+def pointing(scenes: list[Scene], grid: Grid, cells: np.ndarray, lies_on: Hit) -> float:
+    """Return how often the cells (scenes, 2) lie on the first and second shape named."""
+    hits = [
+        lies_on(grid, int(cell), thing)
+        for scene, row in zip(scenes, cells, strict=True)
+        for cell, thing in zip(row, scene.objects[:2], strict=True)
+    ]
+    return float(np.mean(hits))
+
+
+def beside_baselines(scenes: list[Scene], grid: Grid, cells: np.ndarray, lies_on: Hit) -> str:
+    """Return the share of hits, of a cell drawn uniformly and of the cell in the middle."""
+    share = pointing(scenes, grid, cells, lies_on)
+    fixed = [
+        pointing(scenes, grid, np.full_like(cells, cell), lies_on) for cell in range(grid.cells)
+    ]
+    middle = cell_at(grid, (32, 32))
+    assert middle is not None
+    return f"{share:.1%} (uniform {np.mean(fixed):.1%}, centre {fixed[middle]:.1%})"
+
+
+def peaks(caption: Caption) -> tuple[int, int]:
+    """Return the cell with the largest weight for each shape word, the third and the last."""
+    words = caption.words
+    assert words[2].text in SHAPES
+    assert words[-1].text in SHAPES
+    return int(words[2].alpha.argmax()), int(words[-1].alpha.argmax())
+
+
+def check(recipe: Recipe, contexts: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Train, caption unseen scenes, print the shares beside the baselines, and hold them."""
+    spec = SmallCNN(recipe.encoder).spec
+    training = make_scenes(TRAINING_SCENES)
+    pixels = np.stack([preprocess(read_image(s.pixels), spec) for s in training])
+    model = learn(recipe, torch.from_numpy(pixels), [s.caption for s in training])
+    scenes = make_scenes(TEST_SCENES, split="test", seed=TEST_SEED)
+    for context in contexts:
+        captions = model.caption([s.pixels for s in scenes], beam=1, context=context)
+        assert isinstance(captions, list)
+        grid = captions[0].grid
+        exact = np.mean([c.text == s.caption for c, s in zip(captions, scenes, strict=True)])
+        cells = np.array([peaks(c) for c in captions])
+        with capsys.disabled():
+            print(
+                f"\n{recipe.decoder.attention} {recipe.decoder.scores} ({context}): "
+                f"exact captions {exact:.1%}; "
+                f"peak on the named shape {beside_baselines(scenes, grid, cells, centred_on)}; "
+                f"cell overlaps its box {beside_baselines(scenes, grid, cells, overlaps)}"
+            )
+        assert exact >= 0.95
+        assert pointing(scenes, grid, cells, centred_on) >= 0.90
+
+
+def variant(attention: str, scores: str) -> Recipe:
+    """Return the shipped recipe of an attention and its scores."""
+    recipe = find_recipe(f"synthetic-{'dot-' if scores == 'scaled_dot' else ''}{attention}")
+    assert (recipe.decoder.attention, recipe.decoder.scores) == (attention, scores)
+    return recipe
+
+
+@pytest.mark.timeout(900)
+def test_soft_attention_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    check(variant("soft", "scaled_dot"), ("expected",), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("scores", ["additive", "scaled_dot"])
+@pytest.mark.parametrize("attention", ["soft", "hard"])
+def test_every_attention_learns(
+    attention: str, scores: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contexts = ("expected", "argmax") if attention == "hard" else ("expected",)
+    check(variant(attention, scores), contexts, capsys)
+
+
+def test_a_cell_sees_its_surroundings_and_no_more() -> None:
+    encoder = SmallCNN(find_recipe("synthetic-soft").encoder)
+    assert encoder.spec.size / 3 >= RECEPTIVE_FIELD
+    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pixels = noise.requires_grad_()
+    cell = 3 * 8 + 4
+    encoder(pixels)[0, cell].sum().backward()
+    seen = pixels.grad[0].abs().sum(0) > 0  # type: ignore[index]
+    rows, columns = (np.flatnonzero(seen.any(axis).numpy()) for axis in (1, 0))
+    # Centred on rows 24-32 and columns 32-40, the cell's own place.
+    assert (rows[0], rows[-1] + 1) == (28 - RECEPTIVE_FIELD // 2, 28 + RECEPTIVE_FIELD // 2)
+    assert (columns[0], columns[-1] + 1) == (36 - RECEPTIVE_FIELD // 2, 36 + RECEPTIVE_FIELD // 2)

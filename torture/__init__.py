@@ -1,1 +1,0 @@
-"""Faults, tried and counted: `make torture`, or `python -m torture --help`."""
