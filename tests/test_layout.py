@@ -118,9 +118,7 @@ def distribution(requirement: str) -> str:
     return re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-")
 
 
-TORCH = {
-    *("export", "model", "training")
-}
+TORCH = {*("export", "model", "training")}
 """Stations of the modules of torch; nothing that captions imports them before torch is wanted."""
 
 

@@ -22,7 +22,7 @@ from regard.export import export_model
 from regard.export.trace_graphs import trace_model
 from regard.export.weights import Stored, pointed_at, stored_weights
 from regard.model.encoders import build_encoder
-from regard.model.encoders.trace import trace_graph
+from regard.model.encoders.onnx_encoder import trace_graph
 from regard.util.onnx_session import Graph, open_session
 from tests.helpers import toys
 from tests.helpers.toy_media import clip

@@ -13,7 +13,7 @@ from regard.training.state import TrainState
 
 def judged(metric: str, *evaluations: tuple[float, float]) -> list[tuple[bool, int]]:
     """Return (better, stale) after each evaluation of (cider_d, loss)."""
-    nothing = cast(Any, None)
+    nothing = cast("Any", None)
     state = TrainState(nothing, nothing, nothing, nothing, None, nothing)
     return [
         (state.judge({"cider_d": score, "loss": loss}, metric), state.stale)

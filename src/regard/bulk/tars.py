@@ -72,7 +72,7 @@ def files_of_tar(
         with place.open(path) as raw:
             raw.seek(at)
             # Not tarfile's own buffer: it copies all that is left in it at every read.
-            buffered = io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER)
+            buffered = io.BufferedReader(cast("io.RawIOBase", raw), _BUFFER)
             with tarfile.open(fileobj=buffered, mode=mode) as tar:
                 for member, _, fault in _items(tar):
                     content = None if fault else _content(tar, member)

@@ -17,7 +17,7 @@ import typer
 from regard.cli.output import complain, never_fail_to_print
 from regard.errors import RegardError
 
-_UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 """click's class of wrong usage; typer brings a click of its own in some versions."""
 
 _COMMANDS = {

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.checkpoint.onnx_manifest import ENCODER, INIT, MOTION, STEP
-from regard.model.attention import HardAttention, Scores
-from regard.model.attention.scores import AdditiveScores
-from regard.model.attention.soft import Attended, Attention
+from regard.model.attention import AdditiveScores, Attended, Attention, HardAttention, Scores
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, FrameEncoder
-from regard.model.encoders.trace import trace_graph
+from regard.model.encoders.onnx_encoder import trace_graph
 from regard.types import DecoderState, ProjectedAnnotations
 
 
@@ -104,7 +102,7 @@ class _Encode(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         encoder = getattr(self.encoder, self._inside) if self._inside else self.encoder
-        return cast(Tensor, encoder(pixels))
+        return cast("Tensor", encoder(pixels))
 
 
 class _Motion(nn.Module):
@@ -114,7 +112,7 @@ class _Motion(nn.Module):
         self.encoder.add_module("motion", encoder.motion)
 
     def forward(self, pixels: Tensor, real: Tensor) -> Tensor:
-        return cast(Tensor, self.encoder.motion(pixels, real))  # type: ignore[operator]
+        return cast("Tensor", self.encoder.motion(pixels, real))  # type: ignore[operator]
 
 
 class _Init(nn.Module):

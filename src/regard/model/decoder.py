@@ -27,8 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import DecoderConfig
-from regard.model.attention import Attention, Gate, HardAttention, SoftAttention, build_scores
-from regard.model.attention.soft import Attended, widened
+from regard.model.attention import (
+    Attended,
+    Attention,
+    Gate,
+    HardAttention,
+    SoftAttention,
+    build_scores,
+    widened,
+)
 from regard.model.packing import Packing, packing, unpadded
 from regard.model.position import PositionCode
 from regard.model.rng import Randomness, bernoulli

@@ -7,9 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from regard.model.attention.gate import Gate
-from regard.model.attention.hard import HardAttention
-from regard.model.attention.soft import Attention
+from regard.model.attention import Attention, Gate, HardAttention
 from regard.model.packing import Packing
 from regard.model.rng import Randomness, exponential
 from regard.native import library

@@ -127,8 +127,8 @@ class _Process:
             start_new_session=True,  # Ctrl-C is for the service, which still has to answer
         )
         self._killed = False
-        self._tasks = cast(BinaryIO, self._process.stdin)
-        self._results = cast(BinaryIO, self._process.stdout)
+        self._tasks = cast("BinaryIO", self._process.stdin)
+        self._results = cast("BinaryIO", self._process.stdout)
 
     @property
     def number(self) -> int:

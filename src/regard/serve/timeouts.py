@@ -84,7 +84,7 @@ def _protocol() -> type[Any]:
             self._refuse(400, b"Bad Request", "the request is no HTTP that can be read.")
 
         def _answering(self) -> bool:
-            cycle = cast(Any, self.cycle)  # None before the first request
+            cycle = cast("Any", self.cycle)  # None before the first request
             return cycle is not None and not cycle.response_complete
 
         def _wait(self) -> None:

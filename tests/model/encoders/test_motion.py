@@ -12,7 +12,7 @@ from regard.captioner import Captioner
 from regard.config import EncoderConfig, OptimizerConfig, VideoConfig
 from regard.errors import ConfigError
 from regard.model.encoders import Encoder, build_encoder
-from regard.model.encoders.motion import LAYERS
+from regard.model.encoders.sequences import LAYERS
 from regard.training.optimizer import build_optimizer
 from tests.helpers import toys
 

@@ -73,7 +73,7 @@ def _square_size(frame: VideoFrame, stream: VideoStream, notes: list[str]) -> tu
 def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
     """Return the (2, 2) part of a frame's display matrix that turns and mirrors it."""
     try:
-        for data in cast(Any, frame.side_data):
+        for data in cast("Any", frame.side_data):
             if data.type.name == "DISPLAYMATRIX":
                 return np.frombuffer(bytes(data), np.int32, 9).reshape(3, 3)[:2, :2]
     except ValueError:  # PyAV does not know a kind that lies beside it; the angle it does know

@@ -121,7 +121,7 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
         stream = next(
             (s for s in streams if best is not None and s.index == best.index), streams[0]
         )
-        if cast(Any, stream.codec_context) is None:
+        if cast("Any", stream.codec_context) is None:
             raise MediaError(
                 f"{name} holds video of a kind that cannot be decoded here. Save it anew as MP4 "
                 "(H.264)."

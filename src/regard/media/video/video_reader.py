@@ -115,7 +115,7 @@ def _from_file(
 ) -> Clip:
     max_pixels, max_frames = limits
     try:
-        digest = digest or hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+        digest = digest or hashlib.file_digest(cast("Any", file), "sha256").hexdigest()
         if not file.seek(0, os.SEEK_END):
             raise MediaError(f"{name} is empty (0 bytes). Bring the clip again.")
         listed, missing = list_packets(file, name, max_pixels, max_frames)

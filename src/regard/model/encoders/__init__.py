@@ -13,8 +13,7 @@ from regard.config import EncoderConfig
 from regard.errors import ConfigError, UnknownName
 from regard.model.encoders.auxiliary_heads import TaughtEncoder
 from regard.model.encoders.base import Encoder, PictureEncoder
-from regard.model.encoders.frames import FrameEncoder
-from regard.model.encoders.slices import SliceEncoder
+from regard.model.encoders.sequences import FrameEncoder, SliceEncoder
 
 _TABLE = {
     "efficientnet_lite0": "regard.model.encoders.efficientnet_lite:EfficientNetLite",

@@ -58,7 +58,7 @@ class TaughtEncoder(Encoder):
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (N, L, D + K + P)."""
-        vectors = self.norm(cast(Tensor, self.inner(pixels, mask)))
+        vectors = self.norm(cast("Tensor", self.inner(pixels, mask)))
         look = (self.query(vectors) + self.place).softmax(1)
         contributions = look * self.value(vectors) * look.shape[1]
         return torch.cat([vectors, contributions, self.share(vectors)], -1)
