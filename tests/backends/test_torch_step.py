@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.backends.torch_backend import TorchBackend
-from regard.backends.torch_step import TorchStep
+from regard.backends.torch_backend import TorchBackend, TorchStep
 from regard.decoding import DecodingOptions, decode
 from regard.errors import UnknownName
 from regard.native import ReadyAnnotations, library, vocabulary_search

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from regard.decoding.topk import log_normaliser, strongest
 from regard.native import library
-from regard.native.ranking import Ranking
+from regard.native.vocabulary_search import Ranking
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
 

@@ -4,9 +4,8 @@ Each has the plain computation as its oracle, and a test that holds it to that.
 """
 
 from regard.native.additive import additive_scores
-from regard.native.linear import project
-from regard.native.plan import Plan, Recurrence, Weights
-from regard.native.teacher_forcing import unroll
+from regard.native.products import project
+from regard.native.teacher_forcing import Plan, Recurrence, Weights, unroll
 from regard.native.vocabulary_loss import word_losses
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regard.native import ALIGNED, Library, library
-from regard.native.product import product
+from regard.native.products import product
 
 _TOGETHER = 2048  # words whose packed weights exist at a time
 

@@ -1,12 +1,8 @@
-"""The last layer, from the deep output to words: as much of it as is asked for.
+"""The strongest words of logits that are all there.
 
-A search asks for the few strongest words of a step, and for the sum over all words that makes
-their logits probabilities. For these the product with the whole vocabulary, half of a step's
-work, is done in 16-bit integers, which takes little more than half the time, and what may be among
-the strongest once more in full. How far the integers are off at most is known
-(`cpp/vocabulary.cpp`), so no strong word is missed: words, their order and their logits are those
-of the full product. In the sum the others stay as the integers gave them; its logarithm is off by
-some 1e-5. Whoever asks for the logits themselves, as sampling does, gets the full product.
+One pass over the logits adds the bias, sums for the softmax and notes the largest of every 64
+words; then only the few blocks that may hold one of the strongest are read again. Numpy and the
+array standard's operations (`regard.decoding.topk`) go over them three times.
 """
 
 from __future__ import annotations
@@ -18,8 +14,46 @@ from typing import NamedTuple
 import numpy as np
 
 from regard.native.cpp_library import Library
-from regard.native.packed_product import ALIGNED, Product, new
-from regard.native.ranking import BLOCK, Ranking
+from regard.native.packed_product import ALIGNED, Product, new, steps
+
+BLOCK = 64
+"""Words that share one maximum: RANKED in cpp/words.cpp."""
+
+
+class Ranking:
+    """Implements `regard.types.Ranking` for the logits of one step.
+
+    Attributes:
+        logits: (B, V), finished.
+        normaliser: (B,) float64, log sum exp of each row.
+    """
+
+    def __init__(self, logits: np.ndarray, bias: np.ndarray, loops: Library) -> None:
+        """Finish the logits.
+
+        Args:
+            logits: (B, V) less the bias, which is added in place; its columns lie side by side.
+            bias: (V,).
+            loops: compiled for their type.
+        """
+        rows, words = logits.shape
+        self.logits, self._loops = logits, loops
+        self._maxima = np.empty((rows, -(-words // BLOCK)), logits.dtype)
+        normaliser = np.empty(rows, logits.dtype)
+        given = rows, words, steps(logits)[0], bias
+        loops.call("rank", *given, logits, self._maxima, normaliser)
+        self.normaliser = normaliser.astype(np.float64)
+
+    def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `regard.types.Ranking.strongest`."""
+        rows, words = self.logits.shape
+        count = min(count, words)
+        ids = np.empty((rows, count), np.int64)
+        values = np.empty((rows, count), self.logits.dtype)
+        given = rows, words, steps(self.logits)[0], count
+        self._loops.call("strongest", *given, self.logits, self._maxima, ids, values)
+        return ids, values.astype(np.float64)
+
 
 _MANY = 2048
 """Words from which on integers are used."""

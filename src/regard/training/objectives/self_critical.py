@@ -8,8 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from regard.backends.torch_backend import evaluating
-from regard.backends.torch_step import TorchStep
+from regard.backends.torch_backend import TorchStep, evaluating
 from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder, Unrolled
 from regard.model.rng import Randomness, choose, fork
