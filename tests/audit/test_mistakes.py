@@ -11,7 +11,7 @@ from regard.audit.mistakes import Audited, audit, examine
 from regard.data import load_dataset
 from regard.data.dataset import CaptionedItem
 from regard.errors import ConfigError, DatasetError
-from regard.text.tokens import spoken_words
+from regard.text.words import spoken_words
 from regard.types import Caption
 from tests.helpers import toys
 from tests.helpers.audits import audited

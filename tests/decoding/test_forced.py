@@ -5,7 +5,7 @@ import torch
 
 from regard.backends.torch_backend import TorchBackend
 from regard.decoding import DecodingOptions, decode
-from regard.decoding.forced import force_captions
+from regard.decoding.sampling import force_captions
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.types import Annotations
 from tests.helpers import toys

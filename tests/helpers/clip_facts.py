@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.captioner import Captioner
-from regard.decoding.forced import force_captions
+from regard.decoding.sampling import force_captions
 from regard.synthetic.clips import FRAMES, Story, spoken_events
 from regard.text.vocabulary import START
 from regard.types import Annotations, Caption

@@ -7,7 +7,7 @@ import pytest
 from regard.metrics.hallucination import Judgement, hallucination, judge
 from regard.metrics.noun_phrases import noun_phrases
 from regard.reliability.calibration import reliability
-from regard.text.lexicon import broader, kinds, lemmas, related, same, supported
+from regard.text.words import broader, kinds, lemmas, related, same, supported
 
 
 def judged(caption: str, *references: str) -> Judgement:

@@ -21,9 +21,15 @@ from regard.metrics import ptb_tokenize
 from regard.metrics.counts_colours import MISTAKES, Mistake
 from regard.metrics.hallucination import hallucination, judge
 from regard.reliability.calibration import Reliability, reliability
-from regard.text.lexicon import is_judged, is_plural, lemmas, same
-from regard.text.tokens import SpokenWord, spoken_words
-from regard.text.words import word_class
+from regard.text.words import (
+    SpokenWord,
+    is_judged,
+    is_plural,
+    lemmas,
+    same,
+    spoken_words,
+    word_class,
+)
 from regard.types import Caption
 
 KINDS = (*MISTAKES, "low confidence", "flat attention", "collapsed attention")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from regard.backends.base import Backend
 from regard.decoding.beam import decode_beam
 from regard.decoding.filters import Ids
-from regard.decoding.greedy import decode_greedy
-from regard.decoding.sampling import decode_sample
+from regard.decoding.sampling import decode_greedy, decode_sample
 from regard.decoding.search_options import DecodingOptions
 from regard.types import Annotations, Hypothesis
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from regard.backends.base import Backend
 from regard.decoding.filters import Ids
+from regard.decoding.search import Stepper
 from regard.decoding.search_options import DecodingOptions
-from regard.decoding.stepper import Stepper
 from regard.decoding.topk import Candidates
 from regard.types import Annotations, Hypothesis
 

@@ -18,7 +18,7 @@ import numpy as np
 from regard.captioner import Captioner, Failure, Source
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.data.regions import Regions
-from regard.decoding.forced import force_captions
+from regard.decoding.sampling import force_captions
 from regard.errors import ConfigError, DatasetError
 from regard.faithfulness.attention_swap import SWAPS, SwappedAttention
 from regard.faithfulness.deletion_insertion import deletion_and_insertion

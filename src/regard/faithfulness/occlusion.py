@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from regard.decoding.forced import Forced, force_captions
+from regard.decoding.sampling import Forced, force_captions
 from regard.errors import ConfigError
 from regard.text.vocabulary import START
 from regard.types import Annotations, Caption, Clip, Grid

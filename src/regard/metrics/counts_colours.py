@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from regard.metrics.noun_phrases import Phrase, Range, colours_of, noun_phrases
-from regard.text.lexicon import is_living, related, supported
+from regard.text.words import is_living, related, supported
 
 MISTAKES = ("unsupported", "colour", "count", "missed", "repetition")
 """A word that no reference supports; another colour, another number of the same noun; a thing that

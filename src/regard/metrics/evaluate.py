@@ -17,8 +17,8 @@ from regard.metrics.scores import Scores, check_scorers, score_captions
 from regard.metrics.statistics import CaptionStatistics, caption_statistics
 from regard.metrics.tokenize import ptb_tokenize
 from regard.reliability.calibration import Judged
-from regard.text.tokens import SpokenWord, spoken_words
 from regard.text.vocabulary import SPECIALS
+from regard.text.words import SpokenWord, spoken_words
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from regard.metrics.counts_colours import FEWEST, MISTAKES, Mistake, wrong_colours, wrong_counts
 from regard.metrics.noun_phrases import noun_phrases
-from regard.text.lexicon import (
+from regard.text.words import (
     broader,
     is_judged,
     is_quality,
@@ -25,8 +25,8 @@ from regard.text.lexicon import (
     related,
     same,
     supported,
+    word_class,
 )
-from regard.text.words import word_class
 
 _SELDOM_TOLD = "torso"
 """Nearly everybody wears a shirt, and few references say so: what is worn on the upper body is

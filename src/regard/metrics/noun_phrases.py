@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from regard.text.lexicon import is_living, is_plural, is_quality
-from regard.text.words import word_class
+from regard.text.words import is_living, is_plural, is_quality, word_class
 
 Range = tuple[float, float]
 """At least and at most so many."""

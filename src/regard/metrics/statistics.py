@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from regard.metrics.hallucination import hallucination
-from regard.text.lexicon import is_judged
+from regard.text.words import is_judged
 
 N_GRAM = 3
 """Words of a run that may come once: "in a" twice is English, "man in a" twice is a stammer."""

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import CheckpointError
-from regard.text.lexicon import is_judged
-from regard.text.tokens import spoken_words
+from regard.text.words import is_judged, spoken_words
 from regard.types import Caption
 from regard.util.safe_io import change_config
 

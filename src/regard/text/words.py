@@ -7,11 +7,15 @@ them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from regard.types import Caption
+
 CLASSES = ("thing", "action", "colour", "number", "function")
-_LEAST_IN_ING = 6  # letters; "king" and "ring" are no actions
 
 
 def word_class(word: str) -> str:
@@ -35,3 +39,209 @@ def _listed() -> dict[str, str]:
         name, words = paragraph.split(":\n", 1)
         kinds |= dict.fromkeys(words.split(), name)
     return kinds
+
+
+_LEAST_IN_ING, _LEAST_IN_ED = 6, 5  # letters; "king" and "bed" end so by chance
+_HISSES = ("s", "x", "z", "ch", "sh", "o")
+KINDS = ("person", "animal", "clothes", "place")
+"""What words are told apart by before one is set against another."""
+_NO_PLURAL = ("ss", "us", "is", "'s")
+
+
+@cache
+def lemmas(word: str) -> frozenset[str]:
+    """Return the base forms that a word may be an inflection of, itself included.
+
+    >>> sorted(lemmas("running"))
+    ['run', 'runn', 'runne', 'running']
+    """
+    word = word.lower()
+    found = {word} | _lexicon().forms.get(word, set())
+    if _ends_in_s(word):
+        found |= _without_s(word)
+    for ending, least in (("ing", _LEAST_IN_ING), ("ed", _LEAST_IN_ED)):
+        if word.endswith(ending) and len(word) >= least:
+            stem = word.removesuffix(ending)
+            found |= {stem, stem + "e"}
+            if stem[-1] == stem[-2]:
+                found.add(stem[:-1])
+            if ending == "ed" and stem.endswith("i"):
+                found.add(stem[:-1] + "y")
+    return frozenset(found | {form for one in found for form in _lexicon().forms.get(one, set())})
+
+
+def is_plural(word: str) -> bool:
+    """Whether a noun names several."""
+    return word in _lexicon().plurals or _ends_in_s(word)
+
+
+def is_judged(word: str) -> bool:
+    """Whether a word says something that references can support or not."""
+    return word_class(word) != "function" and not lemmas(word) & _lexicon().unjudged
+
+
+def is_quality(word: str) -> bool:
+    """Whether a word of no closed class is a quality, no thing: listed, or a participle."""
+    participle = word.endswith("ed") and len(word) >= _LEAST_IN_ED and not word.endswith("eed")
+    return participle or word in _lexicon().qualities
+
+
+@cache
+def same(word: str, other: str) -> bool:
+    """Whether two words tell about the same: inflections or synonyms."""
+    return bool(lemmas(word) & lemmas(other)) or bool(_groups(word) & _groups(other))
+
+
+@cache
+def broader(word: str, other: str) -> bool:
+    """Whether the first word is a broader one for the second, as "animal" is for "dog".
+
+    The second counts through its exact synonyms too: "people" is broader than "guy".
+    """
+    narrower = _lexicon().narrower
+    below = {n for lemma in lemmas(word) for n in narrower.get(lemma, set())}
+    return bool(below & lemmas(other)) or any(
+        below & _lexicon().exact[group] for lemma in lemmas(other) for group in _exact(lemma)
+    )
+
+
+@cache
+def related(word: str, other: str) -> bool:
+    """Whether one word could stand for the other: the same, or broader either way."""
+    return same(word, other) or broader(word, other) or broader(other, word)
+
+
+@cache
+def kinds(word: str) -> frozenset[str]:
+    """Return which of `KINDS` a word names; most things are of none."""
+    return frozenset(kind for kind in KINDS if same(kind, word) or broader(kind, word))
+
+
+def is_living(word: str) -> bool:
+    """Whether a word names people or animals."""
+    return not kinds(word).isdisjoint(("person", "animal"))
+
+
+def supported(word: str, reference_words: Iterable[str]) -> bool:
+    """Whether references support a word.
+
+    They do by the word, an inflection, a synonym or a narrower word. A broader word supports too
+    as long as the references do not name a rival under it: "child" supports "boy", but not where
+    a "girl" is named as well.
+
+    Args:
+        word: that was said.
+        reference_words: the words of all references.
+    """
+    heard = set(reference_words)
+    if any(same(word, other) or broader(word, other) for other in heard):
+        return True
+    return any(
+        broader(head, word) and not any(broader(head, other) for other in heard) for head in heard
+    )
+
+
+def _ends_in_s(word: str) -> bool:
+    return len(word) > 3 and word.endswith("s") and not word.endswith(_NO_PLURAL)
+
+
+def _without_s(word: str) -> set[str]:
+    found = {word[:-1]}
+    if word.endswith("ies"):
+        found.add(word[:-3] + "y")
+    if word.endswith("es") and word[:-2].endswith(_HISSES):
+        found.add(word[:-2])
+    return found
+
+
+class _Lexicon:
+    """What `lexicon.txt` holds.
+
+    Attributes:
+        forms: base forms by irregular form.
+        exact: groups of words that tell the same.
+        groups: the exact ones, and then those whose words tell about the same.
+        of: the numbers of the groups that hold a word, by word.
+        narrower: words below a word, by word.
+    """
+
+    def __init__(self, text: str) -> None:
+        sections: dict[str, list[str]] = {}
+        for paragraph in text.split("\n\n")[1:]:
+            name, _, lines = paragraph.strip().partition(":\n")
+            sections[name] = lines.splitlines()
+        self.forms: dict[str, set[str]] = {}
+        for line in sections["forms"]:
+            base, *forms = line.split()
+            for form in forms:
+                self.forms.setdefault(form, set()).add(base)
+        self.exact, loose = (
+            [frozenset(line.split()) for line in sections[name]] for name in ("exact", "same")
+        )
+        self.groups = self.exact + loose
+        self.of: dict[str, set[int]] = {}
+        for number, words in enumerate(self.groups):
+            for word in words:
+                self.of.setdefault(word, set()).add(number)
+        self.narrower: dict[str, set[str]] = {}
+        for line in sections["broader"]:
+            heads, words = line.split(":")
+            for head in heads.split():
+                self.narrower.setdefault(head, set()).update(words.split())
+        self.plurals, self.qualities, self.unjudged = (
+            frozenset(" ".join(sections[name]).split())
+            for name in ("plurals", "qualities", "unjudged")
+        )
+
+
+@cache
+def _lexicon() -> _Lexicon:
+    return _Lexicon((files("regard.text") / "lexicon.txt").read_text("utf-8"))
+
+
+def _groups(word: str) -> set[int]:
+    return {group for lemma in lemmas(word) for group in _lexicon().of.get(lemma, set())}
+
+
+def _exact(lemma: str) -> list[int]:
+    lexicon = _lexicon()
+    return [group for group in lexicon.of.get(lemma, set()) if group < len(lexicon.exact)]
+
+
+_SPACE = "\u2423"  # how a vocabulary of characters or pieces shows a space
+
+
+@dataclass(frozen=True)
+class SpokenWord:
+    """A word of a caption, which may be several tokens.
+
+    Attributes:
+        text: of the word.
+        first: index of its first token in `caption.words`, whose map is shown.
+        stop: index behind its last token.
+        logprob: of all its tokens.
+    """
+
+    text: str
+    first: int
+    stop: int
+    logprob: float
+
+
+def spoken_words(caption: Caption) -> tuple[SpokenWord, ...]:
+    """Return the words of a caption, whatever pieces its vocabulary has."""
+    pieces = caption.words
+    if " ".join(piece.text for piece in pieces) == caption.text:
+        return tuple(SpokenWord(p.text, i, i + 1, p.logprob) for i, p in enumerate(pieces))
+    found: list[SpokenWord] = []
+    at = 0
+    for text in caption.text.split():
+        while at < len(pieces) - 1 and pieces[at].text == _SPACE:
+            at += 1
+        first, length = at, 0
+        while at < len(pieces) and length < len(text):
+            length += len(pieces[at].text)
+            at += 1
+        logprob = math.fsum(piece.logprob for piece in pieces[first:at])
+        found.append(SpokenWord(text, min(first, len(pieces) - 1), at, logprob))
+    return tuple(found)
