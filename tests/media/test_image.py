@@ -334,7 +334,7 @@ def test_a_picture_converted_some_rows_at_a_time_is_the_same(
             picture.putalpha(Image.linear_gradient("L").resize((7, 23)))
             picture = picture.convert("LA")
     whole = read_image(picture)
-    monkeypatch.setattr("regard.media.rgb._AT_ONCE", 21)  # three rows
+    monkeypatch.setattr("regard.media.image._AT_ONCE", 21)  # three rows
     bands = read_image(picture)
     assert (whole.pixels == bands.pixels).all()
     assert whole.notes == bands.notes

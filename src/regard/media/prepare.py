@@ -95,7 +95,7 @@ def prepare(media: Media, spec: Spec, grid_shape: tuple[int, ...]) -> Input:
         assert isinstance(media, Clip)
         return _clip(media, spec, grid_shape)
     if isinstance(spec, ScanSpec):
-        from regard.media.scan.resample import resample
+        from regard.media.scan.scan_reader import resample
 
         assert isinstance(media, Scan)
         voxels, extent = resample(media, spec)

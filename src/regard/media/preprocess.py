@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from regard.errors import ConfigError
-from regard.media.scan.windows import CT_WINDOWS
+from regard.media.scan.voxels import CT_WINDOWS
 from regard.types import Media
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -16,7 +16,7 @@ from regard.errors import MediaError, MediaTooLarge, RegardError
 from regard.media.quiet import quiet
 from regard.media.scan.dicom_geometry import Plane, placed
 from regard.media.scan.dicom_series import Header, read_dataset
-from regard.media.scan.orientation import Stored
+from regard.media.scan.voxels import Stored
 
 _MAX_SLICES = 2**16
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge, RegardError, UnknownMedia
-from regard.media.scan.orientation import Stored, checked_affine, import_nibabel
+from regard.media.scan.voxels import Stored, checked_affine, import_nibabel
 
 _GZIP = b"\x1f\x8b"
 _NIFTI1_HEADER, _NIFTI2_HEADER = 348, 540
