@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regard.audit.changes import changes
 from regard.audit.mistakes import Audited, audit, examine
+from regard.audit.records import changes
 from regard.data import load_dataset
 from regard.data.dataset import CaptionedItem
 from regard.errors import ConfigError, DatasetError

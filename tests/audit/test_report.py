@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from regard.audit.cards import change_card, finding_card, told
-from regard.audit.changes import changes
 from regard.audit.mistakes import KINDS, Audit, Audited, examine
-from regard.audit.records import report_csv, report_json
+from regard.audit.records import changes, report_csv, report_json
 from regard.audit.report import diagram, report_html, worst
 from regard.data.dataset import CaptionedItem
 from regard.explain.maps import absolute_scale

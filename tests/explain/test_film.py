@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regard.errors import MediaError
-from regard.explain.clip.film import film_of
+from regard.explain.clip.clip_maps import film_of
 from regard.media.video.video_reader import read_clip
 from regard.types import Clip
 from tests.helpers.clips import clip_bytes, number_of, painted, spec

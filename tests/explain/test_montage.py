@@ -10,8 +10,15 @@ from matplotlib.patches import Rectangle
 from regard.errors import ConfigError
 from regard.explain import draw
 from regard.explain.scan.montage import montage
-from regard.explain.scan.planes import ends, oblique_degrees, three_planes
-from regard.explain.scan.volume_maps import along, mixed, peak_of, scan_scale
+from regard.explain.scan.volume_maps import (
+    along,
+    ends,
+    mixed,
+    oblique_degrees,
+    peak_of,
+    scan_scale,
+    three_planes,
+)
 from regard.media import cell_centre, places_of, world_of
 from regard.types import Caption, Grid
 from tests.helpers import scans

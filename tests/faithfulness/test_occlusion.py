@@ -11,8 +11,13 @@ import pytest
 import regard
 from regard.config import VideoConfig
 from regard.errors import ConfigError
-from regard.faithfulness.deletion_insertion import deletion_and_insertion
-from regard.faithfulness.occlusion import Prober, _smeared, occlude, rank_correlation
+from regard.faithfulness.occlusion import (
+    Prober,
+    _smeared,
+    deletion_and_insertion,
+    occlude,
+    rank_correlation,
+)
 from regard.media import Input, real_mask
 from regard.types import Grid
 from tests.helpers import filmed, scans

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from regard.audit.changes import Change
 from regard.audit.mistakes import Audited, Finding
+from regard.audit.records import Change
 from regard.errors import MediaError
 from regard.explain.html import (
     ShownWord,

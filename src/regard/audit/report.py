@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from regard.audit.cards import change_card, finding_card, told
-from regard.audit.changes import Change, changes
 from regard.audit.mistakes import KINDS, Audit, Audited, Finding
+from regard.audit.records import Change, changes
 from regard.explain.html import assets_html, escaped
 from regard.reliability.calibration import Reliability
 

@@ -125,7 +125,7 @@ def _print(audits: list[Audit], folder: Path) -> None:
     console = tables()
     console.print(table)
     if len(audits) > 1:
-        from regard.audit.changes import changes
+        from regard.audit.records import changes
 
         gains = [change.gain for change in changes(*audits)]
         better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)

@@ -21,8 +21,7 @@ from regard.data.regions import Regions
 from regard.decoding.sampling import force_captions
 from regard.errors import ConfigError, DatasetError
 from regard.faithfulness.attention_swap import SWAPS, SwappedAttention
-from regard.faithfulness.deletion_insertion import deletion_and_insertion
-from regard.faithfulness.occlusion import check_cover, occlude
+from regard.faithfulness.occlusion import check_cover, deletion_and_insertion, occlude
 from regard.metrics import score_captions
 from regard.metrics.pointing import Pointing, pointing
 from regard.metrics.scores import check_scorers

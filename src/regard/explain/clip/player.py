@@ -23,8 +23,10 @@ from PIL import Image
 from regard.errors import MediaError, MissingExtra
 from regard.explain import labels
 from regard.explain.clip.clip_maps import (
+    Film,
     chosen_frame,
     clip_of,
+    film_of,
     frame_grid,
     frame_scale,
     frame_weights,
@@ -33,7 +35,6 @@ from regard.explain.clip.clip_maps import (
     real_alpha,
     shown_frames,
 )
-from regard.explain.clip.film import Film, film_of
 from regard.explain.html import (
     MATTERED_LEAST,
     ShownWord,

@@ -15,8 +15,13 @@ from regard.errors import ConfigError
 from regard.explain import labels
 from regard.explain.fonts import FontChoice, choose_fonts
 from regard.explain.image.sheet import colour_bar, wrapped
-from regard.explain.scan.planes import Plane, oblique_degrees, three_planes
-from regard.explain.scan.volume_maps import peak_of, scan_scale
+from regard.explain.scan.volume_maps import (
+    Plane,
+    oblique_degrees,
+    peak_of,
+    scan_scale,
+    three_planes,
+)
 from regard.media import cell_bounds, world_of
 from regard.pipeline import NOT_CLINICAL
 from regard.text.words import word_class

@@ -30,8 +30,13 @@ from regard.explain.html import (
 )
 from regard.explain.maps import OPACITY, colours
 from regard.explain.scan.montage import montage, notices
-from regard.explain.scan.planes import oblique_degrees
-from regard.explain.scan.volume_maps import mixed, peak_of, scan_scale, smoothing_along
+from regard.explain.scan.volume_maps import (
+    mixed,
+    oblique_degrees,
+    peak_of,
+    scan_scale,
+    smoothing_along,
+)
 from regard.explain.tiles import grey_slice
 from regard.media.scan.voxels import import_nibabel
 from regard.types import Caption, Grid, Scan

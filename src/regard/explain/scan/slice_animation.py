@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from regard.explain.scan.planes import Plane, three_planes
-from regard.explain.scan.volume_maps import peak_of, scan_scale
+from regard.explain.scan.volume_maps import Plane, peak_of, scan_scale, three_planes
 from regard.media import cell_bounds, cell_centre
 from regard.types import Caption, Scan
 
