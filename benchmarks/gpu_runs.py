@@ -21,8 +21,7 @@ from regard.model.decoder import AttentionDecoder
 from regard.native import dispatch
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.training.batches import plan_epoch
-from regard.training.objectives.base import Batch, caption_logprob, expand_cells
-from regard.training.objectives.penalties import doubly_stochastic
+from regard.training.objectives.base import Batch, caption_logprob, doubly_stochastic, expand_cells
 
 IDS = Ids(START, END, forbidden=(PAD, START, UNKNOWN))
 BEAM = 3

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from regard.model.decoder import AttentionDecoder, Unrolled
 from regard.native import dispatch
-from regard.training.objectives.penalties import doubly_stochastic
+from regard.training.objectives.base import doubly_stochastic
 from tests.helpers.toys import decoder
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64")

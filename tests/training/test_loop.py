@@ -20,11 +20,11 @@ from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
 from regard.training.devices import OneDevice
 from regard.training.fine_tune import fine_tuning_recipe
+from regard.training.inputs import cut
 from regard.training.logs import RunLog, Silent
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.training.setup import prepare_run
 from regard.training.state import TrainState
-from regard.training.views import cut
 from tests.helpers import toys
 
 

@@ -14,9 +14,13 @@ from regard.model.packing import packing
 from regard.model.rng import fork
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.training.objectives import caption_reward
-from regard.training.objectives.base import Batch, caption_logprob
+from regard.training.objectives.base import (
+    Batch,
+    attention_entropy,
+    caption_logprob,
+    doubly_stochastic,
+)
 from regard.training.objectives.cross_entropy import CrossEntropy
-from regard.training.objectives.penalties import attention_entropy, doubly_stochastic
 from regard.training.objectives.reinforce import HardAttentionObjective
 from regard.training.objectives.self_critical import SelfCritical, policy_loss, said_logprob
 from tests.helpers import toys

@@ -9,7 +9,7 @@ import torch
 
 from regard.config import DataConfig, EncoderConfig, Recipe
 from regard.errors import ConfigError
-from regard.training.views import check_views, cut, draw_views, mirrored, views_of
+from regard.training.inputs import check_views, cut, draw_views, mirrored, views_of
 from regard.types import Media
 from tests.helpers import toys
 

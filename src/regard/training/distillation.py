@@ -25,10 +25,9 @@ from regard.model.decoder import AttentionDecoder
 from regard.pretrained import find_model
 from regard.text.vocabulary import Vocabulary
 from regard.training.devices import Devices
-from regard.training.inputs import Pictures
+from regard.training.inputs import Pictures, views_of
 from regard.training.objectives.base import Batch
 from regard.training.prepare import Splits
-from regard.training.views import views_of
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from regard.config import Recipe
 from regard.errors import CheckpointError, RegardError
 from regard.training.batches import plan_epoch
 from regard.training.devices import Devices, OneDevice
-from regard.training.diary_keeper import DiaryKeeper
 from regard.training.evaluation import Evaluation, evaluate_decoder
 from regard.training.item_statistics import learn_familiarity
-from regard.training.logs import NoLog, Reporter, RunLog, Silent
+from regard.training.logs import DiaryKeeper, NoLog, Reporter, RunLog, Silent
 from regard.training.optimizer import rate_factor
 from regard.training.setup import Run, prepare_run
 from regard.training.step import make_step

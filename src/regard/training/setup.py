@@ -19,7 +19,7 @@ from regard.training.batches import Chunk, check_batching, make_chunks
 from regard.training.devices import Devices, computes_in_bf16
 from regard.training.distillation import Teacher, absolute_teachers, open_teachers
 from regard.training.fine_tune import begin_from, open_start, set_priors, words_added
-from regard.training.inputs import Pictures
+from regard.training.inputs import Pictures, check_views, views_of
 from regard.training.item_statistics import check_enough
 from regard.training.logs import Reporter
 from regard.training.objectives import build_objective
@@ -32,7 +32,6 @@ from regard.training.prepare import (
     load_splits,
 )
 from regard.training.state import TrainState
-from regard.training.views import check_views, views_of
 
 
 @dataclass(frozen=True)

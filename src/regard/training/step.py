@@ -20,11 +20,10 @@ from regard.model.rng import Draws
 from regard.training.batches import Chunk
 from regard.training.devices import Devices
 from regard.training.distillation import mean_taught
-from regard.training.inputs import make_batch
+from regard.training.inputs import draw_views, make_batch
 from regard.training.objectives.base import Loss
 from regard.training.optimizer import set_rate
 from regard.training.setup import Run
-from regard.training.views import draw_views
 
 _PER_WORD = "_per_word"
 

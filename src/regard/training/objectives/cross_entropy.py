@@ -5,8 +5,14 @@ from __future__ import annotations
 from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder
 from regard.model.rng import Randomness
-from regard.training.objectives.base import Batch, Loss, Objective, caption_logprob, expand_cells
-from regard.training.objectives.penalties import doubly_stochastic
+from regard.training.objectives.base import (
+    Batch,
+    Loss,
+    Objective,
+    caption_logprob,
+    doubly_stochastic,
+    expand_cells,
+)
 from regard.types import ProjectedAnnotations
 
 

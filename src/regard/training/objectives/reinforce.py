@@ -8,8 +8,15 @@ from torch import Tensor
 from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder
 from regard.model.rng import Randomness, uniform
-from regard.training.objectives.base import Batch, Loss, Objective, caption_logprob, expand_cells
-from regard.training.objectives.penalties import attention_entropy, doubly_stochastic
+from regard.training.objectives.base import (
+    Batch,
+    Loss,
+    Objective,
+    attention_entropy,
+    caption_logprob,
+    doubly_stochastic,
+    expand_cells,
+)
 from regard.types import ProjectedAnnotations
 
 
