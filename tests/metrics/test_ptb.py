@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from regard.errors import ConfigError, UnknownName
 from regard.metrics import java
-from regard.metrics.ptb import PUNCTUATION, ptb_tokenize
-from regard.metrics.tokenize import tokenize_captions
+from regard.metrics.tokenize import PUNCTUATION, ptb_tokenize, tokenize_captions
 
 TABLE = json.loads((Path(__file__).parent / "ptb_table.json").read_text("utf-8"))
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java here")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from regard.cli.main import app
 from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
-from regard.serve.schema import ABOUT
+from regard.serve.requests import ABOUT
 from tests.helpers import toys
 
 PICTURE = ("photo.jpg", toys.jpeg(0), "image/jpeg")

@@ -16,7 +16,7 @@ from regard.errors import MissingExtra
 from regard.media import read_image
 from regard.serve.admission import Room
 from regard.serve.batching import Batcher
-from regard.serve.schema import Refused
+from regard.serve.requests import Refused
 from regard.serve.settings import Settings
 from tests.helpers import toys
 

@@ -19,7 +19,7 @@ from regard.media import read_clip, read_image
 from regard.media.isolate import MissingReader, describe, read_result, write_message
 from regard.media.scan.scan_reader import read_scan
 from regard.serve.decoders import Decoders
-from regard.serve.schema import Refused, Upload, status_of
+from regard.serve.requests import Refused, Upload, status_of
 from regard.serve.settings import Settings
 from regard.types import Media
 from tests.helpers import clips, scan_files, toys

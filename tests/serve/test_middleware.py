@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from regard.serve.json_logs import LOGGER, JsonLines
+from regard.serve.prometheus import LOGGER, JsonLines
 from tests.helpers import toys
 
 SECRET = "secret-key"

@@ -14,7 +14,6 @@ from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName
 from regard.media.scan.scan_reader import read_scan
-from regard.synthetic.lesions import arrange
 from regard.synthetic.scenes import SPLITS
 from regard.synthetic.volumes import (
     FIELD,
@@ -23,6 +22,7 @@ from regard.synthetic.volumes import (
     SIZES,
     TONES,
     SyntheticVolume,
+    arrange,
     combinations,
     make_volumes,
     spoken_lesions,

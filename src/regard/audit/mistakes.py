@@ -18,8 +18,8 @@ from regard.captioner import Captioner, Failure
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.errors import ConfigError, DatasetError
 from regard.metrics import ptb_tokenize
-from regard.metrics.counts_colours import MISTAKES, Mistake
 from regard.metrics.hallucination import hallucination, judge
+from regard.metrics.noun_phrases import MISTAKES, Mistake
 from regard.reliability.calibration import Reliability, reliability
 from regard.text.words import (
     SpokenWord,
@@ -49,7 +49,7 @@ class Finding:
         kind: one of `KINDS`.
         place: index into the picture's spoken words; None where no word of it is to blame.
         said: the word; "" without.
-        wanted: what references say instead (`regard.metrics.counts_colours.Mistake`).
+        wanted: what references say instead (`regard.metrics.noun_phrases.Mistake`).
         noun: whose count or colour it is; "" otherwise.
         severity: 0..1, by which findings of a kind are ranked: p(word), half of it where the
             references name nothing in its place; of what was missed the share of references with

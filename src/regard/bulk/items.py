@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from regard.bulk.containers import files_of_tar, values_of_parquet
 from regard.bulk.filesystem import Place, Places, shown
-from regard.bulk.parquet import values_of_parquet
 from regard.bulk.sources import Unit
-from regard.bulk.tars import files_of_tar
 from regard.captioner import Deferred
 from regard.errors import MediaError, RegardError
 from regard.media.find import medium_by_name, medium_of, medium_of_head

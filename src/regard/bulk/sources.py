@@ -18,9 +18,14 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
+from regard.bulk.containers import (
+    FILE_COLUMNS,
+    TAR_SUFFIXES,
+    chosen_column,
+    parts_of_parquet,
+    parts_of_tar,
+)
 from regard.bulk.filesystem import Entry, Place, Places
-from regard.bulk.parquet import FILE_COLUMNS, chosen_column, parts_of_parquet
-from regard.bulk.tars import TAR_SUFFIXES, parts_of_tar
 from regard.data.rows import delimiter_of
 from regard.errors import ConfigError, DatasetError, MediaError
 from regard.media.find import DICOM_SUFFIXES, medium_by_name, series_in

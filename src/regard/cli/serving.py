@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard.errors import MissingExtra, RegardError
 from regard.serve.app import create_app
-from regard.serve.json_logs import log_to, say
-from regard.serve.prometheus import FOLDER
+from regard.serve.prometheus import FOLDER, log_to, say
 from regard.serve.settings import Settings
 
 if TYPE_CHECKING:

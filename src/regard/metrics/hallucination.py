@@ -14,8 +14,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from regard.metrics.counts_colours import FEWEST, MISTAKES, Mistake, wrong_colours, wrong_counts
-from regard.metrics.noun_phrases import noun_phrases
+from regard.metrics.noun_phrases import (
+    FEWEST,
+    MISTAKES,
+    Mistake,
+    noun_phrases,
+    wrong_colours,
+    wrong_counts,
+)
 from regard.text.words import (
     broader,
     is_judged,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from regard.serve.schema import Refused
+from regard.serve.requests import Refused
 from regard.serve.settings import Settings
 
 _LONGEST = 60  # seconds that anybody is told to wait

@@ -13,7 +13,7 @@ from regard.serve import openapi
 from regard.serve.decoders import Decoders
 from regard.serve.middleware import Guard
 from regard.serve.request_context import headers_of
-from regard.serve.schema import Refused, one_line, status_of
+from regard.serve.requests import Refused, one_line, status_of
 from regard.serve.service import CAPTION_FIELDS, EXPLAIN_FIELDS, FORMATS, Answer, Service
 from regard.serve.settings import Settings
 from regard.serve.web_page import PAGE_POLICY, REPORT_POLICY, asset, page_html, sample

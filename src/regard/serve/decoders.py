@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 
 from regard.media.isolate import read_result, task, write_message
 from regard.media.preprocess import ScanSpec, Spec
-from regard.serve.schema import Refused, Upload
+from regard.serve.requests import Refused, Upload
 from regard.serve.settings import PREFIX, Settings
 from regard.types import Media
 

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from regard.serve.json_logs import say, trace_of
+from regard.serve.prometheus import say, trace_of
 from regard.serve.request_context import LEFT, Exchange, Message, Receive, Send
-from regard.serve.schema import Refused
+from regard.serve.requests import Refused
 
 if TYPE_CHECKING:
     from regard.serve.service import Service

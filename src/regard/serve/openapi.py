@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regard.serve.middleware import OPEN
-from regard.serve.schema import ABOUT, CHOICES, DEFAULTS, LEAST, LIMITS, OWN
+from regard.serve.requests import ABOUT, CHOICES, DEFAULTS, LEAST, LIMITS, OWN
 from regard.types import SCHEMA_VERSION
 
 _MEANINGS = {

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from regard.serve.schema import Refused
+from regard.serve.requests import Refused
 from regard.serve.settings import Settings
 
 Message = MutableMapping[str, Any]

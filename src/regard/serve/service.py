@@ -18,10 +18,9 @@ from regard.serve.admission import Add, Room
 from regard.serve.auth import Buckets, Keys
 from regard.serve.batching import Batcher
 from regard.serve.decoders import Decoders
-from regard.serve.forms import read_request
 from regard.serve.models import Models
 from regard.serve.prometheus import Meters
-from regard.serve.schema import Asked, Refused, Upload, one_line, status_of
+from regard.serve.requests import Asked, Refused, Upload, one_line, read_request, status_of
 from regard.serve.settings import Settings
 from regard.types import Caption, Media
 

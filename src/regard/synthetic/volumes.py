@@ -1,26 +1,7 @@
-"""Synthetic volumes: captions that are decided by the scan, and lesions whose place is known in mm.
+"""What synthetic volumes are made of: a file's place in the world, lesions and their places.
 
-A volume holds a bright and a dark lesion, and one or two speckled ones, on a noisy ground. Its
-caption is
-
-    a <size> bright <kind> in the <place> and a <size> dark <kind> in the <place>
-
-with two sizes, four kinds and eight places (upper or lower, left or right, back or front), and the
-volume leaves no choice in it:
-
-- The bright lesion comes first. Which kind is bright and which dark, no view of the whole tells:
-  only a look at the right place does. The size is the first word that needs the look; a model
-  that has looked may say the words after it from memory.
-- The speckled balls are never spoken of.
-- Places are the patient's own, seen from the middle of the scan: left is towards -x of RAS, back
-  towards -y, lower towards -z. No lesion that is spoken of is near a middle plane, and the two
-  have different places.
-
-Every file is stored in another way: axes swapped and turned round (one of 48), the whole tilted
-by up to 15 degrees, voxels of 0.8 to 3 mm that are longest along a random axis, an origin of its
-own, intensities on a scale of their own. There are 3,584 combinations (size, kind, place, size,
-kind, place); of a shuffled list every eighth is kept for validation and every eighth for testing:
-no caption occurs in two splits.
+Points are in millimetres from the scan's middle, along the scan's own x, y, z: the patient's
+directions (RAS+), tilted.
 """
 
 from __future__ import annotations
@@ -37,8 +18,192 @@ from typing import Any
 import numpy as np
 
 from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName
-from regard.synthetic.lesions import FIELD, KINDS, PLACES, SIZES, TONES, Vector, add_lesion, arrange
 from regard.synthetic.scenes import SPLITS, begin_folder
+
+KINDS = ("ball", "shell", "disc", "bar")
+"""Solid; hollow; flat; long. A disc and a bar lie along a random axis of the scan."""
+TONES = {"bright": 1.0, "dark": -1.0}
+SIZES = {"small": (14.0, 16.0), "large": (22.0, 24.0)}
+"""Diameters in millimetres."""
+PLACES = tuple(
+    " ".join(words)
+    for words in itertools.product(("lower", "upper"), ("left", "right"), ("back", "front"))
+)
+FIELD = 64.0
+"""Side in millimetres of the cube around the scan's middle that holds all lesions."""
+
+_HOLLOW, _FLAT, _THIN = 0.6, 0.4, 0.4  # of the radius: a shell's core, half a disc, a bar
+_OFF_MIDDLE = 5.0  # millimetres at least from a lesion's centre to the middle planes
+_GAP = 2.0  # millimetres between two things, and between a thing and the field's border
+_TILT = 15.0  # degrees
+_TRIES = 300
+_SUBSAMPLES = 3  # along each side of a voxel, whose value is their mean
+
+Vector = tuple[float, float, float]
+"""(x, y, z) in world millimetres, RAS+."""
+Points = list[np.ndarray]
+"""x, y and z, each shaped to spread over the axes of the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """How a file lies in the world; arrays are of three, one for each axis of the file.
+
+    Attributes:
+        shape: voxels.
+        spacing: in millimetres.
+        axes: which of the scan's own axes (0 x, 1 y, 2 z) it is.
+        signs: 1 where it runs the same way, -1 where it is turned round.
+        tilt: (3, 3), the scan's own axes as columns, in the world.
+        middle: of the scan in world millimetres.
+    """
+
+    shape: np.ndarray
+    spacing: np.ndarray
+    axes: np.ndarray
+    signs: np.ndarray
+    tilt: np.ndarray
+    middle: np.ndarray
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) from the file's (i, j, k, 1) to world millimetres."""
+        affine = np.eye(4)
+        affine[:3, :3] = self.tilt[:, self.axes] * self.signs * self.spacing
+        affine[:3, 3] = self.middle - affine[:3, :3] @ ((self.shape - 1) / 2)
+        return affine
+
+    @property
+    def sides(self) -> np.ndarray:
+        """Millimetres that the file covers along the scan's own x, y, z."""
+        sides = np.empty(3)
+        sides[self.axes] = self.shape * self.spacing
+        return sides
+
+    def world(self, point: np.ndarray) -> Vector:
+        """Return the world's point for one of the scan's own."""
+        x, y, z = self.middle + self.tilt @ point
+        return float(x), float(y), float(z)
+
+    def points(self, indices: list[np.ndarray]) -> Points:
+        """Return the points of the voxels that have these indices along the file's axes."""
+        points: Points = [np.empty(0)] * 3
+        for a in range(3):
+            along = self.signs[a] * (indices[a] - (self.shape[a] - 1) / 2) * self.spacing[a]
+            points[self.axes[a]] = np.expand_dims(along, [b for b in range(3) if b != a])
+        return points
+
+    def near(self, low: np.ndarray, high: np.ndarray) -> tuple[tuple[slice, ...], Points]:
+        """Return the voxels around a box, and the points of their subsamples."""
+        slices: list[slice] = []
+        fine: list[np.ndarray] = []
+        steps = (np.arange(_SUBSAMPLES) + 0.5) / _SUBSAMPLES - 0.5
+        for a in range(3):
+            ends = np.array((low[self.axes[a]], high[self.axes[a]])) * self.signs[a]
+            first, last = np.sort(ends) / self.spacing[a] + (self.shape[a] - 1) / 2
+            begin = max(0, int(np.floor(first)))
+            stop = min(int(self.shape[a]), int(np.ceil(last)) + 1)
+            slices.append(slice(begin, stop))
+            fine.append((np.arange(begin, stop)[:, None] + steps).reshape(-1))
+        return tuple(slices), self.points(fine)
+
+
+def draw_frame(draw: np.random.Generator) -> Frame:
+    """Draw one of the 48 orders and directions, a tilt, spacings, an origin and a size."""
+    spacing = draw.uniform(0.8, 1.6, 3)
+    spacing[draw.integers(3)] = draw.uniform(1.6, 3.0)
+    axis = draw.normal(size=3)
+    return Frame(
+        shape=np.round(draw.uniform(FIELD, FIELD + 12, 3) / spacing).astype(int),
+        spacing=spacing,
+        axes=draw.permutation(3),
+        signs=draw.choice((-1, 1), 3),
+        tilt=_rotation(axis / np.linalg.norm(axis), np.deg2rad(draw.uniform(0, _TILT))),
+        middle=draw.uniform(-100, 100, 3),
+    )
+
+
+def arrange(
+    draw: np.random.Generator, radii: np.ndarray, places: list[str]
+) -> tuple[Frame, np.ndarray]:
+    """Draw a frame and the lesions' centres until nothing overlaps.
+
+    The first lesions lie at the places, those beyond them anywhere. A place holds along the
+    world's axes and along the scan's own, which the tilt turns away from them.
+    """
+    while True:
+        frame = draw_frame(draw)  # another one where that leaves no room
+        reach = np.minimum(frame.sides, FIELD) / 2 - _GAP - radii[:, None]
+        for _ in range(_TRIES):
+            centres = draw.uniform(-reach, reach)
+            for i, place in enumerate(places):
+                centres[i] = _directions(place) * draw.uniform(_OFF_MIDDLE, reach[i])
+            if _hold(centres @ frame.tilt.T, places) and all(
+                np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP
+                for i, j in itertools.combinations(range(len(radii)), 2)
+            ):
+                return frame, centres
+
+
+def _hold(points: np.ndarray, places: list[str]) -> bool:
+    return all(
+        (_directions(place) * point).min() >= _OFF_MIDDLE
+        for place, point in zip(places, points, strict=False)
+    )
+
+
+def add_lesion(
+    draw: np.random.Generator,
+    values: np.ndarray,
+    frame: Frame,
+    look: tuple[str, str],
+    centre: np.ndarray,
+    radius: float,
+) -> None:
+    """Lay a lesion over the values, in place: 0.5 brighter or darker, or voxels of both.
+
+    Args:
+        draw: of a disc's or a bar's axis, and of speckles.
+        values: (i, j, k).
+        frame: of the values.
+        look: (tone, kind); any other tone than those of `TONES` is speckled.
+        centre: in the scan's own millimetres.
+        radius: in millimetres.
+    """
+    tone, kind = look
+    where, points = frame.near(centre - radius, centre + radius)
+    x, y, z = ((point - c) / radius for point, c in zip(points, centre, strict=True))
+    squared = x**2 + y**2 + z**2
+    along = ((x, y, z)[int(draw.integers(3))]) ** 2
+    inside = squared <= 1
+    if kind == "shell":
+        inside &= squared >= _HOLLOW**2
+    elif kind == "disc":
+        inside &= along <= _FLAT**2
+    elif kind == "bar":
+        inside &= squared - along <= _THIN**2
+    share = _averaged(inside)
+    values[where] += 0.5 * share * (TONES.get(tone) or draw.choice((-1.0, 1.0), share.shape))
+
+
+def _directions(place: str) -> np.ndarray:
+    """Return +1 or -1 along x, y and z."""
+    return np.array([1.0 if word in place else -1.0 for word in ("right", "front", "upper")])
+
+
+def _rotation(axis: np.ndarray, angle: float) -> np.ndarray:
+    """Return the rotation by an angle around a unit vector (Rodrigues)."""
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def _averaged(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the subsamples of each voxel."""
+    i, j, k = (n // _SUBSAMPLES for n in values.shape)
+    parts = values.reshape(i, _SUBSAMPLES, j, _SUBSAMPLES, k, _SUBSAMPLES)
+    return parts.mean((1, 3, 5))
+
 
 _NOISE = 0.06  # of the ground's own shade; lesions are 0.5 brighter or darker
 
