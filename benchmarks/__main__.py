@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: time and memory of captioning and training beside plain implementations."""
+"""`python -m benchmarks`: time and memory of training and captioning beside plain code."""
 
 from __future__ import annotations
 
