@@ -7,7 +7,7 @@ FAST := tests/test_layout.py tests/util tests/config tests/text tests/types test
     tests/decoding tests/checkpoint tests/metrics tests/media/test_geometry.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-fast test-slow coverage torture audit sbom check docs wheel clean
+.PHONY: help demo test test-fast test-slow coverage torture audit sbom check lint types docs wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -41,7 +41,7 @@ test-slow: .venv/dev  ## run the tests that need Ray, several processes, Java, C
 	$(PYTEST) -m slow --durations=15
 
 coverage: .venv/dev  ## run the default test suite and print how much of the code it runs
-	$(PYTEST) --cov=regard --cov-report=term:skip-covered --cov-report=json:build/coverage.json
+	$(PYTEST) --cov=regard --cov-report=term:skip-covered
 
 torture: .venv/dev  ## try faults for about 20 minutes and count them; more with SCALE=10
 	$(BIN)/python -m tests.fuzz --scale $(or $(SCALE),1)
@@ -52,9 +52,13 @@ audit: .venv/dev sbom  ## look for what is known to be unsafe, in the code and i
 sbom: .venv/dev  ## write what regard and all that is installed with it are, as CycloneDX JSON
 	$(BIN)/python .ci/audit.py sbom
 
-check: .venv/dev docs  ## style, types, documentation
+check: lint types docs  ## style, types, documentation
+
+lint: .venv/dev  ## check style and layout of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/dev  ## check types
 	$(BIN)/pyright
 
 docs: .venv/dev  ## write docs/cli.md anew and build the documentation into site/
