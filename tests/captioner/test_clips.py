@@ -14,7 +14,7 @@ from regard.config import Recipe, VideoConfig
 from regard.config.io import override
 from regard.data import load_dataset
 from regard.data.check import check_dataset
-from regard.media import read_clip
+from regard.media.video.video_reader import read_clip
 from regard.metrics import java
 from regard.metrics.evaluate import evaluate
 from regard.model_pool import Router
