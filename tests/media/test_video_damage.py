@@ -182,7 +182,7 @@ print(read, refused)
 
 
 def run(code: str, *, timeout: float) -> subprocess.CompletedProcess[str]:
-    paths = [str(Path(clips.__file__).parent), str(Path(video_reader.__file__).parents[2])]
+    paths = [str(Path(clips.__file__).parent), str(Path(video_reader.__file__).parents[3])]
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},

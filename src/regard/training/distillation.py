@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regard.checkpoint.build import assemble
+from regard.checkpoint.components import build_components
 from regard.checkpoint.folder import load_checkpoint
 from regard.config import ObjectiveConfig, Recipe
 from regard.data.dataset import CaptionedItem
@@ -94,7 +94,7 @@ def open_teachers(
     ]
     teachers = []
     for name, store in zip(config.teachers, stores, strict=True):
-        model = assemble(load_checkpoint(find_model(name)))
+        model = build_components(load_checkpoint(find_model(name)))
         _check(name, model.encoder.medium, model.vocabulary, recipe, vocabulary)
         if model.encoder.frozen_part() is None:  # it was trained whole, and is no longer
             model.encoder.requires_grad_(False)

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.backends.torch_backend import evaluating
-from regard.checkpoint.folder import Checkpoint, inspect_checkpoint, load_checkpoint, load_weights
+from regard.checkpoint.build import load_weights
+from regard.checkpoint.folder import Checkpoint, inspect_checkpoint, load_checkpoint
 from regard.config import ObjectiveConfig, Recipe
 from regard.config.io import from_dict
 from regard.data.dataset import CaptionDataset
