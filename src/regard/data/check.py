@@ -22,6 +22,7 @@ from regard.media import (
     read_media,
 )
 from regard.text.vocabulary import words_of
+from regard.types import MEDIA
 
 _MIN_COUNTS = {5: "the recipes of Flickr8k", 3: "`regard train --data`", 2: "with `--init`"}
 """The vocabularies that are counted, and what takes them unless data.min_count is set."""
@@ -31,7 +32,6 @@ _SPECS: dict[str, Spec] = {
     "video": ClipSpec(_PICTURE, 1, "chunks", "middle", 0, 1.0),
     "volume": ScanSpec((8, 8, 8), (), "percentile"),
 }
-_NAMES = {"image": "image", "video": "clip", "volume": "scan"}
 
 
 @dataclass(frozen=True)
@@ -175,12 +175,12 @@ def _picture_problems(found: CaptionFile) -> Iterator[Problem]:
         try:
             digest = read_media(item.file, _SPECS[medium]).digest
         except MediaError as error:
-            yield Problem(f"unreadable {_NAMES[medium]}", item.key, str(error))
+            kind = medium if medium == "image" else MEDIA[medium].noun
+            yield Problem(f"unreadable {kind}", item.key, str(error))
             continue
         twin = by_content.setdefault(digest, item)
         if twin is not item:
-            name = "picture" if medium == "image" else _NAMES[medium]
-            yield from _twin_problems(twin, item, name, drawn)
+            yield from _twin_problems(twin, item, MEDIA[medium].noun, drawn)
 
 
 def _twin_problems(

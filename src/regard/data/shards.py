@@ -25,13 +25,12 @@ from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with
 from regard.data.formats import load_dataset
 from regard.data.rows import texts_in
 from regard.errors import DatasetError, MissingExtra
-from regard.media.find import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES
-from regard.types import Media
+from regard.types import MEDIA, Media
 
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
 _PLACE = re.compile(r"(?P<tar>.+)#(?P<offset>\d+)\+(?P<size>\d+)!(?P<name>[^!/]+)")
-_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
+_SUFFIXES = frozenset[str]().union(*(medium.suffixes for medium in MEDIA.values()))
 
 
 @dataclass(frozen=True)

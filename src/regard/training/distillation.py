@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regard.checkpoint.build import assemble
+from regard.checkpoint.components import build_components
 from regard.checkpoint.folder import load_checkpoint
 from regard.config import ObjectiveConfig, Recipe
 from regard.data.dataset import CaptionedItem
 from regard.errors import ConfigError
-from regard.media import NOUNS
 from regard.model.decoder import AttentionDecoder
 from regard.pretrained import find_model
 from regard.text.vocabulary import Vocabulary
@@ -28,6 +27,7 @@ from regard.training.devices import Devices
 from regard.training.inputs import Pictures, views_of
 from regard.training.objectives.base import Batch
 from regard.training.prepare import Splits
+from regard.types import MEDIA
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def open_teachers(
     ]
     teachers = []
     for name, store in zip(config.teachers, stores, strict=True):
-        model = assemble(load_checkpoint(find_model(name)))
+        model = build_components(load_checkpoint(find_model(name)))
         _check(name, model.encoder.medium, model.vocabulary, recipe, vocabulary)
         if model.encoder.frozen_part() is None:  # it was trained whole, and is no longer
             model.encoder.requires_grad_(False)
@@ -122,8 +122,8 @@ def absolute_teachers(config: ObjectiveConfig) -> ObjectiveConfig:
 def _check(name: str, medium: str, words: Vocabulary, recipe: Recipe, own: Vocabulary) -> None:
     if medium != recipe.encoder.medium:
         raise ConfigError(
-            f"the teacher {name} captions {NOUNS[medium]}s, and the run "
-            f"{NOUNS[recipe.encoder.medium]}s. Name a teacher of the same medium."
+            f"the teacher {name} captions {MEDIA[medium].noun}s, and the run "
+            f"{MEDIA[recipe.encoder.medium].noun}s. Name a teacher of the same medium."
         )
     if words.tokens != own.tokens or words.words != own.words:
         raise ConfigError(

@@ -7,7 +7,7 @@ import torch
 
 from regard.errors import ConfigError
 from regard.model.encoders import Encoder
-from regard.reliability.out_of_distribution import Familiarity, Sighting
+from regard.reliability.out_of_distribution import ItemStats, OutOfDistributionDetector
 from regard.training.inputs import Pictures
 from regard.training.prepare import Splits
 
@@ -30,11 +30,13 @@ def check_enough(splits: Splits) -> None:
         )
 
 
-def learn_familiarity(encoder: Encoder, splits: Splits, pictures: Pictures) -> Familiarity:
+def learn_familiarity(
+    encoder: Encoder, splits: Splits, pictures: Pictures
+) -> OutOfDistributionDetector:
     """Look at training items as the trained encoder sees them."""
     items = splits.train.items
     chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, _ITEMS).astype(int))]
-    sightings: list[Sighting] = []
+    measured: list[ItemStats] = []
     for start in range(0, len(chosen), _AT_ONCE):
         media = [pictures.media(item.file) for item in chosen[start : start + _AT_ONCE]]
         inputs = [encoder.prepare(m) for m in media]
@@ -44,5 +46,5 @@ def learn_familiarity(encoder: Encoder, splits: Splits, pictures: Pictures) -> F
                 for arrays in ([i.pixels for i in inputs], [i.mask for i in inputs])
             )
             vectors = encoder(pixels, mask).float().numpy()
-        sightings += [Sighting.of(*seen) for seen in zip(media, inputs, vectors, strict=True)]
-    return Familiarity.learn(encoder.medium, sightings)
+        measured += [ItemStats.measure(*seen) for seen in zip(media, inputs, vectors, strict=True)]
+    return OutOfDistributionDetector.fit(encoder.medium, measured)

@@ -187,7 +187,8 @@ def _save_best(run: Run, evaluation: Evaluation) -> None:
     with state.averaged():
         captioner = _captioner(run)
         if run.recipe.data.familiarity:
-            captioner.familiarity = learn_familiarity(state.encoder, run.splits, run.pictures)
+            detector = learn_familiarity(state.encoder, run.splits, run.pictures)
+            captioner = captioner.with_components(familiarity=detector)
         captioner.save(run.folder / "best", metrics=_metrics(run, evaluation))
 
 

@@ -11,7 +11,6 @@ from regard.checkpoint.folder import Checkpoint, load_checkpoint
 from regard.config import Recipe, TrainingConfig
 from regard.config.io import from_dict
 from regard.errors import CheckpointError
-from regard.media import NOUNS
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, build_encoder
 from regard.text.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary
@@ -32,6 +31,7 @@ from regard.training.prepare import (
     load_splits,
 )
 from regard.training.state import TrainState
+from regard.types import MEDIA
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def prepare_run(
         reporter.message(f"begins from {recipe.training.init_from}: {words}")
     reporter.message(
         f"{len(splits.train.items)} training and {len(splits.val.items)} val "
-        f"{NOUNS[encoder.medium]}s, "
+        f"{MEDIA[encoder.medium].noun}s, "
         f"{len(vocabulary)} words, {sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} "
         "million decoder weights"
     )
