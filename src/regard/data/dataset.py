@@ -1,28 +1,29 @@
-"""Captioned pictures, whatever file they came from."""
+"""Captioned pictures, and the rows that readers of caption files make them of."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from regard.errors import DatasetError
 from regard.media import medium_of
 
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"
-"""What stands where a split does and keeps a picture out of all three."""
-_MEANT = {
+"""The split of pictures that are in none of the three."""
+_ALIASES = {
     **{name: name for name in (*SPLITS, UNUSED)},
     "training": "train",
-    "restval": "train",  # Karpathy's, of COCO: pictures of val that are trained on
+    "restval": "train",  # Karpathy's split of COCO: val pictures that are trained on
     "dev": "val",
     "valid": "val",
     "validate": "val",
     "validation": "val",
     "testing": "test",
 }
-_KEPT = ("test", UNUSED)
+_HELD_OUT = ("test", UNUSED)
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class CaptionedItem:
     """One picture and its captions.
 
     Attributes:
-        file: path as it can be opened, or a place in a shard (`regard.data.shards`).
+        file: path, or a place in a shard (`regard.data.shards`).
         captions: raw texts.
-        split: "train", "val", "test", "unused", or "" where the data names none; any other name as
-            it stands.
-        key: unique in the data set; the relative file name where there is one.
-        digest: SHA-256 of the file where it is known; "" where nobody has read it.
+        split: "train", "val", "test", "unused", or "" if the data names none; an unknown name
+            unchanged.
+        key: unique in the data set; the relative file name if there is one.
+        digest: SHA-256 of the file if it is known, else "".
     """
 
     file: str
@@ -51,9 +52,9 @@ class CaptionDataset:
 
     Attributes:
         items: in the order of the source.
-        source: the file they came from, for messages.
-        in_two_splits: key and splits of the pictures whose captions name different ones; an item
-            has the first.
+        source: the file of the captions, for messages.
+        in_two_splits: key and splits of the pictures whose captions name different splits; the
+            item has the first.
     """
 
     items: tuple[CaptionedItem, ...]
@@ -76,28 +77,34 @@ class CaptionDataset:
         return replace(self, items=tuple(i for i in self.items if i.split == name))
 
     def with_split(self, val_fraction: float, seed: int) -> CaptionDataset:
-        """Move a share of the pictures to val, by picture, but none of test or unused ones.
+        """Move a share of the pictures to val, chosen by picture. Test and unused ones stay.
 
         The same pictures and seed give the same split, whatever their order in the file. At
-        least one picture goes to val where there are two or more.
+        least one of two or more pictures goes to val.
 
         Args:
             val_fraction: share that goes to val.
-            seed: of the draw.
+            seed: of the random choice.
         """
-        keys = sorted(i.key for i in self.items if i.split not in _KEPT)
+        keys = sorted(i.key for i in self.items if i.split not in _HELD_OUT)
         random.Random(seed).shuffle(keys)
         count = max(1, round(len(keys) * val_fraction)) if len(keys) > 1 else 0
         val = set(keys[:count])
-        return replace(self, items=tuple(_assigned(item, val) for item in self.items))
+        return replace(
+            self,
+            items=tuple(
+                i if i.split in _HELD_OUT else replace(i, split="val" if i.key in val else "train")
+                for i in self.items
+            ),
+        )
 
     def check_one_split_each(self) -> None:
-        """Refuse pictures of two splits: whichever were taken, the data means something else.
+        """Check that no picture is in two splits.
 
         Raises:
-            DatasetError: there are such pictures.
+            DatasetError: a picture is.
         """
-        keys = {item.key for item in self}  # what is absent may have been left out
+        keys = {item.key for item in self}  # without missing files that were left out
         torn = [(key, names) for key, names in self.in_two_splits if key in keys]
         if torn:
             key, names = torn[0]
@@ -113,20 +120,60 @@ class CaptionDataset:
 
 
 def split_named(text: str) -> str:
-    """Return the split that a name in a file or of a user means; an unknown one stays as it is."""
+    """Return the split that a name means, such as "val" for "dev"; unknown names unchanged."""
     name = text.strip()
-    return _MEANT.get(name.casefold(), name)
+    return _ALIASES.get(name.casefold(), name)
 
 
 def with_rest_trained(items: Iterable[CaptionedItem]) -> tuple[CaptionedItem, ...]:
-    """Take what has no split as training where others are in val: who marks those means that."""
+    """Put items without a split into train if others are marked as val."""
     items = tuple(items)
     if not any(item.split == "val" for item in items):
         return items
     return tuple(item if item.split else replace(item, split="train") for item in items)
 
 
-def _assigned(item: CaptionedItem, val: set[str]) -> CaptionedItem:
-    if item.split in _KEPT:
-        return item
-    return replace(item, split="val" if item.key in val else "train")
+class Row(NamedTuple):
+    """One caption of a file of any kind; "" for a picture without captions."""
+
+    file: str
+    caption: str
+    split: str
+
+
+class LineFault(ValueError):
+    """A line (or an entry, by its name) that cannot be used although others can."""
+
+    def __init__(self, line: int | str, what: str) -> None:
+        super().__init__(f"line {line}: {what}" if isinstance(line, int) else f"{line}: {what}")
+
+
+Entry = Row | LineFault | tuple[str, str, str]
+"""What readers yield: a caption, a faulty line, or an identifier (its kind, its text, the file)."""
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the numbers and texts of lines that are not blank. Captions may hold U+2028."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def delimiter_of(header: str) -> str:
+    """Return the delimiter of a table by its first line: comma, semicolon or tab."""
+    return max(",;\t", key=header.count)
+
+
+def texts_in(value: Any, what: str) -> list[str]:
+    """Return a list of texts after checking it. A single text would be read as its letters.
+
+    Args:
+        value: from a file.
+        what: its name, for the message.
+
+    Raises:
+        TypeError: it is no list, or holds something else.
+    """
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{what} are {value!r:.200}; a list of texts was wanted")
+    return value
