@@ -1,14 +1,17 @@
-"""Captioned pictures, and the rows that readers of caption files make them of."""
+"""Captioned pictures: data sets, the rows that they are read from, and a writer of new ones."""
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from regard.errors import DatasetError
+from regard.errors import ConfigError, DatasetError
 from regard.media import medium_of
+from regard.util.safe_io import Unreadable, json_of, text_of
 
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"
@@ -177,3 +180,106 @@ def texts_in(value: Any, what: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise TypeError(f"{what} are {value!r:.200}; a list of texts was wanted")
     return value
+
+
+# Writing
+
+
+class Captioned(Protocol):
+    """A sample of a generated data set."""
+
+    @property
+    def caption(self) -> str:
+        """The one right caption."""
+        ...
+
+
+Sample = TypeVar("Sample", bound=Captioned)
+
+
+def write_synthetic(
+    folder: str | Path,
+    kind: str,
+    counts: tuple[int, int, int],
+    make: Callable[[int, str], Iterable[Sample]],
+    save: Callable[[Sample, Path], None],
+    facts: Callable[[Sample], dict[str, Any]],
+    *,
+    suffix: str,
+    facts_name: str,
+) -> Path:
+    """Write generated samples as a data set: files, `dataset.json` in Karpathy's form, and facts.
+
+    Args:
+        folder: created if it does not exist; an earlier data set of the kind is replaced.
+        kind: "scenes" or the like.
+        counts: of train, val and test.
+        make: returns so many samples of a split.
+        save: writes the file of a sample.
+        facts: returns a sample's entry in the file of facts.
+        suffix: of the samples' files.
+        facts_name: name of the file of facts.
+
+    Returns:
+        The path of `dataset.json`.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        DatasetError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    images: list[dict[str, Any]] = []
+    known: dict[str, dict[str, Any]] = {}
+    try:
+        begin_folder(folder, f"synthetic {kind}")
+        for split, count in zip(SPLITS, counts, strict=True):
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            for i, sample in enumerate(make(count, split)):
+                name = f"{i:05d}{suffix}"
+                save(sample, folder / split / name)
+                known[f"{split}/{name}"] = facts(sample)
+                sentence = {"raw": sample.caption, "tokens": sample.caption.split()}
+                place = {"filepath": split, "filename": name, "split": split}
+                images.append(place | {"sentences": [sentence]})
+        (folder / facts_name).write_text(json.dumps(known), "utf-8")
+        dataset = folder / "dataset.json"
+        values = {"dataset": f"synthetic {kind}", "images": images}
+        dataset.write_text(json.dumps(values), "utf-8")
+    except OSError as error:
+        raise DatasetError(f"{kind} cannot be written to {folder}: {error.strerror}.") from error
+    return dataset
+
+
+def begin_folder(folder: Path, name: str) -> None:
+    """Create a folder for a data set, or take one that holds an earlier data set of the kind.
+
+    The folder then holds a `dataset.json` with the name, so that an interrupted data set is
+    recognised.
+
+    Args:
+        folder: to write into.
+        name: of the data set, the value of "dataset" in `dataset.json`.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        OSError: it cannot be created or read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = folder / "dataset.json"
+    if _name_of(dataset) == name:
+        return
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ConfigError(
+            f"{folder} holds something other than {name}, which could be overwritten; wanted a new "
+            "or empty folder, or one that this command wrote before. Name another folder."
+        )
+    dataset.write_text(json.dumps({"dataset": name, "images": []}), "utf-8")
+
+
+def _name_of(dataset: Path) -> object:
+    """Return the name of a data set in Karpathy's form; None for anything else."""
+    try:
+        held = json_of(text_of(dataset))
+    except Unreadable:
+        return None
+    return held.get("dataset") if isinstance(held, dict) else None
