@@ -16,7 +16,8 @@ from regard.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+EXPERIMENTS = [p for p in (DOCS / "experiments").glob("*.md") if p.name != "index.md"]
 COMMAND = get_command(app)
 
 
@@ -29,7 +30,9 @@ def blocks(page: Path, language: str) -> list[str]:
 def shell_commands() -> list[Any]:
     commands: list[Any] = []
     for page in PAGES:
-        text = "\n".join(blocks(page, "console") + blocks(page, ""))
+        dated = re.findall(r"^\d{4}-\d\d-\d\d · .*", page.read_text("utf-8"), re.M)
+        inline = re.findall(r"`([^`]+)`", "\n".join(dated))
+        text = "\n".join(blocks(page, "console") + blocks(page, "") + inline)
         for line in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?regard (.*)$", text, re.M):
             commands += [pytest.param(shlex.split(line, comments=True), id=f"{page.name}: {line}")]
     return [c for c in commands if "[OPTIONS]" not in c.id]
@@ -93,8 +96,18 @@ def test_every_extra_is_explained() -> None:
 
 def test_pages_stand_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
-    for page in DOCS.glob("*.md"):
-        assert page.name in navigation
+    for page in DOCS.rglob("*.md"):
+        assert re.search(rf"[ :]{re.escape(page.relative_to(DOCS).as_posix())}$", navigation, re.M)
+
+
+@pytest.mark.parametrize("page", EXPERIMENTS, ids=lambda p: p.name)
+def test_experiments_have_a_date_and_a_command(page: Path) -> None:
+    entries = re.findall(r"^### .*\n+(.*)", page.read_text("utf-8"), re.M)
+    assert entries
+    for line in entries:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d · (command not recorded|`[^`]+`(, `[^`]+`)*)", line)
+        for path in re.findall(r"(?:tests|projects)/[\w/.]+", line):
+            assert (ROOT / path).exists(), path
 
 
 def test_readme_shows_the_way_in_its_first_lines() -> None:
