@@ -94,6 +94,12 @@ def test_every_extra_is_explained() -> None:
     assert explained == set(project["optional-dependencies"])
 
 
+def test_citation_names_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.findall(r"^version: (.*)$", text, re.M) == [project["version"]]
+
+
 def test_pages_stand_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
     for page in DOCS.rglob("*.md"):
