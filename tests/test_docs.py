@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 EXPERIMENTS = [p for p in (DOCS / "experiments").glob("*.md") if p.name != "index.md"]
+NAMING_FILES = [*(DOCS / "extend").glob("*.md"), *EXPERIMENTS, ROOT / "CONTRIBUTING.md"]
 COMMAND = get_command(app)
 
 
@@ -92,6 +93,13 @@ def test_every_extra_is_explained() -> None:
     text = (DOCS / "install.md").read_text("utf-8")
     explained = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
     assert explained == set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("page", NAMING_FILES, ids=lambda p: p.name)
+def test_files_named_in_the_documentation_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for path in re.findall(r"`((?:src|tests|docs|benchmarks|examples|projects)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 def test_citation_names_the_version() -> None:
