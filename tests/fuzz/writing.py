@@ -125,7 +125,8 @@ def _save(folder: Path) -> None:
     """Save one version after the other, and note each that is saved."""
     import torch
 
-    from regard.checkpoint.folder import SPECIAL_IDS, save_checkpoint
+    from regard.checkpoint.build import save_checkpoint
+    from regard.checkpoint.folder import SPECIAL_IDS
     from regard.text.vocabulary import SPECIALS, Vocabulary
 
     folder.mkdir(parents=True, exist_ok=True)

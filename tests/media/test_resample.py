@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from regard.config import VolumeConfig
 from regard.media import cell_at, cell_bounds, cell_centre, prepare, scan_grid, world_of
+from regard.media.preprocess import CT_WINDOWS
 from regard.media.scan.scan_reader import read_scan, resample
-from regard.media.scan.voxels import CT_WINDOWS, window_of, windowed
+from regard.media.scan.voxels import window_of, windowed
 from regard.types import Scan
 from tests.helpers.scan_files import spec, voxels
 

@@ -81,6 +81,7 @@ def runs(data: Path) -> Path:
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_are_one_with_the_doubled_batch(kind: str, runs: Path) -> None:
     """Dropout masks, mirrored views and sampled cells and captions agree, too."""
@@ -96,6 +97,7 @@ def test_two_processes_are_one_with_the_doubled_batch(kind: str, runs: Path) -> 
         assert curve(runs / kind, score, "evaluation") == pytest.approx(wanted, rel=rounding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["soft", "hard", "self-critical"])
 def test_accumulated_passes_are_one_with_the_joint_batch(kind: str, runs: Path) -> None:
     passes = runs / f"{kind}-passes"
@@ -137,6 +139,7 @@ def state(run: Path) -> dict[str, torch.Tensor]:
     return saved["decoder"] | averages | {"generator": saved["generator"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_and_the_same_number_goes_on_bit_for_bit(
     rank: int, runs: Path, tmp_path: Path
@@ -155,6 +158,7 @@ def test_a_killed_rank_ends_the_run_and_the_same_number_goes_on_bit_for_bit(
     assert curve(tmp_path / "run") == curve(runs / "hard")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 3])
 def test_another_number_of_devices_goes_on_up_to_rounding(
     world: int, runs: Path, tmp_path: Path

@@ -133,7 +133,7 @@ def test_a_teacher_that_was_trained_whole_is_encoded_once(
     recipe, folder = taught
     whole = Captioner.load(folder / "soft" / "last")
     trainable = replace(recipe.encoder, trainable=True)
-    whole.config = replace(whole.config, encoder=trainable)
+    whole = whole.with_components(config=replace(whole.config, encoder=trainable))
     whole.save(tmp_path / "whole")
     run = begun(recipe, tmp_path / "run", tmp_path / "whole")
     assert run.teachers[0].pictures.store is not None
@@ -145,7 +145,7 @@ def test_what_goes_on_from_a_taught_model_has_no_teachers(
     recipe, folder = taught
     model = Captioner.load(folder / "soft" / "last")
     objective = replace(recipe.objective, teachers=("gone",), lambda_ds=0.25)
-    model.config = replace(model.config, objective=objective)
+    model = model.with_components(config=replace(model.config, objective=objective))
     model.save(tmp_path / "model")
     found = fine_tuning_recipe(str(tmp_path / "model")).objective
     assert found == replace(recipe.objective, lambda_ds=0.25)

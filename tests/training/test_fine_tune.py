@@ -236,7 +236,9 @@ def test_a_named_recipe_says_the_rest(model: Path) -> None:
 
 def test_self_critical_training_is_not_gone_on_with(tmp_path: Path) -> None:
     made = captioner()
-    made.config = replace(made.config, objective=ObjectiveConfig(kind="self_critical"))
+    made = made.with_components(
+        config=replace(made.config, objective=ObjectiveConfig(kind="self_critical"))
+    )
     made.save(tmp_path / "model")
     assert fine_tuning_recipe(str(tmp_path / "model")).objective.kind == "cross_entropy"
 

@@ -83,7 +83,12 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = {"soft", "fine-tuned"}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in KINDS]
+)
 def test_killed_and_resumed_it_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path)
     sections = {name: replace(getattr(recipe, name), **v) for name, v in KINDS[kind].items()}

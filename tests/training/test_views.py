@@ -74,7 +74,7 @@ def test_clips_are_not_cut() -> None:
 def test_a_model_trained_on_parts_of_pictures_captions_clips() -> None:
     model = toys.captioner()
     recipe = replace(model.config, data=replace(model.config.data, crops=2))
-    model.config = recipe
+    model = model.with_components(config=recipe)
     clips = model.for_clips()
     assert clips.medium == "video"
     assert clips.config.data.crops == 2

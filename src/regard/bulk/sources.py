@@ -28,7 +28,8 @@ from regard.bulk.containers import (
 from regard.bulk.filesystem import Entry, Place, Places
 from regard.data.dataset import delimiter_of
 from regard.errors import ConfigError, DatasetError, MediaError
-from regard.media.find import DICOM_SUFFIXES, medium_by_name, series_in
+from regard.media.find import medium_by_name, series_in
+from regard.types.media import DICOM_SUFFIXES
 
 PLAN = "_plan.json"
 """A folder that holds it has what bulk work wrote, which is no source even inside of one."""

@@ -12,7 +12,6 @@ from regard.data.dataset import SPLITS, UNUSED, CaptionDataset, CaptionedItem, R
 from regard.data.formats import CaptionFile, read_caption_file
 from regard.errors import MediaError
 from regard.media import (
-    NOUNS,
     ClipSpec,
     PreprocessingSpec,
     ScanSpec,
@@ -22,6 +21,7 @@ from regard.media import (
     read_media,
 )
 from regard.text.vocabulary import words_of
+from regard.types import MEDIA
 
 _MIN_COUNTS = {5: "the recipes of Flickr8k", 3: "`regard train --data`", 2: "with `--init`"}
 """The vocabularies that are counted, by min_count, and what uses them by default."""
@@ -171,12 +171,12 @@ def _picture_problems(found: CaptionFile) -> Iterator[Problem]:
         try:
             digest = read_media(item.file, _SPECS[medium]).digest
         except MediaError as error:
-            noun = "image" if medium == "image" else NOUNS[medium]
+            noun = "image" if medium == "image" else MEDIA[medium].noun
             yield Problem(f"unreadable {noun}", item.key, str(error))
             continue
         twin = by_content.setdefault(digest, item)
         if twin is not item:
-            yield from _twin_problems(twin, item, NOUNS[medium], drawn)
+            yield from _twin_problems(twin, item, MEDIA[medium].noun, drawn)
 
 
 def _twin_problems(

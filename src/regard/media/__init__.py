@@ -1,6 +1,6 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import NOUNS, digest_of, find_files, is_there, medium_of, medium_of_bytes
+from regard.media.find import digest_of, find_files, is_there, medium_of, medium_of_bytes
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
@@ -13,7 +13,6 @@ from regard.media.geometry import (
     world_of,
 )
 from regard.media.image import read_image
-from regard.media.prepare import Input, medium_of_spec, prepare, read_media
 from regard.media.preprocess import (
     ClipSpec,
     PreprocessingSpec,
@@ -24,10 +23,9 @@ from regard.media.preprocess import (
     preprocess_pixels,
     spec_digest,
 )
-from regard.media.video.video_reader import read_clip
+from regard.media.reader import Input, prepare, read_media
 
 __all__ = [
-    "NOUNS",
     "ClipSpec",
     "Input",
     "PreprocessingSpec",
@@ -44,12 +42,10 @@ __all__ = [
     "is_there",
     "medium_of",
     "medium_of_bytes",
-    "medium_of_spec",
     "places_of",
     "prepare",
     "preprocess",
     "preprocess_pixels",
-    "read_clip",
     "read_image",
     "read_media",
     "real_mask",

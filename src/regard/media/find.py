@@ -10,28 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from regard.errors import RegardError
-
-IMAGE_SUFFIXES = frozenset(
-    # Telephones write .heic, which Pillow does not read by itself: an error that says so, where
-    # leaving them out would look as if all were done.
-    (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2")
-    + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
-VIDEO_SUFFIXES = frozenset(
-    (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv")
-    + (".ts", ".webm", ".wmv")
-)
-DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
-VOLUME_SUFFIXES = DICOM_SUFFIXES | {".nii"}
-"""What is taken from a folder; a file named by itself is tried whatever its name."""
-
+from regard.types.media import DICOM_SUFFIXES, MEDIA
 
 _HEAD = 348 + 4  # bytes that tell a medium: a NIfTI-1 header ends with its kind
 _NIFTI = (b"n+1\0", b"ni1\0", b"n+2\0", b"ni2\0")  # of version 1 at byte 344, of 2 at byte 4
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
-
-NOUNS = {"image": "picture", "video": "clip", "volume": "scan"}
-"""What one file of a medium is called."""
 
 
 def medium_of(path: str) -> str:
@@ -48,12 +31,12 @@ def medium_of(path: str) -> str:
 
 def medium_by_name(name: str) -> str | None:
     """Return the medium that a name's suffix says, or None where it says none."""
-    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
-    if suffix in VIDEO_SUFFIXES:
-        return "video"
-    if suffix in VOLUME_SUFFIXES:
-        return "volume"
-    return "image" if suffix in IMAGE_SUFFIXES else None
+    suffix = _suffix(name)
+    return next((medium for medium, its in MEDIA.items() if suffix in its.suffixes), None)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name.lower().removesuffix(".gz"))[1]
 
 
 def medium_of_head(head: bytes) -> str:
@@ -132,13 +115,10 @@ def medium_of_bytes(name: str, head: bytes) -> str:
 
     The first bytes say it; where they are of no kind that they tell apart, the suffix does.
     """
-    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
     medium = medium_of_head(head[:_HEAD])
     if medium != "image" or head.startswith(_PICTURES):
         return medium
-    if suffix in VOLUME_SUFFIXES:
-        return "volume"
-    return "video" if suffix in VIDEO_SUFFIXES else "image"
+    return medium_by_name(name) or "image"
 
 
 def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iterator[str]:
@@ -199,6 +179,6 @@ def _matches(pattern: str) -> list[str]:
 
 def _is_media(name: str) -> bool:
     # macOS leaves `._photo.jpg` beside `photo.jpg`: no picture, whatever its suffix.
-    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
-    return not name.startswith(".") and suffix in known - DICOM_SUFFIXES
+    if name.startswith(".") or _suffix(name) in DICOM_SUFFIXES:
+        return False
+    return medium_by_name(name) is not None

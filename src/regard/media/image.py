@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import threading
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +14,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media.quiet import quiet
 from regard.types.media import NO_PIXELS, Media
 
 _AT_ONCE = 2**22  # pixels that are converted together
@@ -305,3 +307,46 @@ def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
         )
     shades = values.astype(np.float32).clip(0, top) * np.float32(255 / top)
     return shades.round().astype(np.uint8)
+
+
+_MODULES = r"PIL|pydicom|nibabel|regard\.media"
+_LOGGER = "pydicom"
+_NOTHING = logging.CRITICAL + 1
+
+
+class _Quiet:
+    """Silences Pillow, nibabel and pydicom while any thread reads.
+
+    Pillow's warning about size is replaced by `max_pixels`, and odd metadata harms nobody.
+    pydicom puts the values that it finds odd into its warnings and its log, and a patient's name
+    is such a value. `warnings.catch_warnings` is one for the whole process: two readers that enter
+    and leave it crosswise would leave the filter behind. So the first reader sets it, the last
+    restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._saved = warnings.catch_warnings()
+        self._level = logging.NOTSET
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=_MODULES)
+                logger = logging.getLogger(_LOGGER)  # and those below it, which take its level
+                self._level = logger.level
+                logger.setLevel(_NOTHING)
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._saved.__exit__(None, None, None)
+                logging.getLogger(_LOGGER).setLevel(self._level)
+
+
+quiet = _Quiet()

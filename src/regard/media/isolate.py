@@ -27,13 +27,10 @@ from regard import errors
 from regard.config.io import from_dict
 from regard.errors import MediaError, MediaTooLarge, MissingExtra
 from regard.media.image import read_image
-from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
+from regard.media.preprocess import SPECS, ClipSpec, ScanSpec, Spec
 from regard.types import Clip, Media, Scan
 
 MAX_HEADER = 2**20
-_SPECS: dict[str, type[Spec]] = {
-    one.__name__: one for one in (PreprocessingSpec, ClipSpec, ScanSpec)
-}
 _KINDS: dict[str, type[Media]] = {one.__name__: one for one in (Media, Clip, Scan)}
 _RAISED = ("MediaError", "MediaTooLarge", "UnknownMedia")
 _LENGTH = 4
@@ -60,7 +57,7 @@ def task(
     return {
         "name": name,
         "size": size,
-        "spec": [type(spec).__name__, asdict(spec)],
+        "spec": [spec.medium, asdict(spec)],
         "limits": {"pixels": pixels, "frames": frames, "voxels": voxels},
         "seconds": seconds,
     }
@@ -160,7 +157,7 @@ def read(header: dict[str, Any], content: bytes) -> Media:
         MissingExtra: see there.
     """
     kind, values = header["spec"]
-    spec, name, limits = from_dict(_SPECS[kind], values), header["name"], header["limits"]
+    spec, name, limits = from_dict(SPECS[kind], values), header["name"], header["limits"]
     if isinstance(spec, ClipSpec):
         from regard.media.video.video_reader import read_clip
 

@@ -6,16 +6,24 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from regard.errors import ConfigError
-from regard.media.scan.voxels import CT_WINDOWS
 from regard.types import Media
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _CHOICES = ("chunks", "seconds", "all")
+CT_WINDOWS = {
+    "lung": (-600.0, 1500.0),
+    "mediastinum": (40.0, 400.0),
+    "bone": (400.0, 1800.0),
+    "brain": (40.0, 80.0),
+    "liver": (60.0, 150.0),
+}
+"""Level and width in Hounsfield units: black is level - width / 2, white level + width / 2."""
 _WINDOWS = (*CT_WINDOWS, "percentile", "zscore")
 _MOST_VALUES = 2**28  # pixels or voxels of one input: 1 GiB of float32 for each channel
 _RESIZES = ("squash", "crop", "pad")
@@ -35,8 +43,10 @@ class PreprocessingSpec:
         interpolation: "bilinear" or "bicubic", both with antialiasing.
         mean: subtracted from red, green, blue on the 0-255 scale.
         std: divided by, on the same scale.
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "image"
     size: int
     resize: str
     interpolation: str
@@ -68,8 +78,10 @@ class ClipSpec:
         take: frame of each chunk: "middle" or "first".
         first_frames: only the first so many frames of a clip; 0: all.
         every: seconds between frames where choice is "seconds".
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "video"
     picture: PreprocessingSpec
     frames: int
     choice: str
@@ -99,8 +111,10 @@ class ScanSpec:
         shape: voxels of the input, (slices, rows, cols).
         spacing: millimetres between them; empty: the whole scan is squashed into the shape.
         window: name of the intensity window.
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "volume"
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     window: str
@@ -132,6 +146,8 @@ def _refuse_many(what: str, sizes: tuple[int, ...]) -> None:
 
 Spec = PreprocessingSpec | ClipSpec | ScanSpec
 """Stored in every checkpoint; its type says which medium the encoder reads."""
+SPECS: dict[str, type[Spec]] = {s.medium: s for s in (PreprocessingSpec, ClipSpec, ScanSpec)}
+"""The specification of each medium."""
 
 
 def spec_digest(spec: Spec) -> str:

@@ -1,30 +1,117 @@
-"""What is known of an encoder without its weights: how its input is read, and the grid it makes.
+"""From any source to what a network reads: one way in for pictures, clips and scans.
 
-Everything but the numbers: captioning by exported graphs needs no more, and no torch.
+The type of the encoder's specification says which medium it reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from regard.config import VideoConfig
 from regard.config.io import from_dict
-from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.media.prepare import Input, medium_of_spec, prepare, read_media
-from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
-from regard.types import Media
+from regard.errors import CheckpointError, ConfigError, MediaError, UnknownName
+from regard.media.geometry import clip_grid, image_grid, real_mask, scan_grid
+from regard.media.image import read_image
+from regard.media.preprocess import (
+    SPECS,
+    ClipSpec,
+    PreprocessingSpec,
+    ScanSpec,
+    Spec,
+    preprocess,
+    preprocess_pixels,
+)
+from regard.types import MEDIA, Clip, Grid, Media, Scan
 
-_SPECS: dict[str, type[Spec]] = {
-    "image": PreprocessingSpec,
-    "video": ClipSpec,
-    "volume": ScanSpec,
-}
-_AXES = {
-    "image": ("rows", "cols"),
-    "video": ("frames", "rows", "cols"),  # the first alone on a temporal grid
-    "volume": ("slices", "rows", "cols"),
-}
+
+@dataclass(frozen=True)
+class Input:
+    """What a network reads of one item, and where its cells lie.
+
+    Attributes:
+        pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip, (1, slices, rows, cols) of a
+            scan; float32. Frames that a short clip lacks are 0.
+        mask: (L,) bool, True = real cell.
+        grid: of the L cells.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray
+    grid: Grid
+
+
+def read_media(
+    source: Any,
+    spec: Spec,
+    *,
+    name: str | None = None,
+    report: Callable[[int, int], None] | None = None,
+    shown: bool = True,
+) -> Media:
+    """Read a picture, clip or scan, whichever the specification is for.
+
+    Args:
+        source: what `read_image`, `read_clip` or `read_scan` reads; or what they have read.
+        spec: the encoder's.
+        name: what messages and results call it.
+        report: is told, while a clip is decoded, how many of how many frames are.
+        shown: see `read_image`.
+
+    Raises:
+        MediaError: it cannot be read, or was read as another medium.
+        MissingExtra: clips need PyAV, scans nibabel and pydicom.
+    """
+    if isinstance(source, Media):
+        if source.medium != spec.medium:
+            raise MediaError(
+                f"{source.name} was read as {MEDIA[source.medium].phrase}, and this model reads "
+                f"{MEDIA[spec.medium].noun}s. Use a model for {MEDIA[source.medium].noun}s."
+            )
+        return source
+    if isinstance(spec, ClipSpec):
+        from regard.media.video.video_reader import read_clip
+
+        return read_clip(source, spec, name=name, report=report)
+    if isinstance(spec, ScanSpec):
+        from regard.media.scan.scan_reader import read_scan
+
+        return read_scan(source, spec, name=name)
+    return read_image(source, name=name, shown=shown)
+
+
+def prepare(media: Media, spec: Spec, grid_shape: tuple[int, ...]) -> Input:
+    """Return the network's input for a medium that was read with the same specification.
+
+    Args:
+        media: a picture, clip or scan.
+        spec: the encoder's.
+        grid_shape: the encoder's.
+    """
+    if isinstance(spec, ClipSpec):
+        assert isinstance(media, Clip)
+        return _clip(media, spec, grid_shape)
+    if isinstance(spec, ScanSpec):
+        from regard.media.scan.scan_reader import resample
+
+        assert isinstance(media, Scan)
+        voxels, extent = resample(media, spec)
+        grid = scan_grid(media, extent, grid_shape)
+        return Input(voxels, real_mask(grid), grid)
+    grid = image_grid(media.size, spec, grid_shape)
+    return Input(preprocess(media, spec), real_mask(grid), grid)
+
+
+def _clip(clip: Clip, spec: ClipSpec, grid_shape: tuple[int, ...]) -> Input:
+    size = spec.picture.size
+    pixels = np.zeros((spec.frames, 3, size, size), np.float32)
+    for at, frame in enumerate(clip.pixels):
+        pixels[at] = preprocess_pixels(frame, spec.picture)
+    grid = clip_grid(clip, spec.picture, grid_shape)
+    return Input(pixels, real_mask(grid), grid)
 
 
 class Reader:
@@ -56,7 +143,7 @@ class Reader:
     @property
     def medium(self) -> str:
         """What it reads: "image", "video" or "volume"."""
-        return medium_of_spec(self.spec)
+        return self.spec.medium
 
     def read(
         self,
@@ -104,7 +191,7 @@ class StoredReader(Reader):
         """Take the values as they are; see `Reader`."""
         self.spec, self.name, self.level = spec, name, level
         self.annotation_dim, self.grid_shape = annotation_dim, grid_shape
-        self.grid_axes = _AXES[self.medium][: len(grid_shape)]
+        self.grid_axes = MEDIA[self.medium].axes[: len(grid_shape)]
         self.input_shape = _input_shape(spec)
         self.pictures_per_item, self.frames_alone = pictures_per_item, frames_alone
 
@@ -117,7 +204,7 @@ class StoredReader(Reader):
         """
         encoder, asked = config["encoder"], config["recipe"].get("encoder", {})
         try:
-            spec = from_dict(_SPECS[config["medium"]], config["preprocessing"], "preprocessing")
+            spec = from_dict(SPECS[config["medium"]], config["preprocessing"], "preprocessing")
         except (ConfigError, UnknownName, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"config.json names no preprocessing that is known: {error}. It was changed by "

@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regard.checkpoint.build import assemble
+from regard.checkpoint.components import build_components
 from regard.checkpoint.folder import load_checkpoint
 from regard.config import ObjectiveConfig, Recipe
 from regard.data.dataset import CaptionedItem
 from regard.errors import ConfigError
-from regard.media import NOUNS
 from regard.model.decoder import AttentionDecoder
 from regard.pretrained import find_model
 from regard.text.vocabulary import Vocabulary
@@ -28,6 +27,7 @@ from regard.training.batches import Splits
 from regard.training.devices import Devices
 from regard.training.inputs import Pictures, views_of
 from regard.training.objectives.base import Batch
+from regard.types import MEDIA
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def open_teachers(
     teachers: list[Teacher] = []
     views = views_of(recipe.data)[1:]
     for name, folder in zip(config.teachers, stores, strict=True):
-        model = assemble(load_checkpoint(find_model(name)))
+        model = build_components(load_checkpoint(find_model(name)))
         encoder = model.encoder
         _check(name, encoder.medium, model.vocabulary, recipe, vocabulary)
         if encoder.frozen_part() is None:  # it was trained as a whole
@@ -118,8 +118,8 @@ def absolute_teachers(config: ObjectiveConfig) -> ObjectiveConfig:
 def _check(name: str, medium: str, words: Vocabulary, recipe: Recipe, own: Vocabulary) -> None:
     if medium != recipe.encoder.medium:
         raise ConfigError(
-            f"the teacher {name} captions {NOUNS[medium]}s, and the run "
-            f"{NOUNS[recipe.encoder.medium]}s. Name a teacher of the same medium."
+            f"the teacher {name} captions {MEDIA[medium].noun}s, and the run "
+            f"{MEDIA[recipe.encoder.medium].noun}s. Name a teacher of the same medium."
         )
     if words.tokens != own.tokens or words.words != own.words:
         raise ConfigError(

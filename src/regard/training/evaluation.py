@@ -13,7 +13,7 @@ from regard.config.io import to_dict
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.decoding import DecodingOptions, decode
 from regard.metrics import score_captions
-from regard.reliability.out_of_distribution import Familiarity, Sighting
+from regard.reliability.out_of_distribution import ItemStats, OutOfDistributionDetector
 from regard.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from regard.training.batches import Chunk, encode_captions, make_chunks
 from regard.training.inputs import Pictures, make_batch
@@ -126,14 +126,14 @@ def _by_size(chunks: list[Chunk]) -> list[list[Chunk]]:
     return [[c for c in chunks if len(c.captions) == size] for size in sizes]
 
 
-def learn_item_statistics(run: TrainingRun) -> Familiarity:
+def learn_item_statistics(run: TrainingRun) -> OutOfDistributionDetector:
     """Return the statistics of training items as the trained encoder sees them.
 
     They are stored with the model for out-of-distribution checks.
     """
     encoder, items = run.state.encoder, run.splits.train.items
     chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, _ITEMS).astype(int))]
-    statistics: list[Sighting] = []
+    statistics: list[ItemStats] = []
     for start in range(0, len(chosen), _ITEMS_PER_BATCH):
         media = [run.pictures.media(item.file) for item in chosen[start : start + _ITEMS_PER_BATCH]]
         inputs = [encoder.prepare(m) for m in media]
@@ -141,5 +141,7 @@ def learn_item_statistics(run: TrainingRun) -> Familiarity:
             pixels = torch.from_numpy(np.stack([i.pixels for i in inputs]))
             mask = torch.from_numpy(np.stack([i.mask for i in inputs]))
             vectors = encoder(pixels, mask).float().numpy()
-        statistics += [Sighting.of(*seen) for seen in zip(media, inputs, vectors, strict=True)]
-    return Familiarity.learn(encoder.medium, statistics)
+        statistics += [
+            ItemStats.measure(*seen) for seen in zip(media, inputs, vectors, strict=True)
+        ]
+    return OutOfDistributionDetector.fit(encoder.medium, statistics)

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from regard.backends.torch_backend import evaluating
-from regard.checkpoint.folder import Checkpoint, inspect_checkpoint, load_checkpoint, load_weights
+from regard.checkpoint.build import load_weights
+from regard.checkpoint.folder import Checkpoint, inspect_checkpoint, load_checkpoint
 from regard.config import ObjectiveConfig, Recipe
 from regard.config.io import from_dict
 from regard.data.dataset import CaptionDataset
 from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.media import NOUNS
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder
 from regard.pretrained import find_model
@@ -38,6 +38,7 @@ from regard.recipes import FINE_TUNE, find_recipe
 from regard.text.vocabulary import END, SPECIALS, Vocabulary
 from regard.training.batches import Chunk
 from regard.training.inputs import Pictures, make_batch
+from regard.types import MEDIA
 
 _FREE = (
     "encoder.trainable",
@@ -104,7 +105,7 @@ def open_start(recipe: Recipe, data: CaptionDataset) -> Checkpoint:
     start = load_checkpoint(find_model(name))
     old = _recipe_of(start.config, name)
     if old.encoder.medium != data.medium:
-        known, wanted = (f"{NOUNS[medium]}s" for medium in (old.encoder.medium, data.medium))
+        known, wanted = (f"{MEDIA[medium].noun}s" for medium in (old.encoder.medium, data.medium))
         raise ConfigError(
             f"{name} captions {known}, and {recipe.data.annotations} is of {wanted}. Begin from a "
             f"model of {wanted}, or from none."

@@ -316,7 +316,7 @@ def _save_best(run: TrainingRun, evaluation: Evaluation) -> None:
     with run.state.averaged():
         captioner = _captioner(run)
         if run.recipe.data.familiarity:
-            captioner.familiarity = learn_item_statistics(run)
+            captioner = captioner.with_components(familiarity=learn_item_statistics(run))
         captioner.save(run.folder / "best", metrics=_metrics(run, evaluation))
 
 

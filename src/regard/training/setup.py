@@ -14,7 +14,6 @@ from regard.config.io import from_dict
 from regard.data.dataset import SPLITS, UNUSED, CaptionDataset
 from regard.data.shards import load_captions
 from regard.errors import CheckpointError, ConfigError, DatasetError
-from regard.media import NOUNS
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, build_encoder
 from regard.text.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary
@@ -26,6 +25,7 @@ from regard.training.inputs import Pictures, check_views, views_of
 from regard.training.logs import Reporter
 from regard.training.objectives import build_objective
 from regard.training.state import TrainState
+from regard.types import MEDIA
 
 _FEWEST_ITEMS = 10  # training items that statistics can be learned from
 
@@ -80,7 +80,7 @@ def prepare_run(
             reporter.message(f"begins from {recipe.training.init_from}: {words}")
     reporter.message(
         f"{len(splits.train.items)} training and {len(splits.val.items)} val "
-        f"{NOUNS[encoder.medium]}s, "
+        f"{MEDIA[encoder.medium].noun}s, "
         f"{len(vocabulary)} words, {sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} "
         "million decoder weights"
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge, RegardError
-from regard.media.quiet import quiet
+from regard.media.image import quiet
 from regard.media.scan.dicom_geometry import Plane, placed
 from regard.media.scan.dicom_series import Header, read_dataset
 from regard.media.scan.voxels import Stored

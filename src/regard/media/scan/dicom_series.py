@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.errors import MediaError, MissingExtra
-from regard.media.find import DICOM_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from regard.media.quiet import quiet
+from regard.media.image import quiet
+from regard.types.media import DICOM_SUFFIXES, MEDIA
 
 MODALITIES = frozenset(
     ("CR", "CT", "DX", "IO", "IVOCT", "IVUS", "MG", "MR", "NM", "OCT", "OPT", "OT", "PT", "PX")
@@ -198,7 +198,7 @@ def _series_number(dataset: Any) -> int:
 
 def _is_dicom(path: str) -> bool:
     suffix = os.path.splitext(path)[1].lower()
-    if suffix in DICOM_SUFFIXES or suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES:
+    if suffix in DICOM_SUFFIXES | MEDIA["image"].suffixes | MEDIA["video"].suffixes:
         return suffix in DICOM_SUFFIXES
     try:
         with open(path, "rb") as file:

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge
-from regard.media.find import DICOM_SUFFIXES, digest_of, split_series
+from regard.media.find import digest_of, split_series
 from regard.media.geometry import Extent
-from regard.media.preprocess import ScanSpec
+from regard.media.preprocess import CT_WINDOWS, ScanSpec
 from regard.media.scan.dicom import read_dicom
 from regard.media.scan.dicom_series import pick_series, read_header
 from regard.media.scan.nifti import read_nifti, stored_image
 from regard.media.scan.voxels import (
-    CT_WINDOWS,
     Stored,
     canonical,
     checked_affine,
@@ -27,6 +26,7 @@ from regard.media.scan.voxels import (
     windowed,
 )
 from regard.types import Scan
+from regard.types.media import DICOM_SUFFIXES
 
 _HEAD = 132
 MAX_VOXELS = 2**28

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.errors import MediaError, MissingExtra
+from regard.media.preprocess import CT_WINDOWS
 
 _THIN = 1e-4  # of the volume that axes at right angles would span
 
@@ -82,15 +83,6 @@ def import_nibabel(purpose: str):  # type: ignore[no-untyped-def]
 def _millimetres(lengths: np.ndarray) -> str:
     return " × ".join(f"{length:.3g}" for length in lengths) + " mm"
 
-
-CT_WINDOWS = {
-    "lung": (-600.0, 1500.0),
-    "mediastinum": (40.0, 400.0),
-    "bone": (400.0, 1800.0),
-    "brain": (40.0, 80.0),
-    "liver": (60.0, 150.0),
-}
-"""Level and width in Hounsfield units: black is level - width / 2, white level + width / 2."""
 
 _PERCENTILES = (1.0, 99.0)
 _SAMPLED = 2**22  # voxels are enough to tell a percentile by
