@@ -74,7 +74,7 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
 
 def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
     """Return the graphs of an encoder: of items or single frames, and of motion."""
-    read, names = encoder, ("pixels",)
+    read = encoder
     graphs: dict[str, Any] = {}
     if isinstance(encoder, FrameEncoder):
         read = encoder.picture
@@ -90,7 +90,7 @@ def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
     graphs[ENCODER] = trace_graph(
         _EncodeGraph(read, "picture" if read is not encoder else ""),
         (torch.zeros(2, *read.input_shape),),
-        takes=names,
+        takes=("pixels",),
         gives=("vectors",),
         dynamic=({0: items},),
     )

@@ -148,12 +148,11 @@ def _write(
     for name, graph in graphs.items():
         if examples is None or name != ENCODER:  # a quantised graph holds its weights
             point_to_file(graph, locations, WEIGHTS)
-    per_frame = isinstance(model.encoder, FrameEncoder)
     exact = examples is None
     with _beside(folder) as new:
         for name, graph in graphs.items():
             (new / name).write_bytes(graph.SerializeToString(deterministic=True))
-        _check_same(model, new, list(graphs), per_frame=per_frame, encoder=exact)
+        _check_same(model, new, list(graphs), encoder=exact)
         manifest = _manifest(model, checkpoint, new, list(graphs), exact=exact)
         (new / MANIFEST).write_text(manifest.to_json(), "utf-8")
         # Graphs without a manifest do not count: a kill in between leaves a model for torch.
@@ -193,22 +192,20 @@ def _manifest(
     )
 
 
-def _check_same(
-    model: Components, folder: Path, names: list[str], *, per_frame: bool, encoder: bool
-) -> None:
+def _check_same(model: Components, folder: Path, names: list[str], *, encoder: bool) -> None:
     """Compare graphs and modules on random input.
 
     Args:
         model: the modules.
         folder: with the graphs.
         names: of the graphs.
-        per_frame: see `OnnxManifest`.
         encoder: whether the encoder's vectors are compared, too.
 
     Raises:
         CheckpointError: they differ.
     """
     draw = np.random.default_rng(0)
+    per_frame = isinstance(model.encoder, FrameEncoder)
     grid = Grid(model.encoder.grid_axes, model.encoder.grid_shape, (), ())
     pixels = draw.standard_normal((3, *model.encoder.input_shape)).astype(np.float32)
     mask = np.ones((3, grid.cells), bool)
@@ -221,13 +218,10 @@ def _check_same(
     found = onnx_backend.encode(pixels, (grid,) * 3, mask)
     if not encoder:
         found = replace(found, vectors=np.asarray(wanted.vectors))
-    one, other = (
-        _outputs(backend, annotations, words)
-        for backend, annotations in ((torch_backend, wanted), (onnx_backend, found))
+    pairs = zip(
+        _outputs(torch_backend, wanted, words), _outputs(onnx_backend, found, words), strict=True
     )
-    worst = max(
-        float(np.abs(a - b).max() / (1 + np.abs(a).max())) for a, b in zip(one, other, strict=True)
-    )
+    worst = max(float(np.abs(a - b).max() / (1 + np.abs(a).max())) for a, b in pairs)
     if not worst < _TOLERANCE:
         raise CheckpointError(
             f"{folder}: the exported graphs differ from the model by {worst:.2g}, so they are not "
@@ -272,15 +266,12 @@ def weight_locations(path: Path) -> dict[str, WeightLocation]:
         size = struct.unpack("<Q", file.read(8))[0]
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
-    return {
-        name: WeightLocation(
-            one["dtype"],
-            tuple(one["shape"]),
-            8 + size + one["data_offsets"][0],
-            one["data_offsets"][1] - one["data_offsets"][0],
-        )
-        for name, one in header.items()
-    }
+    found: dict[str, WeightLocation] = {}
+    for name, weight in header.items():
+        start, stop = weight["data_offsets"]
+        shape = tuple(weight["shape"])
+        found[name] = WeightLocation(weight["dtype"], shape, 8 + size + start, stop - start)
+    return found
 
 
 def point_to_file(graph: Any, locations: dict[str, WeightLocation], file: str) -> Any:
