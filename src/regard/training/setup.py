@@ -233,7 +233,7 @@ def _check_item_count(splits: Splits) -> None:
     if len(items) < _FEWEST_ITEMS:
         raise ConfigError(
             f"data.familiarity is true, and {len(items)} training items are too few to say what "
-            f"is familiar; wanted {_FEWEST_ITEMS} or more. Set it to false."
+            f"is familiar; expected {_FEWEST_ITEMS} or more. Set it to false."
         )
 
 
