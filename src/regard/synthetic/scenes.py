@@ -109,8 +109,8 @@ def make_scenes(count: int, *, split: str = "train", seed: int = 0, size: int = 
     allowed = combinations(split)
     if size < 32:
         raise ConfigError(
-            f"scenes of {size} pixels a side cannot be made; expected 32 or more, so that shapes can "
-            "be told apart."
+            f"scenes of {size} pixels a side cannot be made; expected 32 or more, so that shapes "
+            "can be told apart."
         )
     return [
         _scene(draw, allowed[draw.integers(len(allowed))], size)
