@@ -146,7 +146,7 @@ def _chosen(
     images: Path | None,
 ) -> Recipe:
     """Return the recipe; where there is a model to go on from, there need be no name."""
-    from regard.config.io import override
+    from regard.recipes import override
 
     recipe = _going_on(init, name) if init else _find(name or "")
     places: dict[str, str] = {}
