@@ -25,7 +25,7 @@ from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with
 from regard.data.formats import load_dataset
 from regard.data.rows import texts_in
 from regard.errors import DatasetError, MissingExtra
-from regard.media.find import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES
+from regard.media.source_file import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES
 from regard.types import Media
 
 MANIFEST = "shards.json"

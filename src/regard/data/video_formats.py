@@ -25,7 +25,7 @@ from typing import Any
 from regard.data.dataset import UNUSED
 from regard.data.rows import Found, LineFault, Row, numbered_lines, texts_in
 from regard.errors import DatasetError
-from regard.media.find import VIDEO_SUFFIXES
+from regard.media.source_file import VIDEO_SUFFIXES
 from regard.util.safe_io import json_of
 
 _SENTENCES = "sents_*_lc_nopunc.txt"
