@@ -39,7 +39,7 @@ def test_every_item_gets_the_row_of_its_caption(folder: Path, tmp_path: Path, fo
     for row, path in zip(found, paths, strict=True):
         if path.endswith(("002.jpg", "007.jpg")):
             assert set(row) == {"unit", "index", "file", "error"}
-            assert "no picture that can be read" in row["error"] or path in row["error"]
+            assert "not a picture that can be read" in row["error"] or path in row["error"]
             continue
         caption = model.caption(path, **bulk_jobs.QUICK)
         assert row["caption"] == caption.text

@@ -28,8 +28,8 @@ from regard.bulk.containers import (
 from regard.bulk.filesystem import Entry, Place, Places
 from regard.data.rows import delimiter_of
 from regard.errors import ConfigError, DatasetError, MediaError
-from regard.media.find import medium_by_name, series_in
-from regard.types.media import DICOM_SUFFIXES
+from regard.media.find import series_in
+from regard.media.source_file import DICOM_SUFFIXES, medium_by_name
 
 PLAN = "_plan.json"
 """A folder that holds it has what bulk work wrote, which is no source even inside of one."""

@@ -25,12 +25,13 @@ from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with
 from regard.data.formats import load_dataset
 from regard.data.rows import texts_in
 from regard.errors import DatasetError, MissingExtra
-from regard.types import MEDIA, Media
+from regard.media.source_file import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES
+from regard.types import Media
 
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
 _PLACE = re.compile(r"(?P<tar>.+)#(?P<offset>\d+)\+(?P<size>\d+)!(?P<name>[^!/]+)")
-_SUFFIXES = frozenset[str]().union(*(medium.suffixes for medium in MEDIA.values()))
+_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
 
 
 @dataclass(frozen=True)
