@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from regard.bulk import Done, Run
+    from regard.bulk import BulkRun, FinishedUnit
 
 _EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
@@ -98,14 +98,14 @@ def bulk(
 class _Watch:
     """Shows on standard error how much is done, how fast, and what is left: a bar, or lines."""
 
-    def __init__(self, todo: Run) -> None:
+    def __init__(self, todo: BulkRun) -> None:
         units, self._rows, self._failed = todo.there
         self._units, self._all_units = units, todo.plan.units
         self._items = todo.plan.items
         self._now = self._units_now = 0
         self._began = self._said = time.monotonic()
 
-    def pass_on(self, parts: Iterable[Done]) -> Iterator[Done]:
+    def pass_on(self, parts: Iterable[FinishedUnit]) -> Iterator[FinishedUnit]:
         """Pass units on as they come."""
         bar = self._bar()
         task = bar.add_task("captioning", total=self._all_units) if bar else None
