@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.cuda_graphs import Captured, Outputs, recorder_for
 from benchmarks.device_beam import search
 from regard.config import DecoderConfig
-from regard.decoding.filters import Ids
+from regard.decoding.topk import Ids
 from regard.model.decoder import AttentionDecoder
 from regard.native import dispatch
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
