@@ -1,4 +1,4 @@
-"""`regard bench decode`: annotations to captions."""
+"""`python -m benchmarks decode`: annotations to captions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import SQUARE, GemmPeak, take_turns
+from benchmarks.measure import SQUARE, GemmPeak, Report, take_turns
 from benchmarks.memory import peak_of
 from benchmarks.plain import Plain
-from benchmarks.report import Report
 from benchmarks.textbook import Textbook
 from benchmarks.textbook_beam import search
 from benchmarks.workload import (

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from regard.data import AnnotationStore, CaptionDataset, StoreKey, load_dataset
-from regard.data.shard_writer import write_shards
-from regard.data.shards import MANIFEST, load_shards
+from regard.data.shards import MANIFEST, load_shards, write_shards
 from regard.util.atomic import recovered
 from tests.fuzz.processes import KILLED, ended, start
 from tests.fuzz.tally import Tally

@@ -26,7 +26,7 @@ from regard.bulk.containers import (
     parts_of_tar,
 )
 from regard.bulk.filesystem import Entry, Place, Places
-from regard.data.rows import delimiter_of
+from regard.data.dataset import delimiter_of
 from regard.errors import ConfigError, DatasetError, MediaError
 from regard.media.find import series_in
 from regard.media.source_file import DICOM_SUFFIXES, medium_by_name
