@@ -10,11 +10,11 @@ import fsspec
 import pytest
 
 from regard.config import EncoderConfig
-from regard.config.io import override
 from regard.data import CaptionDataset, CaptionedItem, load_dataset
 from regard.data.shards import load_captions, load_shards, names_shards, read_item, write_shards
 from regard.errors import ConfigError, DatasetError
 from regard.media import read_image
+from regard.recipes import override
 from regard.training import train
 from tests.helpers import toys
 
