@@ -22,7 +22,7 @@ from regard import CheckpointError, DatasetError, MediaError, RegardError
 from regard.captioner import Captioner
 from regard.checkpoint.folder import file_digest, load_checkpoint
 from regard.checkpoint.onnx_manifest import MANIFEST
-from regard.cli.files import OutputFolder
+from regard.cli.output import OutputFolder
 from regard.config import EncoderConfig
 from regard.data.store import AnnotationStore, StoreKey
 from regard.errors import ConfigError
@@ -224,7 +224,7 @@ def test_what_is_written_for_a_file_stays_in_the_folder(name: str, tmp_path: Pat
 
 
 def test_a_name_of_a_model_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from regard.cli.models import info
+    from regard.cli.models_command import info
 
     folder = shutil.copytree(find_model(None, "volume"), tmp_path / "model")
     values = json.loads((folder / "config.json").read_text("utf-8")) | {"name": "[/red]x[link=y]"}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from regard.bulk import open_run
-from regard.bulk.ray_cluster import _UnitWorker, _unwrapped
+from regard.bulk.engines import _UnitWorker, _unwrapped
 from regard.errors import ConfigError
 from tests.fuzz import bulk
 from tests.helpers import bulk_jobs
@@ -107,7 +107,7 @@ def test_what_a_worker_raised_is_what_is_said() -> None:
     outer.cause.__cause__ = inner
     assert _unwrapped(outer) is inner
     lost = _unwrapped(RuntimeError("trace\nThe actor died"))
-    assert str(lost).startswith("Ray could not go on: The actor died.")
+    assert str(lost).startswith("Ray could not continue: The actor died.")
 
 
 @pytest.mark.long

@@ -11,14 +11,13 @@ import torch
 
 from regard.captioner import Captioner
 from regard.config import Recipe, VideoConfig
-from regard.config.io import override
 from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.media.video.video_reader import read_clip
 from regard.metrics import java
 from regard.metrics.evaluate import evaluate
 from regard.model_pool import ModelPool
-from regard.recipes import find_recipe
+from regard.recipes import find_recipe, override
 from regard.training import train
 from regard.training.logs import Silent
 from tests.helpers import clips, toys

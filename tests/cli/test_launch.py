@@ -81,7 +81,7 @@ def test_interrupted_ranks_may_write_what_they_have_encoded(
     monkeypatch.setattr(launch, "_over", interrupted)
     assert launch.launch([], 1, 1, tmp_path) == 130
     assert (tmp_path / "written").exists()
-    assert "what is encoded is kept" in capsys.readouterr().err
+    assert "encoded annotations are kept" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(600)

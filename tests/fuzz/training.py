@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from regard.config import EncoderConfig, Recipe
-from regard.config.io import override
 from regard.errors import RankLost
+from regard.recipes import override
 from regard.util.atomic import recovered
 from tests.fuzz.processes import KILLED, ended, start_ranks
 from tests.fuzz.tally import Tally

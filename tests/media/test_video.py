@@ -13,7 +13,7 @@ from PIL import Image
 from regard.errors import MediaError
 from regard.media import read_media
 from regard.media.video import pyav, video_reader
-from regard.media.video.frame_sampling import Choice, choose_frames
+from regard.media.video.frames import Choice, choose_frames
 from regard.media.video.video_reader import read_clip
 from regard.types import Clip
 from tests.helpers import clips

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from regard.cli.launch import LOST
 from regard.cli.main import main
 from regard.config import EncoderConfig, Recipe
-from regard.config.io import override
 from regard.data import CaptionDataset
 from regard.errors import ConfigError
 from regard.model.rng import Draws, bernoulli, choose, exponential
+from regard.recipes import override
 from regard.training import loop, train
 from regard.training.batches import Chunk
 from regard.training.devices import Devices

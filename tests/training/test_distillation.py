@@ -8,8 +8,9 @@ import torch
 
 from regard.captioner import Captioner
 from regard.config import ObjectiveConfig, Recipe
-from regard.config.io import from_dict, override, to_dict
+from regard.config.io import from_dict, to_dict
 from regard.errors import ConfigError
+from regard.recipes import override
 from regard.training import train
 from regard.training.devices import Devices
 from regard.training.distillation import absolute_teachers, mean_probs, open_teachers

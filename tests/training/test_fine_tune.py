@@ -11,12 +11,12 @@ import torch
 
 from regard.captioner import Captioner
 from regard.config import EncoderConfig, ObjectiveConfig, Recipe
-from regard.config.io import override
 from regard.errors import CheckpointError, ConfigError
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import build_encoder
 from regard.model.encoders.onnx_encoder import encode_with
 from regard.pretrained import shipped_models
+from regard.recipes import override
 from regard.text.vocabulary import (
     SPECIALS,
     UNKNOWN,

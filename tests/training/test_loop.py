@@ -11,11 +11,11 @@ import torch
 from regard.captioner import Captioner
 from regard.checkpoint.folder import load_checkpoint
 from regard.config import EncoderConfig, Recipe
-from regard.config.io import override
 from regard.data.shards import read_item
 from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
 from regard.model.encoders import build_encoder
 from regard.model.encoders.efficientnet_lite import EfficientNetLite
+from regard.recipes import override
 from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
 from regard.training.devices import Devices

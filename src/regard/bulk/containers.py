@@ -1,7 +1,7 @@
-"""WebDataset tars: files whose names agree up to the first dot are a sample.
+"""Files that hold files: WebDataset tars and Parquet.
 
-Every picture, clip or scan in a tar is an item; a sample without any is an item that failed. What
-else a sample holds is not read.
+In a tar, files whose names agree up to the first dot are a sample. Every picture, clip or scan in
+it is an item; a sample without any is an item that failed. Other files of a sample are not read.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any, BinaryIO, cast
 
 from regard.bulk.filesystem import Place
 from regard.errors import DatasetError, MediaError, MissingExtra
-from regard.media.find import medium_by_name
+from regard.media.source_file import medium_by_name
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-_BUFFER = 2**22  # bytes that are asked of a place at a time
+_BUFFER = 2**22  # bytes per read
 _NO_MEDIA = "its sample holds no picture, clip or scan."
 _FAULTS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
 def parts_of_tar(place: Place, path: str, size: int) -> Iterator[tuple[int, int | None]]:
-    """Yield runs of whole samples: the byte where each begins, and how many items it has.
+    """Yield runs of whole samples: the byte where each starts, and its number of items.
 
-    Only headers are read, and only on this machine: elsewhere each would be a request of its own,
-    and a compressed tar has no other way in than its beginning. Those are one run, of nobody knows
-    how many items.
+    Only headers are read, and only of local uncompressed tars. Elsewhere each header would be a
+    request of its own, and a compressed tar can only be read from its start. Such a tar is one run
+    of an unknown number of items.
 
     Args:
-        place: of the tar.
-        path: there.
-        size: items after which a run ends with its sample.
+        place: file system of the tar.
+        path: of the tar.
+        size: number of items after which a run ends with its sample.
     """
     if not place.is_local or not path.lower().endswith(".tar"):
         yield 0, None
@@ -49,7 +49,7 @@ def parts_of_tar(place: Place, path: str, size: int) -> Iterator[tuple[int, int 
                     begun, count = begins, 0
                 count += 1
     except _FAULTS:
-        yield begun, None  # whoever reads it says what is wrong
+        yield begun, None  # the error is reported when the items are read
         return
     if count:
         yield begun, count
@@ -58,22 +58,22 @@ def parts_of_tar(place: Place, path: str, size: int) -> Iterator[tuple[int, int 
 def files_of_tar(
     place: Place, path: str, at: int, count: int | None
 ) -> Iterator[tuple[str, bytes | None, str]]:
-    """Yield the name of each item of a run, its bytes, and what is wrong with it, "" for nothing.
+    """Yield the name of each item of a run, its bytes, and the reason if it failed, else "".
 
-    A tar that is damaged ends with an item that says so.
+    A damaged tar ends with an item that failed.
 
     Args:
-        place: of the tar.
-        path: there.
-        at: the byte where the run begins.
-        count: items; None: to the end.
+        place: file system of the tar.
+        path: of the tar.
+        at: the byte where the run starts.
+        count: number of items; None: to the end.
     """
     name, found = place.url(path), 0
     mode = "r|" if path.lower().endswith(".tar") else "r|gz"
     try:
         with place.open(path) as raw:
             raw.seek(at)
-            # Not tarfile's own buffer: it copies all that is left in it at every read.
+            # tarfile's own buffer copies all its remaining bytes at every read.
             buffered = io.BufferedReader(cast("io.RawIOBase", raw), _BUFFER)
             with tarfile.open(fileobj=buffered, mode=mode) as tar:
                 for member, _, fault in _items(tar):
@@ -95,14 +95,14 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _items(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, int | None, str]]:
-    """Yield a member for each item, where its sample begins, and what is wrong with it.
+    """Yield a member for each item, where its sample starts, and the reason if it failed.
 
-    Where the sample begins is given with its first item only.
+    The start of the sample is given with its first item only, else it is None.
     """
     first: tarfile.TarInfo | None = None
     key, items = "", 0
     while (member := tar.next()) is not None:
-        tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would keep them all
+        tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else all are kept
         base = os.path.basename(member.name)
         if member.isdir() or base.startswith((".", "__")):
             continue
@@ -113,16 +113,16 @@ def _items(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, int | None, 
             key, first, items = own, member, 0
         if medium_by_name(member.name) is not None:
             items += 1
-            fault = "" if member.isreg() else "it is a link or a device; a file was wanted."
+            fault = "" if member.isreg() else "it is a link or a device; a file was expected."
             yield member, first.offset if items == 1 else None, fault
     if first is not None and not items:
         yield first, first.offset, _NO_MEDIA
 
 
 FILE_COLUMNS = ("file", "path", "url", "image", "filename", "file_name")
-"""Columns that name files, the first of them that a list has."""
+"""Columns that may name files; the first of them in a list is used."""
 _COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "video", "mp4", "nii", *FILE_COLUMNS)
-"""Columns that hold or name them, likewise."""
+"""Columns of Parquet that may hold or name files; likewise."""
 
 _ROWS_AT_ONCE = 64
 
@@ -130,10 +130,10 @@ _ROWS_AT_ONCE = 64
 def chosen_column(
     names: Iterable[str], column: str | None, usual: tuple[str, ...], source: str
 ) -> str:
-    """Return the column to read: the one that was asked for, else the first usual one.
+    """Return the column to read: `column` if given, else the first usual one.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: there is no such column.
     """
     names = list(names)
     for name in [column] if column else usual:
@@ -149,17 +149,17 @@ def chosen_column(
 def parts_of_parquet(
     place: Place, path: str, size: int, column: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield runs of rows by their column, row group, place in it, number in the file and length.
+    """Yield runs of rows: column, row group, first row in the group and in the file, length.
 
     Args:
-        place: of the file.
-        path: there.
-        size: most rows of a run; none goes over two row groups.
-        column: that is read; None: a usual one.
+        place: file system of the file.
+        path: of the file.
+        size: largest number of rows of a run; a run lies in one row group.
+        column: to read; None: the first usual one.
 
     Raises:
         DatasetError: there is no such column.
-        MediaError: it is no Parquet file.
+        MediaError: the file is not Parquet.
         MissingExtra: pyarrow is not installed.
     """
     with _opened(place, path) as file:
@@ -178,9 +178,9 @@ def parts_of_parquet(
 def values_of_parquet(
     place: Place, path: str, column: str, group: int, at: int, count: int
 ) -> Iterator[tuple[bytes | str | None, str]]:
-    """Yield the bytes or path of each row of a run, None where there is none, and its file's name.
+    """Yield the bytes or path of each row of a run, or None, and the name of its file.
 
-    The rows of the group before the run are read, too: they lie in the same pages.
+    The rows of the group before the run are read as well: they lie in the same pages.
 
     Raises:
         MediaError: the file is damaged, or its column holds neither bytes nor paths.
@@ -199,13 +199,13 @@ def values_of_parquet(
 
 def _value(value: Any, column: str) -> tuple[bytes | str | None, str]:
     name = ""
-    if isinstance(value, dict):  # the bytes and the name of a picture, as data sets store it
+    if isinstance(value, dict):  # {"bytes": ..., "path": ...}, as Hugging Face data sets have it
         name = value.get("path") or ""
         value = value.get("bytes") or value.get("path")
     if value is None or isinstance(value, bytes | str):
         return value or None, name
     raise MediaError(
-        f"the column {column!r} holds {type(value).__name__}; bytes or paths were wanted."
+        f"the column {column!r} holds {type(value).__name__}; bytes or paths were expected."
     )
 
 

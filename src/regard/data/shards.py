@@ -34,12 +34,13 @@ from regard.data.dataset import (
 from regard.data.formats import load_dataset
 from regard.errors import ConfigError, DatasetError, MissingExtra
 from regard.media import is_there
-from regard.types import MEDIA, Media
+from regard.media.source_file import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES
+from regard.types import Media
 
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
 _PLACE = re.compile(r"(?P<tar>.+)#(?P<offset>\d+)\+(?P<size>\d+)!(?P<name>[^!/]+)")
-_SUFFIXES = frozenset[str]().union(*(medium.suffixes for medium in MEDIA.values()))
+_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
 _OVERHEAD = 3 * 512  # bytes of a tar for each sample: two headers and padding
 
 
@@ -228,7 +229,7 @@ def _listed(path: str) -> list[tuple[str, Sample]]:
             for sample in shard["samples"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is no list of shards, or damaged: {error!r}.") from error
+        raise DatasetError(f"{path} is not a list of shards, or is damaged: {error!r}.") from error
 
 
 def _checked(sample: dict[str, Any]) -> dict[str, Any]:

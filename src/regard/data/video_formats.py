@@ -24,7 +24,7 @@ from typing import Any
 
 from regard.data.dataset import UNUSED, Entry, LineFault, Row, numbered_lines, texts_in
 from regard.errors import DatasetError
-from regard.types import MEDIA
+from regard.media.source_file import VIDEO_SUFFIXES
 from regard.util.safe_io import json_of
 
 _SENTENCES = "sents_*_lc_nopunc.txt"
@@ -59,7 +59,7 @@ class _Clips:
     def __init__(self, folder: Path, usual: str) -> None:
         self._usual = usual
         files = sorted(folder.iterdir()) if folder.is_dir() else []
-        self._names = {f.stem: f.name for f in files if f.suffix.lower() in MEDIA["video"].suffixes}
+        self._names = {f.stem: f.name for f in files if f.suffix.lower() in VIDEO_SUFFIXES}
 
     def file(self, name: str) -> str:
         """Return the file name of a clip, with the usual suffix if there is no such file."""
@@ -100,7 +100,9 @@ def _mapping(folder: Path) -> dict[str, str]:
         return {}
     pairs = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
-        raise DatasetError(f"{path} is no mapping; wanted lines such as `-4wsuPCjDBc_5_15 vid1`.")
+        raise DatasetError(
+            f"{path} is not a mapping; expected lines such as `-4wsuPCjDBc_5_15 vid1`."
+        )
     return {name: vid for name, vid in pairs}
 
 
@@ -110,7 +112,7 @@ def _msvd_csv(text: str, path: Path, folder: Path) -> Iterator[Entry]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     wanted = ["VideoID", "Start", "End", "Language", "Description"]
     if not set(wanted) <= set(reader.fieldnames or ()):
-        yield LineFault(1, f"the columns are {reader.fieldnames}; wanted {', '.join(wanted)}")
+        yield LineFault(1, f"the columns are {reader.fieldnames}; expected {', '.join(wanted)}")
         return
     for record in reader:
         name, start, end, language, caption = (record[column] for column in wanted)

@@ -1,11 +1,10 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import digest_of, find_files, is_there, medium_of, medium_of_bytes
+from regard.media.find import digest_of, find_files
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
     cell_centre,
-    clip_grid,
     image_grid,
     places_of,
     real_mask,
@@ -18,12 +17,11 @@ from regard.media.preprocess import (
     PreprocessingSpec,
     ScanSpec,
     Spec,
-    covered_extent,
     preprocess,
     preprocess_pixels,
-    spec_digest,
 )
 from regard.media.reader import Input, prepare, read_media
+from regard.media.source_file import is_there, medium_of, medium_of_bytes
 
 __all__ = [
     "ClipSpec",
@@ -34,8 +32,6 @@ __all__ = [
     "cell_at",
     "cell_bounds",
     "cell_centre",
-    "clip_grid",
-    "covered_extent",
     "digest_of",
     "find_files",
     "image_grid",
@@ -50,6 +46,5 @@ __all__ = [
     "read_media",
     "real_mask",
     "scan_grid",
-    "spec_digest",
     "world_of",
 ]

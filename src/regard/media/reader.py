@@ -1,6 +1,7 @@
-"""From any source to what a network reads: one way in for pictures, clips and scans.
+"""Reads media for an encoder: from any source to the network's input and the grid of its cells.
 
-The type of the encoder's specification says which medium it reads.
+A `Reader` is all that is known of an encoder without its weights. Captioning with exported graphs
+needs no more, and no torch. The type of its specification tells which medium it reads.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from regard.media.preprocess import (
     Spec,
     preprocess,
     preprocess_pixels,
+    resample,
 )
 from regard.types import MEDIA, Clip, Grid, Media, Scan
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a network reads of one item, and where its cells lie.
+    """The network's input for one item, and the grid of its cells.
 
     Attributes:
         pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip, (1, slices, rows, cols) of a
@@ -52,13 +54,13 @@ def read_media(
     report: Callable[[int, int], None] | None = None,
     shown: bool = True,
 ) -> Media:
-    """Read a picture, clip or scan, whichever the specification is for.
+    """Read a picture, clip or scan, as the specification says.
 
     Args:
-        source: what `read_image`, `read_clip` or `read_scan` reads; or what they have read.
+        source: anything that `read_image`, `read_clip` or `read_scan` reads, or their result.
         spec: the encoder's.
-        name: what messages and results call it.
-        report: is told, while a clip is decoded, how many of how many frames are.
+        name: used in messages and results.
+        report: called while a clip is decoded, with the frames done and the frames in all.
         shown: see `read_image`.
 
     Raises:
@@ -67,9 +69,10 @@ def read_media(
     """
     if isinstance(source, Media):
         if source.medium != spec.medium:
+            came = MEDIA[source.medium]
             raise MediaError(
-                f"{source.name} was read as {MEDIA[source.medium].phrase}, and this model reads "
-                f"{MEDIA[spec.medium].noun}s. Use a model for {MEDIA[source.medium].noun}s."
+                f"{source.name} was read as {came.phrase}, but this model reads "
+                f"{MEDIA[spec.medium].noun}s. Use a model for {came.noun}s."
             )
         return source
     if isinstance(spec, ClipSpec):
@@ -93,24 +96,16 @@ def prepare(media: Media, spec: Spec, grid_shape: tuple[int, ...]) -> Input:
     """
     if isinstance(spec, ClipSpec):
         assert isinstance(media, Clip)
-        return _clip(media, spec, grid_shape)
-    if isinstance(spec, ScanSpec):
-        from regard.media.scan.scan_reader import resample
-
+        pixels = np.zeros(_input_shape(spec), np.float32)
+        for at, frame in enumerate(media.pixels):
+            pixels[at] = preprocess_pixels(frame, spec.picture)
+        grid = clip_grid(media, spec.picture, grid_shape)
+    elif isinstance(spec, ScanSpec):
         assert isinstance(media, Scan)
-        voxels, extent = resample(media, spec)
+        pixels, extent = resample(media, spec)
         grid = scan_grid(media, extent, grid_shape)
-        return Input(voxels, real_mask(grid), grid)
-    grid = image_grid(media.size, spec, grid_shape)
-    return Input(preprocess(media, spec), real_mask(grid), grid)
-
-
-def _clip(clip: Clip, spec: ClipSpec, grid_shape: tuple[int, ...]) -> Input:
-    size = spec.picture.size
-    pixels = np.zeros((spec.frames, 3, size, size), np.float32)
-    for at, frame in enumerate(clip.pixels):
-        pixels[at] = preprocess_pixels(frame, spec.picture)
-    grid = clip_grid(clip, spec.picture, grid_shape)
+    else:
+        pixels, grid = preprocess(media, spec), image_grid(media.size, spec, grid_shape)
     return Input(pixels, real_mask(grid), grid)
 
 
@@ -126,7 +121,7 @@ class Reader:
         spec: the preprocessing that its pixels need; stored in every checkpoint.
         input_shape: of one item's pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip,
             (1, slices, rows, cols) of a scan.
-        pictures_per_item: how many pictures' worth of work an item is: a clip's frames.
+        pictures_per_item: the work for one item, in pictures; for a clip, the number of frames.
         frames_alone: whether each vector of a clip depends on its own frame alone.
     """
 
@@ -135,14 +130,14 @@ class Reader:
     annotation_dim: int
     grid_axes: tuple[str, ...]
     grid_shape: tuple[int, ...]
-    spec: Any  # a Spec; children say which
+    spec: Any  # a Spec; subclasses narrow it
     input_shape: tuple[int, ...]
     pictures_per_item: int = 1
     frames_alone: bool = False
 
     @property
     def medium(self) -> str:
-        """What it reads: "image", "video" or "volume"."""
+        """The medium that it reads: "image", "video" or "volume"."""
         return self.spec.medium
 
     def read(
@@ -157,7 +152,7 @@ class Reader:
         return read_media(source, self.spec, name=name, report=report, shown=shown)
 
     def prepare(self, media: Media) -> Input:
-        """Return the pixels, mask and grid of what `read` gave."""
+        """Return the pixels, mask and grid of media that `read` returned."""
         return prepare(media, self.spec, self.grid_shape)
 
     def of_clips(self, config: VideoConfig) -> StoredReader:
@@ -175,7 +170,7 @@ class Reader:
 
 
 class StoredReader(Reader):
-    """A reader made from what a checkpoint says of its encoder."""
+    """The reader of an encoder that a checkpoint describes."""
 
     def __init__(
         self,
@@ -188,7 +183,7 @@ class StoredReader(Reader):
         pictures_per_item: int = 1,
         frames_alone: bool = False,
     ) -> None:
-        """Take the values as they are; see `Reader`."""
+        """Store the values; see `Reader`."""
         self.spec, self.name, self.level = spec, name, level
         self.annotation_dim, self.grid_shape = annotation_dim, grid_shape
         self.grid_axes = MEDIA[self.medium].axes[: len(grid_shape)]
@@ -197,18 +192,18 @@ class StoredReader(Reader):
 
     @classmethod
     def of(cls, config: dict[str, Any], *, pictures_per_item: int = 1) -> StoredReader:
-        """Read a checkpoint's `config.json`.
+        """Return the reader that a checkpoint's `config.json` describes.
 
         Raises:
-            CheckpointError: its preprocessing is no specification that is known.
+            CheckpointError: its preprocessing is not a known specification.
         """
         encoder, asked = config["encoder"], config["recipe"].get("encoder", {})
         try:
             spec = from_dict(SPECS[config["medium"]], config["preprocessing"], "preprocessing")
         except (ConfigError, UnknownName, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"config.json names no preprocessing that is known: {error}. It was changed by "
-                "hand, or made by another version."
+                f"the preprocessing in config.json is not known: {error}. The file was edited, or "
+                "written by another version."
             ) from error
         return cls(
             spec,
@@ -223,14 +218,9 @@ class StoredReader(Reader):
 
 
 def clip_spec(picture: PreprocessingSpec, config: VideoConfig) -> ClipSpec:
-    """Return how a clip is read whose frames are prepared as pictures are."""
+    """Return the specification of a clip whose frames are prepared as pictures are."""
     return ClipSpec(
-        picture=picture,
-        frames=config.frames,
-        choice=config.choice,
-        take=config.take,
-        first_frames=config.first_frames,
-        every=config.every,
+        picture, config.frames, config.choice, config.take, config.first_frames, config.every
     )
 
 

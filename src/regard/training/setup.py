@@ -121,22 +121,19 @@ def _load_saved(out: Path) -> tuple[Checkpoint, dict[str, Any]]:
 
 def _resolve(recipe: Recipe, reporter: Reporter, devices: Devices) -> Recipe:
     """Make paths absolute, so that a run can be resumed from any folder, and choose "auto"."""
-    encoder = recipe.encoder
-    if encoder.weights:
-        encoder = replace(encoder, weights=str(Path(encoder.weights).absolute()))
+    data, weights = recipe.data, recipe.encoder.weights
+    places = {key: _absolute(getattr(data, key)) for key in ("annotations", "images", "store")}
     return replace(
         recipe,
-        data=_absolute_paths(recipe.data),
-        encoder=encoder,
+        data=replace(data, **places),
+        encoder=replace(recipe.encoder, weights=_absolute(weights)),
         objective=absolute_teachers(recipe.objective),
         training=_choose_precision(recipe.training, reporter, devices),
     )
 
 
-def _absolute_paths(config: DataConfig) -> DataConfig:
-    places = {key: getattr(config, key) for key in ("annotations", "images", "store")}
-    local = {k: v for k, v in places.items() if v and "://" not in v}
-    return replace(config, **{k: str(Path(v).absolute()) for k, v in local.items()})
+def _absolute(place: str) -> str:
+    return str(Path(place).absolute()) if place and "://" not in place else place
 
 
 def _choose_precision(
@@ -236,7 +233,7 @@ def _check_item_count(splits: Splits) -> None:
     if len(items) < _FEWEST_ITEMS:
         raise ConfigError(
             f"data.familiarity is true, and {len(items)} training items are too few to say what "
-            f"is familiar; wanted {_FEWEST_ITEMS} or more. Set it to false."
+            f"is familiar; expected {_FEWEST_ITEMS} or more. Set it to false."
         )
 
 

@@ -1,17 +1,20 @@
-"""`regard data`: look after data sets."""
+"""`regard data`: checks, shards and synthetic data sets."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from regard.cli import options
+from regard.cli.progress import reporting
 from regard.errors import ConfigError, UnknownName
 
 app = typer.Typer(
-    help="Check your own data, write shards; make scenes whose truth is known.",
+    help="Check your own data, write shards, or make synthetic data whose truth is known.",
     no_args_is_help=True,
 )
 
@@ -24,18 +27,16 @@ def check(
             help="CSV, JSONL, Karpathy, COCO or MSR-VTT JSON, Flickr8k tokens, MSVD's folder."
         ),
     ],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
-    ] = None,
+    images: options.Images = None,
     kind: Annotated[
         str,
         typer.Option(
             help="auto, karpathy, coco, flickr8k, csv, jsonl, msvd, msvd_csv, msrvtt or clips."
         ),
     ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Report everything that is wrong with a data set; status 1 where anything is."""
+    """Report everything that is wrong with a data set; the status is then 1."""
     from regard.data.check import check_dataset
 
     report = check_dataset(annotations, images or "", kind=kind)
@@ -45,18 +46,12 @@ def check(
 
 @app.command()
 def shard(
-    dataset: Annotated[
-        str,
-        typer.Argument(help="Captions, as `regard data check` takes them."),
-    ],
+    dataset: Annotated[str, typer.Argument(help="Captions, as for `regard data check`.")],
     out: Annotated[str, typer.Argument(help="Folder to write into, or an fsspec URL of one.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures, clips or scans.")
-    ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Megabytes of a shard at most.")] = 256,
+    images: options.Images = None,
+    size: Annotated[int, typer.Option(min=1, help="Largest size of a shard in megabytes.")] = 256,
 ) -> None:
     """Write a data set as WebDataset shards, which `regard train --data` takes."""
-    from regard.cli.output import reporting
     from regard.data import load_dataset
     from regard.data.shards import write_shards
 
@@ -65,7 +60,7 @@ def shard(
             load_dataset(dataset, images or ""),
             out,
             size=size * 10**6,
-            report=lambda done, total: report("writing", done, total),
+            report=partial(report, "writing"),
         )
     typer.echo(manifest)
 
@@ -79,7 +74,7 @@ def synthetic(
         int, typer.Option(min=0, help="Validation scenes, of other combinations.")
     ] = 500,
     test: Annotated[int, typer.Option(min=0, help="Test scenes, of yet others.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     size: Annotated[
         int | None, typer.Option(help="Side of the pictures (64) or frames (32) in pixels.")
     ] = None,
@@ -93,7 +88,7 @@ def synthetic(
     if medium not in writers:
         raise UnknownName("medium", medium, writers)
     if size is not None and medium == "volume":
-        raise ConfigError(f"--size is {size}, and volumes have the size in millimetres they have.")
+        raise ConfigError(f"--size is {size}, and volumes have a fixed size. Leave it out.")
     sizes = {} if size is None else {"size": size}
     path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
     typer.echo(str(path))
@@ -107,11 +102,10 @@ def hippocampus(
     out: Annotated[Path, typer.Argument(help="Folder to write into.")],
     captions: Annotated[int, typer.Option(min=1, help="Captions of each real scan.")] = 6,
     copies: Annotated[int, typer.Option(min=0, help="Warped copies of each training scan.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
 ) -> None:
     """Caption hippocampus scans by rule from their masks: rule-made text on real scans."""
     from projects.hippocampus.data import write_hippocampus
-    from regard.cli.output import reporting
 
     with reporting() as report:
         made = write_hippocampus(
@@ -120,6 +114,6 @@ def hippocampus(
             captions=captions,
             copies=copies,
             seed=seed,
-            report=lambda done, total: report("measuring", done, total),
+            report=partial(report, "measuring"),
         )
     typer.echo(str(made))

@@ -1,4 +1,4 @@
-"""`regard models` and `regard info`."""
+"""`regard models`, `regard info` and `regard export`: models, their contents, their graphs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from regard.cli import options
 from regard.cli.output import json_line, tables
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 _SCORES = {"bleu4": "BLEU-4", "meteor": "METEOR", "cider_d": "CIDEr-D"}
 
 
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
+def models(as_json: options.JsonLines = False) -> None:
     """List the models that ship with regard."""
     from regard.pretrained import shipped_models
 
@@ -38,18 +37,40 @@ def models(
             record["name"],
             ", ".join(record["default_for"]),
             f"{record['bytes'] / 1e6:.1f} MB",
-            *(_shown(record["scores"].get(key)) for key in _SCORES),
+            *(_score(record["scores"].get(key)) for key in _SCORES),
         )
     tables().print(table)
 
 
+def _record(name: str, folder: Path) -> dict[str, Any]:
+    from regard.pretrained import DEFAULTS
+
+    metrics = folder / "metrics.json"
+    return {
+        "name": name,
+        "folder": str(folder),
+        "default_for": [medium for medium, default in DEFAULTS.items() if default == name],
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "scores": json.loads(metrics.read_text("utf-8")).get("scores", {})
+        if metrics.is_file()
+        else {},
+    }
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="Folder, shipped model or hub id; else the shipped one.")
+        str | None,
+        typer.Argument(help="Folder, shipped model or hub id; by default the shipped model."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The whole config as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole config as JSON.")
+    ] = False,
 ) -> None:
-    """Show what a model is made of."""
+    """Show the parts and the settings of a model."""
     from regard.checkpoint.folder import load_checkpoint
     from regard.checkpoint.onnx_manifest import read_manifest
     from regard.pretrained import find_model
@@ -63,7 +84,7 @@ def info(
         return
     table = Table(show_header=False, box=None)
     for label, value in _described(checkpoint, graphs).items():
-        table.add_row(label, Text(value))  # a stranger's text is no markup
+        table.add_row(label, Text(value))  # Text, so that a name is not read as markup
     tables().print(table)
 
 
@@ -84,25 +105,35 @@ def _described(checkpoint: Checkpoint, graphs: OnnxManifest | None) -> dict[str,
         "runs on": f"onnxruntime ({graphs.precision} encoder) or torch" if graphs else "torch",
         "recipe": str(config["recipe"].get("name")),
         "made by": f"regard {config.get('regard_version')}",
-        **{key: _shown(value) for key, value in checkpoint.metrics.get("scores", {}).items()},
+        **{key: _score(value) for key, value in checkpoint.metrics.get("scores", {}).items()},
         "scored on": ", ".join(f"{key} {value}" for key, value in settings.items()) or "–",
     }
 
 
-def _record(name: str, folder: Path) -> dict[str, Any]:
-    from regard.pretrained import DEFAULTS
+def export(
+    model: Annotated[str, typer.Argument(help="Folder, shipped model or hub id.")],
+    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a copy with the graphs; by default the model's own."),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise the encoder to 8 bits; needs --calibrate.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Folder of pictures like those to be captioned, for --int8.")
+    ] = None,
+) -> None:
+    """Export a trained model to ONNX: it then captions and explains without torch.
 
-    metrics = folder / "metrics.json"
-    return {
-        "name": name,
-        "folder": str(folder),
-        "default_for": [medium for medium, default in DEFAULTS.items() if default == name],
-        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
-        "scores": json.loads(metrics.read_text("utf-8")).get("scores", {})
-        if metrics.is_file()
-        else {},
-    }
+    Writes the graphs of encoder and decoder beside the model's weights, which they point into.
+    """
+    from regard.errors import needs_torch
+    from regard.media.find import find_files
+    from regard.pretrained import find_model
 
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    with needs_torch("exporting a model"):
+        from regard.export import export_model
+    examples = list(find_files([str(calibrate)])) if calibrate else []
+    folder = export_model(find_model(model), to=to, out=out, int8=int8, examples=examples)
+    typer.echo(str(folder))
