@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 EXPERIMENTS = [p for p in (DOCS / "experiments").glob("*.md") if p.name != "index.md"]
-NAMING_FILES = [*(DOCS / "extend").glob("*.md"), *EXPERIMENTS, ROOT / "CONTRIBUTING.md"]
+NAMING_FILES = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "benchmarks/README.md",
+]
 COMMAND = get_command(app)
 
 
