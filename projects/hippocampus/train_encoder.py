@@ -21,9 +21,8 @@ from projects.hippocampus.data import load_facts, read_marked
 from projects.hippocampus.facts import ANTERIOR, FACTS, POSTERIOR
 from projects.hippocampus.pretrain_masks import Targets, teach_encoder
 from projects.hippocampus.volume_pointing import Solid
-from regard.config.io import override
 from regard.model.encoders import Encoder, TaughtEncoder, build_encoder
-from regard.recipes import find_recipe
+from regard.recipes import find_recipe, override
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def test_every_item_gets_the_row_of_its_caption(folder: Path, tmp_path: Path, fo
     for row, path in zip(found, paths, strict=True):
         if path.endswith(("002.jpg", "007.jpg")):
             assert set(row) == {"unit", "index", "file", "error"}
-            assert "no picture that can be read" in row["error"] or path in row["error"]
+            assert "not a picture that can be read" in row["error"] or path in row["error"]
             continue
         caption = model.caption(path, **bulk_jobs.QUICK)
         assert row["caption"] == caption.text
@@ -295,7 +295,7 @@ def test_media_of_all_kinds_go_to_their_models(tmp_path: Path) -> None:
     assert len({r["model_digest"] for r in found}) == 2
     do(job(tmp_path / "list.txt", tmp_path / "named", model="flickr8k-soft"))
     named = rows(tmp_path / "named")
-    assert "captions images" in named[1]["error"]
+    assert "captions pictures" in named[1]["error"]
     assert [bool(r.get("caption")) for r in named] == [True, False, True]
 
 

@@ -230,8 +230,7 @@ def _use_torch(folder: Path) -> None:
 
 
 def _use_recipe(path: Path) -> None:
-    from regard.config.io import override
-    from regard.recipes import find_recipe
+    from regard.recipes import find_recipe, override
 
     override(find_recipe(str(path)), ["training.epochs=3"])
 

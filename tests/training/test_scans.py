@@ -20,9 +20,8 @@ from projects.hippocampus.rule_facts import (
 )
 from projects.hippocampus.warp import warped
 from regard.captioner import Captioner
-from regard.config.io import override
 from regard.errors import ConfigError
-from regard.recipes import find_recipe
+from regard.recipes import find_recipe, override
 from regard.training import train
 
 nibabel = pytest.importorskip("nibabel")

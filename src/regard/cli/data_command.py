@@ -49,7 +49,7 @@ def shard(
 ) -> None:
     """Write a data set as WebDataset shards, which `regard train --data` takes."""
     from regard.data import load_dataset
-    from regard.data.shard_writer import write_shards
+    from regard.data.shards import write_shards
 
     with reporting() as report:
         manifest = write_shards(

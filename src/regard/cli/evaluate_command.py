@@ -63,14 +63,14 @@ def evaluate(
     from regard.data import load_dataset
     from regard.data.dataset import split_named
     from regard.metrics.evaluate import evaluate as evaluate_captioner
-    from regard.model_pool import Router
+    from regard.model_pool import ModelPool
 
     check_record(json_file, "--json", _SCORE_KEYS, [annotations])
     folder = _own_folder(model) if calibrate or keep_decoding else None
     dataset = load_dataset(annotations, images or "", present_only=present_only)
     split = split_named(split)
     medium = _medium(dataset, split, folder)
-    captioner = Router(model, device=device).captioner(medium)
+    captioner = ModelPool(model, device=device).captioner(medium)
     penalties = options.given(length_penalty=length_penalty, block_ngram=block_ngram)
     decoding = replace(captioner.config.decoding, **penalties)
     with reporting() as report:
@@ -136,7 +136,7 @@ def _calibration(result: EvaluationResult, split: str, beam: int) -> Calibration
 
 
 def _change_model(folder: Path, decoding: Any, found: Calibration | None) -> None:
-    from regard.pipeline import store_decoding
+    from regard.checkpoint.folder import store_decoding
     from regard.reliability.confidence import store_confidence
 
     if decoding is not None:

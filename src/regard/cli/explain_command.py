@@ -14,7 +14,7 @@ from regard.cli.progress import FileProgress
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner, Failure
-    from regard.model_pool import Router
+    from regard.model_pool import ModelPool
     from regard.types import Caption
 
 
@@ -47,10 +47,10 @@ def explain(
     folder = OutputFolder(out, "--out")
     from regard.captioner import Failure
     from regard.explain.outputs import Wanted, write_explanation
-    from regard.model_pool import Router
+    from regard.model_pool import ModelPool
 
-    def load(name: str | None) -> Router:
-        return Router(name, device=device, files=total or 1, covered=occlusion)
+    def load(name: str | None) -> ModelPool:
+        return ModelPool(name, device=device, files=total or 1, covered=occlusion)
 
     router, rivals = load(model), load(compare) if compare else None
     wanted = Wanted(occlusion, animation, smooth, grids)
@@ -79,7 +79,7 @@ def explain(
 
 
 def _rival(
-    rivals: Router, first: Caption, search: dict[str, int | str]
+    rivals: ModelPool, first: Caption, search: dict[str, int | str]
 ) -> tuple[Captioner, Caption] | Failure:
     """Return the second model and its caption of the same file, or why it failed."""
     from regard.captioner import Failure

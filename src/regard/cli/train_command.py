@@ -90,13 +90,13 @@ def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
 
     with needs_torch("training a model"):
         from regard.training import train as train_captioner
-        from regard.training.devices import meet
+        from regard.training.devices import connect
 
     if launched():
         end_with_launcher()
     folder = None
     try:
-        with meet() as devices:
+        with connect() as devices:
             folder = devices.broadcast(choose() if devices.rank == 0 else Path())
             with TrainingProgress(Console(stderr=True, quiet=devices.rank > 0)) as progress:
                 best = train_captioner(
@@ -132,8 +132,7 @@ def _chosen(
     name: str | None, init: str | None, settings: list[str], data: str | None, images: Path | None
 ) -> Recipe:
     """Return the recipe with its changes; with --init it needs no name."""
-    from regard.config.io import override
-    from regard.recipes import FINE_TUNE, find_recipe
+    from regard.recipes import FINE_TUNE, find_recipe, override
 
     named = None if name in (None, FINE_TUNE) else find_recipe(name)
     if init:

@@ -14,11 +14,11 @@ from regard.explain.html import caption_html
 from regard.explain.page import Explained, explanation_page
 from regard.faithfulness.occlusion import occlude
 from regard.media import medium_of_bytes
+from regard.model_pool import NamedModels, WrongMedium
 from regard.serve.admission import Add, Room
 from regard.serve.auth import Buckets, Keys
 from regard.serve.batching import Batcher
 from regard.serve.decoders import Decoders
-from regard.serve.models import Models
 from regard.serve.prometheus import Meters
 from regard.serve.requests import Asked, Refused, Upload, one_line, read_request, status_of
 from regard.serve.settings import Settings
@@ -78,7 +78,7 @@ class Service:
             ConfigError: there is no captioner, or the keys cannot be read.
             MissingExtra: prometheus_client is not installed.
         """
-        self.models = Models(captioners)
+        self.models = NamedModels(captioners)
         self.settings = settings
         self.keys = Keys.read(settings.api_keys, settings.api_key_file)
         self.buckets = Buckets(settings.rate, settings.burst)
@@ -162,6 +162,8 @@ class Service:
                 if kinds != {"image"}:
                     raise Refused(415, "the page takes pictures; send others to /v1/explain.")
                 return Answer(200, await self._explained(asked, work))
+        except WrongMedium:
+            raise
         except (ConfigError, UnknownName) as error:
             return Answer(200, {"error": one_line(error)})
 

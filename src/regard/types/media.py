@@ -13,6 +13,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Medium:
+    """A kind of source: what messages call it, and the axes of the grids that lie on it.
+
+    Attributes:
+        noun: what one file of it is called.
+        phrase: the noun with its article, in full.
+        axes: names of the grid's axes; a temporal grid of a clip has the first alone.
+    """
+
+    noun: str
+    phrase: str
+    axes: tuple[str, ...]
+
+
+MEDIA = {
+    "image": Medium("picture", "a picture", ("rows", "cols")),
+    "video": Medium("clip", "a video clip", ("frames", "rows", "cols")),
+    "volume": Medium("scan", "a scan", ("slices", "rows", "cols")),
+}
+"""All media that are captioned, by the names that models, recipes and JSON use."""
+
+
+@dataclass(frozen=True)
 class Grid:
     """Where the cells of an annotation grid lie on their source.
 
