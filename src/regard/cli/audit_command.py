@@ -149,8 +149,8 @@ def draw(
 
     if (out / _TABLE).exists():
         raise ConfigError(
-            f"{out / _TABLE} exists already and may be filled in. Name another folder, or move it "
-            "away."
+            f"{out / _TABLE} exists already, and somebody may have filled it in. Name another "
+            "folder, or move it away."
         )
     split = split_named(split)
     dataset = load_dataset(annotations, images or "")
