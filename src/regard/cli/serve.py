@@ -48,7 +48,7 @@ def serve(
     if find_spec("uvicorn") is None:  # said before models are loaded
         raise MissingExtra("uvicorn", "serve", "`regard serve`")
     from regard.cli.serving import load_captioners, run
-    from regard.serve.auth import Keys
+    from regard.serve.auth import ApiKeys
     from regard.serve.settings import read_settings
 
     options = {
@@ -61,7 +61,7 @@ def serve(
     }
     given = {name: value for name, value in options.items() if value is not None}
     chosen = read_settings(os.environ, _pairs(settings or []) | given)
-    keys = Keys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
+    keys = ApiKeys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
     captioners = load_captioners(chosen)
     if chosen.workers > 1:
         captioners.clear()  # they can be loaded, which the workers do themselves

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard.errors import MissingExtra, RegardError
 from regard.serve.app import create_app
-from regard.serve.prometheus import FOLDER, log_to, say
+from regard.serve.prometheus import MULTIPROC_DIR, log_event, log_json
 from regard.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ def run(settings: Settings, captioners: Mapping[str, Captioner], listener: socke
         from uvicorn.supervisors import Multiprocess
     except ImportError as error:
         raise MissingExtra("uvicorn", "serve", "`regard serve`") from error
-    log_to(sys.stderr)
+    log_json(sys.stderr)
     if settings.workers == 1:
         make = partial(_application, lambda: captioners, settings)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # once it is drained
         uvicorn.Server(_config(make, settings)).run(sockets=[listener])
         return
     with tempfile.TemporaryDirectory(prefix="regard-counts-") as folder:
-        os.environ[FOLDER] = folder
+        os.environ[MULTIPROC_DIR] = folder
         listener.set_inheritable(True)
         config = _config(partial(_worker, settings), settings)
         supervisor = Multiprocess(config, sockets=[listener])
@@ -87,7 +87,7 @@ def _config(make: Callable[[], Any], settings: Settings) -> Any:
         make,
         factory=True,
         workers=settings.workers,
-        http="regard.serve.timeouts:PatientProtocol",
+        http="regard.serve.timeouts:TimeoutProtocol",
         ws="none",
         lifespan="on",
         log_config=None,
@@ -97,7 +97,7 @@ def _config(make: Callable[[], Any], settings: Settings) -> Any:
         timeout_keep_alive=math.ceil(settings.header_seconds),
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
-    # For PatientProtocol, and for uvicorn, which takes a busy worker for a hung one after 5 s.
+    # For TimeoutProtocol, and for uvicorn, which takes a busy worker for a hung one after 5 s.
     vars(config)["header_seconds"] = settings.header_seconds
     vars(config)["body_seconds"] = settings.body_seconds
     vars(config)["timeout_worker_healthcheck"] = settings.request_seconds
@@ -106,7 +106,7 @@ def _config(make: Callable[[], Any], settings: Settings) -> Any:
 
 def _worker(settings: Settings) -> Any:
     """Make the application in a worker's process; one that cannot is not started again."""
-    log_to(sys.stderr)
+    log_json(sys.stderr)
     try:
         return _application(partial(load_captioners, settings), settings)
     except RegardError as error:
@@ -121,7 +121,7 @@ def _application(load: Callable[[], Mapping[str, Captioner]], settings: Settings
         before = signal.getsignal(number)  # uvicorn's, which is set by now
         if callable(before):
             signal.signal(number, _Draining(service, settings.drain_delay, before))
-    say("ready", models=len(service.models.describe()), keys=bool(service.keys))
+    log_event("ready", models=len(service.models.describe()), keys=bool(service.keys))
     return app
 
 
@@ -134,7 +134,7 @@ class _Draining:
     def __call__(self, number: int, frame: Any) -> None:
         first, self._service.draining = not self._service.draining, True
         if first:
-            say("draining", signal=signal.Signals(number).name)
+            log_event("draining", signal=signal.Signals(number).name)
         if first and self._delay:
             timer = threading.Timer(self._delay, self._then, (number, None))
             timer.daemon = True
