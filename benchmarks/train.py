@@ -1,4 +1,4 @@
-"""`regard bench train`: the training step, as `regard.training.loop` makes it."""
+"""`python -m benchmarks train`: the training step, as `regard.training.loop` makes it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.measure import SQUARE, GemmPeak, best_seconds, take_turns
+from benchmarks.measure import SQUARE, GemmPeak, Report, best_seconds, take_turns
 from benchmarks.memory import peak_of
 from benchmarks.plain import Plain
-from benchmarks.report import Report
 from benchmarks.textbook import Textbook, draw_kept
 from benchmarks.workload import Sizes, Stored, build_decoder, make_batch, step_operations
 from regard.config import ObjectiveConfig, OptimizerConfig

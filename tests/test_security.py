@@ -26,8 +26,9 @@ from regard.cli.files import OutputFolder
 from regard.config import EncoderConfig
 from regard.data.store import AnnotationStore, StoreKey
 from regard.errors import ConfigError
-from regard.media import read_clip, read_image
+from regard.media import read_image
 from regard.media.scan.scan_reader import read_scan
+from regard.media.video.video_reader import read_clip
 from regard.model.encoders import build_encoder
 from regard.pretrained import find_model
 from tests.helpers import toys

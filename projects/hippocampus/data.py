@@ -32,9 +32,9 @@ from projects.hippocampus.facts import (
     thresholds_of,
 )
 from projects.hippocampus.text import caption
+from regard.data.dataset import begin_folder
 from regard.errors import DatasetError, MissingExtra, needs_torch
 from regard.media import ScanSpec, read_media
-from regard.synthetic.scenes import begin_folder
 from regard.types import Scan
 from regard.util.safe_io import json_of, text_of
 

@@ -295,7 +295,7 @@ def test_media_of_all_kinds_go_to_their_models(tmp_path: Path) -> None:
     assert len({r["model_digest"] for r in found}) == 2
     do(job(tmp_path / "list.txt", tmp_path / "named", model="flickr8k-soft"))
     named = rows(tmp_path / "named")
-    assert "captions images" in named[1]["error"]
+    assert "captions pictures" in named[1]["error"]
     assert [bool(r.get("caption")) for r in named] == [True, False, True]
 
 

@@ -100,7 +100,7 @@ def test_hard_attention_from_the_command_line(run: Run, models: Path, pictures: 
         (["caption", "FILE", "--explain", "FILE/sheets"], "cannot be made"),
         (["caption", "FILE", "--model", "SOFT", "--device", "abacus"], "device 'abacus'"),
         (["caption", "FILE", "--model", "SOFT", "--batch-size", "0"], "batch_size is 0"),
-        (["info", "EMPTY"], "is no checkpoint"),
+        (["info", "EMPTY"], "is not a checkpoint"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2_in_every_place(

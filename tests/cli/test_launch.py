@@ -14,6 +14,8 @@ from regard.cli import launch
 from tests.helpers import toys
 from tests.helpers.together import curve
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 name = "toy"
 encoder = { name = "small_cnn", image_size = 32, level = "stride8" }

@@ -12,8 +12,7 @@ import pytest
 from regard.config import EncoderConfig
 from regard.config.io import override
 from regard.data import CaptionDataset, CaptionedItem, load_dataset
-from regard.data.shard_writer import write_shards
-from regard.data.shards import load_captions, load_shards, names_shards, read_item
+from regard.data.shards import load_captions, load_shards, names_shards, read_item, write_shards
 from regard.errors import ConfigError, DatasetError
 from regard.media import read_image
 from regard.training import train

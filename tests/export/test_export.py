@@ -14,7 +14,7 @@ from torch import nn
 from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
 from regard.checkpoint.folder import load_checkpoint
-from regard.checkpoint.onnx_manifest import graphs_of, model_digest
+from regard.checkpoint.onnx_manifest import model_digest, read_manifest
 from regard.config import EncoderConfig, ObjectiveConfig, Recipe, VideoConfig
 from regard.decoding import DecodingOptions, decode
 from regard.errors import CheckpointError, ConfigError, UnknownName
@@ -217,7 +217,7 @@ def test_stale_graphs_are_refused(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"another model.safetensors.*regard export"):
         Captioner.load(copied)
     assert Captioner.load(copied, backend="torch").name == "toy"  # which needs no graphs
-    assert graphs_of(load_checkpoint(export_model(copied))) is not None
+    assert read_manifest(load_checkpoint(export_model(copied))) is not None
 
 
 def test_graphs_of_another_config_are_refused(copied: Path) -> None:
@@ -277,7 +277,7 @@ def test_an_encoder_in_8_bits_sees_nearly_the_same(exported: Path, tmp_path: Pat
         files[-1].write_bytes(toys.jpeg(i))
     folder = export_model(exported, out=tmp_path / "small", int8=True, examples=files)
     light, exact = Captioner.load(folder), Captioner.load(exported)
-    graphs = graphs_of(load_checkpoint(folder))
+    graphs = read_manifest(load_checkpoint(folder))
     assert graphs is not None
     assert graphs.precision == "int8"
     media = [exact.reader.read(file) for file in files]

@@ -101,10 +101,10 @@ def _training(
 
 def _train(recipe: Recipe, out: Path, resume: bool) -> None:
     from regard.training import train
-    from regard.training.devices import meet
+    from regard.training.devices import connect
 
     try:
-        with meet() as devices:
+        with connect() as devices:
             train(recipe, out, resume=resume, devices=devices)
     except RankLost:
         sys.exit(_LOST)

@@ -50,15 +50,15 @@ def learn(recipe: Recipe, pixels: Tensor, captions: Sequence[str]) -> Captioner:
         mask = torch.ones(len(items), math.prod(encoder.grid_shape), dtype=torch.bool)
         batch = Batch(pixels[list(items)], mask, *collate(members), items)
         projected = decoder.project(encoder(batch.vectors, mask), mask)
-        if objective.looks_first:
+        if objective.needs_first_pass:
             before = generator.get_state()
             first = objective.loss(decoder, projected, batch, generator)
             generator.set_state(before)
-            assert first.seen is not None
-            objective.remember(first.seen)
+            assert first.statistics is not None
+            objective.update(first.statistics)
         loss = objective.loss(decoder, projected, batch, generator)
-        if loss.seen is not None:
-            objective.remember(loss.seen)
+        if loss.statistics is not None:
+            objective.update(loss.statistics)
         optimizer.zero_grad()
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.optimizer.clip_norm)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media import read_clip
 from regard.media.video import pyav, video_reader
+from regard.media.video.video_reader import read_clip
 from tests.helpers import clips
 
 av = pytest.importorskip("av")
@@ -149,7 +149,7 @@ QUIET = """
 import sys
 import clips
 from regard.errors import MediaError
-from regard.media import read_clip
+from regard.media.video.video_reader import read_clip
 import numpy as np, random, time
 
 contents = [
@@ -205,7 +205,7 @@ def test_damaged_files_end_soon_in_a_clip_or_one_error_and_in_silence() -> None:
 LONG = """
 import io, resource, sys
 import av, clips
-from regard.media import read_clip
+from regard.media.video.video_reader import read_clip
 
 source = io.BytesIO(clips.clip_bytes(50, container="matroska", codec="mjpeg",
                                      pixel_format="yuvj420p"))

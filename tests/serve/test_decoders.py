@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media import read_clip, read_image
+from regard.media import read_image
 from regard.media.isolate import MissingReader, describe, read_result, write_message
 from regard.media.scan.scan_reader import read_scan
+from regard.media.video.video_reader import read_clip
 from regard.serve.decoders import Decoders
 from regard.serve.requests import RequestError, Upload, status_of
 from regard.serve.settings import Settings

@@ -22,7 +22,7 @@ from tests.helpers import toys
 from tests.helpers.browser import Page, browsing, needs_browser
 from tests.helpers.toy_models import captioner
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 AXE = os.environ.get("REGARD_AXE", "")

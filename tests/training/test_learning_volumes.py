@@ -102,7 +102,7 @@ def report(captions: list[Caption], volumes: list[SyntheticVolume]) -> tuple[flo
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_volumes_are_described_and_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     model = train(find_recipe("synthetic-volume"), TRAINING_VOLUMES)

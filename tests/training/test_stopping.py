@@ -16,7 +16,7 @@ def judged(metric: str, *evaluations: tuple[float, float]) -> list[tuple[bool, i
     nothing = cast("Any", None)
     state = TrainState(nothing, nothing, nothing, nothing, None, nothing)
     return [
-        (state.judge({"cider_d": score, "loss": loss}, metric), state.stale)
+        (state.record_scores({"cider_d": score, "loss": loss}, metric), state.stale)
         for score, loss in evaluations
     ]
 

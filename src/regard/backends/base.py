@@ -62,5 +62,5 @@ class Backend(Protocol):
         ...
 
     def alone(self) -> Callable[[], None]:
-        """Let the calling thread compute on one core; see `regard.util.parallel.in_lanes`."""
+        """Let the calling thread compute on one core; see `regard.util.parallel.ordered_map`."""
         ...

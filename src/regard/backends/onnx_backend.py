@@ -109,7 +109,7 @@ class OnnxBackend:
         )
 
     def alone(self) -> Callable[[], None]:
-        """Do nothing: `on_one_core` has seen to it; see `regard.util.parallel.in_lanes`."""
+        """Do nothing: `on_one_core` has seen to it; see `regard.util.parallel.ordered_map`."""
         return lambda: None
 
     def for_frames(self, grid_shape: tuple[int, ...]) -> OnnxBackend:

@@ -169,7 +169,7 @@ class TorchBackend:
 
     @staticmethod
     def alone() -> Callable[[], None]:
-        """Let the calling thread compute on one core; see `regard.util.parallel.in_lanes`.
+        """Let the calling thread compute on one core; see `regard.util.parallel.ordered_map`.
 
         torch keeps a number for every thread, and one for threads that are yet to come. The
         second is given back.

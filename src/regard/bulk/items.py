@@ -11,7 +11,7 @@ from regard.bulk.filesystem import Place, Places, shown
 from regard.bulk.sources import Unit
 from regard.captioner import Deferred
 from regard.errors import MediaError, RegardError
-from regard.media.source_file import medium_by_name, medium_of, medium_of_head
+from regard.media.find import medium_by_name, medium_of, medium_of_head
 
 _TRIES = 3
 _PAUSE = 0.5  # seconds before a second try; twice as long before a third

@@ -26,10 +26,10 @@ from regard.bulk.containers import (
     parts_of_tar,
 )
 from regard.bulk.filesystem import Entry, Place, Places
-from regard.data.rows import delimiter_of
+from regard.data.dataset import delimiter_of
 from regard.errors import ConfigError, DatasetError, MediaError
-from regard.media.find import series_in
-from regard.media.source_file import DICOM_SUFFIXES, medium_by_name
+from regard.media.find import medium_by_name, series_in
+from regard.types.media import DICOM_SUFFIXES
 
 PLAN = "_plan.json"
 """A folder that holds it has what bulk work wrote, which is no source even inside of one."""

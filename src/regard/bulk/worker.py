@@ -15,7 +15,7 @@ from regard.bulk.result_shards import Row, Shard, caption_row, failed_row, new_s
 from regard.bulk.sources import Unit
 from regard.captioner import Failure, Source
 from regard.errors import ConfigError, RegardError
-from regard.model_pool import Router
+from regard.model_pool import ModelPool
 from regard.pretrained import find_model
 from regard.types import Caption
 
@@ -67,7 +67,7 @@ class Worker:
         """
         self._job, self._models = job, models
         self._places = Places()
-        self._router = Router(job.model, files=_MANY, cores=cores)
+        self._router = ModelPool(job.model, files=_MANY, cores=cores)
         self._limits: dict[str, int] = {}
 
     def run(self, units: Iterable[Numbered]) -> Iterator[Done]:

@@ -59,9 +59,9 @@ def caption(
     sources, total = sources_of(files)
     sheets = OutputFolder(explain, "--explain") if explain else None
     from regard.captioner import Failure
-    from regard.model_pool import Router
+    from regard.model_pool import ModelPool
 
-    router = Router(model, device=device, files=total or 0)
+    router = ModelPool(model, device=device, files=total or 0)
     watch = Watch("captioning", total)
     results = router.caption_many(
         sources,

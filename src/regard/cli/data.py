@@ -58,7 +58,7 @@ def shard(
     """Write a data set as WebDataset shards, which `regard train --data` takes."""
     from regard.cli.output import reporting
     from regard.data import load_dataset
-    from regard.data.shard_writer import write_shards
+    from regard.data.shards import write_shards
 
     with reporting() as report:
         manifest = write_shards(

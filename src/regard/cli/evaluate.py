@@ -71,12 +71,12 @@ def evaluate(
     its config.json, fitted to these captions. With --keep-decoding it captions from then on with
     the length penalty and blocking of n-grams that were given; choose them on val.
     """
+    from regard.checkpoint.folder import store_decoding
     from regard.data import load_dataset
     from regard.data.dataset import split_named
     from regard.media import medium_of
     from regard.metrics.evaluate import evaluate as evaluate_captioner
-    from regard.model_pool import Router
-    from regard.pipeline import store_decoding
+    from regard.model_pool import ModelPool
     from regard.reliability.calibration import calibrate as fit
     from regard.reliability.confidence import store_confidence
 
@@ -88,7 +88,7 @@ def evaluate(
     medium = medium_of(items[0].file) if items else "image"
     if folder is not None:
         _check_medium(folder, medium)
-    captioner = Router(model, device=device).captioner(medium)
+    captioner = ModelPool(model, device=device).captioner(medium)
     options = given(length_penalty=length_penalty, block_ngram=block_ngram)
     decoding = replace(captioner.config.decoding, **options)
     with reporting() as report:

@@ -13,7 +13,7 @@ from regard.errors import ConfigError
 
 if TYPE_CHECKING:
     from regard.captioner import Failure
-    from regard.model_pool import Router
+    from regard.model_pool import ModelPool
     from regard.types import Caption
 
 
@@ -57,11 +57,11 @@ def explain(
     folder = OutputFolder(out, "--out")
     from regard.captioner import Failure
     from regard.explain.outputs import Wanted, write_explanation
-    from regard.model_pool import Router
+    from regard.model_pool import ModelPool
 
     count = total or 1
-    router = Router(model, device=device, files=count, covered=occlusion)
-    rivals = Router(compare, device=device, files=count, covered=occlusion) if compare else None
+    router = ModelPool(model, device=device, files=count, covered=occlusion)
+    rivals = ModelPool(compare, device=device, files=count, covered=occlusion) if compare else None
     wanted = Wanted(occlusion, animation, smooth, grids)
     failed = False
     watch = Watch("explaining", total)
@@ -90,7 +90,7 @@ def explain(
     raise typer.Exit(1 if failed else 0)
 
 
-def _other(rivals: Router, file: str, *, beam: int, context: str) -> Caption | Failure:
+def _other(rivals: ModelPool, file: str, *, beam: int, context: str) -> Caption | Failure:
     """Return what the second model says of a file, or why it says nothing."""
     (result,) = rivals.caption_many([file], beam=beam, context=context)
     return result

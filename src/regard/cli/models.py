@@ -16,7 +16,7 @@ from regard.cli.output import json_line, tables
 
 if TYPE_CHECKING:
     from regard.checkpoint.folder import Checkpoint
-    from regard.checkpoint.onnx_manifest import Graphs
+    from regard.checkpoint.onnx_manifest import OnnxManifest
 
 _SCORES = {"bleu4": "BLEU-4", "meteor": "METEOR", "cider_d": "CIDEr-D"}
 
@@ -51,11 +51,11 @@ def info(
 ) -> None:
     """Show what a model is made of."""
     from regard.checkpoint.folder import load_checkpoint
-    from regard.checkpoint.onnx_manifest import graphs_of
+    from regard.checkpoint.onnx_manifest import read_manifest
     from regard.pretrained import find_model
 
     checkpoint = load_checkpoint(find_model(model))
-    graphs = graphs_of(checkpoint)
+    graphs = read_manifest(checkpoint)
     if as_json:
         words = {"words": len(checkpoint.vocabulary), "tokens": checkpoint.vocabulary.tokens}
         more = {"metrics": checkpoint.metrics, "graphs": asdict(graphs) if graphs else None}
@@ -67,7 +67,7 @@ def info(
     tables().print(table)
 
 
-def _described(checkpoint: Checkpoint, graphs: Graphs | None) -> dict[str, str]:
+def _described(checkpoint: Checkpoint, graphs: OnnxManifest | None) -> dict[str, str]:
     config = checkpoint.config
     encoder, decoder = config["encoder"], config["recipe"].get("decoder", {})
     weights = sum(math.prod(shape) for shape in checkpoint.shapes.values())

@@ -100,13 +100,13 @@ def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
     """
     with needs_torch("training a model"):
         from regard.training import train as train_captioner
-        from regard.training.devices import meet
+        from regard.training.devices import connect
 
     if launched():
         end_with_launcher()
     folder = None
     try:
-        with meet() as devices:
+        with connect() as devices:
             folder = devices.broadcast(choose() if devices.rank == 0 else Path())
             with Watcher(Console(stderr=True, quiet=devices.rank > 0)) as watcher:
                 best = train_captioner(

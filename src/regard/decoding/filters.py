@@ -11,7 +11,7 @@ from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Candidates, normaliser_of, strongest, strongest_of
 from regard.errors import ConfigError
 from regard.types import Array, Step
-from regard.util.arrays import array_namespace
+from regard.types.decoding import array_namespace
 
 _SPARE = 64
 """Words ruled out up to which it is cheaper to take that many more and drop them."""

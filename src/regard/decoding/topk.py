@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.types import Array, Step
-from regard.util.arrays import array_namespace, device, to_device
+from regard.types.decoding import array_namespace
 
 _BLOCK = 64
 """Words that share one maximum on the way to the strongest."""
@@ -99,7 +99,9 @@ def strongest(logprobs: Array, count: int) -> Candidates:
     blocks = np.sort(_largest(maxima, count)[0], axis=-1)
     ids = (blocks[:, :, None] * _BLOCK + np.arange(_BLOCK)).reshape(rows, -1)
     beyond = ids >= words  # of the last block
-    index = xp.asarray(np.minimum(ids, words - 1), device=device(logprobs))
+    index = np.minimum(ids, words - 1)
+    if not isinstance(logprobs, np.ndarray):
+        index = xp.asarray(index, device=logprobs.device)
     near = to_numpy(xp.take_along_axis(logprobs, index, axis=-1))
     column, values = _largest(near, count, beyond if beyond.any() else None)
     return Candidates(np.take_along_axis(ids, column, axis=-1), values)
@@ -131,4 +133,8 @@ def _largest(
 
 def to_numpy(x: Array) -> np.ndarray:
     """Return any backend's array as numpy."""
-    return np.asarray(to_device(x, "cpu"))
+    if isinstance(x, np.ndarray):
+        return x
+    import array_api_compat
+
+    return np.asarray(array_api_compat.to_device(x, "cpu"))

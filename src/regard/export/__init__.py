@@ -18,9 +18,9 @@ import numpy as np
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend
 from regard.backends.torch_backend import TorchBackend
-from regard.checkpoint.build import Model, assemble
+from regard.checkpoint.components import Components, build_components
 from regard.checkpoint.folder import Checkpoint, file_digest, load_checkpoint
-from regard.checkpoint.onnx_manifest import ENCODER, FILES, MANIFEST, Graphs, model_digest
+from regard.checkpoint.onnx_manifest import ENCODER, FILES, MANIFEST, OnnxManifest, model_digest
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.export.quantise import quantised
 from regard.export.trace_graphs import trace_model
@@ -77,7 +77,7 @@ def export_model(
     checkpoint = load_checkpoint(folder)
     place = Path(out).resolve() if out is not None else checkpoint.path
     _check_replaced(checkpoint, place)
-    model = assemble(checkpoint)
+    model = build_components(checkpoint)
     pixels = _pixels(model.encoder, examples[:_EXAMPLES]) if int8 else None
     try:
         with _place(checkpoint, place) as target:
@@ -136,7 +136,9 @@ def _place(checkpoint: Checkpoint, place: Path) -> Generator[Path]:
         yield copy
 
 
-def _write(model: Model, checkpoint: Checkpoint, folder: Path, examples: np.ndarray | None) -> None:
+def _write(
+    model: Components, checkpoint: Checkpoint, folder: Path, examples: np.ndarray | None
+) -> None:
     graphs = trace_model(model.encoder, model.decoder)
     if examples is not None:
         graphs[ENCODER] = quantised(graphs[ENCODER], examples)
@@ -176,9 +178,9 @@ def _beside(folder: Path) -> Generator[Path]:
 
 
 def _manifest(
-    model: Model, checkpoint: Checkpoint, folder: Path, names: list[str], *, exact: bool
-) -> Graphs:
-    return Graphs(
+    model: Components, checkpoint: Checkpoint, folder: Path, names: list[str], *, exact: bool
+) -> OnnxManifest:
+    return OnnxManifest(
         model=model_digest(checkpoint.config),
         weights=file_digest(checkpoint.path / WEIGHTS),
         files={name: file_digest(folder / name) for name in names},
@@ -190,7 +192,7 @@ def _manifest(
 
 
 def _check_same(
-    model: Model, folder: Path, names: list[str], *, per_frame: bool, encoder: bool
+    model: Components, folder: Path, names: list[str], *, per_frame: bool, encoder: bool
 ) -> None:
     """Compare graphs and modules on random input.
 
@@ -198,7 +200,7 @@ def _check_same(
         model: the modules.
         folder: with the graphs.
         names: of the graphs.
-        per_frame: see `Graphs`.
+        per_frame: see `OnnxManifest`.
         encoder: whether the encoder's vectors must be the same, too.
 
     Raises:

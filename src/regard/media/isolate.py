@@ -27,13 +27,10 @@ from regard import errors
 from regard.config.io import from_dict
 from regard.errors import MediaError, MediaTooLarge, MissingExtra
 from regard.media.image import read_image
-from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
+from regard.media.preprocess import SPECS, ClipSpec, ScanSpec, Spec
 from regard.types import Clip, Media, Scan
 
 MAX_HEADER = 2**20
-_SPECS: dict[str, type[Spec]] = {
-    one.__name__: one for one in (PreprocessingSpec, ClipSpec, ScanSpec)
-}
 _KINDS: dict[str, type[Media]] = {one.__name__: one for one in (Media, Clip, Scan)}
 _RAISED = ("MediaError", "MediaTooLarge", "UnknownMedia")
 _LENGTH = 4
@@ -59,7 +56,7 @@ def task(
     return {
         "name": name,
         "size": size,
-        "spec": [type(spec).__name__, asdict(spec)],
+        "spec": [spec.medium, asdict(spec)],
         "limits": limits,
         "seconds": seconds,
     }
@@ -154,8 +151,8 @@ def read(header: dict[str, Any], content: bytes) -> Media:
         MediaError: see `read_image`, `read_clip` and `read_scan`.
         MissingExtra: see there.
     """
-    kind, values = header["spec"]
-    spec, name, limits = from_dict(_SPECS[kind], values), header["name"], header["limits"]
+    medium, values = header["spec"]
+    spec, name, limits = from_dict(SPECS[medium], values), header["name"], header["limits"]
     if isinstance(spec, ScanSpec):
         from regard.media.scan.scan_reader import read_scan
 

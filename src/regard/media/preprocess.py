@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -46,8 +47,10 @@ class PreprocessingSpec:
         interpolation: "bilinear" or "bicubic", both with antialiasing.
         mean: subtracted from red, green and blue on the 0-255 scale.
         std: the divisor, on the same scale.
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "image"
     size: int
     resize: str
     interpolation: str
@@ -79,8 +82,10 @@ class ClipSpec:
         take: frame of each chunk: "middle" or "first".
         first_frames: number of frames at the start of a clip that are used; 0: all.
         every: seconds between frames if choice is "seconds".
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "video"
     picture: PreprocessingSpec
     frames: int
     choice: str
@@ -110,8 +115,10 @@ class ScanSpec:
         shape: voxels of the input, (slices, rows, cols).
         spacing: millimetres between voxels; empty: the whole scan is squashed into the shape.
         window: name of the intensity window.
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "volume"
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     window: str
@@ -140,6 +147,8 @@ def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:
 
 Spec = PreprocessingSpec | ClipSpec | ScanSpec
 """Stored in every checkpoint; its type tells which medium the encoder reads."""
+SPECS: dict[str, type[Spec]] = {s.medium: s for s in (PreprocessingSpec, ClipSpec, ScanSpec)}
+"""The specification of each medium."""
 
 
 def spec_digest(spec: Spec) -> str:

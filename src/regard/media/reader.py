@@ -18,6 +18,7 @@ from regard.errors import CheckpointError, ConfigError, MediaError, UnknownName
 from regard.media.geometry import clip_grid, image_grid, real_mask, scan_grid
 from regard.media.image import read_image
 from regard.media.preprocess import (
+    SPECS,
     ClipSpec,
     PreprocessingSpec,
     ScanSpec,
@@ -26,19 +27,7 @@ from regard.media.preprocess import (
     preprocess_pixels,
     resample,
 )
-from regard.media.source_file import NOUNS
-from regard.types import Clip, Grid, Media, Scan
-
-_SPECS: dict[str, type[Spec]] = {
-    "image": PreprocessingSpec,
-    "video": ClipSpec,
-    "volume": ScanSpec,
-}
-_AXES = {
-    "image": ("rows", "cols"),
-    "video": ("frames", "rows", "cols"),  # a temporal grid has the first axis alone
-    "volume": ("slices", "rows", "cols"),
-}
+from regard.types import MEDIA, Clip, Grid, Media, Scan
 
 
 @dataclass(frozen=True)
@@ -55,13 +44,6 @@ class Input:
     pixels: np.ndarray
     mask: np.ndarray
     grid: Grid
-
-
-def medium_of_spec(spec: Spec) -> str:
-    """Return the medium of a specification: "image", "video" or "volume"."""
-    if isinstance(spec, ClipSpec):
-        return "video"
-    return "volume" if isinstance(spec, ScanSpec) else "image"
 
 
 def read_media(
@@ -86,11 +68,11 @@ def read_media(
         MissingExtra: clips need PyAV, scans nibabel and pydicom.
     """
     if isinstance(source, Media):
-        wanted = medium_of_spec(spec)
-        if source.medium != wanted:
+        if source.medium != spec.medium:
+            noun = MEDIA[source.medium].noun
             raise MediaError(
-                f"{source.name} was read as a {NOUNS[source.medium]}, but this model reads "
-                f"{NOUNS[wanted]}s. Use a model for {NOUNS[source.medium]}s."
+                f"{source.name} was read as a {noun}, but this model reads "
+                f"{MEDIA[spec.medium].noun}s. Use a model for {noun}s."
             )
         return source
     if isinstance(spec, ClipSpec):
@@ -156,7 +138,7 @@ class Reader:
     @property
     def medium(self) -> str:
         """The medium that it reads: "image", "video" or "volume"."""
-        return medium_of_spec(self.spec)
+        return self.spec.medium
 
     def read(
         self,
@@ -204,7 +186,7 @@ class StoredReader(Reader):
         """Store the values; see `Reader`."""
         self.spec, self.name, self.level = spec, name, level
         self.annotation_dim, self.grid_shape = annotation_dim, grid_shape
-        self.grid_axes = _AXES[self.medium][: len(grid_shape)]
+        self.grid_axes = MEDIA[self.medium].axes[: len(grid_shape)]
         self.input_shape = _input_shape(spec)
         self.pictures_per_item, self.frames_alone = pictures_per_item, frames_alone
 
@@ -217,7 +199,7 @@ class StoredReader(Reader):
         """
         encoder, asked = config["encoder"], config["recipe"].get("encoder", {})
         try:
-            spec = from_dict(_SPECS[config["medium"]], config["preprocessing"], "preprocessing")
+            spec = from_dict(SPECS[config["medium"]], config["preprocessing"], "preprocessing")
         except (ConfigError, UnknownName, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"the preprocessing in config.json is not known: {error}. The file was edited, or "

@@ -14,11 +14,11 @@ from regard.explain.html import caption_html
 from regard.explain.page import Explained, explanation_page
 from regard.faithfulness.occlusion import occlude
 from regard.media import medium_of_bytes
+from regard.model_pool import NamedModels, WrongMedium
 from regard.serve.admission import Add, Admission
 from regard.serve.auth import ApiKeys, RateLimiter
 from regard.serve.batching import Batcher
 from regard.serve.decoders import Decoders
-from regard.serve.models import Models
 from regard.serve.prometheus import ServiceMetrics
 from regard.serve.requests import (
     CaptionRequest,
@@ -85,7 +85,7 @@ class Service:
             ConfigError: there is no captioner, or the keys cannot be read.
             MissingExtra: prometheus_client is not installed.
         """
-        self.models = Models(captioners)
+        self.models = NamedModels(captioners)
         self.settings = settings
         self.keys = ApiKeys.read(settings.api_keys, settings.api_key_file)
         self.limiter = RateLimiter(settings.rate, settings.burst)
@@ -171,6 +171,8 @@ class Service:
                         415, "the page takes pictures; send other media to /v1/explain."
                     )
                 return Answer(200, await self._explained(asked, work))
+        except WrongMedium:  # a ConfigError, too, but not one of half a word
+            raise
         except (ConfigError, UnknownName) as error:
             return Answer(200, {"error": one_line(error)})
 

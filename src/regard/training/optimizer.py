@@ -17,18 +17,18 @@ from regard.model.encoders import Encoder
 def build_optimizer(
     config: OptimizerConfig, decoder: nn.Module, encoder: Encoder
 ) -> torch.optim.Optimizer:
-    """Build the optimizer over decoder and encoder, frozen weights left out.
+    """Build the optimizer of the decoder and the trainable weights of the encoder.
 
-    An encoder that is fine-tuned gets its own, smaller rate; what nobody trained before it
-    (`Encoder.untrained_parameters`) gets the decoder's.
+    A fine-tuned encoder has its own, smaller learning rate. Its weights that are not pretrained
+    (`Encoder.untrained_parameters`) have the decoder's rate.
 
-    RMSProp is in Graves' form with the released code's constants (decay 0.95, momentum 0.9,
-    epsilon 1e-4). Theirs stands under the root, torch's beside it: sqrt(v + 1e-4) lies between
-    0.71 and 1 times sqrt(v) + 1e-2, whereas 1e-4 beside the root would let a steady small
-    gradient take steps a hundred times as long.
+    RMSProp has Graves' form with the constants of the released code (decay 0.95, momentum 0.9,
+    epsilon 1e-4). That epsilon is added under the root, torch's outside: sqrt(v + 1e-4) lies
+    between 0.71 and 1 times sqrt(v) + 1e-2, whereas 1e-4 outside the root would make the steps of
+    a steady small gradient a hundred times as long.
 
-    Adadelta has the constants of its paper and of the released code (decay 0.95, epsilon 1e-6);
-    its learning rate of 1 is that of the method, which has none.
+    Adadelta has the constants of its paper and of the released code (decay 0.95, epsilon 1e-6).
+    A learning rate of 1 gives the method of the paper, which has none.
     """
     fresh = encoder.untrained_parameters()
     tuned = [p for p in encoder.parameters() if p.requires_grad and all(p is not f for f in fresh)]
@@ -39,21 +39,22 @@ def build_optimizer(
         group["lr"] = group["peak"]
     decay = config.weight_decay
     if config.name == "rmsprop":
-        return _light(torch.optim.RMSprop)(
+        return _without_dynamo(torch.optim.RMSprop)(
             groups, alpha=0.95, momentum=0.9, eps=1e-2, centered=True, weight_decay=decay
         )
     if config.name == "adadelta":
-        return _light(torch.optim.Adadelta)(groups, rho=0.95, eps=1e-6, weight_decay=decay)
-    # Fused: one pass over the weights in place of ten.
+        return _without_dynamo(torch.optim.Adadelta)(groups, rho=0.95, eps=1e-6, weight_decay=decay)
+    # Fused: one pass over the weights instead of ten.
     method = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return _light(method)(groups, weight_decay=decay, fused=True)
+    return _without_dynamo(method)(groups, weight_decay=decay, fused=True)
 
 
 @cache
-def _light(method: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """Return a method of torch without its ties to torch.compile, which nothing here uses.
+def _without_dynamo(method: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return an optimizer class of torch without its hooks for torch.compile.
 
-    They are decorators that import torch._dynamo when first called: 150 MB and a second or two.
+    The hooks are decorators that import torch._dynamo at their first call: 150 MB and a second or
+    two. Nothing here is compiled.
     """
 
     def bare(function: Any) -> Any:
@@ -69,9 +70,9 @@ def _light(method: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Opt
 
 
 def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Return what the peak rate is multiplied with at a step (counted from 0) of `steps`.
+    """Return the factor of the peak rate at a step (counted from 0) of `steps`.
 
-    Warm-up takes a fifth of the run at most: a short one would otherwise end before it learns.
+    Warm-up takes at most a fifth of the run, so that short runs also learn.
     """
     warmup = min(config.warmup_steps, max(1, steps // 5))
     warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
@@ -90,7 +91,7 @@ class MovingAverage:
     """Exponential moving average of a module's parameters, for evaluation.
 
     avg <- d avg + (1 - d) w, with d = min(decay, (1 + k) / (10 + k)) after k updates, so that
-    the average does not remember the random start.
+    the random initial weights are soon forgotten.
     """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
@@ -100,7 +101,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, parameters: Iterable[Tensor]) -> None:
-        """Take in the weights after a step."""
+        """Add the weights after a step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for average, parameter in zip(self.average, parameters, strict=True):
@@ -108,18 +109,18 @@ class MovingAverage:
 
     @torch.no_grad()
     def swap(self, parameters: Iterable[Tensor]) -> None:
-        """Exchange the averages with the weights; a second call gives them back."""
+        """Swap the averages with the weights; a second call swaps them back."""
         for average, parameter in zip(self.average, parameters, strict=True):
             kept = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(kept)
 
     def state_dict(self) -> dict[str, object]:
-        """Return what a resumed run needs."""
+        """Return the state for a resumed run."""
         return {"updates": self.updates, "average": self.average}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from `state_dict`."""
+        """Load what `state_dict` returned."""
         self.updates = int(state["updates"])  # type: ignore[call-overload]
         for average, saved in zip(self.average, state["average"], strict=True):  # type: ignore[call-overload]
             average.copy_(saved)

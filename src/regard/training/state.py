@@ -23,23 +23,23 @@ _POSITION = ("epoch", "batch", "step", "best", "lowest_loss", "stale", "parts")
 
 @dataclass
 class TrainState:
-    """The only mutable thing of a run.
+    """The only mutable part of a run.
 
     Attributes:
-        decoder: being trained.
-        encoder: frozen, or trained with it.
-        objective: with what it remembers (REINFORCE's baseline).
-        optimizer: over the decoder and what the encoder trains.
+        decoder: in training.
+        encoder: frozen, or trained with the decoder.
+        objective: with its buffers (REINFORCE's baseline).
+        optimizer: of the decoder and the trainable weights of the encoder.
         average: moving average of the trained weights, or None.
-        generator: of dropout, sampling and mirrored views.
-        epoch: counted from 0.
+        generator: of dropout, sampling and views.
+        epoch: number of finished epochs.
         batch: batches of this epoch already taken.
         step: updates made.
         best: best metric so far; None before the first evaluation.
-        lowest_loss: lowest val loss so far; None likewise.
-        stale: evaluations since one of them improved.
-        parts: of training.batch_size captions each that make a step; the run keeps to them on
-            whatever number of devices it goes on.
+        lowest_loss: lowest val loss so far; None before the first evaluation.
+        stale: evaluations since the best metric or the lowest loss.
+        parts: number of parts of training.batch_size captions in a step. A resumed run keeps it
+            on any number of devices.
     """
 
     decoder: AttentionDecoder
@@ -57,7 +57,7 @@ class TrainState:
     parts: int = 1
 
     @classmethod
-    def begin(
+    def create(
         cls,
         recipe: Recipe,
         decoder: AttentionDecoder,
@@ -65,7 +65,7 @@ class TrainState:
         objective: Objective,
         world: int = 1,
     ) -> TrainState:
-        """Start a run from step 0 on `world` devices."""
+        """Return the state of a run at step 0 on `world` devices."""
         optimizer = build_optimizer(recipe.optimizer, decoder, encoder)
         generator = torch.Generator().manual_seed(recipe.training.seed)
         parts = world * recipe.training.accumulate
@@ -74,20 +74,19 @@ class TrainState:
             state.average = MovingAverage(state.parameters(), recipe.optimizer.ema_decay)
         return state
 
-    def judge(self, scores: Mapping[str, float], metric: str) -> bool:
-        """Take in an evaluation; return whether it is the best so far by `metric`.
+    def record_scores(self, scores: Mapping[str, float], metric: str) -> bool:
+        """Record an evaluation; return whether it is the best so far by `metric`.
 
-        A run grows stale only while the val loss does not fall either: on few pictures the
-        scores of free-running captions stay at zero long after the loss began to fall.
+        An evaluation with a new lowest loss also counts as an improvement: with few pictures the
+        scores of generated captions stay at zero long after the loss began to fall.
 
         Args:
-            scores: by name, `loss` among them.
-            metric: that names the best; of the loss the lowest, else the highest.
+            scores: by name, with `loss`.
+            metric: name of the score to compare; a lower `loss` and a higher other score is better.
         """
         score, loss = scores[metric], scores["loss"]
-        gain = -score if metric == "loss" else score
-        before = None if self.best is None else -self.best if metric == "loss" else self.best
-        better = before is None or gain > before
+        sign = -1 if metric == "loss" else 1
+        better = self.best is None or sign * score > sign * self.best
         fell = self.lowest_loss is None or loss < self.lowest_loss
         self.best = score if better else self.best
         self.lowest_loss = loss if fell else self.lowest_loss
@@ -95,13 +94,13 @@ class TrainState:
         return better
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the weights under training."""
+        """Return the trained weights."""
         groups = self.optimizer.param_groups
         return [parameter for group in groups for parameter in group["params"]]
 
     @contextmanager
     def averaged(self) -> Generator[None]:
-        """Hold evaluation mode and the averaged weights; give both back."""
+        """Set evaluation mode and the averaged weights; restore the weights at the end."""
         self.decoder.eval()
         self.encoder.eval()
         if self.average is not None:
@@ -113,10 +112,10 @@ class TrainState:
                 self.average.swap(self.parameters())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values only, so that it loads weights-only.
+        """Return tensors and plain values only, so that the file loads with weights_only.
 
-        Everything is copied: `state_dict` shares memory with the live weights, and a save
-        exchanges those with their averages before the file is written.
+        Everything is copied: `state_dict` shares memory with the live weights, and saving swaps
+        those with their averages before the file is written.
         """
         trains_encoder = any(p.requires_grad for p in self.encoder.parameters())
         live = {
@@ -131,10 +130,10 @@ class TrainState:
         return copy.deepcopy(live)
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on from `to_dict`.
+        """Load what `to_dict` returned.
 
         Raises:
-            CheckpointError: the saved state is of another model or damaged.
+            CheckpointError: the saved state is damaged or of another model.
         """
         try:
             self.decoder.load_state_dict(saved["decoder"])

@@ -15,9 +15,10 @@ from regard.types.decoding import (
     Ranking,
     Step,
 )
-from regard.types.media import Clip, Grid, Media, Scan
+from regard.types.media import MEDIA, Clip, Grid, Media, Medium, Scan
 
 __all__ = [
+    "MEDIA",
     "SCHEMA_VERSION",
     "Annotations",
     "Array",
@@ -28,6 +29,7 @@ __all__ = [
     "Grid",
     "Hypothesis",
     "Media",
+    "Medium",
     "ProjectedAnnotations",
     "Ranking",
     "Scan",

@@ -18,6 +18,19 @@ Array = Any
 """A numpy array or a torch tensor: anything that array-api-compat understands."""
 
 
+def array_namespace(*arrays: Array) -> Any:
+    """Return the module whose functions work on these arrays, after the array API standard.
+
+    numpy follows the standard by itself. array-api-compat would import all of numpy for it, which
+    takes longer than a caption does.
+    """
+    if all(isinstance(x, np.ndarray) for x in arrays):
+        return np
+    import array_api_compat
+
+    return array_api_compat.array_namespace(*arrays)
+
+
 @dataclass(frozen=True)
 class Annotations:
     """What an encoder makes of N items.

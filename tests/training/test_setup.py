@@ -8,9 +8,9 @@ import pytest
 from regard.config import DataConfig, TrainingConfig
 from regard.data import load_dataset
 from regard.errors import ConfigError, DatasetError
-from regard.training.batches import check_batching
-from regard.training.devices import OneDevice
-from regard.training.prepare import Splits, check_unchanged, cut_captions, load_splits
+from regard.training.batches import Splits, check_batching
+from regard.training.devices import Devices
+from regard.training.setup import check_unchanged, cut_captions, load_splits
 
 
 def test_captions_that_are_cut_are_counted() -> None:
@@ -26,7 +26,7 @@ def splits_of(folder: Path, *names: str) -> Splits:
     """Return the splits of a CSV whose pictures 0.jpg, 1.jpg, ... name these."""
     lines = [f"{i}.jpg,a dog,{name}" for i, name in enumerate(names)]
     (folder / "c.csv").write_text("\n".join(["file,caption,split", *lines]))
-    return load_splits(DataConfig(annotations=str(folder / "c.csv")), 0, 0, OneDevice())
+    return load_splits(DataConfig(annotations=str(folder / "c.csv")), 0, 0, Devices())
 
 
 def keys(splits: Splits) -> tuple[list[str], list[str]]:
@@ -58,7 +58,7 @@ def test_a_picture_in_two_splits_is_refused(others: str, tmp_path: Path) -> None
     captions.write_text(f"file,caption,split\n{rows}{others}")
     wanted = r"the splits train and val for 0\.jpg \(2 such.*`regard data check` lists"
     with pytest.raises(DatasetError, match=wanted):
-        load_splits(DataConfig(annotations=str(captions)), 0, 0, OneDevice())
+        load_splits(DataConfig(annotations=str(captions)), 0, 0, Devices())
     assert len(load_dataset(captions)) == 2 + bool(others)  # but for training it can be read
 
 
@@ -69,7 +69,7 @@ def test_a_picture_in_two_splits_may_be_absent(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(b"")
     config = DataConfig(annotations=str(captions), present_only=True)
-    assert keys(load_splits(config, 0, 0, OneDevice())) == (["a.jpg"], ["b.jpg"])
+    assert keys(load_splits(config, 0, 0, Devices())) == (["a.jpg"], ["b.jpg"])
 
 
 def test_a_run_goes_on_with_the_same_captions_and_splits_only(tmp_path: Path) -> None:
