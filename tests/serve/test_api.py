@@ -127,7 +127,7 @@ def test_what_is_no_picture_is_refused_and_leaves_nothing(
     assert answer.status_code == status
     assert answer.json()["error"].startswith("x.png ")
     assert list(temporary.iterdir()) == []
-    assert ask.app.state.service.room.pictures == ask.app.state.service.room.pixels == 0
+    assert ask.app.state.service.admission.files == ask.app.state.service.admission.pixels == 0
 
 
 def test_too_large_a_request_is_refused_while_it_arrives(serving: Any, temporary: Path) -> None:

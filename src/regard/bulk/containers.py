@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 
 from regard.bulk.filesystem import Entry, Place
 from regard.errors import DatasetError, MediaError, MissingExtra
-from regard.media.source_file import medium_by_name
+from regard.media.find import medium_by_name
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 

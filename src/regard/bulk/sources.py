@@ -29,8 +29,8 @@ from regard.bulk.containers import (
 from regard.bulk.filesystem import Entry, Place, Places
 from regard.data.dataset import delimiter_of
 from regard.errors import ConfigError, DatasetError
-from regard.media.find import series_in
-from regard.media.source_file import DICOM_SUFFIXES, medium_by_name
+from regard.media.find import medium_by_name, series_in
+from regard.types.media import DICOM_SUFFIXES
 
 PLAN = "_plan.json"
 """A folder with this file holds rows of a job, and is skipped inside a source."""

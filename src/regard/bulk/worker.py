@@ -15,7 +15,7 @@ from regard.bulk.plan import Job, model_digest, part_name
 from regard.bulk.result_shards import Row, Shard, caption_row, failed_row, new_shard
 from regard.captioner import Deferred, Failure, Source
 from regard.errors import ConfigError, MediaError, RegardError
-from regard.media.source_file import medium_by_name, medium_of, medium_of_head
+from regard.media.find import medium_by_name, medium_of, medium_of_head
 from regard.model_pool import ModelPool
 from regard.pretrained import find_model
 from regard.types import Caption

@@ -54,7 +54,7 @@ def serve(
     """
     if find_spec("uvicorn") is None:  # checked before models are loaded
         raise MissingExtra("uvicorn", "serve", "`regard serve`")
-    from regard.serve.auth import Keys
+    from regard.serve.auth import ApiKeys
     from regard.serve.settings import read_settings
 
     chosen = read_settings(
@@ -65,7 +65,7 @@ def serve(
             workers=workers, api_key_file=api_key_file,
         ),
     )  # fmt: skip
-    keys = Keys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
+    keys = ApiKeys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
     captioners = load_captioners(chosen)
     if chosen.workers > 1:
         captioners.clear()  # this was a check; the workers load their own
@@ -140,16 +140,16 @@ def _run(settings: Settings, captioners: Mapping[str, Captioner], listener: sock
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
-    from regard.serve.prometheus import FOLDER, log_to
+    from regard.serve.prometheus import MULTIPROC_DIR, log_json
 
-    log_to(sys.stderr)
+    log_json(sys.stderr)
     if settings.workers == 1:
         make = partial(_application, lambda: captioners, settings)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # once it is drained
         uvicorn.Server(_uvicorn_config(make, settings)).run(sockets=[listener])
         return
     with tempfile.TemporaryDirectory(prefix="regard-counts-") as folder:
-        os.environ[FOLDER] = folder
+        os.environ[MULTIPROC_DIR] = folder
         listener.set_inheritable(True)
         config = _uvicorn_config(partial(_worker, settings), settings)
         supervisor = Multiprocess(config, sockets=[listener])
@@ -165,7 +165,7 @@ def _uvicorn_config(make: Callable[[], Any], settings: Settings) -> Any:
         make,
         factory=True,
         workers=settings.workers,
-        http="regard.serve.timeouts:PatientProtocol",
+        http="regard.serve.timeouts:TimeoutProtocol",
         ws="none",
         lifespan="on",
         log_config=None,
@@ -184,9 +184,9 @@ def _uvicorn_config(make: Callable[[], Any], settings: Settings) -> Any:
 
 def _worker(settings: Settings) -> Any:
     """Make the application in a worker's process; a worker that cannot is not restarted."""
-    from regard.serve.prometheus import log_to
+    from regard.serve.prometheus import log_json
 
-    log_to(sys.stderr)
+    log_json(sys.stderr)
     try:
         return _application(partial(load_captioners, settings), settings)
     except RegardError as error:
@@ -196,7 +196,7 @@ def _worker(settings: Settings) -> Any:
 
 def _application(load: Callable[[], Mapping[str, Captioner]], settings: Settings) -> Any:
     from regard.serve.app import create_app
-    from regard.serve.prometheus import say
+    from regard.serve.prometheus import log_event
 
     app = create_app(load(), settings)
     service = app.state.service
@@ -204,7 +204,7 @@ def _application(load: Callable[[], Mapping[str, Captioner]], settings: Settings
         before = signal.getsignal(number)  # uvicorn has set its handler by now
         if callable(before):
             signal.signal(number, _DrainHandler(service, settings.drain_delay, before))
-    say("ready", models=len(service.models.describe()), keys=bool(service.keys))
+    log_event("ready", models=len(service.models.describe()), keys=bool(service.keys))
     return app
 
 
@@ -215,11 +215,11 @@ class _DrainHandler:
         self._service, self._delay, self._then = service, delay, then
 
     def __call__(self, number: int, frame: Any) -> None:
-        from regard.serve.prometheus import say
+        from regard.serve.prometheus import log_event
 
         first, self._service.draining = not self._service.draining, True
         if first:
-            say("draining", signal=signal.Signals(number).name)
+            log_event("draining", signal=signal.Signals(number).name)
         if first and self._delay:
             timer = threading.Timer(self._delay, self._then, (number, None))
             timer.daemon = True

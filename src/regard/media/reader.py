@@ -69,10 +69,10 @@ def read_media(
     """
     if isinstance(source, Media):
         if source.medium != spec.medium:
-            came = MEDIA[source.medium]
+            noun = MEDIA[source.medium].noun
             raise MediaError(
-                f"{source.name} was read as {came.phrase}, but this model reads "
-                f"{MEDIA[spec.medium].noun}s. Use a model for {came.noun}s."
+                f"{source.name} was read as a {noun}, but this model reads "
+                f"{MEDIA[spec.medium].noun}s. Use a model for {noun}s."
             )
         return source
     if isinstance(spec, ClipSpec):

@@ -14,15 +14,8 @@ from typing import Any
 
 from regard.errors import MediaError, MissingExtra
 from regard.media.scan import damage_as_media_error
-from regard.media.source_file import (
-    DICOM_SUFFIXES,
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    is_dicom,
-    quiet_libraries,
-    read_start,
-    refuse_empty,
-)
+from regard.media.source_file import is_dicom, quiet_libraries, read_start, refuse_empty
+from regard.types.media import DICOM_SUFFIXES, MEDIA
 
 MODALITIES = frozenset(
     ("CR", "CT", "DX", "IO", "IVOCT", "IVUS", "MG", "MR", "NM", "OCT", "OPT", "OT", "PT", "PX")
@@ -196,7 +189,7 @@ def _header(source: str | bytes, dataset: Any) -> DicomHeader:
 
 def _is_dicom_file(path: str) -> bool:
     suffix = os.path.splitext(path)[1].lower()
-    if suffix in DICOM_SUFFIXES or suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES:
+    if suffix in DICOM_SUFFIXES | MEDIA["image"].suffixes | MEDIA["video"].suffixes:
         return suffix in DICOM_SUFFIXES
     try:
         head = read_start(path, path, _HEAD + 512)
