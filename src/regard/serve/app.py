@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from regard.errors import MissingExtra, RegardError
+from regard.errors import RegardError, needs_extra
 from regard.explain.html import escaped
 from regard.serve import openapi
 from regard.serve.decoders import Decoders
@@ -78,10 +78,8 @@ def create_app(
         ConfigError: there is no captioner, or the keys cannot be read.
         MissingExtra: fastapi or prometheus_client is not installed.
     """
-    try:
+    with needs_extra("fastapi", "serve", "serving"):
         from fastapi import FastAPI
-    except ImportError as error:
-        raise MissingExtra("fastapi", "serve", "serving") from error
     service = Service(captioners, settings or Settings(), decoders)
 
     @asynccontextmanager
