@@ -97,29 +97,3 @@ def synthetic(
     sizes = {} if size is None else {"size": size}
     path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
     typer.echo(str(path))
-
-
-@app.command()
-def hippocampus(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder with images and labels (Decathlon, Task04).")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
-    captions: Annotated[int, typer.Option(min=1, help="Captions of each real scan.")] = 6,
-    copies: Annotated[int, typer.Option(min=0, help="Warped copies of each training scan.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
-) -> None:
-    """Caption hippocampus scans by rule from their masks: rule-made text on real scans."""
-    from projects.hippocampus.data import write_hippocampus
-    from regard.cli.output import reporting
-
-    with reporting() as report:
-        made = write_hippocampus(
-            folder,
-            out,
-            captions=captions,
-            copies=copies,
-            seed=seed,
-            report=lambda done, total: report("measuring", done, total),
-        )
-    typer.echo(str(made))
