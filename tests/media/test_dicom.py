@@ -17,9 +17,9 @@ from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.errors import MediaError, MediaTooLarge, MissingExtra, RegardError
 from regard.media import digest_of, find_files, medium_of, prepare
+from regard.media.find import split_series
 from regard.media.scan.dicom_geometry import DicomPlane, place_slices
 from regard.media.scan.scan_reader import read_scan
-from regard.media.source_file import split_series
 from tests.helpers.scan_files import dicom, enhanced, planes, saved, spec, write_series
 
 PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"

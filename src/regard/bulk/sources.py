@@ -14,72 +14,27 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 from regard.bulk.containers import (
     FILE_COLUMNS,
     TAR_SUFFIXES,
+    Named,
+    Unit,
     chosen_column,
-    parts_of_parquet,
-    parts_of_tar,
+    units_of_parquet,
+    units_of_tar,
 )
 from regard.bulk.filesystem import Entry, Place, Places
 from regard.data.dataset import delimiter_of
-from regard.errors import ConfigError, DatasetError, MediaError
-from regard.media.find import series_in
-from regard.media.source_file import DICOM_SUFFIXES, medium_by_name
+from regard.errors import ConfigError, DatasetError
+from regard.media.find import medium_by_name, series_in
+from regard.types.media import DICOM_SUFFIXES
 
 PLAN = "_plan.json"
 """A folder with this file holds rows of a job, and is skipped inside a source."""
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
-
-Named = tuple[str, str]
-"""The name of an item, and the reason why it cannot be captioned, or ""."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A run of items.
-
-    Attributes:
-        kind: "files" of a folder, "listed" files, "tar" or "parquet".
-        size: bytes of its files, 0 where unknown; changes of a source show in it.
-        count: number of items; None where it is unknown before they are read.
-        entries: files and listed: path, or the entry of the list, and the reason why it cannot be
-            captioned, or "".
-        file: listed, tar and parquet: path of the list, tar or Parquet file.
-        at: tar: the byte where the first member starts; parquet: the first row in the group.
-        group: parquet: the row group.
-        first: parquet: the number of the first row in the file.
-        column: parquet: the column to read.
-    """
-
-    kind: str
-    size: int = 0
-    count: int | None = None
-    entries: tuple[Named, ...] = ()
-    file: str = ""
-    at: int = 0
-    group: int = 0
-    first: int = 0
-    column: str = ""
-
-    def to_json(self) -> str:
-        """Return one line of JSON; file names that are not UTF-8 are kept."""
-        values = {k: v for k, v in asdict(self).items() if v not in (0, "", ())}
-        if self.entries:
-            values["entries"] = [list(e) if e[1] else e[0] for e in self.entries]
-        return json.dumps(values)
-
-    @classmethod
-    def from_json(cls, line: str | bytes) -> Unit:
-        """Return the unit that `to_json` wrote."""
-        values = json.loads(line)
-        entries = tuple((e, "") if isinstance(e, str) else tuple(e) for e in values["entries"]) \
-            if "entries" in values else ()  # fmt: skip
-        return cls(**values | {"entries": entries})
 
 
 def units_of(
@@ -105,10 +60,10 @@ def units_of(
         name = found.path.lower()
         if name.endswith(".parquet"):
             yield from packer.rest()
-            yield from _parquet(place, found, size, column)
+            yield from units_of_parquet(place, found, size, column)
         elif name.endswith(TAR_SUFFIXES):
             yield from packer.rest()
-            yield from _tar(place, found, size)
+            yield from units_of_tar(place, found, size)
         elif lists and name.endswith(LIST_SUFFIXES):
             yield from packer.rest()
             for entry in _listed(place, found, column):
@@ -266,16 +221,3 @@ def _object(line: str, name: str, column: str | None) -> Named:
         return file, ""
     wanted = column or FILE_COLUMNS[0]
     return name, f'this line names no file; {{"{wanted}": "photo.jpg"}} was expected.'
-
-
-def _tar(place: Place, found: Entry, size: int) -> Iterator[Unit]:
-    for at, count in parts_of_tar(place, found.path, size):
-        yield Unit("tar", found.size or 0, count, file=found.path, at=at)
-
-
-def _parquet(place: Place, found: Entry, size: int, column: str | None) -> Iterator[Unit]:
-    try:
-        for part in parts_of_parquet(place, found.path, size, column):
-            yield Unit("parquet", found.size or 0, **part, file=found.path)
-    except MediaError as error:
-        yield Unit("files", found.size or 0, 1, ((found.path, str(error)),))

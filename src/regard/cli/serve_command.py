@@ -19,9 +19,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from regard.cli import options
+from regard.cli.options import option
 from regard.cli.output import complain
 from regard.errors import ConfigError, MissingExtra, RegardError
 
@@ -36,27 +35,16 @@ _FAILED = 3  # uvicorn does not restart a worker that exits with this status
 def serve(
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Folder, shipped model or hub id; may be repeated; by default all shipped."
-        ),
+        option("Folder, shipped model or hub id; may be repeated; by default all shipped."),
     ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="Address to listen on, by default 127.0.0.1; others are public."),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="By default 8000; 0 takes a free one.", min=0, max=65535)
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu (default), cuda, ...")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes, each with the models; by default 1.", min=1)
-    ] = None,
+    host: Annotated[str | None, option("Address to listen on; by default 127.0.0.1.")] = None,
+    port: Annotated[int | None, option("By default 8000; 0: a free one.", min=0, max=65535)] = None,
+    device: Annotated[str | None, option("cpu (default), cuda, ...")] = None,
+    workers: Annotated[int | None, option("Processes; by default 1.", min=1)] = None,
     api_key_file: Annotated[
-        str | None, typer.Option(help="File of `name:sha256 of the key`; by default no keys.")
+        str | None, option("File of `name:sha256 of the key`; by default no keys.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="name=value of any setting.")
-    ] = None,
+    settings: Annotated[list[str] | None, option("name=value of any setting.", "--set")] = None,
 ) -> None:
     """Serve a web page and a REST API.
 
@@ -66,7 +54,7 @@ def serve(
     """
     if find_spec("uvicorn") is None:  # checked before models are loaded
         raise MissingExtra("uvicorn", "serve", "`regard serve`")
-    from regard.serve.auth import Keys
+    from regard.serve.auth import ApiKeys
     from regard.serve.settings import read_settings
 
     chosen = read_settings(
@@ -77,7 +65,7 @@ def serve(
             workers=workers, api_key_file=api_key_file,
         ),
     )  # fmt: skip
-    keys = Keys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
+    keys = ApiKeys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
     captioners = load_captioners(chosen)
     if chosen.workers > 1:
         captioners.clear()  # this was a check; the workers load their own
@@ -152,16 +140,16 @@ def _run(settings: Settings, captioners: Mapping[str, Captioner], listener: sock
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
-    from regard.serve.prometheus import FOLDER, log_to
+    from regard.serve.prometheus import MULTIPROC_DIR, log_json
 
-    log_to(sys.stderr)
+    log_json(sys.stderr)
     if settings.workers == 1:
         make = partial(_application, lambda: captioners, settings)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # once it is drained
         uvicorn.Server(_uvicorn_config(make, settings)).run(sockets=[listener])
         return
     with tempfile.TemporaryDirectory(prefix="regard-counts-") as folder:
-        os.environ[FOLDER] = folder
+        os.environ[MULTIPROC_DIR] = folder
         listener.set_inheritable(True)
         config = _uvicorn_config(partial(_worker, settings), settings)
         supervisor = Multiprocess(config, sockets=[listener])
@@ -177,7 +165,7 @@ def _uvicorn_config(make: Callable[[], Any], settings: Settings) -> Any:
         make,
         factory=True,
         workers=settings.workers,
-        http="regard.serve.timeouts:PatientProtocol",
+        http="regard.serve.timeouts:TimeoutProtocol",
         ws="none",
         lifespan="on",
         log_config=None,
@@ -196,9 +184,9 @@ def _uvicorn_config(make: Callable[[], Any], settings: Settings) -> Any:
 
 def _worker(settings: Settings) -> Any:
     """Make the application in a worker's process; a worker that cannot is not restarted."""
-    from regard.serve.prometheus import log_to
+    from regard.serve.prometheus import log_json
 
-    log_to(sys.stderr)
+    log_json(sys.stderr)
     try:
         return _application(partial(load_captioners, settings), settings)
     except RegardError as error:
@@ -208,7 +196,7 @@ def _worker(settings: Settings) -> Any:
 
 def _application(load: Callable[[], Mapping[str, Captioner]], settings: Settings) -> Any:
     from regard.serve.app import create_app
-    from regard.serve.prometheus import say
+    from regard.serve.prometheus import log_event
 
     app = create_app(load(), settings)
     service = app.state.service
@@ -216,7 +204,7 @@ def _application(load: Callable[[], Mapping[str, Captioner]], settings: Settings
         before = signal.getsignal(number)  # uvicorn has set its handler by now
         if callable(before):
             signal.signal(number, _DrainHandler(service, settings.drain_delay, before))
-    say("ready", models=len(service.models.describe()), keys=bool(service.keys))
+    log_event("ready", models=len(service.models.describe()), keys=bool(service.keys))
     return app
 
 
@@ -227,11 +215,11 @@ class _DrainHandler:
         self._service, self._delay, self._then = service, delay, then
 
     def __call__(self, number: int, frame: Any) -> None:
-        from regard.serve.prometheus import say
+        from regard.serve.prometheus import log_event
 
         first, self._service.draining = not self._service.draining, True
         if first:
-            say("draining", signal=signal.Signals(number).name)
+            log_event("draining", signal=signal.Signals(number).name)
         if first and self._delay:
             timer = threading.Timer(self._delay, self._then, (number, None))
             timer.daemon = True

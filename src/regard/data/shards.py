@@ -34,13 +34,12 @@ from regard.data.dataset import (
 from regard.data.formats import load_dataset
 from regard.errors import ConfigError, DatasetError, MissingExtra
 from regard.media import is_there
-from regard.media.source_file import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES
-from regard.types import Media
+from regard.types import MEDIA, Media
 
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
 _PLACE = re.compile(r"(?P<tar>.+)#(?P<offset>\d+)\+(?P<size>\d+)!(?P<name>[^!/]+)")
-_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
+_SUFFIXES = frozenset[str]().union(*(medium.suffixes for medium in MEDIA.values()))
 _OVERHEAD = 3 * 512  # bytes of a tar for each sample: two headers and padding
 
 

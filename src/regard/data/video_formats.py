@@ -24,7 +24,7 @@ from typing import Any
 
 from regard.data.dataset import UNUSED, Entry, LineFault, Row, numbered_lines, texts_in
 from regard.errors import DatasetError
-from regard.media.source_file import VIDEO_SUFFIXES
+from regard.types import MEDIA
 from regard.util.safe_io import json_of
 
 _SENTENCES = "sents_*_lc_nopunc.txt"
@@ -59,7 +59,7 @@ class _Clips:
     def __init__(self, folder: Path, usual: str) -> None:
         self._usual = usual
         files = sorted(folder.iterdir()) if folder.is_dir() else []
-        self._names = {f.stem: f.name for f in files if f.suffix.lower() in VIDEO_SUFFIXES}
+        self._names = {f.stem: f.name for f in files if f.suffix.lower() in MEDIA["video"].suffixes}
 
     def file(self, name: str) -> str:
         """Return the file name of a clip, with the usual suffix if there is no such file."""

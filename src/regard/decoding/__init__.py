@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from regard.backends.base import Backend
 from regard.decoding.beam import decode_beam
-from regard.decoding.sampling import decode_greedy, decode_sample
 from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Ids
 from regard.types import Annotations, Hypothesis
 
 __all__ = ["DecodingOptions", "decode"]
-
-_METHODS = {"greedy": decode_greedy, "beam": decode_beam, "sample": decode_sample}
 
 
 def decode(
@@ -46,4 +43,9 @@ def decode(
         ConfigError: `prefix` or `banned` holds an id that is not a word of the vocabulary.
     """
     ids = Ids(start, end, forbidden, unlisted)
-    return _METHODS[options.method](backend, annotations, options, ids)
+    if options.method == "beam":  # by far the most frequent; it needs no other module
+        return decode_beam(backend, annotations, options, ids)
+    from regard.decoding.sampling import decode_greedy, decode_sample
+
+    method = decode_greedy if options.method == "greedy" else decode_sample
+    return method(backend, annotations, options, ids)

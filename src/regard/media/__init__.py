@@ -1,6 +1,6 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import digest_of, find_files
+from regard.media.find import digest_of, find_files, is_there, medium_of, medium_of_bytes
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
@@ -21,7 +21,6 @@ from regard.media.preprocess import (
     preprocess_pixels,
 )
 from regard.media.reader import Input, prepare, read_media
-from regard.media.source_file import is_there, medium_of, medium_of_bytes
 
 __all__ = [
     "ClipSpec",

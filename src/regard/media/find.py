@@ -1,15 +1,97 @@
-"""Finds media files: expands globs, folders and `-`, and identifies files by their digest."""
+"""Finds media files: tells their medium, expands globs and folders, and computes digests."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from regard.errors import RegardError
-from regard.media.source_file import DICOM_SUFFIXES, medium_by_name, split_series, suffix_of
+from regard.errors import MediaError, RegardError
+from regard.media.source_file import is_dicom, read_start
+from regard.types.media import DICOM_SUFFIXES, MEDIA
+
+_HEAD = 348 + 4  # bytes that decide the medium: a NIfTI-1 header, which ends with its magic
+_NIFTI = (b"n+1\0", b"ni1\0", b"n+2\0", b"ni2\0")  # version 1 at byte 344, version 2 at byte 4
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+_PICTURE_BOXES = (b"ftypavif", b"ftypheic", b"ftypmif1")  # pictures in a video container
+
+
+def medium_of(path: str) -> str:
+    """Return the medium of a path: "image", "video" or "volume".
+
+    The suffix decides, or else the first bytes. A folder is a volume: the slices in it, or those
+    of its N-th series (`FOLDER#N`). Everything else is tried as a picture.
+    """
+    if os.path.isdir(split_series(path)[0]):
+        return "volume"
+    return medium_by_name(path) or _medium_by_content(path)
+
+
+def medium_by_name(name: str) -> str | None:
+    """Return the medium that the suffix of a name stands for, or None if it is not known."""
+    suffix = _suffix(name)
+    return next((medium for medium, its in MEDIA.items() if suffix in its.suffixes), None)
+
+
+def _suffix(name: str) -> str:
+    """Return the suffix of a name in lower case; that of "x.nii.gz" is ".nii"."""
+    return os.path.splitext(name.lower().removesuffix(".gz"))[1]
+
+
+def medium_of_head(head: bytes) -> str:
+    """Return the medium of a file from its first 352 bytes."""
+    head = _unzipped(head)
+    if is_dicom(head) or head[344:348] in _NIFTI or head[4:8] in _NIFTI:
+        return "volume"
+    is_video = head[:4] in (b"\x1a\x45\xdf\xa3", b"FLV\x01") or head[8:12] == b"AVI "
+    is_mp4 = head[4:8] == b"ftyp" and head[4:12] not in _PICTURE_BOXES
+    return "video" if is_video or is_mp4 else "image"
+
+
+def medium_of_bytes(name: str, head: bytes) -> str:
+    """Return the medium of an uploaded file; its name is not used as a path.
+
+    The first bytes decide; the suffix does where they are of no known kind.
+    """
+    medium = medium_of_head(head[:_HEAD])
+    if medium != "image" or head.startswith(_PICTURES):
+        return medium
+    return medium_by_name(name) or "image"
+
+
+def split_series(path: str) -> tuple[str, int | None]:
+    """Return the folder and the series number of `FOLDER#N`; of other paths the path and None."""
+    folder, mark, number = path.rpartition("#")
+    if mark and number.isdecimal() and not os.path.lexists(path) and os.path.isdir(folder):
+        return folder, int(number)
+    return path, None
+
+
+def is_there(path: str) -> bool:
+    """Return whether a file or folder exists; for `FOLDER#N`, whether the folder does."""
+    return os.path.exists(split_series(path)[0])
+
+
+def _unzipped(head: bytes) -> bytes:
+    """Return the first bytes of what a gzip file holds; other bytes as they are."""
+    if not head.startswith(b"\x1f\x8b"):
+        return head
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    except zlib.error:
+        return head
+
+
+def _medium_by_content(path: str) -> str:
+    if not os.path.isfile(path):
+        return "image"  # bytes that are read from a pipe would be lost
+    try:
+        return medium_of_head(read_start(path, path, _HEAD))
+    except MediaError:
+        return "image"  # the picture reader reports what is wrong
 
 
 def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iterator[str]:
@@ -100,5 +182,5 @@ def _matches(pattern: str) -> list[str]:
 def _is_media(name: str) -> bool:
     # macOS leaves `._photo.jpg` beside `photo.jpg`, which is not a picture. DICOM files are found
     # as series, by their content.
-    hidden, dicom = name.startswith("."), suffix_of(name) in DICOM_SUFFIXES
+    hidden, dicom = name.startswith("."), _suffix(name) in DICOM_SUFFIXES
     return not hidden and not dicom and medium_by_name(name) is not None

@@ -69,10 +69,10 @@ def read_media(
     """
     if isinstance(source, Media):
         if source.medium != spec.medium:
-            came = MEDIA[source.medium]
+            noun = MEDIA[source.medium].noun
             raise MediaError(
-                f"{source.name} was read as {came.phrase}, but this model reads "
-                f"{MEDIA[spec.medium].noun}s. Use a model for {came.noun}s."
+                f"{source.name} was read as a {noun}, but this model reads "
+                f"{MEDIA[spec.medium].noun}s. Use a model for {noun}s."
             )
         return source
     if isinstance(spec, ClipSpec):
@@ -159,7 +159,7 @@ class Reader:
         """Return the reader of clips whose frames this reader of pictures prepares."""
         spatial = config.grid == "spatio_temporal"
         return StoredReader(
-            clip_spec(self.spec, config),
+            spec=clip_spec(self.spec, config),
             name=self.name,
             level=self.level,
             annotation_dim=self.annotation_dim,
@@ -169,26 +169,21 @@ class Reader:
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class StoredReader(Reader):
-    """The reader of an encoder that a checkpoint describes."""
+    """The reader of an encoder that a checkpoint describes; see `Reader`."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        *,
-        name: str,
-        level: str,
-        annotation_dim: int,
-        grid_shape: tuple[int, ...],
-        pictures_per_item: int = 1,
-        frames_alone: bool = False,
-    ) -> None:
-        """Store the values; see `Reader`."""
-        self.spec, self.name, self.level = spec, name, level
-        self.annotation_dim, self.grid_shape = annotation_dim, grid_shape
-        self.grid_axes = MEDIA[self.medium].axes[: len(grid_shape)]
-        self.input_shape = _input_shape(spec)
-        self.pictures_per_item, self.frames_alone = pictures_per_item, frames_alone
+    spec: Spec
+    name: str
+    level: str
+    annotation_dim: int
+    grid_shape: tuple[int, ...]
+    pictures_per_item: int = 1
+    frames_alone: bool = False
+
+    def __post_init__(self) -> None:
+        self.grid_axes = MEDIA[self.medium].axes[: len(self.grid_shape)]
+        self.input_shape = _input_shape(self.spec)
 
     @classmethod
     def of(cls, config: dict[str, Any], *, pictures_per_item: int = 1) -> StoredReader:
@@ -206,7 +201,7 @@ class StoredReader(Reader):
                 "written by another version."
             ) from error
         return cls(
-            spec,
+            spec=spec,
             name=encoder["name"],
             level=asked.get("level", ""),
             annotation_dim=encoder["annotation_dim"],

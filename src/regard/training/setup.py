@@ -75,22 +75,13 @@ def prepare_run(
     decoder = _build_decoder(recipe, encoder.annotation_dim, len(vocabulary))
     if start is not None:
         load_start(start, decoder, encoder, vocabulary, recipe.training.seed)
-        if saved is None:
-            words = describe_words(start.vocabulary, vocabulary)
-            reporter.message(f"begins from {recipe.training.init_from}: {words}")
-    reporter.message(
-        f"{len(splits.train.items)} training and {len(splits.val.items)} val "
-        f"{MEDIA[encoder.medium].noun}s, "
-        f"{len(vocabulary)} words, {sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} "
-        "million decoder weights"
-    )
+    _report_contents(reporter, recipe, splits, vocabulary, decoder, None if saved else start)
     out.mkdir(parents=True, exist_ok=True)  # only now: a wrong setting leaves no empty folder
     store = Path(recipe.data.store or out / "annotations")
     views, report = views_of(recipe.data)[1:], reporter.encoded
     pictures = Pictures(encoder, splits, store, views=views, report=report, devices=devices)
-    captions, remark = cut_captions(
-        encode_captions(splits.train, vocabulary), recipe.data.max_length
-    )
+    encoded = encode_captions(splits.train, vocabulary)
+    captions, remark = cut_captions(encoded, recipe.data.max_length)
     if remark:
         reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary)
@@ -105,6 +96,24 @@ def prepare_run(
     teachers = open_teachers(recipe, splits, vocabulary, out, report, devices)
     return TrainingRun(
         recipe, out, splits, vocabulary, pictures, chunks, state, teachers, reporter, devices
+    )
+
+
+def _report_contents(
+    reporter: Reporter,
+    recipe: Recipe,
+    splits: Splits,
+    vocabulary: Vocabulary,
+    decoder: AttentionDecoder,
+    start: Checkpoint | None,
+) -> None:
+    if start is not None:
+        words = describe_words(start.vocabulary, vocabulary)
+        reporter.message(f"begins from {recipe.training.init_from}: {words}")
+    reporter.message(
+        f"{len(splits.train.items)} training and {len(splits.val.items)} val "
+        f"{MEDIA[recipe.encoder.medium].noun}s, {len(vocabulary)} words, "
+        f"{sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} million decoder weights"
     )
 
 

@@ -12,17 +12,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from regard.errors import MediaError, MissingExtra
+from regard.errors import MediaError, needs_extra
 from regard.media.scan import damage_as_media_error
-from regard.media.source_file import (
-    DICOM_SUFFIXES,
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    is_dicom,
-    quiet_libraries,
-    read_start,
-    refuse_empty,
-)
+from regard.media.source_file import is_dicom, quiet_libraries, read_start, refuse_empty
+from regard.types.media import DICOM_SUFFIXES, MEDIA
 
 MODALITIES = frozenset(
     ("CR", "CT", "DX", "IO", "IVOCT", "IVUS", "MG", "MR", "NM", "OCT", "OPT", "OT", "PT", "PX")
@@ -76,10 +69,8 @@ def read_dataset(source: str | bytes, *, pixels: bool) -> Any:
     Raises:
         MissingExtra: pydicom is not installed.
     """
-    try:
+    with needs_extra("pydicom", "volume", "reading DICOM"):
         import pydicom
-    except ImportError as error:
-        raise MissingExtra("pydicom", "volume", "reading DICOM") from error
     opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
     return pydicom.dcmread(
         opened, stop_before_pixels=not pixels, force=True, specific_tags=list(_TAGS)
@@ -196,7 +187,7 @@ def _header(source: str | bytes, dataset: Any) -> DicomHeader:
 
 def _is_dicom_file(path: str) -> bool:
     suffix = os.path.splitext(path)[1].lower()
-    if suffix in DICOM_SUFFIXES or suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES:
+    if suffix in DICOM_SUFFIXES | MEDIA["image"].suffixes | MEDIA["video"].suffixes:
         return suffix in DICOM_SUFFIXES
     try:
         head = read_start(path, path, _HEAD + 512)

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge
-from regard.media.find import digest_of
+from regard.media.find import digest_of, split_series
 from regard.media.preprocess import CT_WINDOWS, ScanSpec, intensity_window
 from regard.media.scan import StoredVolume, checked_affine, to_canonical
 from regard.media.scan.dicom import read_dicom
 from regard.media.scan.dicom_series import pick_series, read_header
 from regard.media.scan.nifti import from_nibabel, read_nifti
-from regard.media.source_file import DICOM_SUFFIXES, is_dicom, read_start, split_series
+from regard.media.source_file import is_dicom, read_start
 from regard.types import Scan
+from regard.types.media import DICOM_SUFFIXES
 
 _HEAD = 132
 MAX_VOXELS = 2**28
