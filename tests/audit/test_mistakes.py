@@ -128,10 +128,10 @@ def test_changes_between_two_models() -> None:
                   said("c", "a", "cat"))  # fmt: skip
     found = changes(new, old)
     assert [(c.new.item.key, c.gain) for c in found] == [("a", 2), ("b", -2)]
-    assert [f.said for f in found[0].gone] == ["cat", ""]
-    assert found[0].come == ()
-    assert [f.said for f in found[1].come] == ["cat", ""]
-    assert found[1].gone == ()  # both say "sits"
+    assert [f.said for f in found[0].fixed] == ["cat", ""]
+    assert found[0].introduced == ()
+    assert [f.said for f in found[1].introduced] == ["cat", ""]
+    assert found[1].fixed == ()  # both say "sits"
 
 
 def test_a_split_is_captioned_and_bad_pictures_are_told_of(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from PIL import Image
 
 from regard.errors import ConfigError
 from regard.explain import compare_sheet, save_animation
-from regard.explain.outputs import Wanted, write_explanation
+from regard.explain.maps import as_picture
+from regard.explain.outputs import OutputOptions, write_explanation
 from regard.explain.page import Explained, explanation_page
-from regard.explain.tiles import as_picture
 from regard.faithfulness.occlusion import Occlusion
 from tests.helpers import filmed, scans, toys
 from tests.helpers.pages import Parsed
@@ -149,7 +149,7 @@ def test_a_caption_without_words_is_explained_with_its_grids(tmp_path: Path) -> 
     said = captioner.caption(toys.picture(), beam=1)
     trace = replace(said.trace, alpha=said.trace.alpha[:0])
     wordless = replace(said, text="", words=(), trace=trace)
-    wanted = Wanted(occlusion=False, grids=True)
+    wanted = OutputOptions(occlusion=False, grids=True)
     write_explanation(captioner, wordless, tmp_path / "a", wanted)
     assert np.load(tmp_path / "a.npy").shape == (0, *said.grid.shape)
     assert {path.suffix for path in tmp_path.iterdir()} == {*wanted.suffixes("image")}

@@ -1,4 +1,4 @@
-"""Cards of an audit's report: a picture with the map of the word that a finding is about."""
+"""Cards of an audit's report: a picture with the map of a word that a finding is about."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from regard.audit.mistakes import Audited, Finding
 from regard.audit.records import Change
 from regard.errors import MediaError
 from regard.explain.html import (
-    ShownWord,
+    PageWord,
     escaped,
     map_data,
     output_html,
@@ -37,14 +37,14 @@ def finding_card(one: Audited, findings: Sequence[Finding]) -> str:
 
 
 def change_card(change: Change) -> str:
-    """Return a picture's card with both captions; the map is of the worse one."""
+    """Return a picture's card with both captions; the map is of the one with more mistakes."""
     if change.gain > 0:
-        return _card(change.old, change.gone, _other("now", change.new, change.come))
-    return _card(change.new, change.come, _other("before", change.old, change.gone))
+        return _card(change.old, change.fixed, _other("now", change.new, change.introduced))
+    return _card(change.new, change.introduced, _other("before", change.old, change.fixed))
 
 
-def told(one: Audited, finding: Finding) -> str:
-    """Say what is amiss, in words."""
+def finding_text(one: Audited, finding: Finding) -> str:
+    """Describe a finding in words."""
     said, wanted = finding.said, ", ".join(finding.wanted)
     if finding.kind == "missed":
         return f"all references name “{wanted}”"
@@ -71,11 +71,11 @@ def told(one: Audited, finding: Finding) -> str:
 
 def _card(one: Audited, findings: Sequence[Finding], other: str) -> str:
     key = escaped(one.item.key)
-    amiss = "".join(f"<p class='finding'>{escaped(told(one, f))}</p>" for f in findings)
+    texts = "".join(f"<p class='finding'>{escaped(finding_text(one, f))}</p>" for f in findings)
     references = "".join(
         f"<li dir='auto'>{escaped(_cut(text))}</li>" for text in one.item.captions[:_REFERENCES]
     )
-    foot = f"{amiss}{other}<ul aria-label='references'>{references}</ul>"
+    foot = f"{texts}{other}<ul aria-label='references'>{references}</ul>"
     try:
         pixels = read_image(one.item.file).pixels
     except MediaError as error:
@@ -93,13 +93,13 @@ def _card(one: Audited, findings: Sequence[Finding], other: str) -> str:
     )
 
 
-def _words(one: Audited, findings: Sequence[Finding]) -> list[ShownWord]:
+def _words(one: Audited, findings: Sequence[Finding]) -> list[PageWord]:
     places = [0 if f.kind == "collapsed attention" else f.place for f in findings]
-    shown: list[ShownWord] = []
+    words: list[PageWord] = []
     for at, spoken in enumerate(one.spoken):
         word = replace(one.caption.words[spoken.first], logprob=spoken.logprob)
-        shown.append(
-            ShownWord(
+        words.append(
+            PageWord(
                 spoken.text,
                 word.alpha,
                 word_note(word),
@@ -108,7 +108,7 @@ def _words(one: Audited, findings: Sequence[Finding]) -> list[ShownWord]:
                 first=bool(places) and at == places[0],
             )
         )
-    return shown
+    return words
 
 
 def _other(name: str, one: Audited, findings: Sequence[Finding]) -> str:
@@ -116,7 +116,7 @@ def _other(name: str, one: Audited, findings: Sequence[Finding]) -> str:
 
 
 def _marked(one: Audited, findings: Sequence[Finding]) -> str:
-    """Return a caption as text with the words that findings are about marked."""
+    """Return a caption as HTML in which the words of findings are marked."""
     places = {finding.place for finding in findings}
     words = [
         f"<mark>{escaped(word.text)}</mark>" if at in places else escaped(word.text)

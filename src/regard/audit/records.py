@@ -1,4 +1,4 @@
-"""What got better and worse between two models: their mistakes on the same pictures."""
+"""Changes between two models' mistakes, and an audit as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Change:
     """One picture that two models make different mistakes on.
 
     Attributes:
-        new: the audited model's caption.
-        old: the other's.
-        gone: mistakes of the old caption that the new one does not make.
-        come: mistakes of the new caption that the old one does not make.
+        new: the audited model's picture.
+        old: the other model's.
+        fixed: mistakes of the old caption that the new one does not make.
+        introduced: mistakes of the new caption that the old one does not make.
     """
 
     new: Audited
     old: Audited
-    gone: tuple[Finding, ...]
-    come: tuple[Finding, ...]
+    fixed: tuple[Finding, ...]
+    introduced: tuple[Finding, ...]
 
     @property
     def gain(self) -> int:
-        """By how many mistakes the new caption is better."""
+        """How many mistakes fewer the new caption has."""
         return len(self.old.mistakes) - len(self.new.mistakes)
 
 
@@ -39,8 +39,8 @@ def changes(new: Audit, old: Audit) -> list[Change]:
     """Return the pictures on which two models differ in mistakes, the most improved first.
 
     Args:
-        new: of the model in question.
-        old: of the model that it is set against; pictures that only one captioned are left out.
+        new: of the model.
+        old: of the model that it is compared with; pictures that only one captioned are left out.
     """
     before = {one.item.key: one for one in old.pictures}
     found = [
@@ -48,7 +48,7 @@ def changes(new: Audit, old: Audit) -> list[Change]:
         for one in new.pictures
         if (other := before.get(one.item.key)) is not None
     ]
-    differing = [change for change in found if change.gone or change.come]
+    differing = [change for change in found if change.fixed or change.introduced]
     return sorted(differing, key=lambda change: (-change.gain, change.new.item.key))
 
 
@@ -65,16 +65,13 @@ def _without(one: Audited, other: Audited) -> tuple[Finding, ...]:
 
 
 def _identity(finding: Finding) -> tuple[str, ...]:
-    """What makes two findings the same mistake: kind and words; of what was missed the thing."""
+    """Return what identifies a mistake: kind and words, and of a missed thing its name."""
     missed = finding.wanted if finding.kind == "missed" else ()
     return (finding.kind, finding.said, finding.noun, *missed)
 
 
 def report_csv(audit: Audit) -> str:
-    """Return one row for each finding.
-
-    Text that a spreadsheet would run as a formula has an apostrophe before it.
-    """
+    """Return one row for each finding, with its texts as `plain_cell` gives them."""
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(
@@ -92,15 +89,15 @@ def report_csv(audit: Audit) -> str:
 
 
 def plain_cell(text: str) -> str:
-    """Return a text with an apostrophe before it where a spreadsheet would run it as a formula."""
+    """Return a text, with an apostrophe before it where a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def report_json(audit: Audit, against: Audit | None = None) -> dict[str, Any]:
-    """Return everything as plain values, the maps of the captions excepted.
+    """Return everything as plain values, without the captions' maps.
 
     Args:
-        audit: of the model in question.
+        audit: of the model.
         against: of a model that it is compared with.
     """
     record = _totals_json(audit) | {"pictures": [_picture_json(one) for one in audit.pictures]}
@@ -123,8 +120,8 @@ def _change_json(change: Change) -> dict[str, Any]:
         "gain": change.gain,
         "caption": change.new.caption.text,
         "against": change.old.caption.text,
-        "gone": [asdict(finding) for finding in change.gone],
-        "come": [asdict(finding) for finding in change.come],
+        "gone": [asdict(finding) for finding in change.fixed],
+        "come": [asdict(finding) for finding in change.introduced],
     }
 
 

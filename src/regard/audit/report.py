@@ -1,19 +1,19 @@
-"""The report of an audit as one HTML file that loads nothing."""
+"""The report of an audit as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from regard.audit.cards import change_card, finding_card, told
+from regard.audit.cards import change_card, finding_card, finding_text
 from regard.audit.mistakes import KINDS, Audit, Audited, Finding
 from regard.audit.records import Change, changes
-from regard.explain.html import assets_html, escaped
+from regard.explain.html import asset, assets_html, escaped, page_html, table_html
 from regard.reliability.calibration import Reliability
 
-_PICTURES = 40  # that the page embeds: some 4 MB, however many were captioned
+_PICTURES = 40  # embedded in the page: some 4 MB, however many were captioned
 _OF_A_KIND = 6
-_CHANGED = 6  # of each way, beside a list of more
+_CHANGED = 6  # better and worse, beside a list of more
 _ROWS = 40  # of a table; the JSON has all
 _MEANINGS = {
     "unsupported": "words that no reference says, nor an inflection, a synonym or a broader word",
@@ -33,21 +33,20 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
     The galleries read their pictures from the files again.
 
     Args:
-        audit: of the model in question.
+        audit: of the model.
         against: of a model that it is compared with.
     """
-    model = escaped(audit.settings["model"])
+    title = f"Where {audit.settings['model']} fails"
     versus = f", set against {escaped(against.settings['model'])}" if against else ""
     changed = changes(audit, against) if against else []
     room = _PICTURES - (2 * _CHANGED if against else 0)
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Where {model} fails</title>{assets_html()}<style>{_STYLE}</style></head>"
-        f"<body><main><h1>Where {model} fails{versus}</h1>{_settings(audit)}"
+    return page_html(
+        title,
+        f"{assets_html()}<style>\n{asset('report.css', 'regard.audit')}</style>",
+        f"<h1>{escaped(title)}{versus}</h1>{_settings(audit)}"
         f"{_totals(audit, against)}{_calibration(audit, against)}{_confusions(audit)}"
         f"{_changed(changed, against) if against else ''}{_galleries(audit, room)}"
-        f"{_failures(audit)}</main></body></html>"
+        f"{_failures(audit)}",
     )
 
 
@@ -92,8 +91,9 @@ def _share(value: float) -> str:
 
 def _calibration(audit: Audit, against: Audit | None) -> str:
     figures = "".join(
-        f"<figure>{diagram(one.reliability())}<figcaption>{escaped(one.settings['model'])}: "
-        f"expected calibration error {_share(one.reliability().error)}</figcaption></figure>"
+        f"<figure>{reliability_diagram(one.reliability())}<figcaption>"
+        f"{escaped(one.settings['model'])}: expected calibration error "
+        f"{_share(one.reliability().error)}</figcaption></figure>"
         for one in [audit, *([against] if against else [])]
     )
     return (
@@ -104,7 +104,7 @@ def _calibration(audit: Audit, against: Audit | None) -> str:
     )
 
 
-def diagram(found: Reliability) -> str:
+def reliability_diagram(found: Reliability) -> str:
     """Draw a reliability diagram as inline SVG."""
     side, left, top = 240, 34, 8
     most = max((one.words for one in found.bins), default=0)
@@ -162,7 +162,8 @@ def _changed(changed: Sequence[Change], against: Audit) -> str:
         cards = "".join(change_card(change) for change in some[:_CHANGED])
         rows = [
             [c.new.item.key, c.old.caption.text, c.new.caption.text,
-             "; ".join(told(c.old, f) for f in c.gone), "; ".join(told(c.new, f) for f in c.come)]
+             "; ".join(finding_text(c.old, f) for f in c.fixed),
+             "; ".join(finding_text(c.new, f) for f in c.introduced)]
             for c in some[:_ROWS]
         ]  # fmt: skip
         table = _table(["picture", "before", "now", "gone", "come"], rows)
@@ -174,7 +175,7 @@ def _changed(changed: Sequence[Change], against: Audit) -> str:
 
 
 def _galleries(audit: Audit, room: int) -> str:
-    ranked = {kind: worst(audit, kind) for kind in KINDS}
+    ranked = {kind: worst_findings(audit, kind) for kind in KINDS}
     present = {kind: found for kind, found in ranked.items() if found}
     each = min(_OF_A_KIND, room // max(1, len(present)))
     parts: list[str] = []
@@ -188,8 +189,8 @@ def _galleries(audit: Audit, room: int) -> str:
     return "".join(parts)
 
 
-def worst(audit: Audit, kind: str) -> list[tuple[Audited, list[Finding]]]:
-    """Return the pictures with findings of a kind, and those, the most severe first."""
+def worst_findings(audit: Audit, kind: str) -> list[tuple[Audited, list[Finding]]]:
+    """Return the pictures with findings of a kind, each with those, the most severe first."""
     found = [
         (one, sorted((f for f in one.findings if f.kind == kind), key=lambda f: -f.severity))
         for one in audit.pictures
@@ -209,45 +210,4 @@ def _failures(audit: Audit) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td dir='auto'>{escaped(cell)}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<div class='wide'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-_STYLE = """
-body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1d2433; background: #f6f7f9; }
-main { max-width: 84rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin: 2.5rem 0 .5rem; font-size: 1.25rem; }
-.note { max-width: 48rem; margin: .3rem 0 1rem; font-size: .9rem; color: #4b5565; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: start; vertical-align: top;
-  border-bottom: 1px solid #d5dae2; }
-summary { margin: .75rem 0; cursor: pointer; }
-.diagrams { display: flex; flex-wrap: wrap; gap: 2rem; }
-.diagrams figure { width: 20rem; max-width: 100%; margin: 0; }
-.diagrams figcaption { font-size: .875rem; }
-.diagrams rect { fill: #0b6bcb; } .diagrams circle { fill: #c6342b; }
-.diagrams path { fill: none; stroke: #5b6576; } .diagrams text { font-size: 10px; fill: #5b6576; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
-  gap: 1rem; align-items: start; }
-.cards .regard { min-width: 0; }
-.cards h3 { margin: 0 0 .5rem; font-size: .85rem; overflow-wrap: anywhere; color: var(--quiet); }
-.cards .finding { margin: .2rem 0; padding-left: .6rem; border-left: 3px solid var(--fault); }
-.cards .other { margin: .4rem 0; }
-.cards mark { color: inherit; background: none; border-bottom: .2rem solid var(--fault); }
-.cards ul { margin: .5rem 0; padding-left: 1.1rem; font-size: .875rem; }
-.cards li { overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) {
-  body { color: #eef1f6; background: #0b0e13; }
-  .note, .diagrams figcaption { color: #a3acba; } th, td { border-color: #3d4757; }
-  .diagrams rect { fill: #4c9df0; } .diagrams circle { fill: #ff7a6e; }
-  .diagrams path { stroke: #a3acba; } .diagrams text { fill: #a3acba; }
-}
-"""
+    return table_html(heads, rows, "td dir='auto'")

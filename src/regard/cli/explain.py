@@ -56,13 +56,13 @@ def explain(
     sources, total = sources_of(files)
     folder = OutputFolder(out, "--out")
     from regard.captioner import Failure
-    from regard.explain.outputs import Wanted, write_explanation
+    from regard.explain.outputs import OutputOptions, write_explanation
     from regard.model_pool import Router
 
     count = total or 1
     router = Router(model, device=device, files=count, covered=occlusion)
     rivals = Router(compare, device=device, files=count, covered=occlusion) if compare else None
-    wanted = Wanted(occlusion, animation, smooth, grids)
+    options = OutputOptions(occlusion, animation, smooth, grids)
     failed = False
     watch = Watch("explaining", total)
     results = router.caption_many(sources, report=watch.report, beam=beam, context=context)
@@ -81,9 +81,9 @@ def explain(
                 complain(f"--compare {compare}: {other.error}")
                 continue
             rival = rivals.captioner(result.medium), other
-        stem = folder.stem(result.file, wanted.suffixes(result.medium))
+        stem = folder.stem(result.file, options.suffixes(result.medium))
         try:
-            write_explanation(router.captioner(result.medium), result, stem, wanted, rival=rival)
+            write_explanation(router.captioner(result.medium), result, stem, options, rival=rival)
         except OSError as error:
             raise ConfigError(f"{stem}.* cannot be written: {error.strerror}.") from error
         typer.echo(f"{result.file}: {result.text}")

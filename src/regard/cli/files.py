@@ -133,7 +133,7 @@ class OutputFolder:
         source, folder = Path(file).resolve(), self.folder.resolve()
         if folder in (source, source.parent):
             return True
-        from regard.explain.provenance import is_drawing
+        from regard.explain.drawing import is_drawing
 
         # Numbers and pages bear no mark; they are known by the drawing that is made with them.
         drawn = [is_drawing(path) for path in there if path.suffix in _DRAWN]

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from regard.data.dataset import CaptionDataset
-from regard.explain.diary import Diary, DiaryEntry, DiaryPicture, Said
-from regard.explain.tiles import tiled
+from regard.explain.diary import Diary, DiaryCaption, DiaryEntry, DiaryPicture
+from regard.explain.maps import tiled
 from regard.text.vocabulary import Vocabulary
 from regard.training.evaluation import Evaluation
 from regard.training.inputs import Pictures
@@ -154,7 +154,7 @@ class DiaryKeeper:
     ) -> None:
         """Add one evaluation and rewrite the page."""
         pictures: list[DiaryPicture] = []
-        said: dict[str, Said] = {}
+        said: dict[str, DiaryCaption] = {}
         for item in self.items:
             found = evaluation.hypotheses[item.key]
             media = source.media(item.file)
@@ -164,5 +164,5 @@ class DiaryKeeper:
             chosen = None
             if found.location is not None:
                 chosen = [int(np.flatnonzero(cells == cell)[0]) for cell in found.location]
-            said[item.key] = Said(words, found.alpha[:, cells], chosen)
+            said[item.key] = DiaryCaption(words, found.alpha[:, cells], chosen)
         self._diary.add(DiaryEntry(epoch, evaluation.scores, said), pictures)
