@@ -38,9 +38,9 @@ def test_a_seed_draws_the_same_pictures_whatever_their_order() -> None:
 
 
 def test_what_cannot_be_drawn_is_said() -> None:
-    with pytest.raises(DatasetError, match="has 1 pictures in the split 'val', and 2"):
+    with pytest.raises(DatasetError, match="has 1 pictures in the split 'val', but 2"):
         sample_items(dataset("a.jpg"), pictures=2)
-    with pytest.raises(ConfigError, match="of 0 pictures"):
+    with pytest.raises(ConfigError, match="sample of 0 pictures"):
         sample_items(dataset("a.jpg"), pictures=0)
 
 

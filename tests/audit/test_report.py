@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from regard.audit.cards import change_card, finding_card, finding_text
-from regard.audit.mistakes import KINDS, Audit, Audited, examine
+from regard.audit.mistakes import KINDS, Audit, AuditedPicture, examine
 from regard.audit.records import changes, report_csv, report_json
 from regard.audit.report import reliability_diagram, report_html, worst_findings
 from regard.data.dataset import CaptionedItem
@@ -34,7 +34,7 @@ def photo(tmp_path: Path) -> str:
 def picture(
     file: str, words: tuple[str, ...] = ("a", "cat", "sits", "sits"), key: str = "a.jpg",
     references: tuple[str, ...] = ("a dog runs", "the dog is running"),
-) -> Audited:  # fmt: skip
+) -> AuditedPicture:  # fmt: skip
     return examine(CaptionedItem(file, references, "val", key), toys.caption(words))
 
 

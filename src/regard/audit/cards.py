@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from regard.audit.mistakes import Audited, Finding
+from regard.audit.mistakes import AuditedPicture, Finding
 from regard.audit.records import Change
 from regard.errors import MediaError
 from regard.explain.html import (
@@ -26,7 +26,7 @@ _SIDE = 320  # pixels of a thumbnail's longer side
 _REFERENCES, _LONGEST = 6, 300  # references of a card, characters of each
 
 
-def finding_card(one: Audited, findings: Sequence[Finding]) -> str:
+def finding_card(one: AuditedPicture, findings: Sequence[Finding]) -> str:
     """Return a picture's card.
 
     Args:
@@ -43,7 +43,7 @@ def change_card(change: Change) -> str:
     return _card(change.new, change.introduced, _other("before", change.old, change.fixed))
 
 
-def finding_text(one: Audited, finding: Finding) -> str:
+def finding_text(one: AuditedPicture, finding: Finding) -> str:
     """Describe a finding in words."""
     said, wanted = finding.said, ", ".join(finding.wanted)
     if finding.kind == "missed":
@@ -69,7 +69,7 @@ def finding_text(one: Audited, finding: Finding) -> str:
             return f"“{said}”: {p}"
 
 
-def _card(one: Audited, findings: Sequence[Finding], other: str) -> str:
+def _card(one: AuditedPicture, findings: Sequence[Finding], other: str) -> str:
     key = escaped(one.item.key)
     texts = "".join(f"<p class='finding'>{escaped(finding_text(one, f))}</p>" for f in findings)
     references = "".join(
@@ -93,7 +93,7 @@ def _card(one: Audited, findings: Sequence[Finding], other: str) -> str:
     )
 
 
-def _words(one: Audited, findings: Sequence[Finding]) -> list[PageWord]:
+def _words(one: AuditedPicture, findings: Sequence[Finding]) -> list[PageWord]:
     places = [0 if f.kind == "collapsed attention" else f.place for f in findings]
     words: list[PageWord] = []
     for at, spoken in enumerate(one.spoken):
@@ -111,11 +111,11 @@ def _words(one: Audited, findings: Sequence[Finding]) -> list[PageWord]:
     return words
 
 
-def _other(name: str, one: Audited, findings: Sequence[Finding]) -> str:
+def _other(name: str, one: AuditedPicture, findings: Sequence[Finding]) -> str:
     return f"<p class='other' dir='auto'>{name}: {_marked(one, findings)}</p>"
 
 
-def _marked(one: Audited, findings: Sequence[Finding]) -> str:
+def _marked(one: AuditedPicture, findings: Sequence[Finding]) -> str:
     """Return a caption as HTML in which the words of findings are marked."""
     places = {finding.place for finding in findings}
     words = [

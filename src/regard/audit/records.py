@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from regard.audit.mistakes import Audit, Audited, Finding
+from regard.audit.mistakes import Audit, AuditedPicture, Finding
 from regard.text.words import word_class
 
 
@@ -24,8 +24,8 @@ class Change:
         introduced: mistakes of the new caption that the old one does not make.
     """
 
-    new: Audited
-    old: Audited
+    new: AuditedPicture
+    old: AuditedPicture
     fixed: tuple[Finding, ...]
     introduced: tuple[Finding, ...]
 
@@ -52,7 +52,7 @@ def changes(new: Audit, old: Audit) -> list[Change]:
     return sorted(differing, key=lambda change: (-change.gain, change.new.item.key))
 
 
-def _without(one: Audited, other: Audited) -> tuple[Finding, ...]:
+def _without(one: AuditedPicture, other: AuditedPicture) -> tuple[Finding, ...]:
     """Return the mistakes of one caption that another does not make as often."""
     left = Counter(_identity(finding) for finding in other.mistakes)
     kept: list[Finding] = []
@@ -140,7 +140,7 @@ def _totals_json(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _picture_json(one: Audited) -> dict[str, Any]:
+def _picture_json(one: AuditedPicture) -> dict[str, Any]:
     words = [
         {"text": word.text, "logprob": word.logprob, "class": word_class(word.text.lower()),
          "supported": ok, "entropy": one.caption.words[word.first].entropy,

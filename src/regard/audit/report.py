@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from regard.audit.cards import change_card, finding_card, finding_text
-from regard.audit.mistakes import KINDS, Audit, Audited, Finding
+from regard.audit.mistakes import KINDS, Audit, AuditedPicture, Finding
 from regard.audit.records import Change, changes
 from regard.explain.html import asset, assets_html, escaped, page_html, table_html
 from regard.reliability.calibration import Reliability
@@ -189,7 +189,7 @@ def _galleries(audit: Audit, room: int) -> str:
     return "".join(parts)
 
 
-def worst_findings(audit: Audit, kind: str) -> list[tuple[Audited, list[Finding]]]:
+def worst_findings(audit: Audit, kind: str) -> list[tuple[AuditedPicture, list[Finding]]]:
     """Return the pictures with findings of a kind, each with those, the most severe first."""
     found = [
         (one, sorted((f for f in one.findings if f.kind == kind), key=lambda f: -f.severity))

@@ -19,7 +19,7 @@ from regard.errors import ConfigError, DatasetError
 from regard.util.atomic import whole_file
 
 if TYPE_CHECKING:
-    from regard.metrics.evaluate import EvaluationResult
+    from regard.metrics.split_evaluation import EvaluationResult
     from regard.reliability.calibration import Calibration
 
 _RECORDED = frozenset({"scores", "settings", "captions"})  # in every record that `--json` wrote
@@ -74,7 +74,7 @@ def evaluate(
     from regard.data import load_dataset
     from regard.data.dataset import split_named
     from regard.media import medium_of
-    from regard.metrics.evaluate import evaluate as evaluate_captioner
+    from regard.metrics.split_evaluation import evaluate as evaluate_captioner
     from regard.model_pool import Router
     from regard.pipeline import store_decoding
     from regard.reliability.calibration import calibrate as fit
@@ -197,7 +197,7 @@ def _statistics(result: EvaluationResult) -> Table:
 
 
 def _table(result: EvaluationResult) -> Table:
-    from regard.metrics.published import FLICKR8K
+    from regard.metrics.split_evaluation import FLICKR8K
 
     settings = result.settings
     names = [n for n in METRIC_LABELS if n != "spice" or n in result.scores.values]

@@ -15,7 +15,7 @@ from regard.explain.drawing import save_figure
 from regard.explain.image.animation import save_animation
 from regard.explain.image.sheet import compare_sheet, contact_sheet
 from regard.explain.maps import as_picture
-from regard.explain.page import Explained, explanation_page
+from regard.explain.page import Explanation, explanation_page
 from regard.explain.scan.montage import montage
 from regard.explain.scan.nifti_maps import save_attention
 from regard.faithfulness.occlusion import occlude
@@ -113,13 +113,13 @@ def write_explanation(
             np.save(new, caption.trace.alpha.reshape(len(caption.words), *caption.grid.shape))
 
 
-def _explained(captioner: Captioner, caption: Caption, options: OutputOptions) -> Explained:
+def _explained(captioner: Captioner, caption: Caption, options: OutputOptions) -> Explanation:
     if not options.occlusion:
-        return Explained(caption)
+        return Explanation(caption)
     if caption.grid.cells > MOST_COVERED and caption.medium == "volume":
         why = f"covering {caption.grid.cells} cells would mean reading the scan as often"
-        return Explained(caption, unmeasured=f"What mattered was not measured: {why}.")
-    return Explained(caption, occlude(captioner, caption))
+        return Explanation(caption, unmeasured=f"What mattered was not measured: {why}.")
+    return Explanation(caption, occlude(captioner, caption))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -31,7 +31,7 @@ from regard.types import Caption, Scan
 
 
 @dataclass(frozen=True)
-class Explained:
+class Explanation:
     """A caption and its occlusion.
 
     Attributes:
@@ -78,7 +78,7 @@ class Explained:
         }
 
 
-def explanation_page(explained: Sequence[Explained], *, smooth: bool = True) -> str:
+def explanation_page(explained: Sequence[Explanation], *, smooth: bool = True) -> str:
     """Return a whole HTML page.
 
     Args:
@@ -109,7 +109,7 @@ def explanation_page(explained: Sequence[Explained], *, smooth: bool = True) -> 
     )
 
 
-def _viewer(one: Explained, *, again: bool, smooth: bool) -> str:
+def _viewer(one: Explanation, *, again: bool, smooth: bool) -> str:
     if one.caption.medium == "video":
         player = clip_html(one.caption, one.occlusion, again=again, smooth=smooth)
         return player + weights_table(one.caption)
@@ -118,7 +118,7 @@ def _viewer(one: Explained, *, again: bool, smooth: bool) -> str:
     return caption_html(one.caption, one.occlusion, smooth=smooth)
 
 
-def _notes(explained: Sequence[Explained]) -> str:
+def _notes(explained: Sequence[Explanation]) -> str:
     notes = [
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
@@ -151,7 +151,7 @@ def _notes(explained: Sequence[Explained]) -> str:
     return "".join(f"<p class='note'>{escaped(note)}</p>" for note in notes)
 
 
-def _table(one: Explained) -> str:
+def _table(one: Explanation) -> str:
     """Return all words' numbers as a table, for readers of numbers and of Braille."""
     caption, occlusion, words = one.caption, one.occlusion, one.caption.words
     columns = {

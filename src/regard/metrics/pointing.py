@@ -1,8 +1,8 @@
-"""Does attention lie on the thing? Mass and pointing inside a known region.
+"""Attention inside a known region: attention correctness and the pointing game.
 
-Definitions follow attention correctness (Liu et al. 2017) and the pointing game (Zhang et al.
-2016), on the raw cells: smoothing is for the eye. Each stands beside two baselines that know
-nothing of the word: attention that is uniform over the grid, and the grid's middle.
+Definitions follow Liu et al. 2017 (attention correctness) and Zhang et al. 2016 (the pointing
+game), on raw cells without smoothing. Two baselines do not depend on the word: attention that is
+uniform over the grid, and the grid's middle.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Region:
     """Where a thing lies on its picture: the union of boxes, or a mask.
 
     Attributes:
-        boxes: of the thing; several where there are several of it.
-        mask: (height, width) bool of the whole source, instead of boxes; of another size than
-            it, it is stretched over it.
+        boxes: of the thing; several where it occurs several times.
+        mask: (height, width) bool over the whole source, instead of boxes; a mask of another
+            size is stretched.
     """
 
     boxes: tuple[Box, ...] = ()
@@ -35,7 +35,7 @@ class Region:
         """Whether a point (row, column) in source pixels lies in the region.
 
         Args:
-            point: where.
+            point: its place.
             source_size: (height, width) of the source in pixels.
         """
         row, column = point
@@ -49,12 +49,12 @@ class Region:
                    for top, left, down, right in self.boxes)  # fmt: skip
 
     def shares(self, grid: Grid) -> np.ndarray:
-        """Return (L,): which share of each cell's area lies in the region."""
+        """Return (L,): the share of each cell's area that lies in the region."""
         return np.array([self._share(grid, cell) for cell in range(grid.cells)])
 
     def _share(self, grid: Grid, cell: int) -> float:
         (top, down), (left, right) = cell_bounds(grid, cell)
-        # A fine raster serves overlapping boxes and masks alike.
+        # Sampling a fine raster handles overlapping boxes and masks alike.
         rows = top + (np.arange(_RASTER) + 0.5) / _RASTER * (down - top)
         columns = left + (np.arange(_RASTER) + 0.5) / _RASTER * (right - left)
         size = grid.source_size
@@ -71,8 +71,8 @@ class Pointing:
     Attributes:
         mass: attention inside, 0..1.
         hit: whether the middle of the cell with the largest weight lies inside.
-        uniform_mass: what uniform attention would have inside: the region's share of the grid.
-        uniform_hit: chance that a cell drawn evenly hits.
+        uniform_mass: mass of uniform attention: the region's share of the grid.
+        uniform_hit: chance that a random cell hits.
         middle_hit: whether the cell in the picture's middle hits.
     """
 

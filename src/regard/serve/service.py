@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard.errors import ConfigError, MediaError, RegardError, UnknownName
 from regard.explain.html import caption_html
-from regard.explain.page import Explained, explanation_page
+from regard.explain.page import Explanation, explanation_page
 from regard.faithfulness.occlusion import occlude
 from regard.media import medium_of_bytes
 from regard.serve.admission import Add, Room
@@ -136,7 +136,7 @@ class Service:
             if form not in FORMATS:
                 raise ConfigError(f"format is {form!r}; it must be one of {', '.join(FORMATS)}.")
 
-            def work(explained: Explained) -> str | dict[str, Any]:
+            def work(explained: Explanation) -> str | dict[str, Any]:
                 return explained.to_json() if form == "json" else explanation_page([explained])
 
             content = await self._explained(asked, work)
@@ -149,7 +149,7 @@ class Service:
         make no sense are answered with 200 and `error`.
         """
 
-        def work(explained: Explained) -> dict[str, Any]:
+        def work(explained: Explanation) -> dict[str, Any]:
             best, occlusion = explained.caption, explained.occlusion
             views = [caption_html(best, occlusion, assets=False)]
             views += [caption_html(other, assets=False) for other in best.n_best]
@@ -217,7 +217,7 @@ class Service:
         claim(-(-media.pixels.nbytes // _BYTES_OF_A_PIXEL))
         return media
 
-    async def _explained(self, asked: Asked, work: Callable[[Explained], Any]) -> Any:
+    async def _explained(self, asked: Asked, work: Callable[[Explanation], Any]) -> Any:
         """Caption the one file, cover its parts where wanted, and do the work on the result."""
         if len(asked.files) != 1:
             raise Refused(422, f"{len(asked.files)} pictures came; one at a time is explained.")
@@ -229,6 +229,6 @@ class Service:
 
             def measure() -> Any:
                 covered = asked.extra["occlusion"] and caption.words
-                return work(Explained(caption, occlude(captioner, caption) if covered else None))
+                return work(Explanation(caption, occlude(captioner, caption) if covered else None))
 
             return await self.batcher.run(measure)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from regard.config import ObjectiveConfig, Recipe
 from regard.data.dataset import CaptionDataset
-from regard.metrics.cider import CiderD
-from regard.metrics.sentence_bleu import sentence_bleu
+from regard.metrics.cider import CiderD, sentence_bleu
 from regard.text.vocabulary import END, SPECIALS, Vocabulary
 from regard.training.objectives.base import Objective
 from regard.training.objectives.cross_entropy import CrossEntropy
