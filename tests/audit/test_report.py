@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regard.audit.cards import change_card, finding_card, finding_text
 from regard.audit.mistakes import KINDS, Audit, AuditedPicture, examine
 from regard.audit.records import changes, report_csv, report_json
-from regard.audit.report import reliability_diagram, report_html, worst_findings
+from regard.audit.report import (
+    change_card,
+    finding_card,
+    finding_text,
+    reliability_diagram,
+    report_html,
+    worst_findings,
+)
 from regard.data.dataset import CaptionedItem
 from regard.explain.maps import absolute_scale
 from regard.reliability.calibration import reliability

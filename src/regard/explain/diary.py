@@ -143,10 +143,7 @@ class Diary:
 
 
 def write_diary(
-    path: str | Path,
-    title: str,
-    pictures: Sequence[DiaryPicture],
-    entries: Sequence[DiaryEntry],
+    path: str | Path, title: str, pictures: Sequence[DiaryPicture], entries: Sequence[DiaryEntry]
 ) -> None:
     """Write a diary as one self-contained HTML page.
 

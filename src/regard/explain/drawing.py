@@ -31,16 +31,18 @@ OUTLINE = "#10141c"
 """Around white letters and lines on a picture."""
 GREY = 140
 """The shade below a colour that lies on no picture, as in the colour bar."""
-MARGIN, TITLE_TOP, LINE = 0.45, 0.36, 0.18
-"""Inches: around a figure, above its title, and per line of its footer."""
+MARGIN = 0.45
+"""Inches around a figure."""
 BESIDE_BAR = 3.1
 """Inches from the left margin to the text beside a colour bar."""
 NARROWEST = 8.0
 """Least width of a figure in inches; a narrower one has no room for colour bar and footer."""
-TITLE_SIZE, WORD_SIZE, SMALL = 19.0, 13.0, 8.0
+WORD_SIZE, SMALL = 13.0, 8.0
 """Points."""
 Box = tuple[float, float, float, float]
 """matplotlib's (left, bottom, width, height) as shares of a figure."""
+_TITLE_SIZE, _TITLE_TOP = 19.0, 0.36  # points, inches
+_LINE = 0.18  # inches of a footer's line
 _DRAWN_PIXELS = 360  # longer side of a drawn picture
 
 
@@ -81,6 +83,26 @@ class PanelGrid:
         return self.top + rows * (self.high + self.text + self.gap)
 
 
+@dataclass(frozen=True)
+class Title:
+    """A caption's text as the title of a figure, in one or more lines of `size` points."""
+
+    text: str
+    size: float
+
+    @classmethod
+    def from_caption(
+        cls, caption: Caption, fonts: FontChoice, width: float, size: float = _TITLE_SIZE
+    ) -> Title:
+        """Break a caption's text into lines that fit a figure `width` inches wide."""
+        return cls(wrapped(fonts.drawable(caption.text) or "(no words)", width, size), size)
+
+    @property
+    def bottom(self) -> float:
+        """Where the title ends, in inches from the figure's upper edge."""
+        return _TITLE_TOP + (self.text.count("\n") + 1) * self.size * 1.25 / 72
+
+
 class Canvas:
     """A figure that is drawn on in inches from its upper left corner.
 
@@ -90,20 +112,24 @@ class Canvas:
     """
 
     def __init__(
-        self, width: float, height: float, fonts: FontChoice, *, linespacing: float | None = None
-    ) -> None:
+        self, width: float, height: float, fonts: FontChoice, title: Title | None = None,
+        *, linespacing: float | None = None,
+    ) -> None:  # fmt: skip
         """Create an empty white figure of a size in inches.
 
         Args:
             width: of the figure.
             height: of the figure.
             fonts: of its texts.
+            title: drawn at the top.
             linespacing: of its texts; None: that of each font.
         """
         self.figure = Figure(figsize=(width, height), facecolor="white")
         self.fonts = fonts
         self._linespacing = linespacing
         self._width, self._height = width, height
+        if title is not None:
+            self.write(MARGIN, _TITLE_TOP, title.text, title.size)
 
     def box(self, left: float, top: float, wide: float, high: float) -> Box:
         """Return a place as matplotlib's (left, bottom, width, height)."""
@@ -148,11 +174,6 @@ class Canvas:
         axis.set_yticks([])
         axis.tick_params(labelsize=SMALL, labelcolor=QUIET, length=0, pad=3)
         axis.spines[:].set_visible(False)
-
-
-def title_bottom(title: str, size: float = TITLE_SIZE) -> float:
-    """Return where a title of one or more lines ends, in inches from above."""
-    return TITLE_TOP + (title.count("\n") + 1) * size * 1.25 / 72
 
 
 def wrapped(text: str, width: float, size: float) -> str:
@@ -314,6 +335,18 @@ def candidate_label(text: str) -> str:
 def beta_label(word: Word, before: str = "   ") -> str:
     """Return a word's gate, such as "   β 0.93"; "" where there is none."""
     return "" if word.beta is None else f"{before}β {word.beta:.2f}"
+
+
+def map_notes(caption: Caption, *, smooth: bool) -> list[str]:
+    """Return remarks on how a caption's maps are drawn; some may be empty."""
+    grid = caption.grid
+    return [grid_label(grid), smoothing_label(grid) if smooth else "raw", chosen_label(caption),
+            coverage_label(grid)]  # fmt: skip
+
+
+def footer_height(footer: str, least: int = 0) -> float:
+    """Return the height of a footer's lines, or of the least number of lines, in inches."""
+    return max(least, footer.count("\n") + 1) * _LINE
 
 
 def footer(

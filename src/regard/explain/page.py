@@ -15,14 +15,7 @@ import numpy as np
 
 from regard.errors import ConfigError
 from regard.explain.clip.player import clip_html, weights_table
-from regard.explain.html import (
-    asset,
-    assets_html,
-    caption_html,
-    escaped,
-    page_html,
-    table_html,
-)
+from regard.explain.html import asset, assets_html, caption_html, escaped, page_html, table_html
 from regard.explain.scan.scan_html import scan_assets, scan_html
 from regard.explain.scan.volume_maps import cell_size, peak_label, peak_of
 from regard.faithfulness.occlusion import Occlusion

@@ -260,13 +260,12 @@ def _smeared(voxels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(voxels, dtype=np.float32)
 
 
-ORDERS = ("attention", "occlusion", "random", "middle")
-"""By alpha; by the fall of the word's log-probability; at random; from the middle outwards."""
-
-
 @dataclass(frozen=True)
 class Curves:
     """Curves of one caption's T words over S + 1 shares of the picture, from none to all.
+
+    The orders of the parts are "attention" (by alpha), "occlusion" (by the fall of the word's
+    log-probability), "random" and "middle" (from the middle outwards).
 
     Attributes:
         shares: (S + 1,) share of real cells or frames covered (deletion) or uncovered (insertion).

@@ -6,7 +6,6 @@ are those of `regard.metrics.scores`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from regard.errors import DatasetError
-from regard.util.safe_io import json_of
 
 Ngram = tuple[str, ...]
 
@@ -82,11 +80,7 @@ class CiderD:
 
     @classmethod
     def from_captions(
-        cls,
-        captions: Iterable[Sequence[Sequence[str]]],
-        *,
-        n: int = 4,
-        sigma: float = 6.0,
+        cls, captions: Iterable[Sequence[Sequence[str]]], *, n: int = 4, sigma: float = 6.0
     ) -> CiderD:
         """Count document frequencies.
 
@@ -118,36 +112,6 @@ class CiderD:
         ours = self._vector(tuple(candidate))
         total = sum(self._similarity(ours, self._reference(tuple(r))) for r in references)
         return 10.0 * total / len(references)
-
-    def to_json(self) -> str:
-        """Serialise the document frequencies."""
-        counts = sorted(self.document_frequency.items())
-        return json.dumps(
-            {
-                "documents": self.documents,
-                "n": self.n,
-                "sigma": self.sigma,
-                "document_frequency": [[list(gram), df] for gram, df in counts],
-            },
-            ensure_ascii=False,
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> CiderD:
-        """Parse what `to_json` wrote.
-
-        Raises:
-            DatasetError: the text is damaged.
-        """
-        try:
-            values = json_of(text)
-            counts = {tuple(gram): int(df) for gram, df in values["document_frequency"]}
-            return cls(counts, values["documents"], n=values["n"], sigma=values["sigma"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"The document frequencies are damaged ({error!r}). Count them again with "
-                "CiderD.from_captions."
-            ) from error
 
     def _vector(self, tokens: Ngram) -> _Vector:
         weights: tuple[dict[Ngram, float], ...] = tuple({} for _ in range(self.n))

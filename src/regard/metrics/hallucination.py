@@ -92,11 +92,12 @@ def hallucination(
         things = [not ok for thing, ok in known if thing and ok is not None]
         named += things
         hit.append(any(things))
-    return {"things": _mean(named), "captions": _mean(hit), "content_words": _mean(judged)}
+    return {"things": mean(named), "captions": mean(hit), "content_words": mean(judged)}
 
 
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; nan of no values."""
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _order(mistake: Mistake) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,14 @@ METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d")
 """The usual metrics in the usual order; `spice` is added where its files are installed."""
 
 Tokenized = dict[str, list[str]]
+_FAMILIES = {
+    "bleu": ("bleu.bleu", "Bleu"),
+    "meteor": ("", ""),  # a Java program, as is spice
+    "rouge_l": ("rouge.rouge", "Rouge"),
+    "cider_d": ("cider.cider", "Cider"),  # CIDEr-D, in spite of its name
+    "spice": ("", ""),
+}
+"""Module of pycocoevalcap and class by family of metrics, in the order of work."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,11 @@ def score_captions(
     res: Tokenized = {key: [next(texts)] for key in references}
     values: dict[str, float] = {}
     missing: dict[str, str] = {}
-    for family, scorer in _SCORERS.items():
+    for family in _FAMILIES:
         if not any(name.startswith(family) for name in requested):
             continue
         try:
-            values |= {name: 100.0 * value for name, value in scorer(gts, res).items()}
+            values |= {name: 100.0 * value for name, value in _score(family, gts, res).items()}
         except java.JavaUnavailable as error:
             missing[family] = f"{error}."
     counts = {len(refs) for refs in references.values()}
@@ -138,43 +146,27 @@ def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]
         )
 
 
-def _scorer(module: str, name: str) -> Any:
+def _score(family: str, gts: Tokenized, res: Tokenized) -> dict[str, float]:
+    """Return the values of a family of metrics: of "bleu" four, else one.
+
+    Args:
+        family: one of `_FAMILIES`.
+        gts: the references of each picture.
+        res: the caption of each picture.
+    """
+    if family in ("meteor", "spice"):
+        scorer = java.meteor if family == "meteor" else java.spice
+        return {family: scorer([res[key][0] for key in gts], list(gts.values()))}
+    module, name = _FAMILIES[family]
     try:
-        return getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
+        scorer = getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
     except ImportError as error:
         raise _missing() from error
-
-
-def _bleu(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    values, _ = _scorer("bleu.bleu", "Bleu")(4).compute_score(gts, res, verbose=0)
-    return {f"bleu{n}": float(value) for n, value in enumerate(values, 1)}
-
-
-def _meteor(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    return {"meteor": java.meteor([res[key][0] for key in gts], list(gts.values()))}
-
-
-def _rouge_l(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    return {"rouge_l": float(_scorer("rouge.rouge", "Rouge")().compute_score(gts, res)[0])}
-
-
-def _cider_d(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    # pycocoevalcap's Cider is CIDEr-D.
-    return {"cider_d": float(_scorer("cider.cider", "Cider")().compute_score(gts, res)[0])}
-
-
-def _spice(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    return {"spice": java.spice([res[key][0] for key in gts], list(gts.values()))}
+    if family == "bleu":
+        values, _ = scorer(4).compute_score(gts, res, verbose=0)
+        return {f"bleu{n}": float(value) for n, value in enumerate(values, 1)}
+    return {family: float(scorer().compute_score(gts, res)[0])}
 
 
 def _missing() -> MissingExtra:
     return MissingExtra("pycocoevalcap", "metrics", "scoring captions")
-
-
-_SCORERS: dict[str, Callable[[Tokenized, Tokenized], dict[str, float]]] = {
-    "bleu": _bleu,
-    "meteor": _meteor,
-    "rouge_l": _rouge_l,
-    "cider_d": _cider_d,
-    "spice": _spice,
-}

@@ -94,14 +94,11 @@ def evaluate(
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}
     spoken: dict[str, tuple[SpokenWord, ...]] = {}
-    own = to_dict(decoding or captioner.config.decoding)
+    options: dict[str, Any] = {"beam": beam, "context": context}
+    options |= to_dict(decoding or captioner.config.decoding)
+    files = (item.file for item in items)
     results = captioner.accelerated(len(items)).caption_many(
-        (item.file for item in items),
-        batch_size=batch_size,
-        keep_pixels=False,
-        beam=beam,
-        context=context,
-        **own,
+        files, batch_size=batch_size, keep_pixels=False, **options
     )
     for item, result in zip(items, results, strict=True):
         if isinstance(result, Failure):
@@ -112,8 +109,7 @@ def evaluate(
             report(len(captions), len(items))
     references = {item.key: list(item.captions) for item in items}
     scores = score_captions(captions, references, tokenizer=tokenizer)
-    settings = {"model": captioner.name, "split": split_named(split), "beam": beam}
-    settings |= {"context": context} | own | scores.settings
+    settings = {"model": captioner.name, "split": split_named(split)} | options | scores.settings
     statistics, judged = _judged(spoken, references, _vocabulary_size(captioner))
     return EvaluationResult(scores, captions, settings, failures, statistics, judged)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from regard.metrics.hallucination import hallucination
+from regard.metrics.hallucination import hallucination, mean
 from regard.text.words import is_judged
 
 N_GRAM = 3
@@ -82,13 +82,13 @@ def caption_statistics(
     share = hallucination(zip(lower, known, strict=True))
     return CaptionStatistics(
         captions=len(lower),
-        mean_length=_mean([len(words) for words in lower]),
+        mean_length=mean([len(words) for words in lower]),
         distinct=len({tuple(words) for words in lower}),
         words_used=len({word for words in lower for word in words}),
         vocabulary=vocabulary,
-        repeated_ngram=_mean([repeats_ngram(words) for words in lower]),
-        repeated_word=_mean([repeats_word(words) for words in lower]),
-        unsupported=_mean([sum(ok is False for ok in one) for one in known]),
+        repeated_ngram=mean([repeats_ngram(words) for words in lower]),
+        repeated_word=mean([repeats_word(words) for words in lower]),
+        unsupported=mean([sum(ok is False for ok in one) for one in known]),
         unsupported_words=share["content_words"],
         unsupported_things=share["things"],
         unsupported_captions=share["captions"],
@@ -105,7 +105,3 @@ def repeats_word(words: Sequence[str]) -> bool:
     """Whether a content word occurs twice in the same form."""
     content = [word for word in words if is_judged(word)]
     return len(set(content)) < len(content)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

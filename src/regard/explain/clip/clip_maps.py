@@ -6,13 +6,11 @@ Frames that a short clip lacks are padding: they receive no attention, they are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from regard.explain.drawing import missing_source, size_of
 from regard.explain.maps import SCALE_LEAST, absolute_scale, paint, upsample
-from regard.types import Caption, Clip, Grid, Word
+from regard.types import Caption, Clip, Grid
 
 SECONDS_SCALE_NOTE = (
     "One absolute scale for the whole caption, in multiples of uniform attention over the clip's "
@@ -24,37 +22,55 @@ _PEAK_LEAST = 1.05
 """Least peak in multiples of uniform; the frames of a flatter word count as alike."""
 
 
-@dataclass(frozen=True, eq=False)
 class ClipMaps:
     """The attention of a clip's caption, by frame and, where the grid has cells, within frames.
 
     Attributes:
         caption: of T words.
-        clip: with n real frames.
-        weights: (T, n) `frame_weights`.
+        grid: of the caption.
+        weights: (T, n) `frame_weights`, on n real frames.
+        top: top of one scale for all weights, at least 2.
+        peaks: the frame that each word looked at most; see `peak_frame`.
+        chosen: the frame of each word's one cell of hard attention; None without.
         cells: grid of one frame's cells; None of a grid of whole frames.
     """
 
-    caption: Caption
-    clip: Clip
-    weights: np.ndarray
-    cells: Grid | None
-
-    @classmethod
-    def from_caption(cls, caption: Caption) -> ClipMaps:
+    def __init__(self, caption: Caption) -> None:
         """Read the attention of a caption.
 
         Raises:
-            ConfigError: the caption does not hold its clip.
+            ConfigError: the caption is not of a clip.
         """
-        if not isinstance(caption.media, Clip):
+        if caption.grid.axes[0] != "frames":
             raise missing_source("clip")
-        return cls(caption, caption.media, frame_weights(caption), frame_grid(caption.grid))
+        self.caption, self.grid = caption, caption.grid
+        self.weights = frame_weights(caption)
+        self.top = max(SCALE_LEAST, float(self.weights.max(initial=0.0)))
+        self.peaks = [peak_frame(row) for row in self.weights]
+        self.chosen = [_frame_of(word.location, self.grid) for word in caption.words]
+        self.cells = _frame_grid(self.grid)
 
     @property
-    def peaks(self) -> list[int | None]:
-        """The frame that each word looked at most; see `peak_frame`."""
-        return [peak_frame(row) for row in self.weights]
+    def clip(self) -> Clip:
+        """The clip.
+
+        Raises:
+            ConfigError: the caption does not hold it.
+        """
+        if not isinstance(self.caption.media, Clip):
+            raise missing_source("clip")
+        return self.caption.media
+
+    @property
+    def notes(self) -> list[str]:
+        """The frames, such as "12 frames of 7×7 cells", and the seconds that none stands for."""
+        cells = f" of {'×'.join(map(str, self.grid.shape[1:]))} cells" if self.cells else ""
+        count = len(self.grid.spans)
+        (start, stop), duration = self.grid.extent[0], self.grid.source_size[0]
+        unread = [f"before {start:.1f} s"] if start > 0.05 else []
+        unread += [f"after {stop:.1f} s"] if stop < duration - 0.05 else []
+        named = f"{count} frame{'' if count == 1 else 's'}{cells}"
+        return [named, f"not read: {' and '.join(unread)}" if unread else ""]
 
     def scale(self, *, smooth: bool) -> float:
         """Return the top of one scale for the maps of all words on all frames.
@@ -63,9 +79,8 @@ class ClipMaps:
             smooth: whether smoothed maps or raw cells are drawn.
         """
         if self.cells is None:
-            return frame_scale(self.weights)
-        grid = self.caption.grid
-        alpha = self.caption.trace.alpha[:, : grid.real_cells] * len(grid.spans)
+            return self.top
+        alpha = self.caption.trace.alpha[:, : self.grid.real_cells] * len(self.grid.spans)
         return absolute_scale(alpha, self.cells, smooth=smooth)
 
     def painted(
@@ -85,7 +100,7 @@ class ClipMaps:
             return paint(picture, np.full(size, self.weights[t, frame]), top)
         # As if the frame were all: the weights sum to the frame's in multiples of 1/n, so that
         # `relative_map` of them is in multiples of uniform over the cells of all frames.
-        alpha = self.caption.words[t].alpha[frame] * len(self.clip.spans)
+        alpha = self.caption.words[t].alpha[frame] * len(self.grid.spans)
         return paint(picture, upsample(alpha, self.cells, size, smooth=smooth), top)
 
 
@@ -100,24 +115,15 @@ def frame_weights(caption: Caption) -> np.ndarray:
     return alpha.reshape(len(alpha), frames, cells).sum(-1) * frames
 
 
-def frame_scale(weights: np.ndarray) -> float:
-    """Return the top of one scale for all of a caption's frame weights, at least 2."""
-    return max(SCALE_LEAST, float(weights.max(initial=0.0)))
-
-
-def frame_grid(grid: Grid) -> Grid | None:
-    """Return the grid of one frame's cells on the frame; None of a grid of whole frames."""
+def _frame_grid(grid: Grid) -> Grid | None:
     if len(grid.shape) == 1:
         return None
     height, width = grid.source_size[1:]
     return Grid(("rows", "cols"), grid.shape[1:], (height, width), grid.extent[1:])
 
 
-def chosen_frame(word: Word, grid: Grid) -> int | None:
-    """Return the frame of the one cell that hard attention looked at; None otherwise."""
-    if word.location is None:
-        return None
-    return int(np.unravel_index(word.location, grid.shape)[0])
+def _frame_of(location: int | None, grid: Grid) -> int | None:
+    return None if location is None else int(np.unravel_index(location, grid.shape)[0])
 
 
 def peak_frame(weights: np.ndarray) -> int | None:
@@ -146,18 +152,3 @@ def shown_frames(count: int, most: int, peak: int | None) -> list[int]:
     if peak is None:
         return middle
     return [peak if peak in chunk else at for chunk, at in zip(chunks, middle, strict=True)]
-
-
-def frames_label(grid: Grid) -> str:
-    """Name a clip's grid by its real frames, such as "12 frames of 7×7 cells"."""
-    count = len(grid.spans)
-    named = f"{count} frame{'' if count == 1 else 's'}"
-    return named + (f" of {'×'.join(map(str, grid.shape[1:]))} cells" if grid.shape[1:] else "")
-
-
-def unread_label(grid: Grid) -> str:
-    """Name the seconds of a clip that no frame stands for; "" where there are none."""
-    (start, stop), duration = grid.extent[0], grid.source_size[0]
-    notes = [f"before {start:.1f} s"] if start > 0.05 else []
-    notes += [f"after {stop:.1f} s"] if stop < duration - 0.05 else []
-    return f"not read: {' and '.join(notes)}" if notes else ""

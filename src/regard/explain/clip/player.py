@@ -22,12 +22,7 @@ from regard.explain.clip.clip_maps import (
     EVEN_LABEL,
     SECONDS_SCALE_NOTE,
     ClipMaps,
-    chosen_frame,
-    frame_scale,
-    frames_label,
-    peak_frame,
     shown_frames,
-    unread_label,
 )
 from regard.explain.drawing import attention_label, chosen_label, coverage_label
 from regard.explain.html import (
@@ -87,8 +82,8 @@ def clip_html(
     Raises:
         ConfigError: the caption does not hold its clip.
     """
-    maps = ClipMaps.from_caption(caption)
-    clip, grid, cells = maps.clip, caption.grid, maps.cells
+    maps = ClipMaps(caption)
+    clip, cells = maps.clip, maps.cells
     film, reason = (None, "") if again else _film(clip)
     shots = _shots(maps)
     tops = {"map": (maps.scale(smooth=False), maps.scale(smooth=True))}
@@ -100,7 +95,7 @@ def clip_html(
     if cells is not None:
         scale = scale_html(tops["map"][smooth], cells, smooth=True, checked=smooth)
     words = words_html([_word(maps, t, occlusion) for t in range(len(caption.words))], tops)
-    foot = [attention_label(caption.trace), frames_label(grid), unread_label(grid),
+    foot = [attention_label(caption.trace), *maps.notes,
             "" if cells is None else coverage_label(cells), chosen_label(caption),
             SECONDS_SCALE_NOTE, caption.model]  # fmt: skip
     still = cells or _whole_frame(clip)
@@ -119,7 +114,7 @@ def clip_html(
 
 def weights_table(caption: Caption) -> str:
     """Return words × seconds as a table of numbers, for readers of numbers and of Braille."""
-    maps = ClipMaps.from_caption(caption)
+    maps = ClipMaps(caption)
     shots = _shots(maps)
     head = "".join(f"<th scope='col'>{maps.clip.times[frame]:.1f} s</th>" for frame in shots)
     rows = "".join(
@@ -157,13 +152,8 @@ def _shots(maps: ClipMaps) -> list[int]:
 
 
 def _word(maps: ClipMaps, t: int, occlusion: Occlusion | None) -> PageWord:
-    word, grid, times, weights = (
-        maps.caption.words[t],
-        maps.caption.grid,
-        maps.clip.times,
-        maps.weights[t],
-    )
-    peak, chosen = peak_frame(weights), chosen_frame(word, grid)
+    word, grid, times, weights = maps.caption.words[t], maps.grid, maps.clip.times, maps.weights[t]
+    peak, chosen = maps.peaks[t], maps.chosen[t]
     when = EVEN_LABEL
     if peak is not None:
         when = f"looked most at {times[peak]:.1f} s: {weights[peak]:.1f}× uniform"
@@ -181,7 +171,7 @@ def _clip_data(maps: ClipMaps) -> str:
         "shown": [round(t, 4) for t in clip.times],
         "spans": [[round(t, 4) for t in span] for span in clip.spans],
         "duration": round(clip.duration, 4),
-        "top": frame_scale(maps.weights),
+        "top": maps.top,
     })  # fmt: skip
 
 
@@ -249,7 +239,7 @@ def _heat(maps: ClipMaps) -> str:
         else f"{word.text}: most at {clip.times[peak]:.1f} s, {weights[t, peak]:.1f} times uniform"
         for t, (word, peak) in enumerate(zip(caption.words, peaks, strict=True))
     )
-    top = frame_scale(weights)
+    top = maps.top
     return (
         f"<h3>Words × seconds</h3><div class='heat' style='--rows:{count}'>"
         f"<div class='names' aria-hidden='true'>{names}</div><div class='field'>"

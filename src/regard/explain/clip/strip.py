@@ -21,13 +21,7 @@ from regard.explain.clip.clip_maps import (
     EVEN_LABEL,
     SECONDS_SCALE_NOTE,
     ClipMaps,
-    chosen_frame,
-    frame_scale,
-    frame_weights,
-    frames_label,
-    peak_frame,
     shown_frames,
-    unread_label,
 )
 from regard.explain.drawing import (
     CHOSEN,
@@ -38,18 +32,16 @@ from regard.explain.drawing import (
     NARROWEST,
     QUIET,
     SMALL,
-    TITLE_SIZE,
-    TITLE_TOP,
     Canvas,
+    Title,
     beta_label,
     caption_fonts,
+    chosen_label,
     coverage_label,
     drawing_of,
     fitted,
     footer,
     smoothing_label,
-    title_bottom,
-    wrapped,
 )
 from regard.explain.maps import paint
 from regard.types import Caption
@@ -82,13 +74,13 @@ def film_strip(
     Raises:
         ConfigError: the caption does not hold its clip, or an option is out of range.
     """
-    maps = ClipMaps.from_caption(caption)
+    maps = ClipMaps(caption)
     if width < NARROWEST or frames < 1:
         raise ConfigError(
             f"Cannot draw a film strip of width {width} with {frames} frames: the width must be "
             f"at least {NARROWEST:g} inches and frames at least 1."
         )
-    return _figure(caption, width, _Strip(maps, frames, width, smooth))
+    return _figure(maps, width, _Strip(maps, frames, width, smooth))
 
 
 def words_by_seconds(caption: Caption, *, width: float = 12.0) -> Figure:
@@ -107,25 +99,24 @@ def words_by_seconds(caption: Caption, *, width: float = 12.0) -> Figure:
             f"width of {width}: they need a clip's grid, and a width of at least {NARROWEST:g} "
             "inches."
         )
-    return _figure(caption, width, None)
+    return _figure(ClipMaps(caption), width, None)
 
 
-def _figure(caption: Caption, width: float, strip: _Strip | None) -> Figure:
-    fonts, words = caption_fonts(caption), caption.words
-    title = wrapped(fonts.drawable(caption.text) or "(no words)", width, TITLE_SIZE)
-    top = heat = title_bottom(title)
+def _figure(maps: ClipMaps, width: float, strip: _Strip | None) -> Figure:
+    fonts, words = caption_fonts(maps.caption), maps.caption.words
+    title = Title.from_caption(maps.caption, fonts, width)
+    top = heat = title.bottom
     if strip is not None:
         top += 0.18
         heat = top + strip.row_height * (len(words) + 1) - _BARS
     foot = heat + (_HEAT_HEAD + _HEAT_ROW * max(1, len(words)) + _HEAT_FOOT)
-    canvas = Canvas(width, foot + _FOOT, fonts, linespacing=1.35)
-    canvas.write(MARGIN, TITLE_TOP, title, TITLE_SIZE)
+    canvas = Canvas(width, foot + _FOOT, fonts, title, linespacing=1.35)
     if strip is not None:
         strip.draw_clip(canvas, top)
         for t in range(len(words)):
             strip.draw_word(canvas, t, top + strip.row_height * (t + 1) - _BARS)
-    _heat_map(canvas, caption, heat, width)
-    _footer(canvas, caption, foot, width, strip)
+    _heat_map(canvas, maps, heat, width)
+    _footer(canvas, maps, foot, width, strip)
     return canvas.figure
 
 
@@ -134,7 +125,6 @@ class _Strip:
 
     def __init__(self, maps: ClipMaps, most: int, width: float, smooth: bool) -> None:
         self.maps, self.clip, self.most, self.smooth = maps, maps.clip, most, smooth
-        self.top = frame_scale(maps.weights)
         self.map_top = maps.scale(smooth=smooth)
         self.count = len(self.clip.spans)
         self.chunks = np.array_split(np.arange(self.count), min(self.count, most))
@@ -154,13 +144,13 @@ class _Strip:
             self._picture(axis, column, self._drawing(frame), _TIME)
             self._time(axis, column, frame)
         some = "" if len(middle) == self.count else f", {len(middle)} shown"
-        lines = [f"{self.clip.duration:.1f} s", f"{frames_label(self.maps.caption.grid)}{some}"]
+        lines = [f"{self.clip.duration:.1f} s", f"{self.maps.notes[0]}{some}"]
         self._label(canvas, top, "clip", lines, QUIET)
 
     def draw_word(self, canvas: Canvas, t: int, top: float) -> None:
         """Draw a word's row: frames, maps, bars, seconds."""
         word, weights = self.maps.caption.words[t], self.maps.weights[t]
-        peak, chosen = peak_frame(weights), chosen_frame(word, self.maps.caption.grid)
+        peak, chosen = self.maps.peaks[t], self.maps.chosen[t]
         shown = shown_frames(self.count, self.most, peak if chosen is None else chosen)
         below = _BARS + _TIME
         axis = self._axis(canvas, top, self.high + below, f"word {t}")
@@ -223,31 +213,30 @@ class _Strip:
             for place, frame in enumerate(chunk):
                 left = column * self.column + place * step
                 axis.add_patch(Rectangle(
-                    (left, _TIME), 0.86 * step, float(high * weights[frame] / self.top),
+                    (left, _TIME), 0.86 * step, float(high * weights[frame] / self.maps.top),
                     color=INK if frame == peak else QUIET, linewidth=0, gid=f"bar {frame}",
                 ))  # fmt: skip
         wide = self.column * len(self.chunks) - _GAP
         axis.plot([0, wide], [_TIME] * 2, color=FAINT, linewidth=0.6)
-        axis.plot([0, wide], [_TIME + high / self.top] * 2, color=QUIET, linewidth=0.6,
+        axis.plot([0, wide], [_TIME + high / self.maps.top] * 2, color=QUIET, linewidth=0.6,
                   linestyle=(0, (2, 2)))  # fmt: skip
 
 
-def _heat_map(canvas: Canvas, caption: Caption, top: float, width: float) -> None:
+def _heat_map(canvas: Canvas, maps: ClipMaps, top: float, width: float) -> None:
     """Draw words × seconds; seconds that no frame stands for stay white."""
-    words, grid, fonts = caption.words, caption.grid, canvas.fonts
-    weights = frame_weights(caption)
-    scale = frame_scale(weights)
+    words, grid, fonts = maps.caption.words, maps.grid, canvas.fonts
     canvas.write(MARGIN, top + 0.14, "Words × seconds", 11.0)
     box = canvas.box(MARGIN + _LABEL, top + _HEAT_HEAD, width - 2 * MARGIN - _LABEL,
                      _HEAT_ROW * max(1, len(words)))  # fmt: skip
     axis = canvas.figure.add_axes(box, label="words by seconds")
     lines = 0.4 if len(grid.spans) <= _OUTLINED else 0.0
     spans = [(start, stop - start) for start, stop in grid.spans]
+    grey = np.full((1, len(spans), 3), GREY, np.uint8)
     for t, word in enumerate(words):
-        colours = paint(np.full((1, len(spans), 3), GREY, np.uint8), weights[t : t + 1], scale)[0]
+        colours = paint(grey, maps.weights[t : t + 1], maps.top)[0]
         axis.broken_barh(spans, (t, 0.92), facecolors=colours / 255, edgecolor="white",
                          linewidth=lines, gid=f"word {t}")  # fmt: skip
-        if (peak := peak_frame(weights[t])) is not None:
+        if (peak := maps.peaks[t]) is not None:
             axis.plot(grid.shown[peak], t + 0.46, "o", markersize=4, markerfacecolor="white",
                       markeredgecolor=INK, markeredgewidth=0.9, clip_on=False)  # fmt: skip
         text, size = fitted(fonts.drawable(word.text), _LABEL - 0.15)
@@ -262,19 +251,17 @@ def _heat_map(canvas: Canvas, caption: Caption, top: float, width: float) -> Non
     axis.spines[:].set_visible(False)
 
 
-def _footer(
-    canvas: Canvas, caption: Caption, top: float, width: float, strip: _Strip | None
-) -> None:
+def _footer(canvas: Canvas, maps: ClipMaps, top: float, width: float, strip: _Strip | None) -> None:
     """Draw the colour bars, and name what is drawn and how."""
-    grid = caption.grid
-    bars = [("frames", len(grid.spans), frame_scale(frame_weights(caption)))]
-    drawn = [frames_label(grid), unread_label(grid)]
-    if strip is not None and (cells := strip.maps.cells) is not None:
+    caption, grid = maps.caption, maps.grid
+    bars = [("frames", len(grid.spans), maps.top)]
+    drawn = maps.notes
+    if strip is not None and (cells := maps.cells) is not None:
         bars = [("maps", grid.real_cells, strip.map_top), *bars]
         drawn += [smoothing_label(cells) if strip.smooth else "raw cells", coverage_label(cells)]
     if strip is not None and strip.count > len(strip.chunks):
         drawn += [f"{len(strip.chunks)} of {strip.count} frames shown in a row, bars of all"]
-    if any(word.location is not None for word in caption.words):
+    if chosen_label(caption):
         drawn += ["red: the chosen frame"]
     left = MARGIN
     for name, count, scale in bars:

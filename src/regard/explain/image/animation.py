@@ -98,7 +98,7 @@ def _scan_frames(caption: Caption, scan: Scan, *, smooth: bool) -> _Timed:
 
 def _clip_frames(caption: Caption, *, smooth: bool) -> _Timed:
     """Return a clip's frames under each word's map."""
-    maps = ClipMaps.from_caption(caption)
+    maps = ClipMaps(caption)
     top = maps.scale(smooth=smooth)
     pictures = [drawing_of(frame, _CLIP_SIDE) for frame in maps.clip.pixels]
     frames = [

@@ -16,29 +16,25 @@ from regard.explain.drawing import (
     BESIDE_BAR,
     CHOSEN,
     INK,
-    LINE,
     MARGIN,
     NARROWEST,
     QUIET,
     SMALL,
-    TITLE_SIZE,
-    TITLE_TOP,
     Canvas,
     PanelGrid,
+    Title,
     attention_label,
     beta_label,
     caption_fonts,
-    chosen_label,
-    coverage_label,
     drawing_of,
     fitted,
     footer,
+    footer_height,
     grid_label,
+    map_notes,
     picture_of,
     size_of,
     smoothing_label,
-    title_bottom,
-    wrapped,
 )
 from regard.explain.maps import absolute_scale, paint, upsample
 from regard.media import cell_bounds
@@ -83,16 +79,14 @@ def contact_sheet(
     top = absolute_scale(caption.trace.alpha, grid, smooth=smooth)
     fonts = caption_fonts(caption)
     picture = drawing_of(pixels)
-    title = wrapped(fonts.drawable(caption.text) or "(no words)", width, TITLE_SIZE)
-    drawn = [grid_label(grid), smoothing_label(grid) if smooth else "raw",
-             chosen_label(caption), coverage_label(grid)]  # fmt: skip
+    title = Title.from_caption(caption, fonts, width)
+    drawn = map_notes(caption, smooth=smooth)
     source = [*caption.notices, Path(caption.file).name, caption.model]
     foot_text = footer(caption, fonts, width - BESIDE_BAR, drawn, source)
     count = len(caption.words) + 1
-    panels = _arranged(count, picture, width, columns, title_bottom(title) + 0.12)
+    panels = _arranged(count, picture, width, columns, title.bottom + 0.12)
     foot = panels.bottom(count) + 0.2
-    canvas = Canvas(width, foot + max(3, foot_text.count("\n") + 1) * LINE + 0.25, fonts)
-    canvas.write(MARGIN, TITLE_TOP, title, TITLE_SIZE)
+    canvas = Canvas(width, foot + footer_height(foot_text, 3) + 0.25, fonts, title)
     first = _panel(canvas, panels, 0, picture)
     _label(first, canvas, panels.wide, "picture", f"{grid.source_size[1]} × "
            f"{grid.source_size[0]} pixels", QUIET)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,27 +19,22 @@ from regard.explain.drawing import (
     BESIDE_BAR,
     CHOSEN,
     INK,
-    LINE,
     MARGIN,
     NARROWEST,
     OUTLINE,
     QUIET,
     SCALE_NOTE,
     SMALL,
-    TITLE_SIZE,
-    TITLE_TOP,
     WARNING,
     WORD_SIZE,
     Canvas,
     PanelGrid,
+    Title,
     beta_label,
     choose_fonts,
-    chosen_label,
-    coverage_label,
     footer,
-    grid_label,
-    smoothing_label,
-    title_bottom,
+    footer_height,
+    map_notes,
     wrapped,
 )
 from regard.explain.scan.volume_maps import (
@@ -107,19 +103,16 @@ def montage(
     fonts = choose_fonts(
         "".join([caption.text, *(w.text for w in words), caption.model, *caption.notices])
     )
-    size = TITLE_SIZE if len(caption.text) <= _LONG_TITLE else _LONG_TITLE_SIZE
-    title = wrapped(fonts.drawable(caption.text) or "(no words)", width, size)
+    size = {"size": _LONG_TITLE_SIZE} if len(caption.text) > _LONG_TITLE else {}
+    title = Title.from_caption(caption, fonts, width, **size)
     left_out = len(caption.words) - len(words)
-    drawn = [grid_label(caption.grid), smoothing_label(caption.grid) if smooth else "raw",
-             chosen_label(caption), coverage_label(caption.grid),
-             f"{left_out} words not drawn" if left_out else ""]  # fmt: skip
+    drawn = [*map_notes(caption, smooth=smooth), f"{left_out} words not drawn" if left_out else ""]
     foot_text = footer(caption, fonts, width - BESIDE_BAR, drawn, [caption.model, *scan.notes],
                        "\n".join([SCALE_NOTE, *orientation_notes(caption.grid, scan)]))  # fmt: skip
     count = len(words) + 1
-    groups, scale = _arranged(count, caption.grid, width, columns, title_bottom(title, size) + 0.12)
+    groups, scale = _arranged(count, caption.grid, width, columns, title.bottom + 0.12)
     foot = groups.bottom(count)
-    canvas = Canvas(width, foot + (foot_text.count("\n") + 1) * LINE + 0.65, fonts)
-    canvas.write(MARGIN, TITLE_TOP, title, size)
+    canvas = Canvas(width, foot + footer_height(foot_text) + 0.65, fonts, title)
     _draw_scan(canvas, groups, scale, caption.grid, scan)
     top = scan_scale(caption.trace.alpha, caption.grid, smooth=smooth)
     for index, word in enumerate(words, start=1):
@@ -151,13 +144,8 @@ def chosen_words(words: tuple[Word, ...], most: int) -> tuple[Word, ...]:
     return tuple(words[t] for t in sorted(order[:most]))
 
 
-def _middle(extent: tuple[tuple[float, float], ...]) -> Point:
+def _middle(extent: Iterable[tuple[float, float]]) -> Point:
     slices, rows, cols = ((start + stop) / 2 for start, stop in extent)
-    return slices, rows, cols
-
-
-def _scan_middle(grid: Grid) -> Point:
-    slices, rows, cols = (size / 2 for size in grid.source_size)
     return slices, rows, cols
 
 
@@ -173,7 +161,7 @@ def _word_planes(
 
 def _draw_scan(canvas: Canvas, groups: PanelGrid, scale: float, grid: Grid, scan: Scan) -> None:
     """Draw the scan alone, as the first group."""
-    middle = _scan_middle(grid)
+    middle = _middle((0, size) for size in grid.source_size)
     voxels = " × ".join(f"{n}" for n in scan.pixels.shape[::-1])
     spacing = " × ".join(f"{mm:.3g}" for mm in scan.spacing[::-1])
     notes = (f"{voxels} voxels of {spacing} mm",
@@ -272,7 +260,7 @@ def scan_frames(caption: Caption, scan: Scan, *, smooth: bool) -> list[tuple[np.
         smooth: smoothed maps or raw cells.
     """
     grid = caption.grid
-    middle = _scan_middle(grid)
+    middle = _middle((0, size) for size in grid.source_size)
     alone = three_planes(scan, grid, middle, pixels=_LONGEST)
     frames = [(_joined(alone, cross=False), caption.text)]
     top = scan_scale(caption.trace.alpha, grid, smooth=smooth)

@@ -10,15 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.explain.drawing import missing_source
-from regard.explain.maps import (
-    ENLARGE,
-    SCALE_LEAST,
-    between,
-    grey_slice,
-    nearest,
-    paint,
-    smoothing,
-)
+from regard.explain.maps import ENLARGE, SCALE_LEAST, between, grey_slice, nearest, paint, smoothing
 from regard.media import cell_centre, world_of
 from regard.types import Caption, Grid, Scan, Word
 
