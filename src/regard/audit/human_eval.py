@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from regard.audit.records import plain_cell
+from regard.audit.records import csv_table, plain_cell
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError
 from regard.explain.drawing import QUIET, SMALL, Canvas, PanelGrid, choose_fonts, wrapped
@@ -110,13 +110,8 @@ def rating_sheets(items: Sequence[RatingItem], about: str) -> Iterator[Figure]:
 
 def rating_table(items: Sequence[RatingItem]) -> str:
     """Return the CSV to fill in, one row for each caption."""
-    buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    rows.writerows(
-        (one.number, plain_cell(one.key), plain_cell(one.text), "", "", "") for one in items
-    )
-    return buffer.getvalue()
+    rows = ((one.number, plain_cell(one.key), plain_cell(one.text), "", "", "") for one in items)
+    return csv_table(COLUMNS, rows)
 
 
 def count_ratings(text: str, source: str) -> HumanRatings:

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,11 +73,8 @@ def _identity(finding: Finding) -> tuple[str, ...]:
 
 def report_csv(audit: Audit) -> str:
     """Return one row for each finding, with its texts as `plain_cell` gives them."""
-    buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(
-        ["picture", "kind", "word", "position", "noun", "wanted", "p", "severity", "caption"]
-    )
+    heads = ["picture", "kind", "word", "position", "noun", "wanted", "p", "severity", "caption"]
+    rows: list[list[Any]] = []
     for one in audit.pictures:
         for f in one.findings:
             p = "" if f.place is None else f"{math.exp(one.spoken[f.place].logprob):.4f}"
@@ -84,7 +82,14 @@ def report_csv(audit: Audit) -> str:
             wanted = " / ".join(f.wanted)
             texts = [plain_cell(text) for text in (one.item.key, f.kind, f.said)]
             noun, wanted, caption = map(plain_cell, (f.noun, wanted, one.caption.text))
-            rows.writerow([*texts, place, noun, wanted, p, f"{f.severity:.4f}", caption])
+            rows.append([*texts, place, noun, wanted, p, f"{f.severity:.4f}", caption])
+    return csv_table(heads, rows)
+
+
+def csv_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([heads, *rows])
     return buffer.getvalue()
 
 

@@ -56,13 +56,14 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
     """
     title = f"Where {audit.settings['model']} fails"
     versus = f", set against {escaped(against.settings['model'])}" if against else ""
+    audits = [audit, *([against] if against else [])]
     changed = changes(audit, against) if against else []
     room = _PICTURES - (2 * _CHANGED if against else 0)
     return page_html(
         title,
         f"{assets_html()}<style>\n{asset('report.css', 'regard.audit')}</style>",
         f"<h1>{escaped(title)}{versus}</h1>{_settings(audit)}"
-        f"{_totals(audit, against)}{_calibration(audit, against)}{_confusions(audit)}"
+        f"{_totals(audits)}{_calibration(audits)}{_confusions(audit)}"
         f"{_changed(changed, against) if against else ''}{_galleries(audit, room)}"
         f"{_failures(audit)}",
     )
@@ -79,12 +80,11 @@ def _settings(audit: Audit) -> str:
     )
 
 
-def _totals(audit: Audit, against: Audit | None) -> str:
-    audits = [audit, *([against] if against else [])]
+def _totals(audits: Sequence[Audit]) -> str:
     heads = ["", "", *(cell for a in audits for cell in (a.settings["model"], "pictures"))]
     rows: list[list[str]] = []
     for kind in KINDS:
-        row = [kind, _MEANINGS[kind].format(**audit.settings)]
+        row = [kind, _MEANINGS[kind].format(**audits[0].settings)]
         for one in audits:
             count = one.counts()[kind]
             share = count["pictures"] / max(1, len(one.pictures))
@@ -107,12 +107,12 @@ def _share(value: float) -> str:
     return f"{value:.1%}" if math.isfinite(value) else "–"
 
 
-def _calibration(audit: Audit, against: Audit | None) -> str:
+def _calibration(audits: Sequence[Audit]) -> str:
     figures = "".join(
         f"<figure>{reliability_diagram(one.reliability())}<figcaption>"
         f"{escaped(one.settings['model'])}: expected calibration error "
         f"{_share(one.reliability().error)}</figcaption></figure>"
-        for one in [audit, *([against] if against else [])]
+        for one in audits
     )
     return (
         "<h2>Does confidence tell?</h2><p class='note'>Content words by the probability the model "

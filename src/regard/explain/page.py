@@ -166,7 +166,7 @@ def _table(one: Explanation) -> str:
         for word in words
     ]
     if isinstance(caption.media, Scan):
-        peaks = [peak_label(peak_of(word, caption.grid), caption.grid) for word in words]
+        peaks = [peak_label(word, caption.grid) for word in words]
         columns["most at"] = [peak.removeprefix("most at ") for peak in peaks]
     table = table_html(list(columns), zip(*columns.values(), strict=True))
     return f"<details><summary>All numbers</summary>{table}</details>"

@@ -117,17 +117,13 @@ class Occluder:
         Args:
             visible: (N, P) bool, False = the part is covered.
         """
-        batch = max(1, _BATCH // self.captioner.reader.pictures_per_item)
-        parts = [
-            force_captions(
-                self.captioner.backend,
-                self._annotations(visible[at : at + batch]),
-                self.tokens,
-                start=START,
-            )
-            for at in range(0, len(visible), batch)
+        size = max(1, _BATCH // self.captioner.reader.pictures_per_item)
+        backend = self.captioner.backend
+        forced = [
+            force_captions(backend, self._annotations(batch), self.tokens, start=START)
+            for batch in np.split(visible, range(size, len(visible), size))
         ]
-        logprobs, alpha = zip(*((p.logprobs, p.alpha) for p in parts), strict=True)
+        logprobs, alpha = zip(*((one.logprobs, one.alpha) for one in forced), strict=True)
         return Forced(np.concatenate(logprobs), np.concatenate(alpha))
 
     def _annotations(self, visible: np.ndarray) -> Annotations:

@@ -54,8 +54,7 @@ def noun_phrases(words: Sequence[str]) -> list[Phrase]:
         kind = word_class(word)
         if word in _WORDS:
             if word in ("a", "an") or not _continues(words, place):
-                _close(found, open_phrase, words)
-                open_phrase = Phrase()
+                open_phrase = _close(found, open_phrase, words)
             open_phrase.number = _WORDS[word]
             open_phrase.counted = None if word in ("a", "an") else place
         elif kind == "colour":
@@ -64,11 +63,9 @@ def noun_phrases(words: Sequence[str]) -> list[Phrase]:
             if _is_modifier(words, place):
                 continue
             open_phrase.head = place
-            _close(found, open_phrase, words)
-            open_phrase = Phrase()
+            open_phrase = _close(found, open_phrase, words)
         elif not (place and _joins(word, words[place - 1])):
-            _close(found, open_phrase, words)
-            open_phrase = Phrase()
+            open_phrase = _close(found, open_phrase, words)
     _close(found, open_phrase, words)
     return found
 
@@ -92,8 +89,11 @@ def _is_modifier(words: Sequence[str], place: int) -> bool:
     return kind == "thing" or (is_quality(words[place]) and kind in ("colour", "number"))
 
 
-def _close(found: list[Phrase], phrase: Phrase, words: Sequence[str]) -> None:
-    """Keep a phrase with a noun or a colour, with the number that the noun's form tells."""
+def _close(found: list[Phrase], phrase: Phrase, words: Sequence[str]) -> Phrase:
+    """Keep a phrase with a noun or a colour, and return a new one.
+
+    The noun's form may tell its number.
+    """
     if phrase.head is None and phrase.counted is not None:
         if words[phrase.counted] in _COLLECTIVES:
             phrase.head = phrase.counted  # "a couple sits"
@@ -101,13 +101,14 @@ def _close(found: list[Phrase], phrase: Phrase, words: Sequence[str]) -> None:
         if phrase.colours:
             phrase.number = phrase.counted = None
             found.append(phrase)
-        return
+        return Phrase()
     head = words[phrase.head]
     if phrase.number is None and is_living(head):
         phrase.number = (2, math.inf) if is_plural(head) else (1, 1)
     elif phrase.number == (1, 1) and is_plural(head):
         phrase.number = phrase.counted = None  # "a pants": the article does not count
     found.append(phrase)
+    return Phrase()
 
 
 def colours_of(phrase: Phrase, words: Sequence[str]) -> list[int]:
@@ -168,8 +169,9 @@ def wrong_counts(words: Sequence[str], references: Sequence[Sequence[str]]) -> I
             speaking += bool(options)
             counts += options
             for number, noun in options:
-                own = [phrase.number, _total(noun, words, said)]
-                fits |= any(_overlap(number, mine) for mine in own if mine is not None)
+                own = _numbers_of(noun, words, said)
+                fits |= _overlap(number, phrase.number)
+                fits |= bool(own) and _overlap(number, _total(own))
         if fits or speaking < min(FEWEST, len(references)):
             continue
         wanted = tuple(dict.fromkeys(_number_name(number) for number, _ in counts))
@@ -184,23 +186,23 @@ def _counts_of(
     head: str, reference: Sequence[str], phrases: Sequence[Phrase]
 ) -> list[tuple[Range, str]]:
     """Return the numbers of a thing in a reference: each, and all together."""
-    options = [
-        (phrase.number, reference[phrase.head])
-        for phrase in phrases
-        if phrase.head is not None and phrase.number is not None
-        if related(head, reference[phrase.head])
-    ]
-    total = _total(head, reference, phrases)
-    return options + ([(total, head)] if total is not None and len(options) > 1 else [])
+    options = _numbers_of(head, reference, phrases)
+    return options + ([(_total(options), head)] if len(options) > 1 else [])
 
 
-def _total(noun: str, words: Sequence[str], phrases: Sequence[Phrase]) -> Range | None:
-    numbers = [
-        phrase.number
+def _numbers_of(
+    noun: str, words: Sequence[str], phrases: Sequence[Phrase]
+) -> list[tuple[Range, str]]:
+    """Return the number and the noun of each phrase about a thing."""
+    return [
+        (phrase.number, words[phrase.head])
         for phrase in phrases
         if phrase.head is not None and phrase.number and related(noun, words[phrase.head])
     ]
-    return (sum(n[0] for n in numbers), sum(n[1] for n in numbers)) if numbers else None
+
+
+def _total(numbers: Sequence[tuple[Range, str]]) -> Range:
+    return sum(low for (low, _), _ in numbers), sum(high for (_, high), _ in numbers)
 
 
 def _overlap(one: Range, other: Range) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.media import cell_at, cell_bounds
+from regard.media import cell_at, cell_bounds, cell_centre
 from regard.types import Grid
 
 Box = tuple[float, float, float, float]
@@ -93,9 +93,8 @@ def pointing(alpha: np.ndarray, grid: Grid, region: Region) -> Pointing:
     """
     flat = alpha.reshape(-1).astype(np.float64)
     shares = region.shares(grid)
-    hits = np.array(
-        [region.holds(_middle(grid, cell), grid.source_size) for cell in range(grid.cells)]
-    )
+    centres = (cell_centre(grid, cell) for cell in range(grid.cells))
+    hits = np.array([region.holds((down, along), grid.source_size) for down, along in centres])
     middle = cell_at(grid, tuple((start + stop) / 2 for start, stop in grid.extent))
     assert middle is not None  # the middle of an extent lies on it
     return Pointing(
@@ -105,8 +104,3 @@ def pointing(alpha: np.ndarray, grid: Grid, region: Region) -> Pointing:
         uniform_hit=float(hits.mean()),
         middle_hit=bool(hits[middle]),
     )
-
-
-def _middle(grid: Grid, cell: int) -> tuple[float, float]:
-    (top, down), (left, right) = cell_bounds(grid, cell)
-    return (top + down) / 2, (left + right) / 2

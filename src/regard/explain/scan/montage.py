@@ -118,9 +118,9 @@ def montage(
     for index, word in enumerate(words, start=1):
         middle = _middle(caption.grid.extent)
         planes = _word_planes(caption.grid, scan, word, top, middle, smooth=smooth)
-        peak = peak_of(word, caption.grid)
-        notes = (_numbers(word, caption.grid), peak_label(peak, caption.grid))
-        _group(canvas, groups, index, planes, scale, word.text, notes, cross=peak is not None)
+        notes = (_numbers(word, caption.grid), peak_label(word, caption.grid))
+        cross = peak_of(word, caption.grid) is not None
+        _group(canvas, groups, index, planes, scale, word.text, notes, cross=cross)
     canvas.colour_bar(MARGIN, foot + 0.16, top)
     notice = wrapped(fonts.drawable(" ".join(scan_notices(caption))), width - BESIDE_BAR,
                      _NOTICE_SIZE)  # fmt: skip

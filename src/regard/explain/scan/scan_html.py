@@ -33,12 +33,12 @@ from regard.explain.html import (
 from regard.explain.maps import OPACITY, grey_slice
 from regard.explain.scan.montage import montage, scan_notices
 from regard.explain.scan.volume_maps import (
-    mixed,
     orientation_notes,
     peak_label,
     peak_of,
     scan_of,
     scan_scale,
+    smoothed_top,
     smoothing_along,
 )
 from regard.media.scan.voxels import import_nibabel
@@ -71,10 +71,13 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None, *, smooth: b
     scan, grid, alpha = scan_of(caption), caption.grid, caption.trace.alpha
     tops = {"map": tuple(scan_scale(alpha, grid, smooth=way) for way in (False, True))}
     if occlusion is not None:
-        tops["mattered"] = _falls_scale(occlusion.falls, grid)
-    words = [page_word(word, occlusion, t, after=peak_label(peak_of(word, grid), grid),
-                       real_cells=grid.real_cells)
-             for t, word in enumerate(caption.words)]  # fmt: skip
+        falls = occlusion.falls
+        tops["mattered"] = (max(FALL_LEAST, float(falls.max(initial=0.0))),
+                            max(FALL_LEAST, smoothed_top(falls, grid, 5, 1)))  # fmt: skip
+    words = [
+        page_word(word, occlusion, t, after=peak_label(word, grid), real_cells=grid.real_cells)
+        for t, word in enumerate(caption.words)
+    ]
     small, factors = reduced(scan)
     thinned = f"shown: means over {' × '.join(map(str, factors[::-1]))} voxels"
     foot = [attention_label(caption.trace), grid_label(grid),
@@ -173,15 +176,6 @@ def _data(caption: Caption) -> str:
         "peaks": [None if peak is None else np.round(peak.world, 3).tolist() for peak in peaks],
         "colours": colour_stops(_STOPS),
     })  # fmt: skip
-
-
-def _falls_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
-    slices, rows, cols = (smoothing_along(grid, axis, 5) for axis in range(3))
-    raw = float(falls.max(initial=0.0))
-    smooth = [
-        float(mixed(fall.reshape(grid.shape), (slices, rows, cols), 1).max()) for fall in falls
-    ]
-    return max(FALL_LEAST, raw), max(FALL_LEAST, *smooth, 0.0)
 
 
 def _still(caption: Caption, *, smooth: bool) -> str:

@@ -154,12 +154,21 @@ def scan_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool) -> float:
     """
     if not smooth:
         return max(SCALE_LEAST, float(alpha.max(initial=0.0)) * grid.real_cells)
-    slices, rows, cols = (smoothing_along(grid, axis, _fineness(grid)) for axis in range(3))
-    tops = [
-        float(mixed(row.reshape(grid.shape), (slices, rows, cols), grid.real_cells).max())
-        for row in alpha
-    ]
-    return max(SCALE_LEAST, *tops, 0.0)
+    return max(SCALE_LEAST, smoothed_top(alpha, grid, _fineness(grid), grid.real_cells))
+
+
+def smoothed_top(values: np.ndarray, grid: Grid, enlarge: int, uniform: float) -> float:
+    """Return the largest value of all words' smoothed maps, at least 0.
+
+    Args:
+        values: (T, ...) of all cells.
+        grid: of the cells.
+        enlarge: points per cell that are searched.
+        uniform: see `mixed`.
+    """
+    slices, rows, cols = (smoothing_along(grid, axis, enlarge) for axis in range(3))
+    maps = (mixed(one.reshape(grid.shape), (slices, rows, cols), uniform) for one in values)
+    return max([0.0, *(float(one.max()) for one in maps)])
 
 
 NAMES = ("axial", "coronal", "sagittal")
@@ -292,8 +301,9 @@ def orientation_notes(grid: Grid, scan: Scan) -> list[str]:
     ]
 
 
-def peak_label(peak: Peak | None, grid: Grid) -> str:
+def peak_label(word: Word, grid: Grid) -> str:
     """Name the place that a word looked at most, such as "most at (−12, 34, 5) mm ± 3 × 3 × 3"."""
+    peak = peak_of(word, grid)
     if peak is None:
         return "flat: no cell stands out"
     halves = " × ".join(f"{mm / 2:.2g}" for mm in cell_size(grid))
