@@ -8,12 +8,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from regard.audit.human_eval import (
-    Shown,
-    count_reading,
-    drawn_items,
-    interval,
-    reading_sheets,
-    reading_table,
+    RatingItem,
+    count_ratings,
+    rating_sheets,
+    rating_table,
+    sample_items,
+    wilson_interval,
 )
 from regard.cli.main import app
 from regard.data.dataset import CaptionDataset, CaptionedItem
@@ -29,26 +29,26 @@ def dataset(*keys: str) -> CaptionDataset:
 
 def test_a_seed_draws_the_same_pictures_whatever_their_order() -> None:
     keys = [f"{i}.jpg" for i in range(50)]
-    drawn = [item.key for item in drawn_items(dataset(*keys), pictures=10, seed=3)]
-    assert drawn == [i.key for i in drawn_items(dataset(*keys[::-1]), pictures=10, seed=3)]
-    assert drawn != [i.key for i in drawn_items(dataset(*keys), pictures=10, seed=4)]
+    drawn = [item.key for item in sample_items(dataset(*keys), pictures=10, seed=3)]
+    assert drawn == [i.key for i in sample_items(dataset(*keys[::-1]), pictures=10, seed=3)]
+    assert drawn != [i.key for i in sample_items(dataset(*keys), pictures=10, seed=4)]
     assert len(set(drawn)) == 10
     # A larger test begins with the smaller one's pictures.
-    assert [i.key for i in drawn_items(dataset(*keys), pictures=20, seed=3)][:10] == drawn
+    assert [i.key for i in sample_items(dataset(*keys), pictures=20, seed=3)][:10] == drawn
 
 
 def test_what_cannot_be_drawn_is_said() -> None:
-    with pytest.raises(DatasetError, match="has 1 pictures in the split 'val', and 2"):
-        drawn_items(dataset("a.jpg"), pictures=2)
-    with pytest.raises(ConfigError, match="of 0 pictures"):
-        drawn_items(dataset("a.jpg"), pictures=0)
+    with pytest.raises(DatasetError, match="has 1 pictures in the split 'val', but 2"):
+        sample_items(dataset("a.jpg"), pictures=2)
+    with pytest.raises(ConfigError, match="sample of 0 pictures"):
+        sample_items(dataset("a.jpg"), pictures=0)
 
 
 def test_sheets_hold_twenty_captions_each() -> None:
-    shown = [Shown(n, f"{n}.jpg", "a dog $runs", toys.picture()) for n in range(1, 22)]
-    shown[0] = Shown(1, "1.jpg", "", None)
-    shown[1] = Shown(2, "2.jpg", " ".join(["long"] * 60), toys.picture())
-    first, second = reading_sheets(shown, "21 of val, seed 0")
+    shown = [RatingItem(n, f"{n}.jpg", "a dog $runs", toys.picture()) for n in range(1, 22)]
+    shown[0] = RatingItem(1, "1.jpg", "", None)
+    shown[1] = RatingItem(2, "2.jpg", " ".join(["long"] * 60), toys.picture())
+    first, second = rating_sheets(shown, "21 of val, seed 0")
     assert [len(first.axes), len(second.axes)] == [20, 1]
     texts = [text.get_text() for text in first.texts]
     assert texts[0] == "1. (no caption)"
@@ -68,18 +68,18 @@ def test_sheets_hold_twenty_captions_each() -> None:
 def test_answers_are_counted_and_gaps_are_told() -> None:
     rows = ["1,a.jpg,a dog,Right,yes,", "2,b.jpg,a dog, partly ,no,odd", "3,c.jpg,a dog,wrong,yes,",
             "4,d.jpg,a dog,,yes,", "5,e.jpg,a dog,right,yes,"]  # fmt: skip
-    found = count_reading(HEAD + "\n".join(rows), "j.csv")
+    found = count_ratings(HEAD + "\n".join(rows), "j.csv")
     assert found.counts["content"] == {"right": 2, "partly": 1, "wrong": 1}
     assert found.counts["grammatical"] == {"yes": 3, "no": 1}
-    assert (found.read, found.unread) == (4, 1)
+    assert (found.rated, found.unrated) == (4, 1)
 
 
 def test_an_empty_table_is_unread() -> None:
-    shown = [Shown(1, "=a.jpg", "a dog, red", None), Shown(2, "b.jpg", "a cat", None)]
-    table = reading_table(shown)
+    shown = [RatingItem(1, "=a.jpg", "a dog, red", None), RatingItem(2, "b.jpg", "a cat", None)]
+    table = rating_table(shown)
     assert table.splitlines()[1] == '1,\'=a.jpg,"a dog, red",,,'
-    found = count_reading(table, "j.csv")
-    assert (found.read, found.unread) == (0, 2)
+    found = count_ratings(table, "j.csv")
+    assert (found.rated, found.unrated) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_an_empty_table_is_unread() -> None:
 )
 def test_other_tables_are_refused(text: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
-        count_reading(text, "j.csv")
+        count_ratings(text, "j.csv")
 
 
 def test_intervals_are_wilsons() -> None:
-    assert interval(0, 10) == pytest.approx((0, 0.2775), abs=1e-3)
-    assert interval(10, 10) == pytest.approx((0.7225, 1), abs=1e-3)
-    low, high = interval(60, 100)
+    assert wilson_interval(0, 10) == pytest.approx((0, 0.2775), abs=1e-3)
+    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1), abs=1e-3)
+    low, high = wilson_interval(60, 100)
     assert (low, high) == pytest.approx((0.502, 0.691), abs=1e-3)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regard.audit.mistakes import Audited, audit, examine
+from regard.audit.mistakes import AuditedPicture, audit, examine
 from regard.audit.records import changes
 from regard.data import load_dataset
 from regard.data.dataset import CaptionedItem
@@ -27,7 +27,7 @@ def sure(caption: Caption, *logprobs: float) -> Caption:
     return replace(caption, words=words)
 
 
-def kinds(found: Audited) -> list[tuple[str, str]]:
+def kinds(found: AuditedPicture) -> list[tuple[str, str]]:
     return [(finding.kind, finding.said) for finding in found.findings]
 
 
@@ -119,7 +119,7 @@ def test_a_number_of_an_article_is_named_in_the_confusions() -> None:
 
 
 def test_changes_between_two_models() -> None:
-    def said(key: str, *words: str) -> Audited:
+    def said(key: str, *words: str) -> AuditedPicture:
         return examine(item("a dog runs", "a dog is running", key=key), toys.caption(words))
 
     new = audited(said("a", "a", "dog", "runs"), said("b", "a", "cat", "sits"),
@@ -128,10 +128,10 @@ def test_changes_between_two_models() -> None:
                   said("c", "a", "cat"))  # fmt: skip
     found = changes(new, old)
     assert [(c.new.item.key, c.gain) for c in found] == [("a", 2), ("b", -2)]
-    assert [f.said for f in found[0].gone] == ["cat", ""]
-    assert found[0].come == ()
-    assert [f.said for f in found[1].come] == ["cat", ""]
-    assert found[1].gone == ()  # both say "sits"
+    assert [f.said for f in found[0].fixed] == ["cat", ""]
+    assert found[0].introduced == ()
+    assert [f.said for f in found[1].introduced] == ["cat", ""]
+    assert found[1].fixed == ()  # both say "sits"
 
 
 def test_a_split_is_captioned_and_bad_pictures_are_told_of(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_split_may_be_named_as_a_file_names_it(tmp_path: Path) -> None:
 
 def test_what_cannot_be_audited_is_said(tmp_path: Path) -> None:
     dataset = load_dataset(*toys.write_data(tmp_path, 4))
-    with pytest.raises(DatasetError, match="no picture of the split 'test'; it has train, val"):
+    with pytest.raises(DatasetError, match="no pictures in the split 'test'; it has train, val"):
         audit(toys.captioner(), dataset, split="test")
     with pytest.raises(ConfigError, match="limit is -1"):
         audit(toys.captioner(), dataset, limit=-1)

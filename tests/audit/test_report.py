@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regard.audit.cards import change_card, finding_card, told
-from regard.audit.mistakes import KINDS, Audit, Audited, examine
+from regard.audit.mistakes import KINDS, Audit, AuditedPicture, examine
 from regard.audit.records import changes, report_csv, report_json
-from regard.audit.report import diagram, report_html, worst
+from regard.audit.report import (
+    change_card,
+    finding_card,
+    finding_text,
+    reliability_diagram,
+    report_html,
+    worst_findings,
+)
 from regard.data.dataset import CaptionedItem
 from regard.explain.maps import absolute_scale
 from regard.reliability.calibration import reliability
@@ -34,7 +40,7 @@ def photo(tmp_path: Path) -> str:
 def picture(
     file: str, words: tuple[str, ...] = ("a", "cat", "sits", "sits"), key: str = "a.jpg",
     references: tuple[str, ...] = ("a dog runs", "the dog is running"),
-) -> Audited:  # fmt: skip
+) -> AuditedPicture:  # fmt: skip
     return examine(CaptionedItem(file, references, "val", key), toys.caption(words))
 
 
@@ -120,8 +126,8 @@ def test_a_missed_thing_shows_no_map_and_a_collapsed_caption_its_first(photo: st
     card = finding_card(collapsed, some)
     assert Parsed(card).all("button")[0]["class"] == "marked first"
     [count] = [f for f in collapsed.findings if f.kind == "count"]
-    assert told(collapsed, count) == "“two dogs”: references say 1 (p 0.61)"
-    assert told(collapsed, some[0]) == "every word looks at one cell, with 95% or more"
+    assert finding_text(collapsed, count) == "“two dogs”: references say 1 (p 0.61)"
+    assert finding_text(collapsed, some[0]) == "every word looks at one cell, with 95% or more"
 
 
 def test_a_picture_that_is_gone_keeps_its_card() -> None:
@@ -136,9 +142,9 @@ def test_galleries_rank_by_severity(photo: str) -> None:
     weak = picture(photo, ("a", "cat"), "a.jpg")
     strong = picture(photo, ("a", "cat"), "b.jpg")
     sure = replace(strong, findings=tuple(replace(f, severity=0.9) for f in strong.findings))
-    ranked = worst(audited(weak, sure), "unsupported")
+    ranked = worst_findings(audited(weak, sure), "unsupported")
     assert [one.item.key for one, _ in ranked] == ["b.jpg", "a.jpg"]
-    assert worst(audited(weak), "count") == []
+    assert worst_findings(audited(weak), "count") == []
 
 
 def test_a_report_of_a_thousand_pictures_stays_small(tmp_path: Path) -> None:
@@ -214,8 +220,8 @@ def test_what_got_better_and_worse(photo: str) -> None:
 
 
 def test_the_diagram_draws_each_bin() -> None:
-    page = Parsed(diagram(reliability([0.25, 0.25, 0.95], [True, False, True])))
+    page = Parsed(reliability_diagram(reliability([0.25, 0.25, 0.95], [True, False, True])))
     bars = page.all("rect")
     assert [bar["height"] for bar in bars] == ["120.0", "240.0"]
     assert "2 words, 50% supported" in page.text
-    assert Parsed(diagram(reliability([], []))).all("rect") == []
+    assert Parsed(reliability_diagram(reliability([], []))).all("rect") == []

@@ -15,7 +15,7 @@ from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.media.video.video_reader import read_clip
 from regard.metrics import java
-from regard.metrics.evaluate import evaluate
+from regard.metrics.split_evaluation import evaluate
 from regard.model_pool import ModelPool
 from regard.recipes import find_recipe, override
 from regard.training import train

@@ -17,7 +17,7 @@ from regard.audit.mistakes import examine
 from regard.audit.report import report_html
 from regard.data.dataset import CaptionedItem
 from regard.explain import DiaryEntry, caption_html, write_diary
-from regard.explain.diary import DiaryPicture, Said
+from regard.explain.diary import DiaryCaption, DiaryPicture
 from regard.media import cell_bounds
 from tests.helpers import toys
 from tests.helpers.audits import audited
@@ -127,7 +127,7 @@ def test_words_run_as_their_script_does(tmp_path: Path) -> None:
 def test_the_diary_frames_the_chosen_cell_too(tmp_path: Path) -> None:
     caption = toys.caption()
     assert caption.pixels is not None
-    said = Said(("a", "dog", "runs"), caption.trace.alpha, cells=[0, 4, 5])
+    said = DiaryCaption(("a", "dog", "runs"), caption.trace.alpha, cells=[0, 4, 5])
     picture = DiaryPicture("dog.jpg", caption.pixels, caption.grid)
     write_diary(tmp_path / "diary.html", "d", [picture], [DiaryEntry(1, {}, {"dog.jpg": said})])
     found = measured((tmp_path / "diary.html").read_text("utf-8"), tmp_path, width=1200)

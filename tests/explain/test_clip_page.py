@@ -11,7 +11,7 @@ import pytest
 
 from regard.explain.clip.player import _ticks
 from regard.explain.html import caption_html
-from regard.explain.page import Explained, explanation_page
+from regard.explain.page import Explanation, explanation_page
 from regard.faithfulness.occlusion import Occlusion
 from regard.media.video.video_reader import read_clip
 from regard.types import Caption
@@ -52,7 +52,7 @@ NUMBER = """(() => {
 })()"""
 
 
-def made(folder: Path, *, rows: int) -> Explained:
+def made(folder: Path, *, rows: int) -> Explanation:
     """A caption of a clip with painted numbers; each word looks at one of six frames most."""
     file = folder / "clip.mp4"
     file.write_bytes(clip_bytes(FRAMES, rate=RATE))
@@ -66,7 +66,7 @@ def made(folder: Path, *, rows: int) -> Explained:
             alpha[t, peak, peak % cells] += 0.6
     caption = filmed.caption(WORDS, alpha=alpha.reshape(len(WORDS), -1), clip=clip, grid=grid)
     falls = np.random.default_rng(0).normal(0, 1, (len(WORDS), READ))
-    return Explained(caption, Occlusion(falls, np.linspace(-1, 1, len(WORDS)), "mean", "frame"))
+    return Explanation(caption, Occlusion(falls, np.linspace(-1, 1, len(WORDS)), "mean", "frame"))
 
 
 @pytest.fixture(scope="module", params=[2, 0], ids=["spatio-temporal", "temporal"])
@@ -294,7 +294,7 @@ def test_a_film_that_the_browser_cannot_play_gives_way_to_the_frames(
 @needs_browser
 def test_two_models_share_one_film(tmp_path: Path, tab: Page) -> None:
     one = made(tmp_path, rows=2)
-    other = Explained(replace(one.caption, model="other"))
+    other = Explanation(replace(one.caption, model="other"))
     page_ = explanation_page([one, other])
     assert page_.count("data:video/mp4") == 1
     file = tmp_path / "tab.html"

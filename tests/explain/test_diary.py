@@ -9,7 +9,7 @@ import pytest
 
 from regard.errors import CheckpointError
 from regard.explain import Diary, DiaryEntry, write_diary
-from regard.explain.diary import DiaryPicture, Said
+from regard.explain.diary import DiaryCaption, DiaryPicture
 from regard.types import Grid
 from tests.helpers import toys
 
@@ -21,11 +21,11 @@ def pictures(*keys: str) -> list[DiaryPicture]:
     return [DiaryPicture(key, toys.picture(), GRID) for key in keys]
 
 
-def said(words: tuple[str, ...] = ("a", "dog")) -> Said:
-    return Said(words, ALPHA[: len(words)])
+def said(words: tuple[str, ...] = ("a", "dog")) -> DiaryCaption:
+    return DiaryCaption(words, ALPHA[: len(words)])
 
 
-def add(diary: Diary, epoch: int, **captions: Said) -> None:
+def add(diary: Diary, epoch: int, **captions: DiaryCaption) -> None:
     """Add an evaluation of pictures such as `dog=`, of dog.jpg."""
     keyed = {f"{key}.jpg": value for key, value in captions.items()}
     diary.add(DiaryEntry(epoch, {"bleu4": float(epoch)}, keyed), pictures(*keyed))
@@ -36,7 +36,7 @@ def entry(epoch: int, score: float = 1.0) -> DiaryEntry:
 
 
 def test_an_entry_survives_its_line() -> None:
-    captions = {"犬": Said(("a", "\u2028"), ALPHA, cells=[0, 3]), "猫": said()}
+    captions = {"犬": DiaryCaption(("a", "\u2028"), ALPHA, cells=[0, 3]), "猫": said()}
     first = DiaryEntry(3, {"bleu4": 20.5, "meteor": math.nan}, captions)
     line = first.to_json()
     assert "\n" not in line
@@ -135,7 +135,7 @@ def test_a_run_resumed_in_its_first_epoch_keeps_what_was_said_before_it(tmp_path
 
 def test_an_empty_caption_and_an_absent_picture_are_no_fault(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "d.html", up_to_epoch=None)
-    add(diary, 1, dog=Said((), np.zeros((0, 4))))
+    add(diary, 1, dog=DiaryCaption((), np.zeros((0, 4))))
     add(diary, 2, dog=said(), cat=said())
     again = Diary(tmp_path / "d.html", up_to_epoch=2)
     add(again, 3, dog=said(), cat=said())
@@ -144,7 +144,7 @@ def test_an_empty_caption_and_an_absent_picture_are_no_fault(tmp_path: Path) -> 
 
 
 def test_the_cells_that_hard_attention_chose_are_framed(tmp_path: Path) -> None:
-    hard = DiaryEntry(1, {}, {"dog.jpg": Said(("a", "dog"), ALPHA, cells=[0, 3])})
+    hard = DiaryEntry(1, {}, {"dog.jpg": DiaryCaption(("a", "dog"), ALPHA, cells=[0, 3])})
     write_diary(tmp_path / "hard.html", "d", pictures("dog.jpg"), [hard])
     page = (tmp_path / "hard.html").read_text("utf-8")
     assert re.findall(r"&quot;cell&quot;:(\w+)", page) == ["0", "3"]

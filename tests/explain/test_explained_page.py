@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regard.explain.page import Explained, explanation_page
+from regard.explain.page import Explanation, explanation_page
 from regard.faithfulness.occlusion import Occlusion
 from tests.helpers import toys
 from tests.helpers.browser import Page, browsing, needs_browser
@@ -34,7 +34,7 @@ def page(tmp_path_factory: pytest.TempPathFactory):
     falls = draw.normal(0, 1, (len(WORDS), 14, 14))
     occlusion = Occlusion(falls, np.linspace(-1, 1, len(WORDS)), "mean")
     file = tmp_path_factory.mktemp("explained") / "page.html"
-    file.write_text(explanation_page([Explained(caption, occlusion)]), "utf-8")
+    file.write_text(explanation_page([Explanation(caption, occlusion)]), "utf-8")
     with browsing(file.parent) as tab:
         tab.go(file.as_uri())
         yield tab

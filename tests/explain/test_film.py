@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regard.errors import MediaError
-from regard.explain.clip.clip_maps import film_of
+from regard.explain.clip.player import encode_film
 from regard.media.video.video_reader import read_clip
 from regard.types import Clip
 from tests.helpers.clips import clip_bytes, number_of, painted, spec
@@ -44,7 +44,7 @@ def shown(data: bytes) -> tuple[list[int], list[float]]:
 )
 def test_every_frame_at_its_second(tmp_path: Path, settings: dict) -> None:
     clip = read(tmp_path, clip_bytes(**({"frames": 10} | settings)))
-    film = film_of(clip)
+    film = encode_film(clip)
     numbers, times = shown(film.data)
     assert film.kind == "video/mp4"
     assert numbers == list(range(10))
@@ -56,7 +56,7 @@ def test_every_frame_at_its_second(tmp_path: Path, settings: dict) -> None:
 def test_large_frames_become_small_and_even(tmp_path: Path) -> None:
     frames = [np.full((725, 401, 3), shade, np.uint8) for shade in (50, 60)]
     clip = read(tmp_path, clip_bytes(frames, codec="mpeg4", container="mov"))
-    with av.open(io.BytesIO(film_of(clip).data)) as film:
+    with av.open(io.BytesIO(encode_film(clip).data)) as film:
         stream = film.streams.video[0]
         assert (stream.height, stream.width) == (360, 200)
         assert not film.streams.audio
@@ -65,11 +65,11 @@ def test_large_frames_become_small_and_even(tmp_path: Path) -> None:
 def test_limits_and_changed_files_are_named(tmp_path: Path) -> None:
     clip = read(tmp_path, clip_bytes(50))
     with pytest.raises(MediaError, match="lasts 2 s, and a page holds at most 1 s"):
-        film_of(clip, max_seconds=1)
+        encode_film(clip, max_seconds=1)
     with pytest.raises(MediaError, match="takes more than 0.002 MB"):
-        film_of(clip, max_bytes=2000)
+        encode_film(clip, max_bytes=2000)
     (tmp_path / "clip.mp4").write_bytes(clip_bytes(49))
     with pytest.raises(MediaError, match="not there any more, or has changed"):
-        film_of(clip)
+        encode_film(clip)
     with pytest.raises(MediaError, match="not there any more, or has changed"):
-        film_of(read_clip(clip_bytes(5), spec()))  # bytes have no file
+        encode_film(read_clip(clip_bytes(5), spec()))  # bytes have no file

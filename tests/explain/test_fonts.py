@@ -3,8 +3,8 @@
 import pytest
 from matplotlib.font_manager import fontManager
 
-from regard.explain import contact_sheet, fonts, save_figure
-from regard.explain.fonts import FontChoice, choose_fonts
+from regard.explain import contact_sheet, drawing, save_figure
+from regard.explain.drawing import FontChoice, choose_fonts
 from tests.helpers import toys
 
 
@@ -49,9 +49,9 @@ def test_fonts_join_as_long_as_they_help(monkeypatch: pytest.MonkeyPatch) -> Non
     entries = [_Entry("Nothing", "/none"), _Entry("Han", "/one"), _Entry("Thai", "/two"),
                _Entry("Last Resort High-Efficiency", "/all")]  # fmt: skip
     monkeypatch.setattr(fontManager, "ttflist", entries)
-    monkeypatch.setattr(fonts.font_manager, "findfont", lambda name: "/dejavu")
+    monkeypatch.setattr(drawing.font_manager, "findfont", lambda name: "/dejavu")
     monkeypatch.setattr(
-        fonts, "_characters", lambda path: tables.get(path, frozenset("abcdefghijklmnop"))
+        drawing, "_characters", lambda path: tables.get(path, frozenset("abcdefghijklmnop"))
     )
     choice = choose_fonts("a 犬 ไทย")
     assert set(choice.families[1:]) == {"Han", "Thai"}
@@ -70,4 +70,4 @@ class _Entry:
 def test_a_broken_font_file_serves_nothing(tmp_path) -> None:
     broken = tmp_path / "broken.ttf"
     broken.write_bytes(b"no font")
-    assert fonts._characters(str(broken)) == frozenset()
+    assert drawing._characters(str(broken)) == frozenset()

@@ -13,7 +13,7 @@ import pytest
 
 from regard.errors import ConfigError
 from regard.explain import caption_html
-from regard.explain.html import MATTERED_LEAST, mattered_scale
+from regard.explain.html import FALL_LEAST, falls_scale
 from regard.explain.maps import OPACITY, absolute_scale, colours, smoothing
 from regard.faithfulness.occlusion import Occlusion
 from tests.helpers import toys
@@ -145,7 +145,7 @@ def test_what_mattered_is_drawn_on_a_scale_of_its_own() -> None:
 
 def test_a_weak_fall_looks_weak() -> None:
     grid = toys.caption().grid
-    assert mattered_scale(np.full((1, 2, 3), 0.01), grid) == (MATTERED_LEAST, MATTERED_LEAST)
+    assert falls_scale(np.full((1, 2, 3), 0.01), grid) == (FALL_LEAST, FALL_LEAST)
 
 
 def test_arrow_keys_move_on_and_the_word_is_told() -> None:

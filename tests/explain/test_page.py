@@ -11,9 +11,9 @@ from PIL import Image
 
 from regard.errors import ConfigError
 from regard.explain import compare_sheet, save_animation
-from regard.explain.outputs import Wanted, write_explanation
-from regard.explain.page import Explained, explanation_page
-from regard.explain.tiles import as_picture
+from regard.explain.maps import as_picture
+from regard.explain.outputs import OutputOptions, write_explanation
+from regard.explain.page import Explanation, explanation_page
 from regard.faithfulness.occlusion import Occlusion
 from tests.helpers import filmed, scans, toys
 from tests.helpers.pages import Parsed
@@ -25,21 +25,21 @@ def occlusion(words: int = 3) -> Occlusion:
 
 
 def test_the_page_is_one_file_that_says_what_was_measured() -> None:
-    page = explanation_page([Explained(toys.caption(), occlusion())])
+    page = explanation_page([Explanation(toys.caption(), occlusion())])
     assert "http:" not in page
     assert "https:" not in page
     assert page.startswith("<!doctype html>")
     assert "What mattered was measured" in page
     assert page.count("<tbody>") == 1
     assert "<td>+0.50</td>" in page
-    plain = explanation_page([Explained(toys.caption())]).split("<body>")[1]
+    plain = explanation_page([Explanation(toys.caption())]).split("<body>")[1]
     text = re.sub(r"<(style|script)>.*?</\1>", "", plain, flags=re.DOTALL).lower()
     assert [claim for claim in ("mattered", "because", "why") if claim in text] == []
 
 
 def test_two_models_stand_side_by_side() -> None:
     other = replace(toys.caption(("a", "cat"), chosen=(0, 4)), model="hard <model>")
-    page = explanation_page([Explained(toys.caption()), Explained(other)])
+    page = explanation_page([Explanation(toys.caption()), Explanation(other)])
     assert page.count("class='regard'") == 2
     assert "hard &lt;model&gt;" in page
     with pytest.raises(ConfigError, match="no caption"):
@@ -47,16 +47,16 @@ def test_two_models_stand_side_by_side() -> None:
 
 
 def test_the_numbers_hold_the_occlusion() -> None:
-    record = json.loads(json.dumps(Explained(toys.caption(), occlusion()).to_json()))
+    record = json.loads(json.dumps(Explanation(toys.caption(), occlusion()).to_json()))
     assert record["occlusion"]["cover"] == "mean"
     assert np.shape(record["occlusion"]["falls"]) == (3, 6)
     assert record["occlusion"]["correlation"] == [0.5, None, -0.25]
-    assert "occlusion" not in Explained(toys.caption()).to_json()
+    assert "occlusion" not in Explanation(toys.caption()).to_json()
 
 
 def test_a_caption_without_words_has_no_falls() -> None:
     wordless = toys.caption((), alpha=np.zeros((0, 6)))
-    record = Explained(wordless, occlusion(0)).to_json()
+    record = Explanation(wordless, occlusion(0)).to_json()
     assert record["occlusion"]["falls"] == []
     assert record["occlusion"]["correlation"] == []
 
@@ -149,7 +149,7 @@ def test_a_caption_without_words_is_explained_with_its_grids(tmp_path: Path) -> 
     said = captioner.caption(toys.picture(), beam=1)
     trace = replace(said.trace, alpha=said.trace.alpha[:0])
     wordless = replace(said, text="", words=(), trace=trace)
-    wanted = Wanted(occlusion=False, grids=True)
+    wanted = OutputOptions(occlusion=False, grids=True)
     write_explanation(captioner, wordless, tmp_path / "a", wanted)
     assert np.load(tmp_path / "a.npy").shape == (0, *said.grid.shape)
     assert {path.suffix for path in tmp_path.iterdir()} == {*wanted.suffixes("image")}
@@ -167,7 +167,7 @@ def test_maps_are_smoothed_at_first_or_raw_as_is_asked(medium: str) -> None:
     }[medium]()  # fmt: skip
     tops: list[str] = []
     for smooth in (True, False):
-        text = explanation_page([Explained(said)], smooth=smooth)
+        text = explanation_page([Explanation(said)], smooth=smooth)
         page = Parsed(text)
         (box,) = [i for i in page.all("input") if i.get("class") == "smooth"]
         assert ("checked" in box) == smooth

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from regard.errors import ConfigError
-from regard.explain.page import Explained, explanation_page
+from regard.explain.page import Explanation, explanation_page
 from regard.explain.scan.scan_html import MOST_VOXELS, reduced, scan_html
 from regard.faithfulness.occlusion import Occlusion
 from regard.media import cell_centre, world_of
@@ -55,10 +55,10 @@ def caption(degrees: float = 20.0) -> Caption:
     return scans.scan_caption(scan, grid, looked)
 
 
-def explained() -> Explained:
+def explained() -> Explanation:
     made = caption()
     falls = np.random.default_rng(0).normal(0, 1, (4, *made.grid.shape))
-    return Explained(made, Occlusion(falls, np.linspace(-1, 1, 4), "mean"))
+    return Explanation(made, Occlusion(falls, np.linspace(-1, 1, 4), "mean"))
 
 
 def peak(made: Caption, word: int) -> tuple[float, float, float]:
@@ -72,7 +72,7 @@ def shares_of(made: Caption, word: int) -> np.ndarray:
     return np.array(place)[::-1] / np.array(made.grid.source_size)[::-1]
 
 
-def write(folder: Path, one: Explained) -> Path:
+def write(folder: Path, one: Explanation) -> Path:
     file = folder / "page.html"
     file.write_text(explanation_page([one]), "utf-8")
     return file
@@ -206,8 +206,8 @@ def test_numbers_name_places_in_the_world() -> None:
 
 
 def test_two_models_share_one_viewer() -> None:
-    one = Explained(caption())
-    other = Explained(replace(caption(), model="other"))
+    one = Explanation(caption())
+    other = Explanation(replace(caption(), model="other"))
     text = explanation_page([one, other])
     assert text.count("class='voxels'") == 2
     assert text.count("globalThis||self,") == explanation_page([one]).count("globalThis||self,")

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from regard.cli.main import app
 from regard.explain import caption_html, outputs, save_animation
-from regard.explain.outputs import Wanted, write_explanation
-from regard.explain.tiles import as_picture
+from regard.explain.maps import as_picture
+from regard.explain.outputs import OutputOptions, write_explanation
 from regard.media import cell_centre
 from tests.helpers import scans
 
@@ -60,7 +60,7 @@ def test_many_cells_are_not_covered_one_by_one(
     captioner = scans.captioner()
     caption = captioner.caption(scans.image(), beam=1, max_length=2)
     monkeypatch.setattr(outputs, "MOST_COVERED", caption.grid.cells - 1)
-    write_explanation(captioner, caption, tmp_path / "a", Wanted(animation="none"))
+    write_explanation(captioner, caption, tmp_path / "a", OutputOptions(animation="none"))
     assert "occlusion" not in json.loads((tmp_path / "a.json").read_text("utf-8"))
     page = (tmp_path / "a.html").read_text("utf-8")
     assert f"What mattered was not measured: covering {caption.grid.cells} cells" in page
@@ -121,7 +121,7 @@ def test_two_models_are_compared_with_the_warning(tmp_path: Path) -> None:
     one, other = scans.captioner(2), scans.captioner(3)
     nibabel.save(scans.image(), tmp_path / "scan.nii")
     caption = one.caption(tmp_path / "scan.nii", beam=1, max_length=2)
-    wanted = Wanted(occlusion=False, animation="none")
+    wanted = OutputOptions(occlusion=False, animation="none")
     rival = other, other.caption(tmp_path / "scan.nii", beam=1)
     write_explanation(one, caption, tmp_path / "a", wanted, rival=rival)
     record = json.loads((tmp_path / "a.json").read_text("utf-8"))

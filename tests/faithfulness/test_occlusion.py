@@ -12,7 +12,7 @@ import regard
 from regard.config import VideoConfig
 from regard.errors import ConfigError
 from regard.faithfulness.occlusion import (
-    Prober,
+    Occluder,
     _smeared,
     deletion_and_insertion,
     occlude,
@@ -57,16 +57,16 @@ def test_a_caption_without_picture_or_ids_cannot_be_probed() -> None:
     strange = replace(caption, words=(replace(caption.words[0], token=None),))
     for lacking in (caption.without_pixels(), strange):
         with pytest.raises(ConfigError, match="cannot be read again"):
-            Prober(captioner, lacking)
+            Occluder(captioner, lacking)
 
 
 def test_the_shipped_model_reads_its_own_caption_as_it_said_it() -> None:
     captioner = regard.load()
     caption = captioner.caption(SAMPLES / "dog.jpg", beam=1)
-    prober = Prober(captioner, caption)
-    kept = np.ones((2, prober.grid.cells), bool)
+    occluder = Occluder(captioner, caption)
+    kept = np.ones((2, occluder.grid.cells), bool)
     kept[1, :24] = False
-    read = prober.read(kept)
+    read = occluder.read(kept)
     said = [word.logprob for word in caption.words]
     np.testing.assert_allclose(read.logprobs[0], said, atol=1e-4)
     np.testing.assert_allclose(read.alpha[0], caption.trace.alpha, atol=1e-4)
@@ -127,8 +127,8 @@ def test_joined_frames_are_what_the_whole_encoding_gives() -> None:
     caption = captioner.caption(filmed.clip((40, 90, 200)), beam=1)
     kept = np.array([[True, True, True], [False, True, True], [True, False, False]])
     for cover in ("mean", "blur"):
-        joined = Prober(captioner, caption, cover=cover)
-        whole = Prober(captioner, caption, cover=cover)
+        joined = Occluder(captioner, caption, cover=cover)
+        whole = Occluder(captioner, caption, cover=cover)
         whole._frames_alone = False
         one, other = joined.read(kept), whole.read(kept)
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
@@ -157,16 +157,16 @@ def test_the_cells_of_a_scan_are_covered_along_all_three_axes() -> None:
     )
     caption = replace(planted((0,))[1], medium="volume")
     for cover in ("mean", "blur"):
-        prober = Prober(SimpleNamespace(reader=encoder), caption, cover=cover)  # type: ignore[arg-type]
-        assert (prober.part, prober.shape) == ("cell", (2, 3, 3))
+        occluder = Occluder(SimpleNamespace(reader=encoder), caption, cover=cover)  # type: ignore[arg-type]
+        assert (occluder.part, occluder.shape) == ("cell", (2, 3, 3))
         kept = np.ones((1, 18), bool)
         kept[0, 1 * 9 + 2 * 3 + 1] = False  # slices 2 and 3, rows 4 and 5, cols 3 to 5
-        masks = prober._pixel_mask(kept)
+        masks = occluder._pixel_mask(kept)
         wanted = np.ones((1, 1, 4, 6, 9), bool)
         wanted[:, :, 2:4, 4:6, 3:6] = False
         np.testing.assert_array_equal(masks, wanted)
-        np.testing.assert_allclose(prober.covered.mean(), 4.0)
-        assert np.ptp(prober.covered) == (0 if cover == "mean" else pytest.approx(8.0))
+        np.testing.assert_allclose(occluder.covered.mean(), 4.0)
+        assert np.ptp(occluder.covered) == (0 if cover == "mean" else pytest.approx(8.0))
 
 
 def test_a_blurred_scan_keeps_its_mass_and_loses_its_detail() -> None:
@@ -203,8 +203,8 @@ def test_padding_of_a_scan_has_no_part_in_ranks_orders_and_shares(
     caption = model.caption(made, beam=1, min_length=2)
     real = real_mask(caption.grid)
     asked: list[np.ndarray] = []
-    read = Prober.read
-    monkeypatch.setattr(Prober, "read", lambda self, kept: asked.append(kept) or read(self, kept))
+    read = Occluder.read
+    monkeypatch.setattr(Occluder, "read", lambda self, kept: asked.append(kept) or read(self, kept))
     found = occlude(model, caption)
     assert len(asked.pop()) == 1 + real.sum()
     falls = found.falls.reshape(len(caption.words), -1)

@@ -83,17 +83,3 @@ def test_no_reference_is_refused():
 def test_impossible_counts_are_refused(counts: dict, documents: int):
     with pytest.raises(DatasetError, match="Count pictures"):
         CiderD(counts, documents)
-
-
-def test_survives_json():
-    scorer = CiderD.from_captions([[["été", "du", "sud"]], [["cube"]]], n=3, sigma=5.0)
-    copy = CiderD.from_json(scorer.to_json())
-    assert copy.document_frequency == scorer.document_frequency
-    assert (copy.documents, copy.n, copy.sigma) == (2, 3, 5.0)
-    assert copy.score(["été"], [["été"]]) == scorer.score(["été"], [["été"]]) > 0
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"documents": 2}', '{"document_frequency": 5}'])
-def test_damaged_json_is_one_error(text: str):
-    with pytest.raises(DatasetError, match="damaged"):
-        CiderD.from_json(text)

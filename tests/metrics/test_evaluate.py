@@ -15,7 +15,7 @@ from regard.config.io import to_dict
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError, MediaError, UnknownName
 from regard.metrics import java
-from regard.metrics.evaluate import evaluate
+from regard.metrics.split_evaluation import evaluate
 from regard.model_pool import ModelPool
 from tests.helpers import toys
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.metrics.sentence_bleu import sentence_bleu
+from regard.metrics.cider import sentence_bleu
 
 REFERENCES = (
     ("a", "dog", "is", "running", "on", "the", "grass"),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from regard.captioner import Captioner
 from regard.cli.main import app
 from regard.errors import CheckpointError
-from regard.explain.page import Explained, explanation_page
+from regard.explain.page import Explanation, explanation_page
 from regard.pretrained import shipped_models
 from regard.reliability.confidence import Confidence, store_confidence, unsure_text, unsure_words
 from regard.types import Caption
@@ -66,7 +66,7 @@ def test_json_and_page_say_it_where_it_is_known() -> None:
     assert record.pop("confidence") == pytest.approx((0.7311 + 0.5761) / 2, abs=1e-3)
     assert [word.pop("confidence", None) for word in record["words"]] == [None, 0.7311, 0.5761]
     assert record == before
-    page, other = (explanation_page([Explained(c)]) for c in (MADE.rate(plain), plain))
+    page, other = (explanation_page([Explanation(c)]) for c in (MADE.rate(plain), plain))
     assert "confidence 73%" in page
     assert "content words 65% can be expected" in page
     assert "onfidence" not in other

@@ -1,8 +1,8 @@
-"""A reading test: pictures drawn by chance, and a person who judges each caption by its picture.
+"""Human evaluation: a person rates captions of randomly drawn pictures.
 
-Scores compare text with text. Only a reader sees whether a caption is right, and a reader must not
-choose the pictures, nor stop at the ones that please. So they are drawn by a seed, the same for
-every model, and every one of them is judged.
+Scores compare text with text. Only a person sees whether a caption is right, and a person must not
+choose the pictures, nor stop at pleasing ones. So a seed draws them, the same for every model, and
+every caption is rated.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from regard.audit.records import plain_cell
+from regard.audit.records import csv_table, plain_cell
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError
-from regard.explain.fonts import choose_fonts
-from regard.explain.image.sheet import place, wrapped
+from regard.explain.drawing import QUIET, SMALL, Canvas, PanelGrid, choose_fonts, wrapped
 
 ANSWERS = {"content": ("right", "partly", "wrong"), "grammatical": ("yes", "no")}
-"""The columns to fill in, and what may stand there. A caption is right where all that it says is
-there, wrong where its main thing or what that does is not, and partly right in between."""
+"""The columns to fill in, and their possible answers. A caption is right where everything that it
+names is in the picture, wrong where its main thing or that thing's action is not, and partly right
+in between."""
 COLUMNS = ("number", "picture", "caption", *ANSWERS, "note")
 _COLUMNS, _ROWS = 5, 4  # pictures of a sheet
 _WIDE, _HIGH, _GAP, _MARGIN = 2.8, 2.1, 0.18, 0.3  # inches of a picture, between two, around all
 _TEXT, _FOOT, _POINTS = 0.72, 0.3, 9.5
-_LINES = 4  # of a caption; a longer one is cut on the sheet, and whole in the table
+_LINES = 4  # of a caption; a longer one is cut on the sheet, but not in the table
 _Z = 1.96  # of a 95 % interval
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One caption of a reading test.
+class RatingItem:
+    """One caption to rate.
 
     Attributes:
         number: from 1 on; on the sheet and in the table.
         key: of the picture.
         text: the caption; "" where the picture failed.
-        pixels: (height, width, 3) uint8, as it is to be drawn; None where it failed.
+        pixels: (height, width, 3) uint8, in the size of the drawing; None where it failed.
     """
 
     number: int
@@ -53,91 +53,86 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a reader found.
+class HumanRatings:
+    """The answers of a filled-in table.
 
     Attributes:
         counts: by column and answer.
-        unread: captions that lack an answer; they are in no count.
+        unrated: captions that lack an answer; they are not counted.
     """
 
     counts: dict[str, dict[str, int]]
-    unread: int
+    unrated: int
 
     @property
-    def read(self) -> int:
-        """How many captions were judged."""
+    def rated(self) -> int:
+        """Number of captions with all answers."""
         return sum(self.counts["content"].values())
 
 
-def drawn_items(
+def sample_items(
     dataset: CaptionDataset, *, split: str = "val", pictures: int = 100, seed: int = 0
 ) -> tuple[CaptionedItem, ...]:
-    """Draw items of a split by chance; a seed draws the same ones everywhere.
+    """Draw a random sample of a split; a seed draws the same items everywhere.
 
-    They are ranked by a digest of the seed and their key, so neither the order of the file nor
-    the model nor the version of a generator has a part in it.
+    Items are ranked by a digest of the seed and their key, so that the sample does not depend on
+    the order of the file, the model, or the version of a generator.
 
     Raises:
-        ConfigError: fewer than one are wanted.
+        ConfigError: `pictures` is below 1.
         DatasetError: the split has fewer.
     """
     if pictures < 1:
-        raise ConfigError(f"a reading test of {pictures} pictures; it must be 1 or more.")
+        raise ConfigError(f"Cannot draw a sample of {pictures} pictures: it must be 1 or more.")
     items = dataset.split(split).items
     if len(items) < pictures:
         raise DatasetError(
-            f"{dataset.source} has {len(items)} pictures in the split {split!r}, and {pictures} "
-            "are to be drawn. Draw fewer, or name another split."
+            f"{dataset.source} has {len(items)} pictures in the split {split!r}, but {pictures} "
+            "were requested. Draw fewer, or name another split."
         )
     return tuple(sorted(items, key=lambda item: _rank(seed, item.key))[:pictures])
 
 
-def reading_sheets(shown: Sequence[Shown], about: str) -> Iterator[Figure]:
+def rating_sheets(items: Sequence[RatingItem], about: str) -> Iterator[Figure]:
     """Yield contact sheets of 5 × 4 pictures with their captions below.
 
-    References and the model's name are not on them: a reader judges the picture alone.
+    They show neither references nor the model's name.
 
     Args:
-        shown: in order.
+        items: in order.
         about: stands at the foot, beside the number of the sheet.
     """
     each = _COLUMNS * _ROWS
-    for start in range(0, len(shown), each):
-        foot = f"sheet {start // each + 1} of {math.ceil(len(shown) / each)} · {about}"
-        yield _sheet(shown[start : start + each], foot)
+    for start in range(0, len(items), each):
+        foot = f"sheet {start // each + 1} of {math.ceil(len(items) / each)} · {about}"
+        yield _sheet(items[start : start + each], foot)
 
 
-def reading_table(shown: Sequence[Shown]) -> str:
+def rating_table(items: Sequence[RatingItem]) -> str:
     """Return the CSV to fill in, one row for each caption."""
-    buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    rows.writerows(
-        (one.number, plain_cell(one.key), plain_cell(one.text), "", "", "") for one in shown
-    )
-    return buffer.getvalue()
+    rows = ((one.number, plain_cell(one.key), plain_cell(one.text), "", "", "") for one in items)
+    return csv_table(COLUMNS, rows)
 
 
-def count_reading(text: str, source: str) -> Reading:
-    """Count a table that a reader filled in.
+def count_ratings(text: str, source: str) -> HumanRatings:
+    """Count the answers of a filled-in table.
 
     Args:
         text: of the CSV.
         source: its path, for messages.
 
     Raises:
-        DatasetError: a column is missing, or an answer is none of `ANSWERS`.
+        DatasetError: a column is missing, or an answer is not one of `ANSWERS`.
     """
     rows = csv.DictReader(io.StringIO(text))
     missing = [name for name in ("number", *ANSWERS) if name not in (rows.fieldnames or ())]
     if missing:
         raise DatasetError(
-            f"{source} has no column {', '.join(missing)}. Wanted: the table that `regard reading "
-            "draw` wrote, with commas between its columns."
+            f"{source} has no column {', '.join(missing)}. It must be the table that `regard "
+            "reading draw` wrote, with commas between its columns."
         )
     counts = {name: Counter[str]() for name in ANSWERS}
-    unread = 0
+    unrated = 0
     for row in rows:
         given = {name: (row[name] or "").strip().lower() for name in ANSWERS}
         for name, answer in given.items():
@@ -147,18 +142,18 @@ def count_reading(text: str, source: str) -> Reading:
                     f"{', '.join(ANSWERS[name])}, or empty."
                 )
         if not all(given.values()):
-            unread += 1
+            unrated += 1
             continue
         for name, answer in given.items():
             counts[name][answer] += 1
     whole = {name: {a: counts[name][a] for a in answers} for name, answers in ANSWERS.items()}
-    return Reading(whole, unread)
+    return HumanRatings(whole, unrated)
 
 
-def interval(count: int, of: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927).
+def wilson_interval(count: int, of: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share (Wilson 1927).
 
-    >>> [round(end, 3) for end in interval(50, 100)]
+    >>> [round(end, 3) for end in wilson_interval(50, 100)]
     [0.404, 0.596]
     """
     share, z = count / of, _Z**2 / of
@@ -170,26 +165,20 @@ def _rank(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed} {key}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _sheet(shown: Sequence[Shown], foot: str) -> Figure:
-    fonts = choose_fonts("".join(one.text for one in shown))
+def _sheet(items: Sequence[RatingItem], foot: str) -> Figure:
     width = 2 * _MARGIN + _COLUMNS * (_WIDE + _GAP) - _GAP
     height = 2 * _MARGIN + _ROWS * (_HIGH + _TEXT + _GAP) + _FOOT
-    figure = Figure(figsize=(width, height), facecolor="white")
-    for at, one in enumerate(shown):
-        row, column = divmod(at, _COLUMNS)
-        left = _MARGIN + column * (_WIDE + _GAP)
-        top = _MARGIN + row * (_HIGH + _TEXT + _GAP)
-        axis = figure.add_axes(place(figure, left, top, _WIDE, _HIGH), label=str(one.number))
-        axis.set_axis_off()
+    canvas = Canvas(width, height, choose_fonts("".join(one.text for one in items)))
+    panels = PanelGrid(_COLUMNS, _WIDE, _HIGH, _TEXT, _GAP, _MARGIN, _MARGIN)
+    for at, one in enumerate(items):
+        left, top = panels.corner(at)
+        axis = canvas.axes(left, top, _WIDE, _HIGH, str(one.number))
         if one.pixels is not None:
             axis.imshow(one.pixels, interpolation="antialiased")
-        text = fonts.drawable(one.text) or "(no caption)"
+        text = canvas.fonts.drawable(one.text) or "(no caption)"
         lines = wrapped(f"{one.number}. {text}", _WIDE + 0.9, _POINTS).split("\n")
         if len(lines) > _LINES:
             lines = [*lines[: _LINES - 1], lines[_LINES - 1] + " …"]
-        x, y, _, _ = place(figure, left, top + _HIGH + 0.05, 0, 0)
-        figure.text(x, y, "\n".join(lines), size=_POINTS, va="top", color="#1d2433",
-                    family=fonts.families, parse_math=False)  # fmt: skip
-    x, y, _, _ = place(figure, _MARGIN, height - _MARGIN, 0, 0)
-    figure.text(x, y, foot, size=8, color="#667085", va="bottom", parse_math=False)
-    return figure
+        canvas.write(left, top + _HIGH + 0.05, "\n".join(lines), _POINTS)
+    canvas.write(_MARGIN, height - _MARGIN, foot, SMALL, QUIET, va="bottom")
+    return canvas.figure

@@ -1,7 +1,7 @@
-"""Where a model fails: every picture of a split is captioned, and what is found amiss is gathered.
+"""Audit of a model: caption every picture of a split and collect the mistakes.
 
-The paper shows mistakes and where the model looked when it made them (Xu et al. 2015, figure 5);
-here every mistake that text can tell is found, and nothing is chosen by hand.
+The paper shows mistakes and where the model looked when it made them (Xu et al. 2015, figure 5).
+Here every mistake that the text reveals is found, and none is chosen by hand.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 
 from regard.captioner import Captioner, Failure
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
-from regard.errors import ConfigError, DatasetError
+from regard.errors import ConfigError
 from regard.metrics import ptb_tokenize
 from regard.metrics.hallucination import hallucination, judge
 from regard.metrics.noun_phrases import MISTAKES, Mistake
+from regard.metrics.split_evaluation import split_items
 from regard.reliability.calibration import Reliability, reliability
 from regard.text.words import (
     SpokenWord,
@@ -34,27 +35,26 @@ from regard.types import Caption
 
 KINDS = (*MISTAKES, "low confidence", "flat attention", "collapsed attention")
 LOW_CONFIDENCE = 0.1
-"""A content word below this probability is a finding."""
+"""Probability below which a content word is a finding."""
 FLAT = 0.97
-"""So is a content word whose attention has more than this share of the most entropy, log L."""
+"""Share of the largest entropy, log L, above which a content word's attention is a finding."""
 COLLAPSED = 0.9
-"""And a caption of two words or more that all peak above this weight, all at one cell."""
+"""Weight above which all words of a caption must peak at one cell to be a finding."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing amiss with one caption.
+    """One mistake of a caption, or one suspicious trait.
 
     Attributes:
         kind: one of `KINDS`.
-        place: index into the picture's spoken words; None where no word of it is to blame.
+        place: index into the picture's spoken words; None where no word is concerned.
         said: the word; "" without.
-        wanted: what references say instead (`regard.metrics.noun_phrases.Mistake`).
+        wanted: words of the references instead (`regard.metrics.noun_phrases.Mistake`).
         noun: whose count or colour it is; "" otherwise.
-        severity: 0..1, by which findings of a kind are ranked: p(word), half of it where the
-            references name nothing in its place; of what was missed the share of references with
-            the word itself; 1 - p(word) of low confidence; entropy's share of log L; the least
-            peak.
+        severity: 0..1, ranks the findings of a kind: p(word), half of it where the references
+            name nothing in its place; of a missed thing the share of references with that very
+            word; 1 - p(word) of low confidence; entropy's share of log L; the least peak.
     """
 
     kind: str
@@ -66,26 +66,26 @@ class Finding:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is a mistake of the text, no trait of confidence or attention."""
+        """Whether it is a mistake of the text, and not a trait of confidence or attention."""
         return self.kind in MISTAKES
 
     @property
     def number(self) -> str:
-        """The number that was said, in words or by the noun's form; of counts only."""
+        """The number in the caption, as a word or by the noun's form; of counts only."""
         if self.said != self.noun:
             return f"{self.said} {self.noun}"
         return self.noun if is_plural(self.noun) else f"one {self.noun}"
 
 
 @dataclass(frozen=True)
-class Audited:
-    """One picture.
+class AuditedPicture:
+    """One picture with its caption and findings.
 
     Attributes:
         item: the picture and its references.
-        caption: without its picture and runners-up.
+        caption: without its pixels and runners-up.
         spoken: its words.
-        support: for each word whether references support it; None where that was not judged.
+        support: for each word whether references support it; None where it was not judged.
         findings: in the order of `KINDS`.
     """
 
@@ -108,15 +108,15 @@ class Audit:
     Attributes:
         settings: model, split, pictures, beam, and the thresholds.
         pictures: those that could be captioned.
-        failures: reasons by key of the others.
+        failures: reasons by key of the other pictures.
     """
 
     settings: dict[str, Any]
-    pictures: tuple[Audited, ...]
+    pictures: tuple[AuditedPicture, ...]
     failures: dict[str, str]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return by kind how many findings there are, and in how many pictures."""
+        """Return the number of findings, and of pictures with findings, by kind."""
         found = Counter(f.kind for one in self.pictures for f in one.findings)
         pictures = Counter(k for one in self.pictures for k in {f.kind for f in one.findings})
         return {kind: {"findings": found[kind], "pictures": pictures[kind]} for kind in KINDS}
@@ -130,7 +130,7 @@ class Audit:
         )
 
     def reliability(self) -> Reliability:
-        """Return how p(word) and support agree, over all judged words."""
+        """Return the calibration of p(word) against support, over all judged words."""
         judged = [
             (min(1.0, math.exp(word.logprob)), ok)
             for one in self.pictures
@@ -140,7 +140,7 @@ class Audit:
         return reliability([p for p, _ in judged], [ok for _, ok in judged])
 
     def confusions(self) -> list[tuple[str, str, str, int]]:
-        """Return (class, said, what most references say instead, pictures), the most first."""
+        """Return (class, word, word of most references instead, pictures), most frequent first."""
         names = _OneForm()
         pairs = Counter(
             pair
@@ -156,7 +156,7 @@ class Audit:
 
 
 class _OneForm:
-    """Gives all inflections of a word the form that came first."""
+    """Maps all inflections of a word to the form that occurred first."""
 
     def __init__(self) -> None:
         self._forms: dict[str, str] = {}
@@ -177,34 +177,26 @@ def audit(
     beam: int = 3,
     report: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Caption a split and gather what is amiss.
+    """Caption a split and collect the findings.
 
     Args:
         captioner: the model.
         dataset: pictures and references.
-        split: which part of it; synonyms and capitals mean what they mean in a file.
-        limit: only the first so many pictures; 0 takes all.
+        split: part of the dataset; synonyms and capitals are resolved as in a file.
+        limit: number of pictures; 0 takes all.
         beam: beam width; 1 is greedy.
-        report: is told (pictures done, all pictures).
+        report: called with (pictures done, all pictures).
 
     Raises:
         DatasetError: the split is empty.
-        ConfigError: an option is out of range, or the model reads no pictures.
+        ConfigError: an option is out of range, or the model is not one of pictures.
     """
-    if limit < 0:
-        raise ConfigError(f"limit is {limit}; it must be 0 or more.")
     if captioner.medium != "image":
         raise ConfigError(
-            f"{captioner.name!r} captions {captioner.medium}s, and an audit knows pictures only."
+            f"{captioner.name!r} captions {captioner.medium}s, but an audit is of pictures only."
         )
-    split = split_named(split)
-    items = dataset.split(split).items[: limit or None]
-    if not items:
-        known = sorted({item.split or "(none)" for item in dataset})
-        raise DatasetError(
-            f"{dataset.source} has no picture of the split {split!r}; it has {', '.join(known)}."
-        )
-    pictures: list[Audited] = []
+    items = split_items(dataset, split, limit)
+    pictures: list[AuditedPicture] = []
     failures: dict[str, str] = {}
     results = captioner.caption_many((item.file for item in items), beam=beam)
     for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
@@ -214,17 +206,19 @@ def audit(
             pictures.append(examine(item, result))
         if report is not None:
             report(done, len(items))
-    settings = {"model": captioner.name, "split": split, "pictures": len(pictures), "beam": beam,
-                "low_confidence": LOW_CONFIDENCE, "flat": FLAT, "collapsed": COLLAPSED}  # fmt: skip
+    settings = {
+        "model": captioner.name, "split": split_named(split), "pictures": len(pictures),
+        "beam": beam, "low_confidence": LOW_CONFIDENCE, "flat": FLAT, "collapsed": COLLAPSED,
+    }  # fmt: skip
     return Audit(settings, tuple(pictures), failures)
 
 
-def examine(item: CaptionedItem, caption: Caption) -> Audited:
-    """Find what is amiss with one caption.
+def examine(item: CaptionedItem, caption: Caption) -> AuditedPicture:
+    """Return a picture with the findings on its caption.
 
     Args:
-        item: the picture's references; without any only the caption itself is examined.
-        caption: its picture is not needed, and is not kept.
+        item: with references; without any only the caption itself is examined.
+        caption: its pixels are neither needed nor kept.
     """
     spoken = spoken_words(caption)
     references = [ptb_tokenize(reference) for reference in item.captions]
@@ -232,7 +226,7 @@ def examine(item: CaptionedItem, caption: Caption) -> Audited:
     findings = [_mistake(mistake, spoken, references) for mistake in judgement.mistakes]
     findings += _confidence(spoken) + _attention(caption, spoken)
     light = replace(caption, media=None, n_best=())
-    return Audited(item, light, spoken, judgement.support, tuple(findings))
+    return AuditedPicture(item, light, spoken, judgement.support, tuple(findings))
 
 
 def _mistake(
@@ -261,7 +255,7 @@ def _confidence(spoken: Sequence[SpokenWord]) -> list[Finding]:
 def _attention(caption: Caption, spoken: Sequence[SpokenWord]) -> list[Finding]:
     cells = caption.grid.cells
     if cells < 2 or not spoken:
-        return []  # over one cell attention has no choice
+        return []  # with one cell attention has no choice
     found: list[Finding] = []
     for place, word in enumerate(spoken):
         share = caption.words[word.first].entropy / math.log(cells)

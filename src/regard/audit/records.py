@@ -1,4 +1,4 @@
-"""What got better and worse between two models: their mistakes on the same pictures."""
+"""Changes between two models' mistakes, and an audit as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import csv
 import io
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from regard.audit.mistakes import Audit, Audited, Finding
+from regard.audit.mistakes import Audit, AuditedPicture, Finding
 from regard.text.words import word_class
 
 
@@ -18,20 +19,20 @@ class Change:
     """One picture that two models make different mistakes on.
 
     Attributes:
-        new: the audited model's caption.
-        old: the other's.
-        gone: mistakes of the old caption that the new one does not make.
-        come: mistakes of the new caption that the old one does not make.
+        new: the audited model's picture.
+        old: the other model's.
+        fixed: mistakes of the old caption that the new one does not make.
+        introduced: mistakes of the new caption that the old one does not make.
     """
 
-    new: Audited
-    old: Audited
-    gone: tuple[Finding, ...]
-    come: tuple[Finding, ...]
+    new: AuditedPicture
+    old: AuditedPicture
+    fixed: tuple[Finding, ...]
+    introduced: tuple[Finding, ...]
 
     @property
     def gain(self) -> int:
-        """By how many mistakes the new caption is better."""
+        """How many mistakes fewer the new caption has."""
         return len(self.old.mistakes) - len(self.new.mistakes)
 
 
@@ -39,8 +40,8 @@ def changes(new: Audit, old: Audit) -> list[Change]:
     """Return the pictures on which two models differ in mistakes, the most improved first.
 
     Args:
-        new: of the model in question.
-        old: of the model that it is set against; pictures that only one captioned are left out.
+        new: of the model.
+        old: of the model that it is compared with; pictures that only one captioned are left out.
     """
     before = {one.item.key: one for one in old.pictures}
     found = [
@@ -48,11 +49,11 @@ def changes(new: Audit, old: Audit) -> list[Change]:
         for one in new.pictures
         if (other := before.get(one.item.key)) is not None
     ]
-    differing = [change for change in found if change.gone or change.come]
+    differing = [change for change in found if change.fixed or change.introduced]
     return sorted(differing, key=lambda change: (-change.gain, change.new.item.key))
 
 
-def _without(one: Audited, other: Audited) -> tuple[Finding, ...]:
+def _without(one: AuditedPicture, other: AuditedPicture) -> tuple[Finding, ...]:
     """Return the mistakes of one caption that another does not make as often."""
     left = Counter(_identity(finding) for finding in other.mistakes)
     kept: list[Finding] = []
@@ -65,21 +66,15 @@ def _without(one: Audited, other: Audited) -> tuple[Finding, ...]:
 
 
 def _identity(finding: Finding) -> tuple[str, ...]:
-    """What makes two findings the same mistake: kind and words; of what was missed the thing."""
+    """Return what identifies a mistake: kind and words, and of a missed thing its name."""
     missed = finding.wanted if finding.kind == "missed" else ()
     return (finding.kind, finding.said, finding.noun, *missed)
 
 
 def report_csv(audit: Audit) -> str:
-    """Return one row for each finding.
-
-    Text that a spreadsheet would run as a formula has an apostrophe before it.
-    """
-    buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(
-        ["picture", "kind", "word", "position", "noun", "wanted", "p", "severity", "caption"]
-    )
+    """Return one row for each finding, with its texts as `plain_cell` gives them."""
+    heads = ["picture", "kind", "word", "position", "noun", "wanted", "p", "severity", "caption"]
+    rows: list[list[Any]] = []
     for one in audit.pictures:
         for f in one.findings:
             p = "" if f.place is None else f"{math.exp(one.spoken[f.place].logprob):.4f}"
@@ -87,20 +82,27 @@ def report_csv(audit: Audit) -> str:
             wanted = " / ".join(f.wanted)
             texts = [plain_cell(text) for text in (one.item.key, f.kind, f.said)]
             noun, wanted, caption = map(plain_cell, (f.noun, wanted, one.caption.text))
-            rows.writerow([*texts, place, noun, wanted, p, f"{f.severity:.4f}", caption])
+            rows.append([*texts, place, noun, wanted, p, f"{f.severity:.4f}", caption])
+    return csv_table(heads, rows)
+
+
+def csv_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([heads, *rows])
     return buffer.getvalue()
 
 
 def plain_cell(text: str) -> str:
-    """Return a text with an apostrophe before it where a spreadsheet would run it as a formula."""
+    """Return a text, with an apostrophe before it where a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def report_json(audit: Audit, against: Audit | None = None) -> dict[str, Any]:
-    """Return everything as plain values, the maps of the captions excepted.
+    """Return everything as plain values, without the captions' maps.
 
     Args:
-        audit: of the model in question.
+        audit: of the model.
         against: of a model that it is compared with.
     """
     record = _totals_json(audit) | {"pictures": [_picture_json(one) for one in audit.pictures]}
@@ -123,8 +125,8 @@ def _change_json(change: Change) -> dict[str, Any]:
         "gain": change.gain,
         "caption": change.new.caption.text,
         "against": change.old.caption.text,
-        "gone": [asdict(finding) for finding in change.gone],
-        "come": [asdict(finding) for finding in change.come],
+        "gone": [asdict(finding) for finding in change.fixed],
+        "come": [asdict(finding) for finding in change.introduced],
     }
 
 
@@ -143,7 +145,7 @@ def _totals_json(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _picture_json(one: Audited) -> dict[str, Any]:
+def _picture_json(one: AuditedPicture) -> dict[str, Any]:
     words = [
         {"text": word.text, "logprob": word.logprob, "class": word_class(word.text.lower()),
          "supported": ok, "entropy": one.caption.words[word.first].entropy,

@@ -1,20 +1,38 @@
-"""The report of an audit as one HTML file that loads nothing."""
+"""The report of an audit as one self-contained HTML file, with a card for each picture shown."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from regard.audit.cards import change_card, finding_card, told
-from regard.audit.mistakes import KINDS, Audit, Audited, Finding
+from regard.audit.mistakes import KINDS, Audit, AuditedPicture, Finding
 from regard.audit.records import Change, changes
-from regard.explain.html import assets_html, escaped
+from regard.errors import MediaError
+from regard.explain.html import (
+    PageWord,
+    asset,
+    assets_html,
+    escaped,
+    map_data,
+    output_html,
+    page_html,
+    picture_html,
+    scale_html,
+    table_html,
+    word_note,
+    words_html,
+)
+from regard.explain.maps import absolute_scale
+from regard.media import read_image
 from regard.reliability.calibration import Reliability
 
-_PICTURES = 40  # that the page embeds: some 4 MB, however many were captioned
+_PICTURES = 40  # embedded in the page: some 4 MB, however many were captioned
 _OF_A_KIND = 6
-_CHANGED = 6  # of each way, beside a list of more
+_CHANGED = 6  # better and worse, beside a list of more
 _ROWS = 40  # of a table; the JSON has all
+_SIDE = 320  # pixels of a thumbnail's longer side
+_REFERENCES, _LONGEST = 6, 300  # references of a card, characters of each
 _MEANINGS = {
     "unsupported": "words that no reference says, nor an inflection, a synonym or a broader word",
     "colour": "colours of a thing that references give other colours",
@@ -33,21 +51,21 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
     The galleries read their pictures from the files again.
 
     Args:
-        audit: of the model in question.
+        audit: of the model.
         against: of a model that it is compared with.
     """
-    model = escaped(audit.settings["model"])
+    title = f"Where {audit.settings['model']} fails"
     versus = f", set against {escaped(against.settings['model'])}" if against else ""
+    audits = [audit, *([against] if against else [])]
     changed = changes(audit, against) if against else []
     room = _PICTURES - (2 * _CHANGED if against else 0)
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Where {model} fails</title>{assets_html()}<style>{_STYLE}</style></head>"
-        f"<body><main><h1>Where {model} fails{versus}</h1>{_settings(audit)}"
-        f"{_totals(audit, against)}{_calibration(audit, against)}{_confusions(audit)}"
+    return page_html(
+        title,
+        f"{assets_html()}<style>\n{asset('report.css', 'regard.audit')}</style>",
+        f"<h1>{escaped(title)}{versus}</h1>{_settings(audit)}"
+        f"{_totals(audits)}{_calibration(audits)}{_confusions(audit)}"
         f"{_changed(changed, against) if against else ''}{_galleries(audit, room)}"
-        f"{_failures(audit)}</main></body></html>"
+        f"{_failures(audit)}",
     )
 
 
@@ -62,12 +80,11 @@ def _settings(audit: Audit) -> str:
     )
 
 
-def _totals(audit: Audit, against: Audit | None) -> str:
-    audits = [audit, *([against] if against else [])]
+def _totals(audits: Sequence[Audit]) -> str:
     heads = ["", "", *(cell for a in audits for cell in (a.settings["model"], "pictures"))]
     rows: list[list[str]] = []
     for kind in KINDS:
-        row = [kind, _MEANINGS[kind].format(**audit.settings)]
+        row = [kind, _MEANINGS[kind].format(**audits[0].settings)]
         for one in audits:
             count = one.counts()[kind]
             share = count["pictures"] / max(1, len(one.pictures))
@@ -90,11 +107,12 @@ def _share(value: float) -> str:
     return f"{value:.1%}" if math.isfinite(value) else "–"
 
 
-def _calibration(audit: Audit, against: Audit | None) -> str:
+def _calibration(audits: Sequence[Audit]) -> str:
     figures = "".join(
-        f"<figure>{diagram(one.reliability())}<figcaption>{escaped(one.settings['model'])}: "
-        f"expected calibration error {_share(one.reliability().error)}</figcaption></figure>"
-        for one in [audit, *([against] if against else [])]
+        f"<figure>{reliability_diagram(one.reliability())}<figcaption>"
+        f"{escaped(one.settings['model'])}: expected calibration error "
+        f"{_share(one.reliability().error)}</figcaption></figure>"
+        for one in audits
     )
     return (
         "<h2>Does confidence tell?</h2><p class='note'>Content words by the probability the model "
@@ -104,7 +122,7 @@ def _calibration(audit: Audit, against: Audit | None) -> str:
     )
 
 
-def diagram(found: Reliability) -> str:
+def reliability_diagram(found: Reliability) -> str:
     """Draw a reliability diagram as inline SVG."""
     side, left, top = 240, 34, 8
     most = max((one.words for one in found.bins), default=0)
@@ -162,7 +180,8 @@ def _changed(changed: Sequence[Change], against: Audit) -> str:
         cards = "".join(change_card(change) for change in some[:_CHANGED])
         rows = [
             [c.new.item.key, c.old.caption.text, c.new.caption.text,
-             "; ".join(told(c.old, f) for f in c.gone), "; ".join(told(c.new, f) for f in c.come)]
+             "; ".join(finding_text(c.old, f) for f in c.fixed),
+             "; ".join(finding_text(c.new, f) for f in c.introduced)]
             for c in some[:_ROWS]
         ]  # fmt: skip
         table = _table(["picture", "before", "now", "gone", "come"], rows)
@@ -174,7 +193,7 @@ def _changed(changed: Sequence[Change], against: Audit) -> str:
 
 
 def _galleries(audit: Audit, room: int) -> str:
-    ranked = {kind: worst(audit, kind) for kind in KINDS}
+    ranked = {kind: worst_findings(audit, kind) for kind in KINDS}
     present = {kind: found for kind, found in ranked.items() if found}
     each = min(_OF_A_KIND, room // max(1, len(present)))
     parts: list[str] = []
@@ -188,8 +207,8 @@ def _galleries(audit: Audit, room: int) -> str:
     return "".join(parts)
 
 
-def worst(audit: Audit, kind: str) -> list[tuple[Audited, list[Finding]]]:
-    """Return the pictures with findings of a kind, and those, the most severe first."""
+def worst_findings(audit: Audit, kind: str) -> list[tuple[AuditedPicture, list[Finding]]]:
+    """Return the pictures with findings of a kind, each with those, the most severe first."""
     found = [
         (one, sorted((f for f in one.findings if f.kind == kind), key=lambda f: -f.severity))
         for one in audit.pictures
@@ -209,45 +228,110 @@ def _failures(audit: Audit) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td dir='auto'>{escaped(cell)}</td>" for cell in row) + "</tr>"
-        for row in rows
+    return table_html(heads, rows, "td dir='auto'")
+
+
+# Cards
+
+
+def finding_card(one: AuditedPicture, findings: Sequence[Finding]) -> str:
+    """Return a picture's card.
+
+    Args:
+        one: the picture.
+        findings: of one kind; the map of the first one's word is shown.
+    """
+    return _card(one, findings, "")
+
+
+def change_card(change: Change) -> str:
+    """Return a picture's card with both captions; the map is of the one with more mistakes."""
+    if change.gain > 0:
+        return _card(change.old, change.fixed, _other("now", change.new, change.introduced))
+    return _card(change.new, change.introduced, _other("before", change.old, change.fixed))
+
+
+def finding_text(one: AuditedPicture, finding: Finding) -> str:
+    """Describe a finding in words."""
+    said, wanted = finding.said, ", ".join(finding.wanted)
+    if finding.kind == "missed":
+        return f"all references name “{wanted}”"
+    if finding.kind == "collapsed attention":
+        return f"every word looks at one cell, with {finding.severity:.0%} or more"
+    assert finding.place is not None
+    word = one.spoken[finding.place]
+    p = f"p {math.exp(word.logprob):.2f}"
+    match finding.kind:
+        case "unsupported":
+            instead = f"; most say {wanted}" if wanted else ""
+            return f"“{said}”: no reference says it{instead} ({p})"
+        case "colour":
+            return f"“{said}” of “{finding.noun}”: references say {wanted or 'others'} ({p})"
+        case "count":
+            return f"“{finding.number}”: references say {wanted} ({p})"
+        case "repetition":
+            return f"“{said}” is said again ({p})"
+        case "flat attention":
+            return f"“{said}”: {finding.severity:.1%} of the most entropy"
+        case _:
+            return f"“{said}”: {p}"
+
+
+def _card(one: AuditedPicture, findings: Sequence[Finding], other: str) -> str:
+    key = escaped(one.item.key)
+    texts = "".join(f"<p class='finding'>{escaped(finding_text(one, f))}</p>" for f in findings)
+    references = "".join(
+        f"<li dir='auto'>{escaped(_cut(text))}</li>" for text in one.item.captions[:_REFERENCES]
     )
+    foot = f"{texts}{other}<ul aria-label='references'>{references}</ul>"
+    try:
+        pixels = read_image(one.item.file).pixels
+    except MediaError as error:
+        return (
+            f"<article class='regard'><h3>{key}</h3><p>{_marked(one, findings)}</p>{foot}"
+            f"<p class='note'>{escaped(_cut(str(error)))}</p></article>"
+        )
+    grid = one.caption.grid
+    top = absolute_scale(one.caption.trace.alpha, grid)
+    words = words_html(_words(one, findings), {"map": (top,)})
     return (
-        f"<div class='wide'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
+        f"<article class='regard' data-map='{map_data(grid, smooth=False)}'><h3>{key}</h3>"
+        f"{picture_html(pixels, grid, one.item.key, side=_SIDE)}{words}{foot}"
+        f"{scale_html(top, grid, smooth=False)}{output_html()}</article>"
     )
 
 
-_STYLE = """
-body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1d2433; background: #f6f7f9; }
-main { max-width: 84rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin: 2.5rem 0 .5rem; font-size: 1.25rem; }
-.note { max-width: 48rem; margin: .3rem 0 1rem; font-size: .9rem; color: #4b5565; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: start; vertical-align: top;
-  border-bottom: 1px solid #d5dae2; }
-summary { margin: .75rem 0; cursor: pointer; }
-.diagrams { display: flex; flex-wrap: wrap; gap: 2rem; }
-.diagrams figure { width: 20rem; max-width: 100%; margin: 0; }
-.diagrams figcaption { font-size: .875rem; }
-.diagrams rect { fill: #0b6bcb; } .diagrams circle { fill: #c6342b; }
-.diagrams path { fill: none; stroke: #5b6576; } .diagrams text { font-size: 10px; fill: #5b6576; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
-  gap: 1rem; align-items: start; }
-.cards .regard { min-width: 0; }
-.cards h3 { margin: 0 0 .5rem; font-size: .85rem; overflow-wrap: anywhere; color: var(--quiet); }
-.cards .finding { margin: .2rem 0; padding-left: .6rem; border-left: 3px solid var(--fault); }
-.cards .other { margin: .4rem 0; }
-.cards mark { color: inherit; background: none; border-bottom: .2rem solid var(--fault); }
-.cards ul { margin: .5rem 0; padding-left: 1.1rem; font-size: .875rem; }
-.cards li { overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) {
-  body { color: #eef1f6; background: #0b0e13; }
-  .note, .diagrams figcaption { color: #a3acba; } th, td { border-color: #3d4757; }
-  .diagrams rect { fill: #4c9df0; } .diagrams circle { fill: #ff7a6e; }
-  .diagrams path { stroke: #a3acba; } .diagrams text { fill: #a3acba; }
-}
-"""
+def _words(one: AuditedPicture, findings: Sequence[Finding]) -> list[PageWord]:
+    places = [0 if f.kind == "collapsed attention" else f.place for f in findings]
+    words: list[PageWord] = []
+    for at, spoken in enumerate(one.spoken):
+        word = replace(one.caption.words[spoken.first], logprob=spoken.logprob)
+        words.append(
+            PageWord(
+                spoken.text,
+                word.alpha,
+                word_note(word),
+                cell=word.location,
+                marked=at in places,
+                first=bool(places) and at == places[0],
+            )
+        )
+    return words
+
+
+def _other(name: str, one: AuditedPicture, findings: Sequence[Finding]) -> str:
+    return f"<p class='other' dir='auto'>{name}: {_marked(one, findings)}</p>"
+
+
+def _marked(one: AuditedPicture, findings: Sequence[Finding]) -> str:
+    """Return a caption as HTML in which the words of findings are marked."""
+    places = {finding.place for finding in findings}
+    words = [
+        f"<mark>{escaped(word.text)}</mark>" if at in places else escaped(word.text)
+        for at, word in enumerate(one.spoken)
+    ]
+    return " ".join(words) or "(no words)"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -141,11 +141,11 @@ def draw(
     holds a table already is left alone.
     """
     from regard import load
-    from regard.audit.human_eval import Shown, drawn_items, reading_sheets, reading_table
+    from regard.audit.human_eval import RatingItem, rating_sheets, rating_table, sample_items
     from regard.captioner import Failure
     from regard.data import load_dataset
     from regard.data.dataset import split_named
-    from regard.explain.image.sheet import drawing_of, save_figure
+    from regard.explain.drawing import drawing_of, save_figure
 
     if (out / _TABLE).exists():
         raise ConfigError(
@@ -154,14 +154,14 @@ def draw(
         )
     split = split_named(split)
     dataset = load_dataset(annotations, images or "")
-    items = drawn_items(dataset, split=split, pictures=pictures, seed=seed)
+    items = sample_items(dataset, split=split, pictures=pictures, seed=seed)
     captioner = load(model, device=device)
     folder = OutputFolder(out, "--out").folder
     if captioner.medium != "image":
         raise ConfigError(
             f"{captioner.name!r} captions {captioner.medium}s, and a reading test shows pictures."
         )
-    shown: list[Shown] = []
+    shown: list[RatingItem] = []
     failed = False
     with reporting() as report:
         results = captioner.caption_many((item.file for item in items), beam=beam)
@@ -169,16 +169,16 @@ def draw(
             if isinstance(result, Failure):
                 failed = True
                 complain(f"{item.key}: {result.error}")
-                shown.append(Shown(number, item.key, "", None))
+                shown.append(RatingItem(number, item.key, "", None))
             else:
                 assert result.pixels is not None
-                shown.append(Shown(number, item.key, result.text, drawing_of(result.pixels)))
+                shown.append(RatingItem(number, item.key, result.text, drawing_of(result.pixels)))
             report("captioning", number, len(items))
     with writing(out):
-        sheets = reading_sheets(shown, f"{pictures} of {split}, seed {seed}")
+        sheets = rating_sheets(shown, f"{pictures} of {split}, seed {seed}")
         for number, figure in enumerate(sheets, 1):
             save_figure(figure, folder / f"sheet-{number}.png")
-        write_text(folder / _TABLE, reading_table(shown))
+        write_text(folder / _TABLE, rating_table(shown))
     typer.echo(str(out / _TABLE))
     raise typer.Exit(1 if failed else 0)
 
@@ -186,7 +186,7 @@ def draw(
 @reading.command()
 def count(judgements: Annotated[list[Path], argument("Tables that were filled in.")]) -> None:
     """Count filled-in tables: each answer's number, its share and the share's 95 % interval."""
-    from regard.audit.human_eval import ANSWERS, count_reading, interval
+    from regard.audit.human_eval import ANSWERS, count_ratings, wilson_interval
     from regard.util.safe_io import Unreadable, text_of
 
     answers = [(name, answer) for name, some in ANSWERS.items() for answer in some]
@@ -194,15 +194,15 @@ def count(judgements: Annotated[list[Path], argument("Tables that were filled in
     table = Table(Column("", overflow="fold"), "read", *heads)
     for path in judgements:
         try:
-            found = count_reading(text_of(path).removeprefix("\ufeff"), str(path))
+            found = count_ratings(text_of(path).removeprefix("\ufeff"), str(path))
         except (Unreadable, OSError) as error:
             raise DatasetError(f"{path} cannot be read: {error}.") from error
         cells: list[str] = []
         for name, answer in answers:
             n = found.counts[name][answer]
-            low, high = interval(n, found.read) if found.read else (0.0, 1.0)
+            low, high = wilson_interval(n, found.rated) if found.rated else (0.0, 1.0)
             cells.append(f"{n} ({low:.0%} to {high:.0%})")
-        table.add_row(str(path), str(found.read), *cells)
-        if found.unread:
-            complain(f"{path}: {found.unread} captions lack an answer and are not counted.")
+        table.add_row(str(path), str(found.rated), *cells)
+        if found.unrated:
+            complain(f"{path}: {found.unrated} captions lack an answer and are not counted.")
     tables().print(table)

@@ -21,7 +21,7 @@ from regard.errors import ConfigError, DatasetError
 if TYPE_CHECKING:
     from regard.data.dataset import CaptionDataset
     from regard.faithfulness.experiments import Faithfulness
-    from regard.metrics.evaluate import EvaluationResult
+    from regard.metrics.split_evaluation import EvaluationResult
     from regard.reliability.calibration import Calibration
 
 _SCORE_KEYS = frozenset({"scores", "settings", "captions"})  # of every record of `evaluate`
@@ -62,7 +62,7 @@ def evaluate(
     """
     from regard.data import load_dataset
     from regard.data.dataset import split_named
-    from regard.metrics.evaluate import evaluate as evaluate_captioner
+    from regard.metrics.split_evaluation import evaluate as evaluate_captioner
     from regard.model_pool import ModelPool
 
     check_record(json_file, "--json", _SCORE_KEYS, [annotations])
@@ -191,7 +191,7 @@ def _statistics_table(result: EvaluationResult) -> Table:
 
 
 def _score_table(result: EvaluationResult) -> Table:
-    from regard.metrics.published import FLICKR8K
+    from regard.metrics.split_evaluation import FLICKR8K
 
     def cells(values: dict[str, float]) -> list[str]:
         return [f"{values[name]:.1f}" if name in values else "–" for name in names]

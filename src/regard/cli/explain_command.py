@@ -46,14 +46,14 @@ def explain(
     sources, total = sources_of(files)
     folder = OutputFolder(out, "--out")
     from regard.captioner import Failure
-    from regard.explain.outputs import Wanted, write_explanation
+    from regard.explain.outputs import OutputOptions, write_explanation
     from regard.model_pool import ModelPool
 
     def load(name: str | None) -> ModelPool:
         return ModelPool(name, device=device, files=total or 1, covered=occlusion)
 
     router, rivals = load(model), load(compare) if compare else None
-    wanted = Wanted(occlusion, animation, smooth, grids)
+    outputs = OutputOptions(occlusion, animation, smooth, grids)
     failed = False
     progress = FileProgress("explaining", total)
     search = {"beam": beam, "context": context}
@@ -71,9 +71,9 @@ def explain(
                 failed = True
                 complain(f"--compare {compare}: {rival.error}")
                 continue
-        stem = folder.stem(result.file, wanted.suffixes(result.medium))
+        stem = folder.stem(result.file, outputs.suffixes(result.medium))
         with writing(f"{stem}.*"):
-            write_explanation(router.captioner(result.medium), result, stem, wanted, rival=rival)
+            write_explanation(router.captioner(result.medium), result, stem, outputs, rival=rival)
         typer.echo(f"{result.file}: {result.text}")
     raise typer.Exit(1 if failed else 0)
 

@@ -185,7 +185,7 @@ class OutputFolder:
         source, folder = Path(file).resolve(), self.folder.resolve()
         if folder in (source, source.parent):
             return True
-        from regard.explain.provenance import is_drawing
+        from regard.explain.drawing import is_drawing
 
         # Numbers and pages have no mark of their origin; the drawing beside them shows it.
         drawn = [is_drawing(path) for path in existing if path.suffix in _DRAWN]

@@ -2,12 +2,12 @@
 
 from regard.explain.clip.strip import film_strip, words_by_seconds
 from regard.explain.diary import Diary, DiaryEntry, write_diary
-from regard.explain.draw import draw
+from regard.explain.drawing import save_figure
 from regard.explain.html import caption_html
 from regard.explain.image.animation import save_animation
-from regard.explain.image.compare import compare_sheet
-from regard.explain.image.sheet import contact_sheet, save_figure
+from regard.explain.image.sheet import compare_sheet, contact_sheet
 from regard.explain.maps import absolute_scale, relative_map, upsample
+from regard.explain.outputs import draw
 
 __all__ = [
     "Diary",

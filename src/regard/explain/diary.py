@@ -1,4 +1,4 @@
-"""The learning diary: fixed val pictures, and what the model said of them as it learned."""
+"""The learning diary: a model's captions of fixed val pictures after each epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from regard.errors import CheckpointError
-from regard.explain import labels
+from regard.explain.drawing import CHOSEN_NOTE
 from regard.explain.html import (
-    ShownWord,
+    PageWord,
+    asset,
     assets_html,
     escaped,
     map_data,
@@ -27,7 +28,7 @@ from regard.types import Grid
 from regard.util.atomic import whole_file
 from regard.util.safe_io import json_of
 
-_LEAST_SPAN = 0.01  # of a curve: a smaller change is not seen in the numbers either
+_LEAST_SPAN = 0.01  # of a curve: smaller changes are not visible in the numbers either
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +47,11 @@ class DiaryPicture:
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
-    """What was said of a picture.
+class DiaryCaption:
+    """A caption of a picture.
 
     Attributes:
-        words: the caption.
+        words: its words.
         alpha: (T, L).
         cells: (T,) that hard attention chose; None where the context is an expectation.
     """
@@ -65,24 +66,24 @@ class DiaryEntry:
     """One evaluation.
 
     Attributes:
-        epoch: after which it was made.
+        epoch: after which it took place.
         scores: by name; nan where there is none.
         captions: by the picture's key.
     """
 
     epoch: int
     scores: Mapping[str, float]
-    captions: Mapping[str, Said]
+    captions: Mapping[str, DiaryCaption]
 
     def to_json(self) -> str:
         """Return the entry as one line of JSON; weights keep 5 decimals."""
         captions = {
             key: {
-                "words": list(said.words),
-                "alpha": np.round(said.alpha.astype(float), 5).tolist(),
-                "cells": None if said.cells is None else [int(cell) for cell in said.cells],
+                "words": list(caption.words),
+                "alpha": np.round(caption.alpha.astype(float), 5).tolist(),
+                "cells": None if caption.cells is None else [int(cell) for cell in caption.cells],
             }
-            for key, said in self.captions.items()
+            for key, caption in self.captions.items()
         }
         scores = {name: float(value) for name, value in self.scores.items()}
         record = {"epoch": self.epoch, "scores": scores, "captions": captions}
@@ -90,7 +91,7 @@ class DiaryEntry:
 
     @classmethod
     def from_json(cls, line: str) -> DiaryEntry:
-        """Return the entry that a line holds.
+        """Parse what `to_json` wrote.
 
         Raises:
             CheckpointError: the line is damaged.
@@ -98,29 +99,29 @@ class DiaryEntry:
         try:
             record = json_of(line)
             captions = {
-                key: Said(
-                    tuple(said["words"]), np.array(said["alpha"], np.float32), said.get("cells")
+                key: DiaryCaption(
+                    tuple(one["words"]), np.array(one["alpha"], np.float32), one.get("cells")
                 )
-                for key, said in record["captions"].items()
+                for key, one in record["captions"].items()
             }
             return cls(int(record["epoch"]), dict(record["scores"]), captions)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"a line of the learning diary is damaged ({error}); it must hold epoch, scores "
-                "and captions. Move the diary's .jsonl file away to begin a new one."
+                f"A line of the learning diary is damaged ({error}): it must have epoch, scores "
+                "and captions. Move the diary's .jsonl file away to start a new one."
             ) from error
 
 
 class Diary:
-    """One HTML page, written anew after each evaluation, and the JSON lines it is made of."""
+    """An HTML page that is rewritten after each evaluation, and the JSON lines behind it."""
 
     def __init__(self, path: Path, *, up_to_epoch: int | None) -> None:
         """Open a diary.
 
         Args:
             path: of the page; its entries lie beside it as `.jsonl`.
-            up_to_epoch: entries of later epochs, which a killed run wrote and the resumed one
-                writes again, are dropped; None begins a new diary.
+            up_to_epoch: entries of later epochs, which a killed run wrote and the resumed run
+                writes again, are dropped; None starts a new diary.
 
         Raises:
             CheckpointError: a stored entry is damaged.
@@ -134,7 +135,7 @@ class Diary:
             self._entries = [entry for entry in entries if entry.epoch <= up_to_epoch]
 
     def add(self, entry: DiaryEntry, pictures: Sequence[DiaryPicture]) -> None:
-        """Add an evaluation (or put it in the place of the same epoch's) and write both files."""
+        """Add an evaluation, or replace the same epoch's, and write both files."""
         self._entries = [old for old in self._entries if old.epoch != entry.epoch]
         self._entries.append(entry)
         _write_whole(self._lines, "".join(entry.to_json() + "\n" for entry in self._entries))
@@ -142,39 +143,36 @@ class Diary:
 
 
 def write_diary(
-    path: str | Path,
-    title: str,
-    pictures: Sequence[DiaryPicture],
-    entries: Sequence[DiaryEntry],
+    path: str | Path, title: str, pictures: Sequence[DiaryPicture], entries: Sequence[DiaryEntry]
 ) -> None:
     """Write a diary as one self-contained HTML page.
 
     Args:
-        path: of the page; what was there is replaced only when the new page is whole.
+        path: of the page; an existing page is replaced only once the new one is complete.
         title: of the page.
-        pictures: in the order in which they shall stand.
+        pictures: in the order of the page.
         entries: the evaluations, oldest first.
     """
     sections = "".join(_picture_html(picture, entries) for picture in pictures)
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'>"
-        f"<title>{escaped(title)}</title>{assets_html()}<style>{_STYLE}</style>"
+        f"<title>{escaped(title)}</title>{assets_html()}<style>\n{asset('diary.css')}</style>"
         f"<body><h1>{escaped(title)}</h1>"
         "<p>What the model said of the same val pictures after each epoch. Point at a word to "
         "see where the decoder looked: raw cells, one absolute scale per caption, in multiples "
-        f"of uniform attention.{_framed(entries)}</p>"
+        f"of uniform attention.{_frame_note(entries)}</p>"
         f"{_curves_html(entries)}{sections}</body></html>"
     )
     _write_whole(Path(path), page)
 
 
-def _framed(entries: Sequence[DiaryEntry]) -> str:
-    """Return what a reader must know of frames; "" where nothing is framed."""
-    sayings = [said for entry in entries for said in entry.captions.values()]
-    if all(said.cells is None for said in sayings):
+def _frame_note(entries: Sequence[DiaryEntry]) -> str:
+    """Explain the frames around cells; "" where nothing is framed."""
+    captions = [caption for entry in entries for caption in entry.captions.values()]
+    if all(caption.cells is None for caption in captions):
         return ""
-    return f" Hard attention looked at one cell for each word; {labels.FRAMED}."
+    return f" Hard attention looked at one cell for each word; {CHOSEN_NOTE}."
 
 
 def _picture_html(picture: DiaryPicture, entries: Sequence[DiaryEntry]) -> str:
@@ -182,13 +180,13 @@ def _picture_html(picture: DiaryPicture, entries: Sequence[DiaryEntry]) -> str:
     for entry in entries:
         if picture.key not in entry.captions:
             continue  # the evaluation was limited to fewer pictures
-        said = entry.captions[picture.key]
-        cells = said.cells if said.cells is not None else [None] * len(said.words)
+        caption = entry.captions[picture.key]
+        cells = caption.cells if caption.cells is not None else [None] * len(caption.words)
         words = [
-            ShownWord(text, row, f"epoch {entry.epoch} · peak {row.max():.1%}", cell=cell)
-            for text, row, cell in zip(said.words, said.alpha, cells, strict=True)
+            PageWord(text, row, f"epoch {entry.epoch} · peak {row.max():.1%}", cell=cell)
+            for text, row, cell in zip(caption.words, caption.alpha, cells, strict=True)
         ]
-        buttons = words_html(words, {"map": (absolute_scale(said.alpha, picture.grid),)})
+        buttons = words_html(words, {"map": (absolute_scale(caption.alpha, picture.grid),)})
         rows.append(f"<li><b>{entry.epoch}</b>{buttons}</li>")
     return (
         f"<section class='regard' data-map='{map_data(picture.grid, smooth=False)}'><div>"
@@ -239,32 +237,6 @@ def _curve_html(name: str, epochs: Sequence[int], values: Sequence[float]) -> st
 
 def _score(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "–"
-
-
-_STYLE = """
-body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif;
-  color: #1d2433; background: #f6f7f9; }
-.curves { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
-.curves figure { width: 11rem; margin: 0; }
-.curves polyline { fill: none; stroke: #0b6bcb; stroke-width: 2; }
-.curves circle { fill: #0b6bcb; }
-.curves small, summary { color: #5b6576; white-space: nowrap; }
-table { border-collapse: collapse; } td, th { padding: .1rem .7rem; text-align: right; }
-section.regard { display: grid; grid-template-columns: minmax(14rem, 1fr) 2fr; gap: 1.5rem;
-  max-width: none; margin: 1.5rem 0; }
-section.regard h2 { margin: .5rem 0; font-size: 1rem; overflow-wrap: anywhere; }
-section.regard ol { max-height: 32rem; margin: 0; overflow: auto; padding: 0 .3rem; }
-section.regard li { display: grid; grid-template-columns: 2rem 1fr; align-items: baseline; }
-section.regard li b { color: var(--quiet); font-size: .8rem; }
-section.regard .words { margin: 0 0 .3rem; }
-@media (max-width: 44rem) { section.regard { grid-template-columns: 1fr; } }
-@media (prefers-color-scheme: dark) {
-  body { color: #eef1f6; background: #0b0e13; }
-  .curves small, summary { color: #a3acba; }
-  .curves polyline { stroke: #4c9df0; }
-  .curves circle { fill: #4c9df0; }
-}
-"""
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -1,38 +1,43 @@
-"""Everything that is made to explain one caption, each as a file."""
+"""The files that explain one caption, and the drawing of each medium."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from regard.captioner import Captioner
-from regard.explain.draw import draw
+from regard.explain.clip.strip import film_strip
+from regard.explain.drawing import save_figure
 from regard.explain.image.animation import save_animation
-from regard.explain.image.compare import compare_sheet
-from regard.explain.image.sheet import save_figure
-from regard.explain.page import Explained, explanation_page
+from regard.explain.image.sheet import compare_sheet, contact_sheet
+from regard.explain.maps import as_picture
+from regard.explain.page import Explanation, explanation_page
+from regard.explain.scan.montage import montage
 from regard.explain.scan.nifti_maps import save_attention
-from regard.explain.tiles import as_picture
 from regard.faithfulness.occlusion import occlude
 from regard.types import Caption
 from regard.util.atomic import whole_file
 
+if TYPE_CHECKING:
+    from regard.captioner import Captioner
+
 MOST_COVERED = 1000
-"""Cells of a scan that are covered one after another; a scan of more is not measured."""
+"""Cells of a scan that are covered one after another; a scan with more is not measured."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What shall be made besides drawing, page and numbers.
+class OutputOptions:
+    """What is written besides drawing, page and numbers.
 
     Attributes:
-        occlusion: cover each cell, or each frame of a clip, and measure what mattered.
+        occlusion: cover each cell, or each frame of a clip, and measure the words.
         animation: "webp", "gif" or "none".
         smooth: smooth the maps.
-        grids: also the raw weights as .npy.
+        grids: also write the raw weights as .npy.
     """
 
     occlusion: bool = True
@@ -41,72 +46,86 @@ class Wanted:
     grids: bool = False
 
     def suffixes(self, medium: str) -> tuple[str, ...]:
-        """Return what the names of a caption's files end in; those of its medium included."""
+        """Return the endings of a caption's files, those of its medium included."""
         animated = () if self.animation == "none" else (f".{self.animation}",)
         image = (".attention.nii.gz",) if medium == "volume" else ()
         return (".png", *animated, ".html", ".json", *image, *((".npy",) if self.grids else ()))
+
+
+def draw(caption: Caption, **options: Any) -> Figure:
+    """Draw where the decoder looked for each word: the drawing of the caption's medium.
+
+    Args:
+        caption: with its source.
+        **options: of the drawing: `contact_sheet` of a picture, `film_strip` of a clip,
+            `montage` of a scan.
+
+    Raises:
+        ConfigError: the caption does not hold its source.
+    """
+    if caption.medium == "volume":
+        return montage(caption, **options)
+    if caption.medium == "video":
+        return film_strip(caption, **options)
+    return contact_sheet(as_picture(caption), **options)
 
 
 def write_explanation(
     captioner: Captioner,
     caption: Caption,
     stem: Path,
-    wanted: Wanted,
+    options: OutputOptions,
     *,
     rival: tuple[Captioner, Caption] | None = None,
 ) -> None:
-    """Write all that is wanted of one caption to files that begin with `stem`.
+    """Write the files of one caption, whose names begin with `stem`.
 
     Args:
-        captioner: that said it.
+        captioner: of the caption.
         caption: with its source.
         stem: path of the files, without a suffix.
-        wanted: which of them.
-        rival: a second model and its caption of the same source, to stand beside the first.
+        options: which files are written.
+        rival: a second model and its caption of the same source, shown beside the first.
 
     Raises:
         OSError: a file cannot be written.
     """
-    pairs = [(captioner, caption)]
-    if rival is not None:
-        pairs.append(rival)
-    explained = [_explained(model, said, wanted) for model, said in pairs]
-    sheet = (
-        draw(caption, smooth=wanted.smooth)
-        if rival is None
+    pairs = [(captioner, caption), *([rival] if rival else [])]
+    explained = [_explained(model, one, options) for model, one in pairs]
+    smooth = options.smooth
+    if rival is None:
+        figure = draw(caption, smooth=smooth)
+    else:
         # Smoothing would carry attention from a slice or frame into the one beside it.
-        else compare_sheet(
-            [as_picture(said) for _, said in pairs],
-            smooth=wanted.smooth and caption.medium == "image",
-        )
-    )
-    save_figure(sheet, with_suffix(stem, ".png"))
-    if wanted.animation != "none":
-        path = with_suffix(stem, f".{wanted.animation}")
-        save_animation(caption, path, smooth=wanted.smooth)
-    with whole_file(with_suffix(stem, ".html")) as new:
-        # A file name that is no UTF-8 cannot be written as it is.
-        page = explanation_page(explained, smooth=wanted.smooth)
-        new.write_text(page, "utf-8", errors="backslashreplace")
+        pictures = [as_picture(one) for _, one in pairs]
+        figure = compare_sheet(pictures, smooth=smooth and caption.medium == "image")
+    save_figure(figure, with_suffix(stem, ".png"))
+    if options.animation != "none":
+        save_animation(caption, with_suffix(stem, f".{options.animation}"), smooth=smooth)
+    _write_text(with_suffix(stem, ".html"), explanation_page(explained, smooth=smooth))
     records = [one.to_json() for one in explained]
     record = records[0] if rival is None else records[0] | {"compared": records[1]}
-    with whole_file(with_suffix(stem, ".json")) as new:
-        text = json.dumps(record, ensure_ascii=False) + "\n"
-        new.write_text(text, "utf-8", errors="backslashreplace")
+    _write_text(with_suffix(stem, ".json"), json.dumps(record, ensure_ascii=False) + "\n")
     if caption.medium == "volume" and caption.words:
-        save_attention(caption, with_suffix(stem, ".attention.nii.gz"), smooth=wanted.smooth)
-    if wanted.grids:
+        save_attention(caption, with_suffix(stem, ".attention.nii.gz"), smooth=smooth)
+    if options.grids:
         with whole_file(with_suffix(stem, ".npy")) as new:
             np.save(new, caption.trace.alpha.reshape(len(caption.words), *caption.grid.shape))
 
 
-def _explained(captioner: Captioner, caption: Caption, wanted: Wanted) -> Explained:
-    if not wanted.occlusion:
-        return Explained(caption)
+def _explained(captioner: Captioner, caption: Caption, options: OutputOptions) -> Explanation:
+    if not options.occlusion:
+        return Explanation(caption)
     if caption.grid.cells > MOST_COVERED and caption.medium == "volume":
         why = f"covering {caption.grid.cells} cells would mean reading the scan as often"
-        return Explained(caption, unmeasured=f"What mattered was not measured: {why}.")
-    return Explained(caption, occlude(captioner, caption))
+        return Explanation(caption, unmeasured=f"What mattered was not measured: {why}.")
+    return Explanation(caption, occlude(captioner, caption))
+
+
+def _write_text(path: Path, text: str) -> None:
+    with whole_file(path) as new:
+        # A file name that is not UTF-8 cannot be written as it is.
+        new.write_text(text, "utf-8", errors="backslashreplace")
 
 
 def with_suffix(stem: Path, suffix: str) -> Path:

@@ -1,6 +1,6 @@
-"""One HTML file that explains one caption, or two models' captions side by side.
+"""One HTML file that explains one caption, or several models' captions side by side.
 
-It holds everything and loads nothing: it can be mailed, archived and opened without a network.
+It contains everything and loads nothing: it can be mailed, archived and opened without a network.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from typing import Any
 import numpy as np
 
 from regard.errors import ConfigError
-from regard.explain import labels
 from regard.explain.clip.player import clip_html, weights_table
-from regard.explain.html import assets_html, caption_html, escaped
+from regard.explain.html import asset, assets_html, caption_html, escaped, page_html, table_html
 from regard.explain.scan.scan_html import scan_assets, scan_html
-from regard.explain.scan.volume_maps import cell_size, peak_of
+from regard.explain.scan.volume_maps import cell_size, peak_label, peak_of
 from regard.faithfulness.occlusion import Occlusion
 from regard.types import MEDIA, Caption, Scan
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A caption and what is known of what mattered.
+class Explanation:
+    """A caption and its occlusion.
 
     Attributes:
-        caption: with its picture.
-        occlusion: None where no cell was covered.
-        unmeasured: why not, where it was wanted.
+        caption: with its source.
+        occlusion: None where it was not measured.
+        unmeasured: the reason, where it was requested.
     """
 
     caption: Caption
@@ -40,9 +39,9 @@ class Explained:
     def to_json(self) -> dict[str, Any]:
         """Return the caption's JSON with `occlusion`: cover, what was covered at a time (cell or
         frame), falls [words][cells or frames] in nats, and the rank correlation of each word's
-        falls with its attention (null where there is none); of a scan with `peaks_mm`, where each
-        word looked most in world millimetres (RAS; null where its map is flat), and `cell_mm`, how
-        large a cell is along the scan's own x, y and z."""
+        falls with its attention (null where there is none). A scan's also has `peaks_mm`, where
+        each word looked most in world millimetres (RAS; null where its map is flat), and
+        `cell_mm`, the size of a cell along the scan's own x, y and z."""
         record = self.caption.to_json() | self._places()
         if self.occlusion is None:
             return record
@@ -71,18 +70,18 @@ class Explained:
         }
 
 
-def explanation_page(explained: Sequence[Explained], *, smooth: bool = True) -> str:
+def explanation_page(explained: Sequence[Explanation], *, smooth: bool = True) -> str:
     """Return a whole HTML page.
 
     Args:
-        explained: one caption, or several models' captions of one picture.
+        explained: one caption, or several models' captions of one file.
         smooth: whether maps are smoothed until the reader chooses.
 
     Raises:
-        ConfigError: there is none, or a caption does not hold its picture.
+        ConfigError: there is no caption, or one does not hold its source.
     """
     if not explained:
-        raise ConfigError("there is no caption to make a page of.")
+        raise ConfigError("Got no caption to explain; a page needs one or more.")
     first = explained[0].caption
     scans = any(isinstance(one.caption.media, Scan) for one in explained)
     # Scans are often named after patients.
@@ -93,17 +92,16 @@ def explanation_page(explained: Sequence[Explained], *, smooth: bool = True) -> 
         for at, one in enumerate(explained)
     )
     wide = " one" if first.medium == "video" and len(explained) == 1 else ""
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escaped(title)}</title><style>{_STYLE}</style>"
-        f"{assets_html() + scan_assets() if scans else ''}</head>"
-        f"<body><main><h1>{escaped(first.text)}</h1><div class='panels{wide}'>{panels}</div>"
-        f"{_notes(explained)}</main></body></html>"
+    head = f"<style>\n{asset('page.css')}</style>"
+    return page_html(
+        title,
+        head + (assets_html() + scan_assets() if scans else ""),
+        f"<h1>{escaped(first.text)}</h1><div class='panels{wide}'>{panels}</div>"
+        f"{_notes(explained)}",
     )
 
 
-def _viewer(one: Explained, *, again: bool, smooth: bool) -> str:
+def _viewer(one: Explanation, *, again: bool, smooth: bool) -> str:
     if one.caption.medium == "video":
         player = clip_html(one.caption, one.occlusion, again=again, smooth=smooth)
         return player + weights_table(one.caption)
@@ -112,13 +110,13 @@ def _viewer(one: Explained, *, again: bool, smooth: bool) -> str:
     return caption_html(one.caption, one.occlusion, smooth=smooth)
 
 
-def _notes(explained: Sequence[Explained]) -> str:
+def _notes(explained: Sequence[Explanation]) -> str:
     notes = [
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
     ]
-    source = MEDIA[explained[0].caption.medium].noun
-    if source == "clip":
+    medium = explained[0].caption.medium
+    if medium == "video":
         notes.append(
             "Of the clip the frames in the strip were read, each for the seconds around it. What "
             "happens between them was not seen."
@@ -129,11 +127,12 @@ def _notes(explained: Sequence[Explained]) -> str:
         shares = " and ".join(f"{share:.0%}" for share in sure)
         notes.append(
             "Confidence is the chance that what people say of such a "
-            f"{source} supports a word, by how often the model was "
+            f"{MEDIA[medium].noun} supports a word, by how often the model was "
             f"right on others; of the caption's content words {shares} can be expected to be."
         )
     covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
     for cover, part in sorted(covers):
+        source = MEDIA[medium].noun
         hidden = f"the {source}'s mean colour" if cover == "mean" else f"the blurred {source}"
         notes.append(
             f"What mattered was measured: each {part} was covered in turn with "
@@ -144,58 +143,29 @@ def _notes(explained: Sequence[Explained]) -> str:
     return "".join(f"<p class='note'>{escaped(note)}</p>" for note in notes)
 
 
-def _table(one: Explained) -> str:
+def _table(one: Explanation) -> str:
     """Return all words' numbers as a table, for readers of numbers and of Braille."""
-    head = ["word", "p", "entropy", "peak", "β", "alternatives"]
-    if one.occlusion is not None:
-        head.insert(5, "agreement with what mattered")
-    calibrated = one.caption.confidence is not None
-    if calibrated:
-        head.insert(2, "confidence")
-    scan = isinstance(one.caption.media, Scan)
-    if scan:
-        head.append("most at")
-    rows: list[str] = []
-    for t, word in enumerate(one.caption.words):
-        cells = [
-            word.text,
-            f"{np.exp(word.logprob):.2f}",
-            f"{word.entropy:.2f}",
-            f"{word.peak:.1%}",
-            "–" if word.beta is None else f"{word.beta:.2f}",
-            ", ".join(f"{text} {np.exp(value):.2f}" for text, value in word.alternatives[:5]),
+    caption, occlusion, words = one.caption, one.occlusion, one.caption.words
+    columns = {
+        "word": [word.text for word in words],
+        "p": [f"{np.exp(word.logprob):.2f}" for word in words],
+    }
+    if caption.confidence is not None:
+        shares = [word.confidence for word in words]
+        columns["confidence"] = ["–" if share is None else f"{share:.0%}" for share in shares]
+    columns["entropy"] = [f"{word.entropy:.2f}" for word in words]
+    columns["peak"] = [f"{word.peak:.1%}" for word in words]
+    columns["β"] = ["–" if word.beta is None else f"{word.beta:.2f}" for word in words]
+    if occlusion is not None:
+        columns["agreement with what mattered"] = [
+            f"{r:+.2f}" if np.isfinite(r) else "–" for r in occlusion.correlation
         ]
-        if one.occlusion is not None:
-            agreement = one.occlusion.correlation[t]
-            cells.insert(5, f"{agreement:+.2f}" if np.isfinite(agreement) else "–")
-        if calibrated:
-            cells.insert(2, "–" if word.confidence is None else f"{word.confidence:.0%}")
-        if scan:
-            grid = one.caption.grid
-            cells.append(labels.peak(peak_of(word, grid), grid).removeprefix("most at "))
-        rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
-    names = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in head)
-    return (
-        "<details><summary>All numbers</summary><div class='wide'><table><thead><tr>"
-        f"{names}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
-    )
-
-
-_STYLE = """
-body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1d2433; background: #f6f7f9; }
-main { max-width: 78rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
-.panels { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-.panels section { flex: 1 1 22rem; min-width: 0; max-width: 40rem; }
-.panels section:has(.scan) { flex-basis: 34rem; max-width: 60rem; }
-.panels.one section { max-width: none; }
-.note { max-width: 44rem; font-size: .9rem; color: #4b5565; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .15rem .6rem; text-align: left; border-bottom: 1px solid #d5dae2; }
-summary { margin: .5rem 0; cursor: pointer; }
-@media (prefers-color-scheme: dark) {
-  body { color: #eef1f6; background: #0b0e13; }
-  .note { color: #a3acba; } th, td { border-color: #3d4757; }
-}
-"""
+    columns["alternatives"] = [
+        ", ".join(f"{text} {np.exp(value):.2f}" for text, value in word.alternatives[:5])
+        for word in words
+    ]
+    if isinstance(caption.media, Scan):
+        peaks = [peak_label(word, caption.grid) for word in words]
+        columns["most at"] = [peak.removeprefix("most at ") for peak in peaks]
+    table = table_html(list(columns), zip(*columns.values(), strict=True))
+    return f"<details><summary>All numbers</summary>{table}</details>"

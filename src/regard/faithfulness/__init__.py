@@ -1,1 +1,1 @@
-"""Tests of whether attention says what mattered: occlusion, swaps, deletion and insertion."""
+"""Faithfulness of attention: occlusion, deletion and insertion, swaps, pointing."""

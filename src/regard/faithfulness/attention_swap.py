@@ -1,30 +1,28 @@
-"""What if the decoder had looked elsewhere? Attention is swapped, everything else is kept.
+"""Swapped attention: the decoder looks elsewhere, and everything else stays the same.
 
 Alpha depends on the keys alone, the context on the values alone (`ProjectedAnnotations`). So
-keys that are all alike make attention uniform, permuted keys permute it, and another picture's
-keys make the decoder look here where it would have looked there; the decoder itself is as it
-was. If captions and word probabilities do not fall under a swap, it did not matter where the
-decoder looked (Serrano and Smith 2019; Jain and Wallace 2019).
+equal keys make attention uniform, permuted keys permute it, and another picture's keys move it to
+where the decoder would have looked there; the decoder itself is unchanged. If captions and word
+probabilities do not fall under a swap, it did not matter where the decoder looked (Serrano and
+Smith 2019; Jain and Wallace 2019).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from regard.backends.base import Backend
 from regard.errors import UnknownName
-from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnotations, Step
+from regard.types import Annotations, Array, DecoderState, ProjectedAnnotations
 from regard.types.decoding import array_namespace
 
 SWAPS = ("uniform", "permuted", "other picture")
 
 
 class SwappedAttention:
-    """A backend whose decoder looks elsewhere; it takes the place of the one it wraps."""
+    """A backend like the one it wraps, but with other keys."""
 
     def __init__(self, backend: Backend, swap: str, *, seed: int = 0) -> None:
         """Wrap a backend.
@@ -40,14 +38,17 @@ class SwappedAttention:
         """
         if swap not in SWAPS:
             raise UnknownName("swap of attention", swap, SWAPS)
-        self._backend, self._swap = backend, swap
-        self._draw = np.random.default_rng(seed)
+        self._swap, self._rng = swap, np.random.default_rng(seed)
+        self._init_state = backend.init_state
+        self.encode, self.step, self.at_once = backend.encode, backend.step, backend.at_once
+        self.asarray, self.generator = backend.asarray, backend.generator
+        self.alone = backend.alone
 
     def init_state(
         self, annotations: Annotations, captions_per_item: int = 1
     ) -> tuple[ProjectedAnnotations, DecoderState]:
         """See `Backend.init_state`; the first state is the picture's own."""
-        projected, state = self._backend.init_state(annotations, captions_per_item)
+        projected, state = self._init_state(annotations, captions_per_item)
         return replace(projected, keys=self._swapped(projected)), state
 
     def _swapped(self, projected: ProjectedAnnotations) -> Array:
@@ -60,46 +61,11 @@ class SwappedAttention:
         orders = [self._order(np.asarray(mask)) for mask in projected.mask]
         index = np.stack(orders)[:, :, None]
         if not isinstance(keys, np.ndarray):  # compiled loops read numpy's arrays
-            index = self._backend.asarray(index)
+            index = self.asarray(index)
         return xp.take_along_axis(keys, xp.broadcast_to(index, keys.shape), axis=1)
 
     def _order(self, mask: np.ndarray) -> np.ndarray:
         """Return the cells with the real ones shuffled; padding stays where it is."""
         order, real = np.arange(len(mask)), np.flatnonzero(mask)
-        order[real] = self._draw.permutation(real)
+        order[real] = self._rng.permutation(real)
         return order
-
-    def encode(
-        self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
-    ) -> Annotations:
-        """See `Backend.encode`."""
-        return self._backend.encode(pixels, grids, mask)
-
-    def step(
-        self,
-        token: Array,
-        state: DecoderState,
-        projected: ProjectedAnnotations,
-        *,
-        context: str = "expected",
-        generator: Any = None,
-    ) -> Step:
-        """See `Backend.step`."""
-        return self._backend.step(token, state, projected, context=context, generator=generator)
-
-    @property
-    def at_once(self) -> int:
-        """See `Backend.at_once`."""
-        return self._backend.at_once
-
-    def asarray(self, x: np.ndarray) -> Array:
-        """See `Backend.asarray`."""
-        return self._backend.asarray(x)
-
-    def generator(self, seed: int) -> Any:
-        """See `Backend.generator`."""
-        return self._backend.generator(seed)
-
-    def alone(self) -> Callable[[], None]:
-        """See `Backend.alone`."""
-        return self._backend.alone()

@@ -1,9 +1,9 @@
-"""Is attention worth its name? One model, one split, four experiments, all numbers cited whole.
+"""Four experiments on whether attention shows what mattered: one model, one split.
 
-1. Deletion and insertion: does what was looked at most matter most (`curves`)?
-2. Agreement with occlusion, by kind of word (`probe`).
-3. Swaps: what is left of captions and words when the decoder looks elsewhere (`swaps`)?
-4. Regions: does attention lie on the thing that the word names (`metrics.pointing`)?
+1. Deletion and insertion: do the places with the most attention matter most?
+2. Agreement of attention with occlusion, by kind of word.
+3. Swaps: captions and word probabilities when the decoder looks elsewhere.
+4. Regions: does attention lie on the thing that the word names (`regard.metrics.pointing`)?
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ from regard.faithfulness.occlusion import check_cover, deletion_and_insertion, o
 from regard.metrics import score_captions
 from regard.metrics.pointing import Pointing, pointing
 from regard.metrics.scores import check_scorers
+from regard.metrics.split_evaluation import split_items
 from regard.text.vocabulary import START
 from regard.text.words import CLASSES, word_class
 from regard.types import Caption
 
 Report = Callable[[str, int, int], None]
-"""Is told what is being done, and (done, of how many)."""
-_READINGS = 100  # of a picture whose cells are covered, and more
-_AT_ONCE = 50  # pictures that are captioned together
-_SCORED = ("bleu4", "cider_d")
+"""Called with the name of the work and (done, total)."""
+_FORCED = 100  # readings of a picture whose cells are covered, at least
+_BATCH = 50  # pictures captioned together
+_SCORES = ("bleu4", "cider_d")
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """The four experiments' numbers; each is a mean over words, captions or the split.
+    """The numbers of the four experiments; each is a mean over words, captions or the split.
 
     Attributes:
         settings: model, split, pictures of each experiment, beam, cover, seed.
-        deletion: area under p(word) by order, less is better.
-        insertion: area under p(word) by order, more is better.
+        deletion: area under p(word) by order; less is better.
+        insertion: area under p(word) by order; more is better.
         agreement: Spearman's correlation of alpha with occlusion, by kind of word, with the
             number of words.
-        swaps: by swap ("none" first): scores of the captions said under it, and the mean
-            log-probability of the words of the captions that the model says unswapped.
+        swaps: by swap ("none" first): scores of the captions made under it, and the mean
+            log-probability of the words of the unswapped captions.
         regions: mass and hits inside the named regions, with both baselines; empty without.
         failures: reason by item key of the pictures that could not be captioned. They are scored
-            as empty captions, as `regard.metrics.evaluate` does, and left out of all else.
+            as empty captions, as in `regard.metrics.split_evaluation`, and left out elsewhere.
     """
 
     settings: dict[str, Any]
@@ -84,57 +85,61 @@ def faithfulness(
     Args:
         captioner: the model.
         dataset: pictures and references.
-        split: which part of it; synonyms and capitals mean what they mean in a file.
-        limit: pictures that are captioned; 0 takes all.
-        probed: pictures, evenly over those, whose cells are covered one by one: the slow part.
+        split: part of the dataset; synonyms and capitals are resolved as in a file.
+        limit: pictures to caption; 0 takes all.
+        probed: pictures, evenly spread, whose cells are covered one by one: the slow part.
         beam: beam width of the captions.
-        cover: what covered cells show (`regard.faithfulness.occlusion.COVERS`).
-        regions: where named things lie; None leaves that experiment out.
+        cover: content of covered cells (`regard.faithfulness.occlusion.COVERS`).
+        regions: places of named things; None leaves that experiment out.
         seed: of random orders and permutations.
-        report: is told of progress.
+        report: receives progress.
 
     Raises:
         DatasetError: the split has fewer than two readable pictures.
-        ConfigError: an option is out of range, or there is no such cover.
-        MissingExtra: pycocoevalcap is absent.
+        ConfigError: an option is out of range, or the cover is unknown.
+        MissingExtra: pycocoevalcap is not installed.
     """
-    if limit < 0 or probed < 1:
-        raise ConfigError(f"limit {limit} and probed {probed}; wanted 0 or more, and 1 or more.")
+    if probed < 1:
+        raise ConfigError(f"probed is {probed}: it must be 1 or more.")
     check_cover(cover)  # now, not after an hour of captioning
     check_scorers()
     report = report or (lambda *_: None)
+    items = split_items(dataset, split, limit)
     split = split_named(split)
-    items = dataset.split(split).items[: limit or None]
-    _check_two(len(items), "are there to caption", split)
-    captioner = captioner.accelerated(len(items) + probed * _READINGS)
-    said, failures = _captions(captioner, items, beam, "captioning", report)
-    _check_two(len(said), "could be captioned", split)
-    step = max(1, len(said) // probed)
-    chosen = list(said.values())[::step][:probed]
-    deletion, insertion, agreement = _probe(captioner, chosen, cover, seed, report)
-    settings = {"model": captioner.name, "split": split, "pictures": len(said), "beam": beam,
+    _check_two(len(items), "to caption", split)
+    captioner = captioner.accelerated(len(items) + probed * _FORCED)
+    captions, failures = _captions(captioner, items, beam, "captioning", report)
+    _check_two(len(captions), "that could be captioned", split)
+    step = max(1, len(captions) // probed)
+    chosen = list(captions.values())[::step][:probed]
+    deletion, insertion, agreement = _occluded(captioner, chosen, cover, seed, report)
+    settings = {"model": captioner.name, "split": split, "pictures": len(captions), "beam": beam,
                 "probed": len(chosen), "cover": cover, "seed": seed}  # fmt: skip
-    return Faithfulness(
-        settings,
-        deletion,
-        insertion,
-        agreement,
-        _swap(captioner, items, said, failures, beam, seed, report),
-        _point(said, regions) if regions else {},
-        failures,
-    )
+    # A failed picture would leave a batch of one without another.
+    readable = [item for item in items if item.key not in failures]
+    swaps: dict[str, dict[str, float]] = {}
+    for swap in ("none", *SWAPS):
+        swapped, made = captioner, captions
+        if swap != "none":
+            backend = SwappedAttention(captioner.backend, swap, seed=seed)
+            swapped = captioner.with_backend(backend)
+            made, _ = _captions(swapped, readable, beam, f"attention: {swap}", report)
+        logprob = _mean_logprob(swapped, list(captions.values()))
+        swaps[swap] = _scores(items, made) | {"logprob": logprob}
+    inside = _pointing(captions, regions) if regions else {}
+    return Faithfulness(settings, deletion, insertion, agreement, swaps, inside, failures)
 
 
 def check_control(captioner: Captioner) -> None:
-    """Refuse a model that is no control.
+    """Check that a model is a control: its attention is frozen at uniform.
 
     Raises:
-        ConfigError: the model can look around.
+        ConfigError: it is not.
     """
     if captioner.config.decoder.scores != "uniform":
         raise ConfigError(
-            f"the control {captioner.name!r} has {captioner.config.decoder.scores} scores, so it "
-            "looks where it likes. Train one: `regard train uniform-control`."
+            f"The control {captioner.name!r} has {captioner.config.decoder.scores} scores: a "
+            "control has uniform ones. Train one with `regard train uniform-control`."
         )
 
 
@@ -153,19 +158,20 @@ def control_scores(
         `model`, the scores, and `failures`, reasons by item key.
 
     Raises:
-        ConfigError: the model can look around, so it is no control.
+        ConfigError: the model is not a control.
+        DatasetError: the split is empty.
     """
     check_control(captioner)
-    items = dataset.split(split_named(split)).items[: limit or None]
-    said, failures = _captions(captioner, items, beam, "control", report or (lambda *_: None))
-    return {"model": captioner.name} | _scores(items, said) | {"failures": failures}
+    items = split_items(dataset, split, limit)
+    captions, failures = _captions(captioner, items, beam, "control", report or (lambda *_: None))
+    return {"model": captioner.name} | _scores(items, captions) | {"failures": failures}
 
 
-def _check_two(count: int, what: str, split: str) -> None:
+def _check_two(count: int, which: str, split: str) -> None:
     if count < 2:
         raise DatasetError(
-            f"Of the split {split!r} {count} pictures {what}; two are needed, since attention is "
-            "swapped between pictures. Raise the limit, or name another split."
+            f"The split {split!r} has {count} pictures {which}; two are needed, because attention "
+            "is swapped between pictures. Raise the limit, or name another split."
         )
 
 
@@ -174,35 +180,35 @@ def _captions(
 ) -> tuple[dict[str, Caption], dict[str, str]]:
     """Return captions that have words, and the reasons of failures, by item key."""
     files = [item.file for item in items]
-    batches = _batches(files, captioner.items_at_once(_AT_ONCE))
+    batches = _batches(files, captioner.items_at_once(_BATCH))
     results = captioner.caption_batches(batches, beam=beam)
-    said: dict[str, Caption] = {}
+    captions: dict[str, Caption] = {}
     failures: dict[str, str] = {}
     for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
         report(what, done, len(items))
         if isinstance(result, Failure):
             failures[item.key] = str(result.error)
         elif result.words:
-            said[item.key] = result
-    return said, failures
+            captions[item.key] = result
+    return captions, failures
 
 
 def _batches(files: Sequence[str], size: int) -> list[list[Source]]:
-    """Cut files into batches of two or more: one alone has no other to take attention from."""
+    """Cut files into batches of two or more, because attention is taken from another picture."""
     size = max(2, size)
     batches: list[list[Source]] = [list(files[at : at + size]) for at in range(0, len(files), size)]
     if len(batches) > 1 and len(batches[-1]) == 1:
-        alone = batches.pop()
-        batches[-1] += alone
+        last = batches.pop()
+        batches[-1] += last
     return batches
 
 
-def _probe(
+def _occluded(
     captioner: Captioner, captions: Sequence[Caption], cover: str, seed: int, report: Report
 ) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
-    areas: dict[str, dict[str, list[float]]] = {
-        kind: defaultdict(list) for kind in ("deletion", "insertion")
-    }
+    """Return the areas of deletion and of insertion, and the agreement with occlusion."""
+    deletion: dict[str, list[float]] = defaultdict(list)
+    insertion: dict[str, list[float]] = defaultdict(list)
     by_class: dict[str, list[float]] = defaultdict(list)
     for done, caption in enumerate(captions, 1):
         report("covering cells", done, len(captions))
@@ -213,50 +219,25 @@ def _probe(
         curves = deletion_and_insertion(
             captioner, caption, falls=occlusion.falls, seed=seed + done, cover=cover
         )
-        for kind, of_kind in areas.items():
+        for kind, areas in (("deletion", deletion), ("insertion", insertion)):
             for order, values in curves.areas(kind).items():
-                of_kind[order] += values.tolist()
-    deletion, insertion = (
-        {order: float(np.mean(values)) for order, values in areas[kind].items()}
-        for kind in ("deletion", "insertion")
-    )
+                areas[order] += values.tolist()
     agreement = {
         name: {"correlation": float(np.mean(by_class[name])), "words": len(by_class[name])}
         for name in CLASSES
         if by_class[name]
     }
-    return deletion, insertion, agreement
+    return _means(deletion), _means(insertion), agreement
 
 
-def _swap(
-    captioner: Captioner,
-    items: Sequence[CaptionedItem],
-    said: Mapping[str, Caption],
-    failures: Mapping[str, str],
-    beam: int,
-    seed: int,
-    report: Report,
-) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    # What fails would leave a batch of one without another.
-    readable = [item for item in items if item.key not in failures]
-    for swap in ("none", *SWAPS):
-        backend = captioner.backend
-        if swap != "none":
-            backend = SwappedAttention(captioner.backend, swap, seed=seed)
-        swapped = captioner.with_backend(backend)
-        captions = said
-        if swap != "none":
-            captions, _ = _captions(swapped, readable, beam, f"attention: {swap}", report)
-        logprob = _mean_logprob(swapped, list(said.values()))
-        found[swap] = _scores(items, captions) | {"logprob": logprob}
-    return found
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: float(np.mean(some)) for name, some in values.items()}
 
 
-def _scores(items: Sequence[CaptionedItem], said: Mapping[str, Caption]) -> dict[str, float]:
-    texts = {item.key: said[item.key].text if item.key in said else "" for item in items}
+def _scores(items: Sequence[CaptionedItem], captions: Mapping[str, Caption]) -> dict[str, float]:
+    texts = {item.key: captions[item.key].text if item.key in captions else "" for item in items}
     references = {item.key: list(item.captions) for item in items}
-    return score_captions(texts, references, names=_SCORED).values
+    return score_captions(texts, references, names=_SCORES).values
 
 
 def _mean_logprob(captioner: Captioner, captions: Sequence[Caption]) -> float:
@@ -266,22 +247,22 @@ def _mean_logprob(captioner: Captioner, captions: Sequence[Caption]) -> float:
         by_length[len(caption.words)].append(caption)
     total, words = 0.0, 0
     for length, group in by_length.items():
-        # A picture alone would lend its attention to itself.
+        # A picture alone would swap attention with itself.
         others = (caption for caption in captions if caption is not group[0])
         pictures = [*group, next(others)] if len(group) == 1 else group
         media = [caption.media for caption in pictures if caption.media is not None]
         tokens = np.array([[w.token for w in c.words[:length]] for c in group], np.int64)
         if len(group) == 1:
             tokens = np.repeat(tokens, 2, axis=0)
-        read = force_captions(captioner.backend, captioner.annotate(media), tokens, start=START)
-        total += float(read.logprobs[: len(group)].sum())
+        forced = force_captions(captioner.backend, captioner.annotate(media), tokens, start=START)
+        total += float(forced.logprobs[: len(group)].sum())
         words += length * len(group)
     return total / words
 
 
-def _point(said: Mapping[str, Caption], regions: Regions) -> dict[str, float]:
+def _pointing(captions: Mapping[str, Caption], regions: Regions) -> dict[str, float]:
     found: list[Pointing] = []
-    for key, caption in said.items():
+    for key, caption in captions.items():
         places, mentions = regions.get(key, {}), Counter[str]()
         for word in caption.words:
             if of_word := places.get(word.text):
@@ -290,8 +271,6 @@ def _point(said: Mapping[str, Caption], regions: Regions) -> dict[str, float]:
             mentions[word.text] += 1
     if not found:
         return {"words": 0}
-    means = {
-        name: float(np.mean([getattr(p, name) for p in found]))
-        for name in ("mass", "uniform_mass", "hit", "uniform_hit", "middle_hit")
-    }
+    names = ("mass", "uniform_mass", "hit", "uniform_hit", "middle_hit")
+    means = _means({name: [getattr(one, name) for one in found] for name in names})
     return means | {"words": len(found)}

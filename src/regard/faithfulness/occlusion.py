@@ -1,12 +1,13 @@
-"""What mattered: cover parts of a picture, keep the caption, see the words' probabilities move.
+"""Occlusion: the change of the words' probabilities when parts of the input are covered.
 
-Attention says where the decoder looked. Whether the place mattered for a word is another
-question, and this module asks it: parts of the input are covered, the decoder reads the same
-caption, and the log-probability of every word is compared with that on the whole input
-(occlusion: Zeiler and Fergus 2014; deletion and insertion: Petsiuk et al. 2018).
+Attention shows where the decoder looked, but not whether the place mattered for a word. Occlusion
+measures that: parts of the input are covered, the decoder is forced to the same caption, and the
+log-probability of every word is compared with that on the whole input (occlusion: Zeiler and
+Fergus 2014; deletion and insertion: Petsiuk et al. 2018).
 
-A part is a cell of a picture's or a scan's grid. Of a clip it is a frame: covering every cell of
-every frame would mean reading hundreds of clips, and a thing hidden in one frame shows in the next.
+A part is a cell of a picture's or a scan's grid, or a frame of a clip: covering every cell of
+every frame would mean reading hundreds of clips, and a thing hidden in one frame is visible in the
+next.
 """
 
 from __future__ import annotations
@@ -28,34 +29,34 @@ if TYPE_CHECKING:
 
 
 COVERS = ("mean", "blur")
-"""What a covered part shows: the input's mean colour, or the input beyond recognition."""
-_BLURRED_SIDE = 4  # pixels or voxels that are left of a blurred input's side
-_BATCH = 32  # pictures that are encoded together
+"""Content of a covered part: the input's mean colour, or the input blurred beyond recognition."""
+_BLURRED_SIDE = 4  # pixels or voxels that remain of a blurred input's side
+_BATCH = 32  # pictures encoded together
 
 
 def check_cover(cover: str) -> None:
-    """Refuse a cover that there is not.
+    """Check the name of a cover.
 
     Raises:
-        ConfigError: it is none of `COVERS`.
+        ConfigError: it is not one of `COVERS`.
     """
     if cover not in COVERS:
-        raise ConfigError(f"cover is {cover!r}; it must be one of {', '.join(COVERS)}.")
+        raise ConfigError(f"cover is {cover!r}: it must be one of {', '.join(COVERS)}.")
 
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What covering each part does to each of T words.
+    """The effect of covering each part on each of T words.
 
     Attributes:
         falls: (T, *grid) of a picture or scan, (T, F) of a clip's real frames:
             log p(word | input) - log p(word | part covered), in nats: above 0 where the part
-            spoke for the word, below 0 where it spoke against it; 0 at a scan's padding, which
-            is not covered.
+            supports the word, below 0 where it contradicts it; 0 at a scan's padding, which is
+            not covered.
         correlation: (T,) Spearman's rank correlation of the falls with the attention that the
-            parts received, over the real parts; nan where one of both is constant.
-        cover: what a covered part shows.
-        covered: what was covered at a time: "cell", or "frame" of a clip.
+            parts received, over the real parts; nan where one of the two is constant.
+        cover: one of `COVERS`.
+        covered: the part covered at a time: "cell", or "frame" of a clip.
     """
 
     falls: np.ndarray
@@ -64,39 +65,37 @@ class Occlusion:
     covered: str = "cell"
 
 
-class Prober:
-    """Reads one caption on its picture, clip or scan with any of its parts covered.
+class Occluder:
+    """Forces one caption on its picture, clip or scan with any of its parts covered.
 
     Attributes:
         shape: of the P parts: the grid's of a picture or scan, (F,) of a clip's real frames.
-        part: what a part is: "cell" or "frame".
-        real: indices of the parts that are no padding, where attention and falls are 0 whatever
-            the model does.
+        part: kind of the parts: "cell" or "frame".
+        real: indices of the parts that are not padding; at padding attention and falls are 0.
     """
 
     def __init__(self, captioner: Captioner, caption: Caption, *, cover: str = "mean") -> None:
         """Prepare the input.
 
         Args:
-            captioner: the model that said the caption, or another with the same vocabulary
-                whose reading of it is wanted.
+            captioner: the model of the caption, or another with the same vocabulary.
             caption: with its source and its words' ids.
             cover: one of `COVERS`.
 
         Raises:
-            ConfigError: there is no such cover, or the caption lacks its source or its ids.
+            ConfigError: the cover is unknown, or the caption lacks its source or its ids.
         """
         check_cover(cover)
         tokens = [word.token for word in caption.words]
         if caption.media is None or None in tokens:
             raise ConfigError(
-                "this caption holds no picture or no word ids, so it cannot be read again; "
-                "caption the file with `Captioner.caption`."
+                "This caption holds no source or no word ids, so it cannot be read again. "
+                "Caption the file with `Captioner.caption`."
             )
         self.captioner, self.cover = captioner, cover
         self.tokens = np.array(tokens, np.int64)
-        found = captioner.reader.prepare(caption.media)
-        self.whole, self.mask, self.grid = found.pixels, found.mask, found.grid
+        prepared = captioner.reader.prepare(caption.media)
+        self.whole, self.mask, self.grid = prepared.pixels, prepared.mask, prepared.grid
         self.covered = _covered(self.whole, self.grid, cover)
         is_clip = isinstance(caption.media, Clip)
         self.part = "frame" if is_clip else "cell"
@@ -106,36 +105,32 @@ class Prober:
         self._frames_alone = is_clip and captioner.reader.frames_alone
         self._both: Annotations | None = None
 
-    def looked(self, alpha: np.ndarray) -> np.ndarray:
+    def part_attention(self, alpha: np.ndarray) -> np.ndarray:
         """Return the attention that each part received, (T, P), of weights (T, L)."""
         parts = math.prod(self.shape)
         real = alpha[:, : self.grid.real_cells] if self.part == "frame" else alpha
         return real.reshape(len(alpha), parts, real.shape[1] // parts).sum(-1)
 
-    def read(self, kept: np.ndarray) -> ForcedCaptions:
-        """Read the caption on N copies of the input, each with some parts covered.
+    def read(self, visible: np.ndarray) -> ForcedCaptions:
+        """Force the caption on N copies of the input, each with some parts covered.
 
         Args:
-            kept: (N, P) bool, False = the part is covered.
+            visible: (N, P) bool, False = the part is covered.
         """
-        batch = max(1, _BATCH // self.captioner.reader.pictures_per_item)
-        parts = [
-            force_captions(
-                self.captioner.backend,
-                self._annotations(kept[at : at + batch]),
-                self.tokens,
-                start=START,
-            )
-            for at in range(0, len(kept), batch)
+        size = max(1, _BATCH // self.captioner.reader.pictures_per_item)
+        backend = self.captioner.backend
+        forced = [
+            force_captions(backend, self._annotations(batch), self.tokens, start=START)
+            for batch in np.split(visible, range(size, len(visible), size))
         ]
-        logprobs, alpha = zip(*((p.logprobs, p.alpha) for p in parts), strict=True)
+        logprobs, alpha = zip(*((one.logprobs, one.alpha) for one in forced), strict=True)
         return ForcedCaptions(np.concatenate(logprobs), np.concatenate(alpha))
 
-    def _annotations(self, kept: np.ndarray) -> Annotations:
+    def _annotations(self, visible: np.ndarray) -> Annotations:
         """Encode N copies (N, P), each with some parts covered."""
         if self._frames_alone:
-            return self._joined(kept)
-        masks = self._pixel_mask(kept)
+            return self._joined(visible)
+        masks = self._pixel_mask(visible)
         return self._encode(np.where(masks, self.whole, self.covered))
 
     def _encode(self, pixels: np.ndarray) -> Annotations:
@@ -143,10 +138,10 @@ class Prober:
         masks = np.tile(self.mask, (copies, 1))
         return self.captioner.backend.encode(pixels, (self.grid,) * copies, masks)
 
-    def _joined(self, kept: np.ndarray) -> Annotations:
-        """Join the vectors of whole and of covered frames: each depends on its frame alone.
+    def _joined(self, visible: np.ndarray) -> Annotations:
+        """Join the vectors of whole and of covered frames.
 
-        So N copies cost two clips' encoding.
+        Each vector depends on its frame alone, so N copies cost the encoding of two clips.
         """
         if self._both is None:
             pixels = self.whole.copy()
@@ -154,22 +149,22 @@ class Prober:
             self._both = self._encode(np.stack([self.whole, pixels]))
         asarray = self.captioner.backend.asarray
         frames = self.grid.shape[0]
-        index = np.zeros((len(kept), frames), np.int64)  # frames of padding stay as they are
-        index[:, : self.shape[0]] = ~kept
+        index = np.zeros((len(visible), frames), np.int64)  # frames of padding stay as they are
+        index[:, : self.shape[0]] = ~visible
         cells = self.grid.cells // frames
         rows = asarray(np.repeat(index, cells, axis=1))
         columns = asarray(np.arange(self.grid.cells))
         vectors = self._both.vectors[rows, columns]
-        mask = asarray(np.tile(self.mask, (len(kept), 1)))
-        return Annotations(vectors, mask, (self.grid,) * len(kept))
+        mask = asarray(np.tile(self.mask, (len(visible), 1)))
+        return Annotations(vectors, mask, (self.grid,) * len(visible))
 
-    def _pixel_mask(self, kept: np.ndarray) -> np.ndarray:
+    def _pixel_mask(self, visible: np.ndarray) -> np.ndarray:
         """Return (N, ...) bool that broadcasts over the input's values, True = as it is."""
         if self.part == "frame":
-            frames = np.ones((len(kept), len(self.whole)), bool)
-            frames[:, : self.shape[0]] = kept
+            frames = np.ones((len(visible), len(self.whole)), bool)
+            frames[:, : self.shape[0]] = visible
             return frames[:, :, None, None, None]
-        masks = (kept | ~self.mask).reshape(-1, *self.grid.shape)  # padding is not covered
+        masks = (visible | ~self.mask).reshape(-1, *self.grid.shape)  # padding is not covered
         for axis, (points, cells) in enumerate(
             zip(self.whole.shape[1:], self.grid.shape, strict=True), start=1
         ):
@@ -178,30 +173,30 @@ class Prober:
 
 
 def occlude(captioner: Captioner, caption: Caption, *, cover: str = "mean") -> Occlusion:
-    """Cover each part of an input in turn and see each word's log-probability fall.
+    """Cover each part of an input in turn and measure the fall of each word's log-probability.
 
-    The caption before the word is fixed, as said. A part is a cell of a picture or scan, and a
+    The words before it are those of the caption. A part is a cell of a picture or scan, or a
     frame of a clip.
 
     Args:
-        captioner: the model that said the caption.
+        captioner: the model of the caption.
         caption: with its source.
         cover: see `COVERS`.
 
     Raises:
-        ConfigError: see `Prober`.
+        ConfigError: see `Occluder`.
     """
-    prober = Prober(captioner, caption, cover=cover)
-    parts = math.prod(prober.shape)
-    kept = np.concatenate([np.ones((1, parts), bool), ~np.eye(parts, dtype=bool)[prober.real]])
-    read = prober.read(kept)
+    occluder = Occluder(captioner, caption, cover=cover)
+    parts = math.prod(occluder.shape)
+    visible = np.concatenate([np.ones((1, parts), bool), ~np.eye(parts, dtype=bool)[occluder.real]])
+    read = occluder.read(visible)
     of_real = (read.logprobs[0] - read.logprobs[1:]).T
     falls = np.zeros((len(of_real), parts), of_real.dtype)
-    falls[:, prober.real] = of_real
-    looked = prober.looked(caption.trace.alpha)[:, prober.real]
-    correlation = [rank_correlation(a, f) for a, f in zip(looked, of_real, strict=True)]
-    shape = (len(falls), *prober.shape)
-    return Occlusion(falls.reshape(shape), np.array(correlation, np.float64), cover, prober.part)
+    falls[:, occluder.real] = of_real
+    attention = occluder.part_attention(caption.trace.alpha)[:, occluder.real]
+    correlation = [rank_correlation(a, f) for a, f in zip(attention, of_real, strict=True)]
+    shape = (len(falls), *occluder.shape)
+    return Occlusion(falls.reshape(shape), np.array(correlation, np.float64), cover, occluder.part)
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -219,14 +214,14 @@ def _ranks(x: np.ndarray) -> np.ndarray:
 
 
 def _covered(pixels: np.ndarray, grid: Grid, cover: str) -> np.ndarray:
-    """Return the input as it looks where it is covered; see `Input.pixels` for its shapes."""
+    """Return the input with all of it covered; see `Input.pixels` for its shapes."""
     if pixels.ndim == 3:  # a picture
         return _mean(pixels, (1, 2)) if cover == "mean" else _blurred(pixels)
     if grid.axes[0] != "frames":
         return _mean(pixels, (1, 2, 3)) if cover == "mean" else _smeared(pixels)
     if cover == "blur":
         return _blurred(pixels.reshape(-1, *pixels.shape[2:])).reshape(pixels.shape)
-    real = pixels[: len(grid.spans)]  # frames that the clip lacks are black, and none of it
+    real = pixels[: len(grid.spans)]  # frames of padding are black and do not count
     return np.broadcast_to(real.mean((0, 2, 3), keepdims=True), pixels.shape)
 
 
@@ -236,8 +231,8 @@ def _mean(pixels: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 def _blurred(planes: np.ndarray) -> np.ndarray:
     """Blur (n, S, S) planes beyond recognition."""
-    # Pillow has no Gaussian for planes of 32 bits; shrunk to a few pixels and enlarged again,
-    # a picture is as blurred.
+    # Pillow has no Gaussian for planes of 32 bits; shrinking to a few pixels and enlarging again
+    # blurs as much.
     few = (_BLURRED_SIDE, _BLURRED_SIDE)
     images = [Image.fromarray(plane) for plane in np.ascontiguousarray(planes)]
     blurred = [
@@ -261,13 +256,12 @@ def _smeared(voxels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(voxels, dtype=np.float32)
 
 
-ORDERS = ("attention", "occlusion", "random", "middle")
-"""By alpha; by the fall of the word's log-probability; drawn; from the middle outwards."""
-
-
 @dataclass(frozen=True)
 class Curves:
     """Curves of one caption's T words over S + 1 shares of the picture, from none to all.
+
+    The orders of the parts are "attention" (by alpha), "occlusion" (by the fall of the word's
+    log-probability), "random" and "middle" (from the middle outwards).
 
     Attributes:
         shares: (S + 1,) share of real cells or frames covered (deletion) or uncovered (insertion).
@@ -295,52 +289,52 @@ def deletion_and_insertion(
     seed: int = 0,
     cover: str = "mean",
 ) -> Curves:
-    """Follow every word of a caption through both experiments.
+    """Measure p of every word while parts are covered (deletion) and uncovered (insertion).
 
     Args:
-        captioner: the model that said the caption.
+        captioner: the model of the caption.
         caption: with its picture.
-        falls: (T, *grid) of `occlude`; None leaves the order "occlusion" out.
-        steps: S, covered in equal shares.
+        falls: (T, *grid) of `occlude`; without it the order "occlusion" is left out.
+        steps: S equal shares.
         draws: random orders, whose curves are averaged.
         seed: of the random orders.
         cover: see `regard.faithfulness.occlusion.COVERS`.
 
     Raises:
-        ConfigError: see `Prober`.
+        ConfigError: see `Occluder`.
     """
-    prober = Prober(captioner, caption, cover=cover)
-    parts, words, real = math.prod(prober.shape), len(caption.words), prober.real
+    occluder = Occluder(captioner, caption, cover=cover)
+    parts, words, real = math.prod(occluder.shape), len(caption.words), occluder.real
     counts = np.round(np.linspace(0, len(real), steps + 1)).astype(int)
-    draw = np.random.default_rng(seed)
-    # Orders are of the real parts, by their number among them.
-    orders = {"attention": _descending(prober.looked(caption.trace.alpha)[:, real])}
+    rng = np.random.default_rng(seed)
+    # An order is a permutation of the real parts, by their number among them.
+    orders = {"attention": _descending(occluder.part_attention(caption.trace.alpha)[:, real])}
     if falls is not None:
         orders["occlusion"] = _descending(falls.reshape(words, parts)[:, real])
     shared = {
-        "random": np.stack([draw.permutation(len(real)) for _ in range(draws)]),
-        "middle": np.argsort(_off_middle(prober.shape)[real], kind="stable")[None],
+        "random": np.stack([rng.permutation(len(real)) for _ in range(draws)]),
+        "middle": np.argsort(_off_middle(occluder.shape)[real], kind="stable")[None],
     }
     deletion: dict[str, np.ndarray] = {}
     insertion: dict[str, np.ndarray] = {}
     for name, order in (orders | shared).items():
         covered = np.zeros((len(order), len(counts), parts), bool)
         covered[..., real] = _first(order, counts)
-        for curves, kept in ((deletion, ~covered), (insertion, covered)):
-            p = np.exp(prober.read(kept.reshape(-1, parts)).logprobs)
-            p = p.reshape(*kept.shape[:2], words)  # (orders, S + 1, T)
+        for curves, visible in ((deletion, ~covered), (insertion, covered)):
+            p = np.exp(occluder.read(visible.reshape(-1, parts)).logprobs)
+            p = p.reshape(*visible.shape[:2], words)  # (orders, S + 1, T)
             own = p[np.arange(words), :, np.arange(words)] if name in orders else p.mean(0).T
             curves[name] = own
     return Curves(counts / len(real), deletion, insertion)
 
 
 def _descending(values: np.ndarray) -> np.ndarray:
-    """Return (T, P): the parts of each row, the largest first."""
+    """Return (T, P): the parts of each row in falling order."""
     return np.argsort(-values, axis=1, kind="stable")
 
 
 def _off_middle(shape: tuple[int, ...]) -> np.ndarray:
-    """Return (P,): how far each part lies from the middle."""
+    """Return (P,): the distance of each part from the middle."""
     places = np.indices(shape).reshape(len(shape), -1).T
     return np.abs((places + 0.5) / shape - 0.5).max(axis=1)
 

@@ -1,4 +1,4 @@
-"""Caption metrics: trusted scorers behind one typed front."""
+"""Caption metrics: scores of a corpus, rewards, hallucination, pointing."""
 
 from regard.metrics.cider import CiderD
 from regard.metrics.scores import METRICS, Scores, score_captions

@@ -1,8 +1,11 @@
-"""CIDEr-D with document frequencies of any corpus, quick enough to be a training reward."""
+"""CIDEr-D and BLEU of one caption, fast enough for training rewards.
+
+CIDEr-D takes its document frequencies from any corpus; BLEU is smoothed. Scores of a whole corpus
+are those of `regard.metrics.scores`.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,16 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from regard.errors import DatasetError
-from regard.util.safe_io import json_of
 
 Ngram = tuple[str, ...]
 
-_KEPT_REFERENCES = 1024  # caption vectors remembered; a picture's samples are scored in a row
+_CACHED = 1024  # references in a cache; a picture's samples are scored in a row
 
 
 @dataclass(frozen=True)
 class _Vector:
-    """TF-IDF weights of one caption, apart for each n-gram length."""
+    """TF-IDF weights of one caption, by n-gram length."""
 
     weights: tuple[dict[Ngram, float], ...]
     norms: tuple[float, ...]
@@ -51,21 +53,21 @@ class CiderD:
         n: int = 4,
         sigma: float = 6.0,
     ) -> None:
-        """Take the corpus's counts in; `from_captions` makes them.
+        """Use the counts of a corpus; `from_captions` counts them.
 
         Args:
-            document_frequency: in how many pictures' captions each n-gram occurs.
+            document_frequency: number of pictures with the n-gram in any caption.
             documents: N, pictures in the corpus. With N = 1 every score is 0.
             n: longest n-gram.
             sigma: width of the Gaussian length penalty.
 
         Raises:
-            DatasetError: the counts are impossible.
+            DatasetError: the counts contradict each other.
         """
         largest = max(document_frequency.values(), default=0)
         if documents < max(1, largest):
             raise DatasetError(
-                f"CIDEr-D got {documents} documents and an n-gram that occurs in {largest} of "
+                f"CIDEr-D received {documents} documents and an n-gram that occurs in {largest} of "
                 "them. Count pictures, not captions, over one corpus of at least one picture."
             )
         self.document_frequency = dict(document_frequency)
@@ -74,15 +76,11 @@ class CiderD:
         self.sigma = sigma
         self._unseen = math.log(documents)
         self._idf = {k: self._unseen - math.log(max(1, df)) for k, df in document_frequency.items()}
-        self._reference = lru_cache(_KEPT_REFERENCES)(self._vector)
+        self._reference = lru_cache(_CACHED)(self._vector)
 
     @classmethod
     def from_captions(
-        cls,
-        captions: Iterable[Sequence[Sequence[str]]],
-        *,
-        n: int = 4,
-        sigma: float = 6.0,
+        cls, captions: Iterable[Sequence[Sequence[str]]], *, n: int = 4, sigma: float = 6.0
     ) -> CiderD:
         """Count document frequencies.
 
@@ -109,41 +107,11 @@ class CiderD:
         """
         if not references:
             raise DatasetError(
-                "CIDEr-D got no reference; a caption is scored against at least one."
+                "CIDEr-D received no reference; it needs one or more for each caption."
             )
         ours = self._vector(tuple(candidate))
         total = sum(self._similarity(ours, self._reference(tuple(r))) for r in references)
         return 10.0 * total / len(references)
-
-    def to_json(self) -> str:
-        """Serialise the document frequencies."""
-        counts = sorted(self.document_frequency.items())
-        return json.dumps(
-            {
-                "documents": self.documents,
-                "n": self.n,
-                "sigma": self.sigma,
-                "document_frequency": [[list(gram), df] for gram, df in counts],
-            },
-            ensure_ascii=False,
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> CiderD:
-        """Read what `to_json` wrote.
-
-        Raises:
-            DatasetError: the text is damaged.
-        """
-        try:
-            values = json_of(text)
-            counts = {tuple(gram): int(df) for gram, df in values["document_frequency"]}
-            return cls(counts, values["documents"], n=values["n"], sigma=values["sigma"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"the document frequencies are damaged ({error!r}). Count them again with "
-                "CiderD.from_captions."
-            ) from error
 
     def _vector(self, tokens: Ngram) -> _Vector:
         weights: tuple[dict[Ngram, float], ...] = tuple({} for _ in range(self.n))
@@ -164,6 +132,49 @@ class CiderD:
                 total += shared / (norm * other_norm)
         delta = ours.length - theirs.length
         return total / self.n * math.exp(-(delta**2) / (2 * self.sigma**2))
+
+
+def sentence_bleu(candidate: Sequence[str], references: tuple[Ngram, ...], *, n: int = 4) -> float:
+    """Return the smoothed BLEU of one caption, 0 to 1 (Lin and Och 2004, ORANGE, section 4).
+
+        p_1 = matches / words,  p_k = (matches of k-grams + 1) / (k-grams + 1)
+        BLEU = min(1, exp(1 − r / c)) · (Π p_k)^(1/n)
+
+    A k-gram matches as often as the reference that has it most often; r is the length of the
+    reference whose length is nearest (the shorter of two), c that of the caption. One is added
+    because most captions share no four words in a row with a reference, and a reward that is 0
+    for nearly all captions carries no signal.
+
+    Args:
+        candidate: its tokens; without any the score is 0.
+        references: tokens of each reference.
+        n: longest n-gram.
+
+    >>> round(sentence_bleu("a red ball".split(), (("a", "red", "ball"),)), 3)
+    1.0
+    """
+    length = len(candidate)
+    most, lengths = _references(references, n)
+    matched = [0] * n
+    for gram, count in Counter(_ngrams(candidate, n)).items():
+        matched[len(gram) - 1] += min(count, most.get(gram, 0))
+    logs = 0.0
+    for k, matches in enumerate(matched, 1):
+        added = 1 if k > 1 else 0
+        if matches + added == 0:
+            return 0.0
+        logs += math.log((matches + added) / (max(0, length - k + 1) + added))
+    nearest = min(lengths, key=lambda own: (abs(own - length), own))
+    return math.exp(min(0.0, 1 - nearest / length) + logs / n)
+
+
+@lru_cache(_CACHED)
+def _references(references: tuple[Ngram, ...], n: int) -> tuple[dict[Ngram, int], list[int]]:
+    """Return the largest count of each n-gram in a reference, and the references' lengths."""
+    most: Counter[Ngram] = Counter()
+    for tokens in references:
+        most |= Counter(_ngrams(tokens, n))
+    return dict(most), [len(tokens) for tokens in references]
 
 
 def _ngrams(tokens: Sequence[str], longest: int) -> list[Ngram]:

@@ -1,10 +1,9 @@
-"""What of a caption its references do not support: words, counts, colours; what it leaves out.
+"""Hallucination: words, counts and colours that references do not support, and missing things.
 
-Judged is text against text: references need not name everything that a picture shows, so an
-unsupported word may be right. Measures of hallucination follow Rohrbach et al. 2018 (CHAIR:
-the share of things named that are not there, and of captions that name one); theirs know 80
-objects from segmentations and references, these take every thing that is named, and references
-alone.
+Text is compared with text: references need not name everything that a picture shows, so an
+unsupported word may be right. The measures follow Rohrbach et al. 2018 (CHAIR: the share of named
+things that are not in the picture, and of captions that name one). CHAIR knows 80 objects from
+segmentations and references; these measures cover every thing that is named, by references alone.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from regard.text.words import (
 )
 
 _SELDOM_TOLD = "torso"
-"""Nearly everybody wears a shirt, and few references say so: what is worn on the upper body is
-judged only where a reference tells of something there."""
-_LONGEST_REPEAT = 8  # words that are said twice in a row
+"""Most people wear a shirt, but few references mention it: clothes of the upper body are judged
+only where a reference names some."""
+_LONGEST_REPEAT = 8  # words of a repeated run
 _JOINTS = ("and", "with", "in", "on", "of")  # may stand between: "a dog and a dog"
 
 
@@ -46,10 +45,10 @@ class Judgement:
     """One caption against its references.
 
     Attributes:
-        support: for each word whether references support it; None where nothing was judged:
-            function words, words that say nothing alone, numbers of what no reference counts,
-            shirts where no reference tells of such clothes.
-        mistakes: in the order of `MISTAKES`, and then of the words.
+        support: for each word whether references support it; None where it was not judged:
+            function words, words without meaning of their own, numbers of things that no
+            reference counts, shirts where no reference mentions such clothes.
+        mistakes: in the order of `MISTAKES`, then of the words.
     """
 
     support: tuple[bool | None, ...]
@@ -61,8 +60,8 @@ def judge(words: Sequence[str], references: Sequence[Sequence[str]]) -> Judgemen
 
     Args:
         words: of the caption.
-        references: tokens of each, lower case, as `ptb_tokenize` cuts them; without any, nothing
-            but repetition is judged.
+        references: tokens of each, lower case, as `ptb_tokenize` cuts them; without any, only
+            repetition is judged.
     """
     words = [word.lower() for word in words]
     references = [reference for reference in references if reference]
@@ -80,7 +79,7 @@ def hallucination(
     """Measure how often captions name things that no reference supports.
 
     Args:
-        captions: the words of each, and their support as `judge` gives it.
+        captions: the words of each, and their support as `judge` returns it.
 
     Returns:
         `things`: share of named things without support; `captions`: share of captions with one;
@@ -93,11 +92,12 @@ def hallucination(
         things = [not ok for thing, ok in known if thing and ok is not None]
         named += things
         hit.append(any(things))
-    return {"things": _mean(named), "captions": _mean(hit), "content_words": _mean(judged)}
+    return {"things": mean(named), "captions": mean(hit), "content_words": mean(judged)}
 
 
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; nan of no values."""
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _order(mistake: Mistake) -> tuple[int, int]:
@@ -130,7 +130,7 @@ def _compare(
 
 
 def _wanted(word: str, words: Sequence[str], references: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Return what most references say of a word's class, and its kind, and the caption lacks."""
+    """Return words of the same class and kind that most references use and the caption lacks."""
     for other, name in _agreed(references, share=0.5):
         if name == _class(word, ()) and kinds(other) == kinds(word) and _lacks(words, other):
             yield other
@@ -152,8 +152,10 @@ def _lacks(words: Sequence[str], word: str) -> bool:
 
 
 def _agreed(references: Sequence[Sequence[str]], share: float) -> list[tuple[str, str]]:
-    """Return words that more than a share of references say, by synonyms too, with their class;
-    of synonyms the one said most."""
+    """Return words, and their classes, that more than a share of references use.
+
+    Synonyms count as one word; the most frequent of them is returned.
+    """
     spoken = Counter(word for reference in references for word in set(reference) if is_judged(word))
     kept: dict[str, str] = {}
     for word, _ in sorted(spoken.items(), key=lambda item: (-item[1], item[0])):
@@ -166,8 +168,11 @@ def _agreed(references: Sequence[Sequence[str]], share: float) -> list[tuple[str
 
 
 def _class(word: str, heard: Iterable[str]) -> str:
-    """Return the word's class, "quality" for qualities, and "action" for verbs in -s that no list
-    knows but that are heard in -ing too, as in "shakes" beside "shaking"."""
+    """Return the word's class, with two more rules than `word_class`.
+
+    Qualities are "quality". Verbs in -s that are in no list are "action" where the same verb occurs
+    in -ing, as "shakes" beside "shaking".
+    """
     name = word_class(word)
     if name != "thing":
         return name
@@ -180,8 +185,7 @@ def _class(word: str, heard: Iterable[str]) -> str:
 
 
 def _repeated(words: Sequence[str], references: Sequence[Sequence[str]]) -> list[Mistake]:
-    """Return what is said twice in a row, and things that are named twice where no reference
-    names them twice or as several."""
+    """Return words repeated in a row, and things named twice where no reference does that."""
     found: dict[int, Mistake] = {}
     covered: set[int] = set()
     for length in range(_LONGEST_REPEAT, 0, -1):

@@ -1,8 +1,8 @@
-"""The Java programs that pycocoevalcap carries: the PTB tokenizer, METEOR 1.5, SPICE.
+"""The Java programs of pycocoevalcap: the PTB tokenizer, METEOR 1.5, SPICE.
 
 They are run directly, not through pycocoevalcap's wrappers: those write into the package's
-folder, chatter on standard error, and take the machine's locale, in which METEOR may print a
-decimal comma. Each function raises `JavaUnavailable` with the reason it cannot run.
+folder, print on standard error, and use the machine's locale, in which METEOR may print a decimal
+comma. Each function raises `JavaUnavailable` with the reason why it cannot run.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _LOCALE = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
 
 
 class JavaUnavailable(Exception):
-    """A Java scorer cannot run here; the message is the reason that a report may print."""
+    """A Java scorer cannot run here; the message is the reason."""
 
 
 def ptb_tokenize_java(lines: Sequence[str]) -> list[list[str]]:
@@ -33,7 +33,7 @@ def ptb_tokenize_java(lines: Sequence[str]) -> list[list[str]]:
         The tokens of each line.
 
     Raises:
-        JavaUnavailable: Java or the tokenizer's file is absent, or it failed.
+        JavaUnavailable: Java or the tokenizer's file is missing, or it failed.
     """
     jar = _package_file("tokenizer/stanford-corenlp-3.4.1.jar")
     command = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
@@ -41,7 +41,7 @@ def ptb_tokenize_java(lines: Sequence[str]) -> list[list[str]]:
     printed = _run([*command, "-preserveLines", "-lowerCase"], text)
     found = printed.split("\n")[:-1]
     if len(found) != len(lines):
-        raise JavaUnavailable(f"PTBTokenizer gave {len(found)} lines for {len(lines)} captions")
+        raise JavaUnavailable(f"PTBTokenizer printed {len(found)} lines for {len(lines)} captions")
     return [line.split(" ") if line else [] for line in (f.strip() for f in found)]
 
 
@@ -53,7 +53,7 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
         references: the tokenised references of each picture.
 
     Raises:
-        JavaUnavailable: Java or METEOR's files are absent, or it failed.
+        JavaUnavailable: Java or METEOR's files are missing, or it failed.
     """
     jar = _package_file("meteor/meteor-1.5.jar")
     _package_file("meteor/data/paraphrase-en.gz")
@@ -65,23 +65,18 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
         str(jar),
         *["-", "-", "-stdio", "-l", "en", "-norm"],
     ]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
+                             "stderr": subprocess.DEVNULL}  # fmt: skip
     try:
         with subprocess.Popen(
-            command,
-            cwd=jar.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            errors="replace",
+            command, cwd=jar.parent, encoding="utf-8", errors="replace", **pipes
         ) as process:
             statistics = [
-                _ask(process, " ||| ".join(("SCORE", *refs, candidate)))
+                _ask(process, "SCORE", *refs, candidate)
                 for candidate, refs in zip(candidates, references, strict=True)
             ]
             # EVAL answers with each picture's score, then the corpus's.
-            first = _ask(process, " ||| ".join(("EVAL", *statistics)))
-            answers = [first, *(_answer(process) for _ in candidates)]
+            answers = [_ask(process, "EVAL", *statistics), *(_answer(process) for _ in candidates)]
             _pipe(process.stdin).close()
         return float(answers[-1])
     except (OSError, ValueError) as error:
@@ -92,8 +87,8 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     """Return the mean SPICE F-score over pictures, 0 to 1.
 
     Raises:
-        JavaUnavailable: Java or SPICE's files (CoreNLP 3.6.0 must be fetched apart) are
-            absent, or it failed.
+        JavaUnavailable: Java or SPICE's files (CoreNLP 3.6.0 must be downloaded separately) are
+            missing, or it failed.
     """
     jar = _package_file("spice/spice-1.0.jar")
     for library in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
@@ -112,7 +107,7 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 
 
 def spice_installed() -> bool:
-    """Whether SPICE's files and Java are there."""
+    """Whether SPICE's files and Java are installed."""
     try:
         _java()
         _package_file("spice/lib/stanford-corenlp-3.6.0-models.jar")
@@ -132,7 +127,7 @@ def _package_file(name: str) -> Path:
     spec = importlib.util.find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise JavaUnavailable(
-            "the package 'pycocoevalcap' is absent; pip install 'regard[metrics]'"
+            "the package 'pycocoevalcap' is not installed; pip install 'regard[metrics]'"
         )
     path = Path(next(iter(spec.submodule_search_locations)), name)
     if not path.is_file():
@@ -144,7 +139,7 @@ def _run(arguments: list[str], text: str) -> str:
     try:
         return subprocess.run(
             [_java(), *_LOCALE, *arguments],
-            # Half a character, as some files hold, cannot be written as it is.
+            # A lone surrogate, as some files hold, cannot be encoded as it is.
             input=text.encode(errors="replace"),
             capture_output=True,
             check=True,
@@ -161,9 +156,9 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-def _ask(process: subprocess.Popen[str], line: str) -> str:
+def _ask(process: subprocess.Popen[str], *fields: str) -> str:
     pipe = _pipe(process.stdin)
-    pipe.write(line + "\n")
+    pipe.write(" ||| ".join(fields) + "\n")
     pipe.flush()
     return _answer(process)
 

@@ -1,4 +1,4 @@
-"""Noun phrases of captions: how many of what, in which colours. Rules for captions, no parser."""
+"""Noun phrases of captions: numbers and colours of things, by rules instead of a parser."""
 
 from __future__ import annotations
 
@@ -10,21 +10,15 @@ from dataclasses import dataclass, field
 from regard.text.words import is_living, is_plural, is_quality, related, supported, word_class
 
 Range = tuple[float, float]
-"""At least and at most so many."""
+"""Least and greatest number."""
 
 _FROM_THREE = ("three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _WORDS: dict[str, Range] = {
-    **{word: (1, 1) for word in ("a", "an", "one", "another", "single", "1")},
-    **{word: (2, 2) for word in ("two", "couple", "pair", "both", "2")},
-    **{
-        word: (n, n)
-        for n, word in enumerate(
-            ["three", "four", "five", "six", "seven", "eight", "nine", "ten"], 3
-        )
-    },
-    **{str(n): (n, n) for n in range(3, 11)},
-    **{word: (3, math.inf) for word in ("several", "many", "group", "bunch", "crowd")},
-    **{word: (2, math.inf) for word in ("few", "multiple", "some", "team", "family", "band")},
+    **dict.fromkeys(("a", "an", "one", "another", "single", "1"), (1, 1)),
+    **dict.fromkeys(("two", "couple", "pair", "both", "2"), (2, 2)),
+    **{word: (n, n) for n, name in enumerate(_FROM_THREE, 3) for word in (name, str(n))},
+    **dict.fromkeys(("several", "many", "group", "bunch", "crowd"), (3, math.inf)),
+    **dict.fromkeys(("few", "multiple", "some", "team", "family", "band"), (2, math.inf)),
 }
 _COLLECTIVES = ("couple", "pair", "group", "crowd", "team", "family", "band", "bunch")
 _SHADES = ("dark", "light", "bright")  # of the colour that follows
@@ -32,12 +26,12 @@ _SHADES = ("dark", "light", "bright")  # of the colour that follows
 
 @dataclass
 class Phrase:
-    """A noun with what stands before it; places are indices of the caption's words.
+    """A noun with its number and colours; places are indices of the caption's words.
 
     Attributes:
         head: the noun's place; None where colours stand alone, as in "a man in red".
-        number: how many; None where the words leave it open.
-        counted: the place of the word that says so; None for an article or an ending.
+        number: of the noun; None where the words leave it open.
+        counted: the place of the number word; None for an article or an ending.
         colours: places.
     """
 
@@ -48,7 +42,7 @@ class Phrase:
 
 
 def noun_phrases(words: Sequence[str]) -> list[Phrase]:
-    """Cut a caption's words, lower case, into the phrases whose number or colour can be told.
+    """Return the phrases of a caption's words, lower case, that have a number or a colour.
 
     >>> words = "two dogs and a man in a red and black shirt".split()
     >>> [(words[p.head], p.number, [words[c] for c in p.colours]) for p in noun_phrases(words)]
@@ -60,8 +54,7 @@ def noun_phrases(words: Sequence[str]) -> list[Phrase]:
         kind = word_class(word)
         if word in _WORDS:
             if word in ("a", "an") or not _continues(words, place):
-                _close(found, open_phrase, words)
-                open_phrase = Phrase()
+                open_phrase = _close(found, open_phrase, words)
             open_phrase.number = _WORDS[word]
             open_phrase.counted = None if word in ("a", "an") else place
         elif kind == "colour":
@@ -70,24 +63,25 @@ def noun_phrases(words: Sequence[str]) -> list[Phrase]:
             if _is_modifier(words, place):
                 continue
             open_phrase.head = place
-            _close(found, open_phrase, words)
-            open_phrase = Phrase()
-        elif not (word == "of" and place and words[place - 1] in _WORDS) and not (
-            word == "and" and place and word_class(words[place - 1]) == "colour"
-        ):
-            _close(found, open_phrase, words)
-            open_phrase = Phrase()
+            open_phrase = _close(found, open_phrase, words)
+        elif not (place and _joins(word, words[place - 1])):
+            open_phrase = _close(found, open_phrase, words)
     _close(found, open_phrase, words)
     return found
 
 
+def _joins(word: str, before: str) -> bool:
+    """Whether a function word continues a phrase, as in "a group of" or "red and"."""
+    return (word == "of" and before in _WORDS) or (word == "and" and word_class(before) == "colour")
+
+
 def _continues(words: Sequence[str], place: int) -> bool:
-    """Whether a number word goes on with a phrase, as in "a group" or "a few"."""
+    """Whether a number word continues a phrase, as in "a group" or "a few"."""
     return place > 0 and words[place - 1] in (*_WORDS, "of")
 
 
 def _is_modifier(words: Sequence[str], place: int) -> bool:
-    """Whether a thing only describes the one after it, as in "soccer player"."""
+    """Whether a thing only describes the next one, as in "soccer player"."""
     after = words[place + 1] if place + 1 < len(words) else ""
     if not after or after in _WORDS:
         return is_quality(words[place])
@@ -95,8 +89,11 @@ def _is_modifier(words: Sequence[str], place: int) -> bool:
     return kind == "thing" or (is_quality(words[place]) and kind in ("colour", "number"))
 
 
-def _close(found: list[Phrase], phrase: Phrase, words: Sequence[str]) -> None:
-    """Keep a phrase that says something, with the number that its noun's form says."""
+def _close(found: list[Phrase], phrase: Phrase, words: Sequence[str]) -> Phrase:
+    """Keep a phrase with a noun or a colour, and return a new one.
+
+    The noun's form may tell its number.
+    """
     if phrase.head is None and phrase.counted is not None:
         if words[phrase.counted] in _COLLECTIVES:
             phrase.head = phrase.counted  # "a couple sits"
@@ -104,13 +101,14 @@ def _close(found: list[Phrase], phrase: Phrase, words: Sequence[str]) -> None:
         if phrase.colours:
             phrase.number = phrase.counted = None
             found.append(phrase)
-        return
+        return Phrase()
     head = words[phrase.head]
     if phrase.number is None and is_living(head):
         phrase.number = (2, math.inf) if is_plural(head) else (1, 1)
     elif phrase.number == (1, 1) and is_plural(head):
-        phrase.number = phrase.counted = None  # "a pants": the article tells nothing
+        phrase.number = phrase.counted = None  # "a pants": the article does not count
     found.append(phrase)
+    return Phrase()
 
 
 def colours_of(phrase: Phrase, words: Sequence[str]) -> list[int]:
@@ -119,22 +117,22 @@ def colours_of(phrase: Phrase, words: Sequence[str]) -> list[int]:
 
 
 MISTAKES = ("unsupported", "colour", "count", "missed", "repetition")
-"""A word that no reference supports; another colour, another number of the same noun; a thing that
-all references name and the caption does not; something said twice."""
+"""A word that no reference supports; another colour or number of the same noun; a thing that all
+references name and the caption does not; a repetition."""
 FEWEST = 2
-"""References that must speak of a thing before it is judged; one, where there is but one."""
+"""References that must mention a thing before it is judged, where there are as many."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing that the references do not support.
+    """A mistake of a caption by its references.
 
     Attributes:
         kind: one of `MISTAKES`.
-        place: index of the word; None for what was left out.
-        said: the word; "" for what was left out.
-        wanted: what most references say of that class and the caption does not; for a count or
-            a colour what they say of that noun; for what was missed, the thing.
+        place: index of the word; None of a missed thing.
+        said: the word; "" of a missed thing.
+        wanted: words of that class that most references use and the caption does not; for a
+            count or a colour those of the noun; the name of a missed thing.
         noun: whose count or colour it is; "" otherwise.
     """
 
@@ -148,8 +146,8 @@ class Mistake:
 def wrong_counts(words: Sequence[str], references: Sequence[Sequence[str]]) -> Iterable[Mistake]:
     """Find numbers that no reference agrees with.
 
-    A number is what a word says ("two", "a group of"), an article, or the noun's form; only of
-    people and animals do the last two count. "A man and a woman" are two people.
+    A number is a word ("two", "a group of"), an article, or the noun's form; the last two count
+    only for people and animals. "A man and a woman" are two people.
 
     Args:
         words: of the caption, lower case.
@@ -163,7 +161,7 @@ def wrong_counts(words: Sequence[str], references: Sequence[Sequence[str]]) -> I
             continue
         head = words[phrase.head]
         if phrase.counted is None and not is_living(head):
-            continue  # "a shirt" says nothing of how many there are
+            continue  # "a shirt" does not count the shirts
         counts: list[tuple[Range, str]] = []
         fits, speaking = False, 0
         for reference, phrases in told:
@@ -171,8 +169,9 @@ def wrong_counts(words: Sequence[str], references: Sequence[Sequence[str]]) -> I
             speaking += bool(options)
             counts += options
             for number, noun in options:
-                own = [phrase.number, _total(noun, words, said)]
-                fits |= any(_overlap(number, mine) for mine in own if mine is not None)
+                own = _numbers_of(noun, words, said)
+                fits |= _overlap(number, phrase.number)
+                fits |= bool(own) and _overlap(number, _total(own))
         if fits or speaking < min(FEWEST, len(references)):
             continue
         wanted = tuple(dict.fromkeys(_number_name(number) for number, _ in counts))
@@ -186,24 +185,24 @@ def wrong_counts(words: Sequence[str], references: Sequence[Sequence[str]]) -> I
 def _counts_of(
     head: str, reference: Sequence[str], phrases: Sequence[Phrase]
 ) -> list[tuple[Range, str]]:
-    """Return how many of a thing a reference tells of: each number, and all together."""
-    options = [
-        (phrase.number, reference[phrase.head])
-        for phrase in phrases
-        if phrase.head is not None and phrase.number is not None
-        if related(head, reference[phrase.head])
-    ]
-    total = _total(head, reference, phrases)
-    return options + ([(total, head)] if total is not None and len(options) > 1 else [])
+    """Return the numbers of a thing in a reference: each, and all together."""
+    options = _numbers_of(head, reference, phrases)
+    return options + ([(_total(options), head)] if len(options) > 1 else [])
 
 
-def _total(noun: str, words: Sequence[str], phrases: Sequence[Phrase]) -> Range | None:
-    numbers = [
-        phrase.number
+def _numbers_of(
+    noun: str, words: Sequence[str], phrases: Sequence[Phrase]
+) -> list[tuple[Range, str]]:
+    """Return the number and the noun of each phrase about a thing."""
+    return [
+        (phrase.number, words[phrase.head])
         for phrase in phrases
         if phrase.head is not None and phrase.number and related(noun, words[phrase.head])
     ]
-    return (sum(n[0] for n in numbers), sum(n[1] for n in numbers)) if numbers else None
+
+
+def _total(numbers: Sequence[tuple[Range, str]]) -> Range:
+    return sum(low for (low, _), _ in numbers), sum(high for (_, high), _ in numbers)
 
 
 def _overlap(one: Range, other: Range) -> bool:
@@ -216,7 +215,7 @@ def _number_name(number: Range) -> str:
 
 
 def wrong_colours(words: Sequence[str], references: Sequence[Sequence[str]]) -> Iterable[Mistake]:
-    """Find colours of nouns that references give other colours.
+    """Find colours of nouns to which references give other colours.
 
     Args:
         words: of the caption, lower case.
@@ -243,5 +242,5 @@ def wrong_colours(words: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
 
 def _wears(phrase: Phrase, words: Sequence[str], head: str) -> bool:
-    """Whether a phrase's colours may be those of a noun; a colour alone may be any noun's."""
+    """Whether a phrase's colours may belong to a noun; a colour alone may belong to any."""
     return phrase.head is None or related(words[phrase.head], head)

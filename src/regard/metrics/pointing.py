@@ -1,8 +1,8 @@
-"""Does attention lie on the thing? Mass and pointing inside a known region.
+"""Attention inside a known region: attention correctness and the pointing game.
 
-Definitions follow attention correctness (Liu et al. 2017) and the pointing game (Zhang et al.
-2016), on the raw cells: smoothing is for the eye. Each stands beside two baselines that know
-nothing of the word: attention that is uniform over the grid, and the grid's middle.
+Definitions follow Liu et al. 2017 (attention correctness) and Zhang et al. 2016 (the pointing
+game), on raw cells without smoothing. Two baselines do not depend on the word: attention that is
+uniform over the grid, and the grid's middle.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.media import cell_at, cell_bounds
+from regard.media import cell_at, cell_bounds, cell_centre
 from regard.types import Grid
 
 Box = tuple[float, float, float, float]
@@ -23,9 +23,9 @@ class Region:
     """Where a thing lies on its picture: the union of boxes, or a mask.
 
     Attributes:
-        boxes: of the thing; several where there are several of it.
-        mask: (height, width) bool of the whole source, instead of boxes; of another size than
-            it, it is stretched over it.
+        boxes: of the thing; several where it occurs several times.
+        mask: (height, width) bool over the whole source, instead of boxes; a mask of another
+            size is stretched.
     """
 
     boxes: tuple[Box, ...] = ()
@@ -35,7 +35,7 @@ class Region:
         """Whether a point (row, column) in source pixels lies in the region.
 
         Args:
-            point: where.
+            point: its place.
             source_size: (height, width) of the source in pixels.
         """
         row, column = point
@@ -49,12 +49,12 @@ class Region:
                    for top, left, down, right in self.boxes)  # fmt: skip
 
     def shares(self, grid: Grid) -> np.ndarray:
-        """Return (L,): which share of each cell's area lies in the region."""
+        """Return (L,): the share of each cell's area that lies in the region."""
         return np.array([self._share(grid, cell) for cell in range(grid.cells)])
 
     def _share(self, grid: Grid, cell: int) -> float:
         (top, down), (left, right) = cell_bounds(grid, cell)
-        # A fine raster serves overlapping boxes and masks alike.
+        # Sampling a fine raster handles overlapping boxes and masks alike.
         rows = top + (np.arange(_RASTER) + 0.5) / _RASTER * (down - top)
         columns = left + (np.arange(_RASTER) + 0.5) / _RASTER * (right - left)
         size = grid.source_size
@@ -71,8 +71,8 @@ class Pointing:
     Attributes:
         mass: attention inside, 0..1.
         hit: whether the middle of the cell with the largest weight lies inside.
-        uniform_mass: what uniform attention would have inside: the region's share of the grid.
-        uniform_hit: chance that a cell drawn evenly hits.
+        uniform_mass: mass of uniform attention: the region's share of the grid.
+        uniform_hit: chance that a random cell hits.
         middle_hit: whether the cell in the picture's middle hits.
     """
 
@@ -93,9 +93,8 @@ def pointing(alpha: np.ndarray, grid: Grid, region: Region) -> Pointing:
     """
     flat = alpha.reshape(-1).astype(np.float64)
     shares = region.shares(grid)
-    hits = np.array(
-        [region.holds(_middle(grid, cell), grid.source_size) for cell in range(grid.cells)]
-    )
+    centres = (cell_centre(grid, cell) for cell in range(grid.cells))
+    hits = np.array([region.holds((down, along), grid.source_size) for down, along in centres])
     middle = cell_at(grid, tuple((start + stop) / 2 for start, stop in grid.extent))
     assert middle is not None  # the middle of an extent lies on it
     return Pointing(
@@ -105,8 +104,3 @@ def pointing(alpha: np.ndarray, grid: Grid, region: Region) -> Pointing:
         uniform_hit=float(hits.mean()),
         middle_hit=bool(hits[middle]),
     )
-
-
-def _middle(grid: Grid, cell: int) -> tuple[float, float]:
-    (top, down), (left, right) = cell_bounds(grid, cell)
-    return (top + down) / 2, (left + right) / 2

@@ -1,9 +1,10 @@
-"""One front for the caption metrics; the arithmetic is pycocoevalcap's."""
+"""Corpus scores of captions, computed by pycocoevalcap."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +13,28 @@ from regard.metrics import java
 from regard.metrics.tokenize import tokenize_captions
 
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d")
-"""The usual metrics in the usual order; `spice` joins them where its files are there."""
+"""The usual metrics in the usual order; `spice` is added where its files are installed."""
 
 Tokenized = dict[str, list[str]]
+_FAMILIES = {
+    "bleu": ("bleu.bleu", "Bleu"),
+    "meteor": ("", ""),  # a Java program, as is spice
+    "rouge_l": ("rouge.rouge", "Rouge"),
+    "cider_d": ("cider.cider", "Cider"),  # CIDEr-D, in spite of its name
+    "spice": ("", ""),
+}
+"""Module of pycocoevalcap and class by family of metrics, in the order of work."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Corpus scores and how they came about.
+    """Corpus scores and how they were computed.
 
     Attributes:
         values: score × 100 by metric.
-        missing: why a metric that was asked for has no value.
-        settings: `tokenizer` ("ptb", "python" or "none"), `references` (captions a picture is
-            compared with: a number, or [least, most] where it varies), `pictures`.
+        missing: reason by requested metric without a value.
+        settings: `tokenizer` ("ptb", "python" or "none"), `references` (references per picture:
+            a number, or [least, most] where it varies), `pictures`.
     """
 
     values: dict[str, float]
@@ -54,25 +63,26 @@ def score_captions(
     a split is not comparable with its value on the whole.
 
     Args:
-        candidates: caption by picture; "" where there is none.
+        candidates: caption by picture; "" where it failed.
         references: reference captions by picture; the same pictures.
         tokenizer: "ptb" (Java), "python" (the same tokens without Java), "auto" (ptb where
-            Java is there), or "none" (captions are tokens joined by spaces already).
-        names: metrics wanted; None takes all that can run here and lists the others of
+            Java is installed), or "none" (captions are tokens joined by spaces already).
+        names: requested metrics; None takes all that can run here and lists the others of
             `METRICS` as missing.
 
     Raises:
-        DatasetError: the pictures of both differ, or one has no reference.
+        DatasetError: candidates and references are of different pictures, or a picture has no
+            reference.
         UnknownName: a metric or the tokenizer does not exist.
         ConfigError: the tokenizer cannot run here.
-        MissingExtra: pycocoevalcap is absent.
+        MissingExtra: pycocoevalcap is not installed.
 
     >>> scores = score_captions({"a.jpg": "A man speaks."}, {"a.jpg": ["a man speaks"]},
     ...                         tokenizer="python", names=["bleu1", "rouge_l"])
     >>> {name: round(value, 3) for name, value in scores.values.items()}
     {'bleu1': 100.0, 'rouge_l': 100.0}
     """
-    wanted = _wanted(names)
+    requested = _requested(names)
     _check(candidates, references)
     flat = [c for refs in references.values() for c in refs] + [candidates[k] for k in references]
     tokens, used = tokenize_captions(flat, tokenizer)
@@ -81,36 +91,36 @@ def score_captions(
     res: Tokenized = {key: [next(texts)] for key in references}
     values: dict[str, float] = {}
     missing: dict[str, str] = {}
-    for family, scorer in _SCORERS.items():
-        if not any(name.startswith(family) for name in wanted):
+    for family in _FAMILIES:
+        if not any(name.startswith(family) for name in requested):
             continue
         try:
-            values |= {name: 100.0 * value for name, value in scorer(gts, res).items()}
+            values |= {name: 100.0 * value for name, value in _score(family, gts, res).items()}
         except java.JavaUnavailable as error:
             missing[family] = f"{error}."
     counts = {len(refs) for refs in references.values()}
     count = counts.pop() if len(counts) == 1 else [min(counts), max(counts)]
     return Scores(
-        {name: values[name] for name in wanted if name in values},
+        {name: values[name] for name in requested if name in values},
         missing,
         {"tokenizer": used, "references": count, "pictures": len(references)},
     )
 
 
 def check_scorers(tokenizer: str = "auto") -> None:
-    """Raise now what `score_captions` would raise of a missing package or tokenizer.
+    """Check the package and the tokenizer that `score_captions` needs.
 
     Raises:
         UnknownName: the tokenizer does not exist.
         ConfigError: the tokenizer cannot run here.
-        MissingExtra: pycocoevalcap is absent.
+        MissingExtra: pycocoevalcap is not installed.
     """
     if importlib.util.find_spec("pycocoevalcap") is None:
         raise _missing()
     tokenize_captions(["a"], tokenizer)
 
 
-def _wanted(names: Sequence[str] | None) -> tuple[str, ...]:
+def _requested(names: Sequence[str] | None) -> tuple[str, ...]:
     if names is None:
         return (*METRICS, "spice") if java.spice_installed() else METRICS
     for name in names:
@@ -121,62 +131,42 @@ def _wanted(names: Sequence[str] | None) -> tuple[str, ...]:
 
 def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
     if not references:
-        raise DatasetError("there is nothing to score: no picture has references.")
+        raise DatasetError("Got nothing to score: no picture has references.")
     different = sorted(candidates.keys() ^ references.keys())
     if different:
         raise DatasetError(
-            f"{len(different)} pictures have a caption or references but not both, the first: "
+            f"{len(different)} pictures have a caption or references but not both, such as "
             f"{', '.join(different[:3])}. Score one caption per picture of one split."
         )
     bare = [key for key, refs in references.items() if isinstance(refs, str) or not refs]
     if bare:
         raise DatasetError(
-            f"{len(bare)} pictures have no list of references, the first: {', '.join(bare[:3])}. "
-            "Give each at least one caption."
+            f"{len(bare)} pictures have no list of references, such as {', '.join(bare[:3])}. Give "
+            "each at least one caption."
         )
 
 
-def _bleu(gts: Tokenized, res: Tokenized) -> dict[str, float]:
+def _score(family: str, gts: Tokenized, res: Tokenized) -> dict[str, float]:
+    """Return the values of a family of metrics: of "bleu" four, else one.
+
+    Args:
+        family: one of `_FAMILIES`.
+        gts: the references of each picture.
+        res: the caption of each picture.
+    """
+    if family in ("meteor", "spice"):
+        scorer = java.meteor if family == "meteor" else java.spice
+        return {family: scorer([res[key][0] for key in gts], list(gts.values()))}
+    module, name = _FAMILIES[family]
     try:
-        from pycocoevalcap.bleu.bleu import Bleu
+        scorer = getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
     except ImportError as error:
         raise _missing() from error
-    values, _ = Bleu(4).compute_score(gts, res, verbose=0)
-    return {f"bleu{n}": float(value) for n, value in enumerate(values, 1)}
-
-
-def _meteor(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    return {"meteor": java.meteor([res[key][0] for key in gts], list(gts.values()))}
-
-
-def _rouge_l(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    try:
-        from pycocoevalcap.rouge.rouge import Rouge
-    except ImportError as error:
-        raise _missing() from error
-    return {"rouge_l": float(Rouge().compute_score(gts, res)[0])}
-
-
-def _cider_d(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    try:
-        from pycocoevalcap.cider.cider import Cider  # CIDEr-D, in spite of its name
-    except ImportError as error:
-        raise _missing() from error
-    return {"cider_d": float(Cider().compute_score(gts, res)[0])}
-
-
-def _spice(gts: Tokenized, res: Tokenized) -> dict[str, float]:
-    return {"spice": java.spice([res[key][0] for key in gts], list(gts.values()))}
+    if family == "bleu":
+        values, _ = scorer(4).compute_score(gts, res, verbose=0)
+        return {f"bleu{n}": float(value) for n, value in enumerate(values, 1)}
+    return {family: float(scorer().compute_score(gts, res)[0])}
 
 
 def _missing() -> MissingExtra:
     return MissingExtra("pycocoevalcap", "metrics", "scoring captions")
-
-
-_SCORERS: dict[str, Callable[[Tokenized, Tokenized], dict[str, float]]] = {
-    "bleu": _bleu,
-    "meteor": _meteor,
-    "rouge_l": _rouge_l,
-    "cider_d": _cider_d,
-    "spice": _spice,
-}

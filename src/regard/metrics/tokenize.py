@@ -1,10 +1,10 @@
 """The tokens of Stanford's PTBTokenizer 3.4.1, without Java.
 
 The rules follow its observed behaviour under `-preserveLines -lowerCase`, quirks included,
-since published scores rest on them: "(" becomes "-lrb-" and, being lower case, is not dropped
+because published scores depend on them: "(" becomes "-lrb-" and, being lower case, is not dropped
 as punctuation; "10p.m." is cut in three; "in.," keeps its full stop. Agreement is measured on
-35,000 Flickr8k captions and on a stored table of hard cases; texts that no writer of captions
-would write (an abbreviation run into a letter, "Co.s") may still differ.
+35,000 Flickr8k captions and on a stored table of hard cases; texts that are unusual in captions
+(an abbreviation run into a letter, "Co.s") may still differ.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ _WORD = rf"{_A}+(?:-{_A}+)*"
 _FIRST_PART = rf"{_A}(?:{_A}|_(?={_A})|\.(?!\.)|(?<=\d),(?=\d))*"
 _LATER_PART = rf"(?:{_L}(?:\.{_L})+\.(?!{_L})|(?:{_A}|_(?={_A}))+)"
 
-# The first rule that matches wins, so longer kinds of token stand before shorter ones. What
-# none matches (single punctuation, quotes, emoji) is dropped.
+# The first rule that matches wins, so longer kinds of token stand before shorter ones. Text that
+# no rule matches (single punctuation, quotes, emoji) is dropped.
 _RULES = (
     # tags, telephone numbers, "2 1/2": one token, its spaces printed as no-break spaces
     r"(?P<spaced></?[A-Za-z](?:[^<>\"']|\"[^\"<>]*\"|'[^'<>]*')*>|<[!?][^<>]*>"
@@ -165,14 +165,14 @@ def tokenize_captions(
 
     Args:
         captions: raw text.
-        tokenizer: "ptb", "python", "auto" (ptb where Java is there) or "none" (at spaces).
+        tokenizer: "ptb", "python", "auto" (ptb where Java is installed) or "none" (at spaces).
 
     Returns:
         The tokens of each caption, and the tokenizer that was used.
 
     Raises:
         UnknownName: the tokenizer does not exist.
-        ConfigError: "ptb" was asked for and cannot run here.
+        ConfigError: "ptb" was requested and cannot run here.
     """
     if tokenizer not in _TOKENIZERS:
         raise UnknownName("tokenizer", tokenizer, _TOKENIZERS)
@@ -185,8 +185,8 @@ def tokenize_captions(
         except java.JavaUnavailable as error:
             if tokenizer == "ptb":
                 raise ConfigError(
-                    f'tokenizer = "ptb" cannot run: {error}. Use "python", which gives the same '
-                    "tokens without Java."
+                    f'tokenizer = "ptb" cannot run: {error}. Use "python", which returns the '
+                    "same tokens without Java."
                 ) from error
     return [ptb_tokenize(caption) for caption in captions], "python"
 

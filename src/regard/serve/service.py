@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard.errors import ConfigError, MediaError, RegardError, UnknownName
 from regard.explain.html import caption_html
-from regard.explain.page import Explained, explanation_page
+from regard.explain.page import Explanation, explanation_page
 from regard.faithfulness.occlusion import occlude
 from regard.media import medium_of_bytes
 from regard.model_pool import NamedModels, WrongMedium
@@ -143,7 +143,7 @@ class Service:
             if form not in FORMATS:
                 raise ConfigError(f"format is {form!r}; it must be one of {', '.join(FORMATS)}.")
 
-            def work(explained: Explained) -> str | dict[str, Any]:
+            def work(explained: Explanation) -> str | dict[str, Any]:
                 return explained.to_json() if form == "json" else explanation_page([explained])
 
             content = await self._explained(asked, work)
@@ -156,7 +156,7 @@ class Service:
         with 200 and `error`, so that browsers do not log them as failures.
         """
 
-        def work(explained: Explained) -> dict[str, Any]:
+        def work(explained: Explanation) -> dict[str, Any]:
             best, occlusion = explained.caption, explained.occlusion
             views = [caption_html(best, occlusion, assets=False)]
             views += [caption_html(other, assets=False) for other in best.n_best]
@@ -233,7 +233,7 @@ class Service:
         add_pixels(-(-media.pixels.nbytes // _BYTES_OF_A_PIXEL))
         return media
 
-    async def _explained(self, asked: CaptionRequest, work: Callable[[Explained], Any]) -> Any:
+    async def _explained(self, asked: CaptionRequest, work: Callable[[Explanation], Any]) -> Any:
         """Caption the one file, cover its cells if asked to, and return the work on the result."""
         if len(asked.files) != 1:
             raise RequestError(422, f"{len(asked.files)} pictures came; send one at a time.")
@@ -245,6 +245,6 @@ class Service:
 
             def measure() -> Any:
                 covered = asked.extra["occlusion"] and caption.words
-                return work(Explained(caption, occlude(captioner, caption) if covered else None))
+                return work(Explanation(caption, occlude(captioner, caption) if covered else None))
 
             return await self.batcher.run(measure)

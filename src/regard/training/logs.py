@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from regard.data.dataset import CaptionDataset
-from regard.explain.diary import Diary, DiaryEntry, DiaryPicture, Said
-from regard.explain.tiles import tiled
+from regard.explain.diary import Diary, DiaryCaption, DiaryEntry, DiaryPicture
+from regard.explain.maps import tiled
 from regard.text.vocabulary import Vocabulary
 from regard.training.inputs import Pictures
 from regard.types import Hypothesis
@@ -98,7 +98,7 @@ class RunLog:
     ) -> None:
         """Add one evaluation to the diary and rewrite its page."""
         pictures: list[DiaryPicture] = []
-        said: dict[str, Said] = {}
+        said: dict[str, DiaryCaption] = {}
         for item in self.items:
             found = hypotheses[item.key]
             media = source.media(item.file)
@@ -108,7 +108,7 @@ class RunLog:
             chosen = None
             if found.location is not None:
                 chosen = [int(np.flatnonzero(cells == cell)[0]) for cell in found.location]
-            said[item.key] = Said(words, found.alpha[:, cells], chosen)
+            said[item.key] = DiaryCaption(words, found.alpha[:, cells], chosen)
         self._diary.add(DiaryEntry(epoch, scores, said), pictures)
 
     def close(self) -> None:

@@ -1,52 +1,56 @@
 """A clip's caption as a self-contained piece of HTML: a word seeks to the moment it looked at.
 
-The clip lies in the page as a small video; where it cannot, its chosen frames stand in for it as
+The clip is embedded as a small video. Where that is not possible, its frames stand in for it as
 still pictures, and the page says so. Words, controls and scales are those of the picture's viewer
-(`html`), whose script this one's joins.
+(`html`); the script adds to the viewer's.
 """
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from importlib.resources import files
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from regard.errors import MediaError, MissingExtra
-from regard.explain import labels
 from regard.explain.clip.clip_maps import (
-    Film,
-    chosen_frame,
-    clip_of,
-    film_of,
-    frame_grid,
-    frame_scale,
-    frame_weights,
-    map_scale,
-    peak_frame,
-    real_alpha,
+    EVEN_LABEL,
+    SECONDS_SCALE_NOTE,
+    ClipMaps,
     shown_frames,
 )
+from regard.explain.drawing import attention_label, chosen_label, coverage_label
 from regard.explain.html import (
-    MATTERED_LEAST,
-    ShownWord,
+    FALL_LEAST,
+    PageWord,
     assets_html,
+    attribute,
     bar_html,
     controls_html,
+    data_uri,
     escaped,
+    footer_html,
+    image_uri,
+    layer_html,
     map_data,
     output_html,
+    page_word,
     scale_html,
-    word_note,
     words_html,
+)
+from regard.media import digest_of
+from regard.media.video.frames import upright_frame
+from regard.media.video.pyav import (
+    MAX_FRAME_PIXELS,
+    decode_frames,
+    each_frame,
+    import_av,
+    list_packets,
 )
 from regard.types import Caption, Clip, Grid
 
@@ -54,7 +58,8 @@ if TYPE_CHECKING:
     from regard.faithfulness.occlusion import Occlusion
 
 _SHOTS = 40  # frames in the page's strip, and the words' peaks
-_THUMB, _STILL = 160, 400  # pixels of a shot's longer side, beside a film and in its stead
+_THUMB, _STILL = 160, 400  # pixels of a shot's longer side, beside a film and without one
+_QUALITY = 80  # of a JPEG
 _TICKS = 7  # on the axis of seconds, at most
 
 
@@ -69,57 +74,54 @@ def clip_html(
 
     Args:
         caption: with its clip.
-        occlusion: what covering each frame did to each word.
-        again: whether an earlier fragment of the page holds the same clip's film, which is then
+        occlusion: of the caption, frame by frame.
+        again: whether an earlier fragment of the page embeds the same clip, which is then
             taken from there.
         smooth: whether maps are smoothed until the reader chooses.
 
     Raises:
         ConfigError: the caption does not hold its clip.
     """
-    clip, grid, still = clip_of(caption), caption.grid, frame_grid(caption.grid)
-    weights = frame_weights(caption)
-    peaks = [peak_frame(row) for row in weights]
+    maps = ClipMaps(caption)
+    clip, cells = maps.clip, maps.cells
     film, reason = (None, "") if again else _film(clip)
-    shots = _shots(len(clip.spans), peaks)
-    tops = {"map": (frame_scale(weights),) * 2}
-    if still is not None:
-        tops["map"] = (map_scale(caption, smooth=False), map_scale(caption, smooth=True))
+    shots = _shots(maps)
+    tops = {"map": (maps.scale(smooth=False), maps.scale(smooth=True))}
     if occlusion is not None:
-        tops["mattered"] = (max(MATTERED_LEAST, float(occlusion.falls.max(initial=0.0))),) * 2
-    # Without maps the viewer writes its scale on the legend of words × seconds, which is the same.
+        fall = max(FALL_LEAST, float(occlusion.falls.max(initial=0.0)))
+        tops["mattered"] = (fall, fall)
+    # Without maps the script writes the scale on the legend of words × seconds, which is the same.
     scale = ""
-    if still is not None:
-        scale = scale_html(tops["map"][smooth], still, smooth=True, checked=smooth)
-    shown = [_shown(caption, t, weights[t], occlusion) for t in range(len(caption.words))]
-    foot = [labels.looked(caption.trace), labels.frames(grid), labels.unread(grid),
-            "" if still is None else labels.covered(still), _chosen(caption), labels.CLIP_SCALE,
-            caption.model]  # fmt: skip
+    if cells is not None:
+        scale = scale_html(tops["map"][smooth], cells, smooth=True, checked=smooth)
+    words = words_html([_word(maps, t, occlusion) for t in range(len(caption.words))], tops)
+    foot = [attention_label(caption.trace), *maps.notes,
+            "" if cells is None else coverage_label(cells), chosen_label(caption),
+            SECONDS_SCALE_NOTE, caption.model]  # fmt: skip
+    still = cells or _whole_frame(clip)
     return (
-        f"{assets_html()}{_assets()}"
-        f"<div class='regard clip{' whole' if still is None else ''}' role='group' "
+        f"{assets_html()}{assets_html('clip')}"
+        f"<div class='regard clip{' whole' if cells is None else ''}' role='group' "
         f"data-medium='clip' aria-label='{escaped(caption.text)}' "
-        f"data-map='{map_data(still or _whole(clip), smooth=still is not None)}' "
-        f"data-clip='{_clip_data(clip, weights)}'><div class='columns'><div>"
-        f"{_screen(clip, film, still or _whole(clip), shots, reason, again=again)}"
-        f"{words_html(shown, tops)}{controls_html(mattered=occlusion is not None)}"
-        f"{scale}{output_html()}</div>"
-        f"<div>{_strip(clip, shots, _THUMB if film or again else _STILL)}"
-        f"{_heat(caption, weights, peaks)}</div></div>"
-        f"<footer>{escaped(' · '.join(filter(None, foot)))}</footer></div>"
+        f"data-map='{map_data(still, smooth=cells is not None)}' "
+        f"data-clip='{_clip_data(maps)}'><div class='columns'><div>"
+        f"{_screen(clip, film, still, shots, reason, again=again)}"
+        f"{words}{controls_html(occluded=occlusion is not None)}{scale}{output_html()}</div>"
+        f"<div>{_strip(clip, shots, _THUMB if film or again else _STILL)}{_heat(maps)}</div></div>"
+        f"{footer_html(foot)}</div>"
     )
 
 
 def weights_table(caption: Caption) -> str:
     """Return words × seconds as a table of numbers, for readers of numbers and of Braille."""
-    clip, weights = clip_of(caption), frame_weights(caption)
-    shots = _shots(len(clip.spans), [peak_frame(row) for row in weights])
-    head = "".join(f"<th scope='col'>{clip.times[frame]:.1f} s</th>" for frame in shots)
+    maps = ClipMaps(caption)
+    shots = _shots(maps)
+    head = "".join(f"<th scope='col'>{maps.clip.times[frame]:.1f} s</th>" for frame in shots)
     rows = "".join(
         f"<tr><th scope='row'>{escaped(word.text)}</th>"
         + "".join(f"<td>{row[frame]:.2f}</td>" for frame in shots)
         + "</tr>"
-        for word, row in zip(caption.words, weights, strict=True)
+        for word, row in zip(caption.words, maps.weights, strict=True)
     )
     return (
         "<details><summary>Every word's weight on every frame</summary><div class='wide'><table>"
@@ -130,91 +132,66 @@ def weights_table(caption: Caption) -> str:
 
 
 def _film(clip: Clip) -> tuple[Film | None, str]:
-    """Return the clip's film, or why there is none."""
+    """Return the clip as a film, or the reason why there is none."""
     try:
-        return film_of(clip), ""
+        return encode_film(clip), ""
     except (MediaError, MissingExtra, OSError) as error:
         return None, " ".join(str(error).split()).rstrip(".")
 
 
-def _assets() -> str:
-    folder = files("regard.explain")
-    style, script = ((folder / f"clip.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    return f"<style>{style}</style><script>{script}</script>"
-
-
-def _whole(clip: Clip) -> Grid:
-    """Return the grid of one cell that is a whole frame."""
+def _whole_frame(clip: Clip) -> Grid:
+    """Return a grid of one cell that covers a frame."""
     height, width = map(float, clip.frame_size)
     return Grid(("rows", "cols"), (1, 1), (height, width), ((0.0, height), (0.0, width)))
 
 
-def _chosen(caption: Caption) -> str:
-    return labels.FRAMED if any(word.location is not None for word in caption.words) else ""
-
-
-def _shots(count: int, peaks: Sequence[int | None]) -> list[int]:
+def _shots(maps: ClipMaps) -> list[int]:
     """Choose the frames of the page's strip: evenly spread ones and every word's peak."""
-    return sorted({*shown_frames(count, _SHOTS, None), *(p for p in peaks if p is not None)})
+    even = shown_frames(len(maps.clip.spans), _SHOTS, None)
+    return sorted({*even, *(peak for peak in maps.peaks if peak is not None)})
 
 
-def _shown(caption: Caption, t: int, weights: np.ndarray, occlusion: Occlusion | None) -> ShownWord:
-    word, grid, clip = caption.words[t], caption.grid, clip_of(caption)
-    word = replace(word, alpha=real_alpha(word, grid))
-    peak, chosen = peak_frame(weights), chosen_frame(caption.words[t], grid)
-    when = labels.EVEN
+def _word(maps: ClipMaps, t: int, occlusion: Occlusion | None) -> PageWord:
+    word, grid, times, weights = maps.caption.words[t], maps.grid, maps.clip.times, maps.weights[t]
+    peak, chosen = maps.peaks[t], maps.chosen[t]
+    when = EVEN_LABEL
     if peak is not None:
-        when = f"looked most at {clip.times[peak]:.1f} s: {weights[peak]:.1f}× uniform"
+        when = f"looked most at {times[peak]:.1f} s: {weights[peak]:.1f}× uniform"
     if chosen is not None:
-        when += f" · chose {clip.times[chosen]:.1f} s"
-    note = f"{when} · {word_note(word, caption.grid.real_cells)}"
-    if occlusion is not None and math.isfinite(agreement := occlusion.correlation[t]):
-        note += f" · agreement with what mattered {agreement:+.2f}"
-    return ShownWord(
-        word.text,
-        word.alpha,
-        note,
-        tuple((labels.candidate(o), round(math.exp(p), 4)) for o, p in word.alternatives[:5]),
-        word.location,
-        None if occlusion is None else occlusion.falls[t],
-        # Where no frame stands out, some frame must be shown all the same.
-        frame=int(weights.argmax()) if chosen is None else chosen,
-    )
+        when += f" · chose {times[chosen]:.1f} s"
+    real = replace(word, alpha=word.alpha[: len(grid.spans)])  # without frames of padding
+    # Without a peak some frame must be shown all the same.
+    frame = int(weights.argmax()) if chosen is None else chosen
+    return page_word(real, occlusion, t, before=when, real_cells=grid.real_cells, frame=frame)
 
 
-def _clip_data(clip: Clip, weights: np.ndarray) -> str:
-    data = {
+def _clip_data(maps: ClipMaps) -> str:
+    clip = maps.clip
+    return attribute({
         "shown": [round(t, 4) for t in clip.times],
         "spans": [[round(t, 4) for t in span] for span in clip.spans],
         "duration": round(clip.duration, 4),
-        "top": frame_scale(weights),
-    }
-    return escaped(json.dumps(data, separators=(",", ":")))
+        "top": maps.top,
+    })  # fmt: skip
 
 
 def _screen(
     clip: Clip, film: Film | None, grid: Grid, shots: list[int], reason: str, *, again: bool
 ) -> str:
-    """Return what the clip is shown on: a video, and a still that stands in for it."""
-    (top, bottom), (left, right) = grid.extent
-    height, width = grid.source_size
-    place = (
-        f"left:{left / width:.4%};top:{top / height:.4%};"
-        f"width:{(right - left) / width:.4%};height:{(bottom - top) / height:.4%}"
-    )
+    """Return the player: a video, a still that stands in for it, and a layer for maps."""
     name = escaped(Path(clip.name).name)
     video = ""
     if film is not None or again:
         source = ""
         if film is not None:
-            source = f"src='data:{film.kind};base64,{base64.b64encode(film.data).decode()}' "
+            source = f"src='{data_uri(film.data, film.kind)}' "
         video = f"<video {source}muted playsinline preload='auto' aria-label='{name}'></video>"
-    still = _jpeg(clip.pixels[shots[0]], _STILL)
+    still = image_uri(clip.pixels[shots[0]], _STILL, _QUALITY)
     fault = reason and f"No player: {reason}. The frames that were read are shown instead."
     return (
         f"<figure style='aspect-ratio:{clip.frame_size[1]}/{clip.frame_size[0]}'>{video}"
         f"<img class='still' alt='{name}' src='{still}'{' hidden' if video else ''}>"
-        f"<canvas style='{place}' aria-hidden='true'></canvas><i></i></figure>"
+        f"{layer_html(grid)}</figure>"
         f"<p class='fault'{'' if fault else ' hidden'}>{escaped(fault)}</p>"
         "<div class='film'>"
         f"<button type='button' class='run'{'' if video else ' hidden'}>▶ clip</button>"
@@ -226,11 +203,12 @@ def _screen(
 
 
 def _strip(clip: Clip, shots: list[int], side: int) -> str:
-    """Return the frames that were read, each a button that seeks to it."""
+    """Return the frames that the model read, each a button that seeks to it."""
+    pictures = [image_uri(clip.pixels[frame], side, _QUALITY) for frame in shots]
     buttons = "".join(
         f"<button type='button' class='shot' data-frame='{frame}' "
         f"tabindex='{-1 if at else 0}' aria-label='frame {frame + 1} of {len(clip.spans)}, at "
-        f"{clip.times[frame]:.1f} seconds'><img alt='' src='{_jpeg(clip.pixels[frame], side)}'>"
+        f"{clip.times[frame]:.1f} seconds'><img alt='' src='{pictures[at]}'>"
         f"<span class='weight'><b></b></span><span>{clip.times[frame]:.1f} s</span></button>"
         for at, frame in enumerate(shots)
     )
@@ -242,9 +220,10 @@ def _strip(clip: Clip, shots: list[int], side: int) -> str:
     )
 
 
-def _heat(caption: Caption, weights: np.ndarray, peaks: Sequence[int | None]) -> str:
+def _heat(maps: ClipMaps) -> str:
     """Return words × seconds: a canvas that the script draws, with names, peaks and an axis."""
-    clip, count = clip_of(caption), max(1, len(caption.words))
+    caption, clip, peaks, weights = maps.caption, maps.clip, maps.peaks, maps.weights
+    count = max(1, len(caption.words))
     names = "".join(f"<span>{escaped(word.text)}</span>" for word in caption.words)
     dots = "".join(
         f"<em style='left:{clip.times[peak] / clip.duration:.3%};top:{(t + 0.5) / count:.3%}'></em>"
@@ -254,17 +233,17 @@ def _heat(caption: Caption, weights: np.ndarray, peaks: Sequence[int | None]) ->
     ticks = "".join(
         f"<span style='left:{at / clip.duration:.3%}'>{at:g}</span>" for at in _ticks(clip.duration)
     )
-    told = "; ".join(
-        f"{word.text}: {labels.EVEN}"
+    label = "; ".join(
+        f"{word.text}: {EVEN_LABEL}"
         if peak is None
         else f"{word.text}: most at {clip.times[peak]:.1f} s, {weights[t, peak]:.1f} times uniform"
         for t, (word, peak) in enumerate(zip(caption.words, peaks, strict=True))
     )
-    top = frame_scale(weights)
+    top = maps.top
     return (
         f"<h3>Words × seconds</h3><div class='heat' style='--rows:{count}'>"
         f"<div class='names' aria-hidden='true'>{names}</div><div class='field'>"
-        f"<canvas role='img' aria-label='{escaped(told)}'></canvas>{dots}<u></u></div>"
+        f"<canvas role='img' aria-label='{escaped(label)}'></canvas>{dots}<u></u></div>"
         f"<div class='ticks' aria-hidden='true'>{ticks}</div></div>"
         f"<div class='legend'>{bar_html(top)}<div class='ends'><span>0</span>"
         "<span class='middle'>of a frame; white: 1 = uniform</span>"
@@ -281,9 +260,118 @@ def _ticks(duration: float) -> list[float]:
     return [round(i * step, 6) for i in range(int(duration / step + 1e-9) + 1)]
 
 
-def _jpeg(pixels: np.ndarray, side: int) -> str:
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side))
+# The clip as a small video
+
+MAX_SECONDS, MAX_BYTES = 120.0, 12_000_000
+"""The longest and largest film that a page embeds."""
+MAX_HEIGHT, MAX_WIDTH = 360, 640
+"""Of its frames, in pixels."""
+_TICK = Fraction(1, 90_000)
+_KEY_EVERY = 12  # distance of key frames: a seek decodes no more
+_CODECS = (
+    ("libx264", "mp4", "video/mp4", {"crf": "27", "preset": "veryfast"}),
+    ("libvpx-vp9", "webm", "video/webm", {"crf": "36", "b": "0", "cpu-used": "8",
+                                          "deadline": "realtime"}),
+    ("libvpx", "webm", "video/webm", {"crf": "14", "b": "900k", "cpu-used": "8",
+                                      "deadline": "realtime"}),
+)  # fmt: skip
+"""Encoder, container, MIME type, options; the first that this PyAV supports is used."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """A small video.
+
+    Attributes:
+        data: its bytes.
+        kind: its MIME type.
+    """
+
+    data: bytes
+    kind: str
+
+
+def encode_film(
+    clip: Clip, *, max_seconds: float = MAX_SECONDS, max_bytes: int = MAX_BYTES
+) -> Film:
+    """Return the whole clip, read again from its file, as a small video.
+
+    Args:
+        clip: whose name is the path of its file.
+        max_seconds: length limit of the clip.
+        max_bytes: size limit of the film.
+
+    Raises:
+        MediaError: the clip did not come from a file, the file has changed, or a limit is
+            exceeded.
+        MissingExtra: PyAV is not installed.
+    """
+    path = Path(clip.name)
+    if not path.is_file() or digest_of(clip.name) != clip.digest:
+        raise MediaError("the clip's file is not there any more, or has changed")
+    with path.open("rb") as file:
+        listed, _ = list_packets(file, clip.name, MAX_FRAME_PIXELS)
+        _check_length(float(listed.seconds()[-1]), max_seconds)
+        # The packets' times may be guesses (see `list_packets`); the frames' are not.
+        decoded = decode_frames(file, set(), clip.name, MAX_FRAME_PIXELS)
+        decoded.timeline.even = listed.even
+        times = decoded.timeline.seconds()
+        _check_length(float(times[-1]), max_seconds)
+        return _encoded(file, clip, times, max_bytes)
+
+
+def _check_length(seconds: float, most: float) -> None:
+    if seconds > most:
+        raise MediaError(f"the clip lasts {seconds:.0f} s, and a page holds at most {most:.0f} s")
+
+
+def _encoded(file: BinaryIO, clip: Clip, times: np.ndarray, max_bytes: int) -> Film:
+    av = import_av()
+    codec, container, kind, options = _codec(av)
+    size = _size(clip.frame_size)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    with av.open(buffer, "w", format=container) as out:
+        stream = out.add_stream(codec, rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
+        stream.time_base = stream.codec_context.time_base = _TICK
+        stream.codec_context.gop_size = _KEY_EVERY
+        stream.codec_context.max_b_frames = 0  # B-frames would need an edit list
+        for (frame, source), seconds in zip(each_frame(file, clip.name), times, strict=False):
+            small = av.VideoFrame.from_ndarray(_scaled(upright_frame(frame, source, [])[0], size))
+            small.pts, small.time_base = round(float(seconds) / _TICK), _TICK
+            out.mux(stream.encode(small))
+            _check_size(buffer.tell(), max_bytes)
+        out.mux(stream.encode(None))
+    _check_size(buffer.tell(), max_bytes)  # closing the container writes its last part
+    return Film(buffer.getvalue(), kind)
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise MediaError(
+            f"as a small video the clip takes more than {most / 1e6:g} MB, which is what a page "
+            "holds at most"
+        )
+
+
+def _codec(av: Any) -> tuple[str, str, str, dict[str, str]]:
+    for codec in _CODECS:
+        if codec[0] in av.codecs_available:
+            return codec
+    names = ", ".join(codec[0] for codec in _CODECS)
+    raise MediaError(f"this PyAV has none of the encoders {names}")
+
+
+def _size(frame: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) within the limits, both even as the encoders require."""
+    height, width = frame
+    scale = min(1.0, MAX_HEIGHT / height, MAX_WIDTH / width)
+    return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
+
+
+def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if pixels.shape[:2] == size:
+        return pixels
+    height, width = size
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)

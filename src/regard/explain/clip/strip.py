@@ -9,7 +9,6 @@ for the whole caption.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +17,41 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from regard.errors import ConfigError
-from regard.explain import labels
 from regard.explain.clip.clip_maps import (
-    chosen_frame,
-    clip_of,
-    frame_grid,
-    frame_map,
-    frame_scale,
-    frame_weights,
-    map_scale,
-    peak_frame,
+    EVEN_LABEL,
+    SECONDS_SCALE_NOTE,
+    ClipMaps,
     shown_frames,
 )
-from regard.explain.fonts import FontChoice, choose_fonts
-from regard.explain.image.sheet import colour_bar, drawing_of, fitted, place, size_of, wrapped
-from regard.explain.maps import paint, upsample
-from regard.types import Caption, Clip
+from regard.explain.drawing import (
+    CHOSEN,
+    FAINT,
+    GREY,
+    INK,
+    MARGIN,
+    NARROWEST,
+    QUIET,
+    SMALL,
+    Canvas,
+    Title,
+    beta_label,
+    caption_fonts,
+    chosen_label,
+    coverage_label,
+    drawing_of,
+    fitted,
+    footer,
+    smoothing_label,
+)
+from regard.explain.maps import paint
+from regard.types import Caption
 
-_INK, _QUIET, _FAINT, _CHOSEN = "#1d2433", "#667085", "#c3cad6", "#ff4d4d"
-_GREY = 140  # shade below the colours of weights that lie on no picture, as in the colour bar
-_MARGIN, _LABEL, _GAP = 0.45, 1.5, 0.06  # inches: around, the words' column, between frames
+_LABEL, _GAP = 1.5, 0.06  # inches: the column of the words, and between frames
 _WIDEST, _TALLEST, _LEAST = 1.9, 1.25, 0.4  # inches of a drawn frame, and of its bars
 _BARS, _TIME, _BETWEEN = 0.3, 0.17, 0.16  # inches: bars, seconds below them, between rows
 _HEAT_ROW, _HEAT_HEAD, _HEAT_FOOT = 0.24, 0.42, 0.62  # inches of the lower panel
 _FOOT = 1.15  # inches
-_NARROWEST = 8.0  # inches
-_TITLE, _SMALL, _TINY = 19.0, 8.0, 6.5  # points
+_TINY, _NUMBERS = 6.5, 7.0  # points
 _PER_INCH = 200  # pixels of a drawn frame
 _OUTLINED = 60  # frames beyond which the lines between them would hide them
 
@@ -66,26 +74,13 @@ def film_strip(
     Raises:
         ConfigError: the caption does not hold its clip, or an option is out of range.
     """
-    clip = clip_of(caption)
-    if width < _NARROWEST or frames < 1:
+    maps = ClipMaps(caption)
+    if width < NARROWEST or frames < 1:
         raise ConfigError(
-            f"a film strip of width {width} and {frames} frames; width must be at least "
-            f"{_NARROWEST:g} inches and frames at least 1."
+            f"Cannot draw a film strip of width {width} with {frames} frames: the width must be "
+            f"at least {NARROWEST:g} inches and frames at least 1."
         )
-    fonts = _fonts(caption)
-    strip = _Strip(caption, clip, frames, width, smooth)
-    title = wrapped(fonts.drawable(caption.text) or "(no words)", width, _TITLE)
-    top = 0.36 + (title.count("\n") + 1) * _TITLE * 1.25 / 72 + 0.18
-    heat = top + strip.row_height * (len(caption.words) + 1) - _BARS
-    foot = heat + _heat_height(caption)
-    figure = Figure(figsize=(width, foot + _FOOT), facecolor="white")
-    _write(figure, fonts, _MARGIN, 0.36, title, _TITLE, _INK)
-    strip.draw_clip(figure, top)
-    for t in range(len(caption.words)):
-        strip.draw_word(figure, fonts, t, top + strip.row_height * (t + 1) - _BARS)
-    _heat_map(figure, caption, fonts, heat, width)
-    _footer(figure, caption, fonts, foot, strip)
-    return figure
+    return _figure(maps, width, _Strip(maps, frames, width, smooth))
 
 
 def words_by_seconds(caption: Caption, *, width: float = 12.0) -> Figure:
@@ -96,44 +91,44 @@ def words_by_seconds(caption: Caption, *, width: float = 12.0) -> Figure:
         width: of the figure in inches, at least 8.
 
     Raises:
-        ConfigError: the caption is none of a clip, or an option is out of range.
+        ConfigError: the caption is not of a clip, or an option is out of range.
     """
-    if caption.grid.axes[0] != "frames" or width < _NARROWEST:
+    if caption.grid.axes[0] != "frames" or width < NARROWEST:
         raise ConfigError(
-            f"a caption on a grid of {' × '.join(caption.grid.axes)} and a width of {width}; "
-            f"seconds need a clip's grid, and a width of at least {_NARROWEST:g} inches."
+            f"Cannot draw words by seconds on a grid of {' × '.join(caption.grid.axes)} and a "
+            f"width of {width}: they need a clip's grid, and a width of at least {NARROWEST:g} "
+            "inches."
         )
-    fonts = _fonts(caption)
-    title = wrapped(fonts.drawable(caption.text) or "(no words)", width, _TITLE)
-    heat = 0.36 + (title.count("\n") + 1) * _TITLE * 1.25 / 72
-    foot = heat + _heat_height(caption)
-    figure = Figure(figsize=(width, foot + _FOOT), facecolor="white")
-    _write(figure, fonts, _MARGIN, 0.36, title, _TITLE, _INK)
-    _heat_map(figure, caption, fonts, heat, width)
-    _footer(figure, caption, fonts, foot, None)
-    return figure
+    return _figure(ClipMaps(caption), width, None)
 
 
-@dataclass
+def _figure(maps: ClipMaps, width: float, strip: _Strip | None) -> Figure:
+    fonts, words = caption_fonts(maps.caption), maps.caption.words
+    title = Title.from_caption(maps.caption, fonts, width)
+    top = heat = title.bottom
+    if strip is not None:
+        top += 0.18
+        heat = top + strip.row_height * (len(words) + 1) - _BARS
+    foot = heat + (_HEAT_HEAD + _HEAT_ROW * max(1, len(words)) + _HEAT_FOOT)
+    canvas = Canvas(width, foot + _FOOT, fonts, title, linespacing=1.35)
+    if strip is not None:
+        strip.draw_clip(canvas, top)
+        for t in range(len(words)):
+            strip.draw_word(canvas, t, top + strip.row_height * (t + 1) - _BARS)
+    _heat_map(canvas, maps, heat, width)
+    _footer(canvas, maps, foot, width, strip)
+    return canvas.figure
+
+
 class _Strip:
-    """The upper part: what its rows share."""
+    """The upper part of a film strip: a row for the clip and one for each word."""
 
-    caption: Caption
-    clip: Clip
-    most: int
-    width: float
-    smooth: bool
-
-    def __post_init__(self) -> None:
-        self.weights = frame_weights(self.caption)
-        self.top = frame_scale(self.weights)
+    def __init__(self, maps: ClipMaps, most: int, width: float, smooth: bool) -> None:
+        self.maps, self.clip, self.most, self.smooth = maps, maps.clip, most, smooth
+        self.map_top = maps.scale(smooth=smooth)
         self.count = len(self.clip.spans)
-        self.chunks = np.array_split(np.arange(self.count), min(self.count, self.most))
-        self.still = frame_grid(self.caption.grid)
-        self.map_top = self.top
-        if self.still is not None:
-            self.map_top = map_scale(self.caption, smooth=self.smooth)
-        room = (self.width - 2 * _MARGIN - _LABEL) / len(self.chunks)
+        self.chunks = np.array_split(np.arange(self.count), min(self.count, most))
+        room = (width - 2 * MARGIN - _LABEL) / len(self.chunks)
         aspect = self.clip.frame_size[0] / self.clip.frame_size[1]
         wide = min(room - _GAP, _WIDEST)
         self.high = min(_TALLEST, max(0.15, wide * aspect))
@@ -141,59 +136,59 @@ class _Strip:
         self.column = max(self.wide, _LEAST) + _GAP
         self.row_height = self.high + _BARS + _TIME + _BETWEEN
 
-    def draw_clip(self, figure: Figure, top: float) -> None:
+    def draw_clip(self, canvas: Canvas, top: float) -> None:
         """Draw the frames as they are."""
-        axis = self._axis(figure, top, self.high + _TIME, "clip")
+        axis = self._axis(canvas, top, self.high + _TIME, "clip")
         middle = shown_frames(self.count, self.most, None)
         for column, frame in enumerate(middle):
             self._picture(axis, column, self._drawing(frame), _TIME)
-            self._time(axis, column, frame, 0.0, _QUIET)
+            self._time(axis, column, frame)
         some = "" if len(middle) == self.count else f", {len(middle)} shown"
-        lines = [f"{self.clip.duration:.1f} s", f"{labels.frames(self.caption.grid)}{some}"]
-        _label(figure, None, top, self.high, "clip", lines, _QUIET)
+        lines = [f"{self.clip.duration:.1f} s", f"{self.maps.notes[0]}{some}"]
+        self._label(canvas, top, "clip", lines, QUIET)
 
-    def draw_word(self, figure: Figure, fonts: FontChoice, t: int, top: float) -> None:
+    def draw_word(self, canvas: Canvas, t: int, top: float) -> None:
         """Draw a word's row: frames, maps, bars, seconds."""
-        word, weights = self.caption.words[t], self.weights[t]
-        peak, chosen = peak_frame(weights), chosen_frame(word, self.caption.grid)
+        word, weights = self.maps.caption.words[t], self.maps.weights[t]
+        peak, chosen = self.maps.peaks[t], self.maps.chosen[t]
         shown = shown_frames(self.count, self.most, peak if chosen is None else chosen)
         below = _BARS + _TIME
-        axis = self._axis(figure, top, self.high + below, f"word {t}")
+        axis = self._axis(canvas, top, self.high + below, f"word {t}")
         for column, frame in enumerate(shown):
+            painted = self.maps.painted(
+                t, frame, self._drawing(frame), self.map_top, smooth=self.smooth
+            )
             marked = frame in (peak, chosen)
-            self._picture(axis, column, self._painted(t, frame), below)
-            self._time(axis, column, frame, 0.0, _INK if marked else _QUIET, bold=marked)
+            self._picture(axis, column, painted, below)
+            self._time(axis, column, frame, bold=marked)
             if marked:
-                self._outline(axis, column, below, _CHOSEN if frame == chosen else _INK)
+                colour = CHOSEN if frame == chosen else INK
+                axis.add_patch(Rectangle((self._left(column), below), self.wide, self.high,
+                                         fill=False, edgecolor=colour, linewidth=1.8,
+                                         clip_on=False, gid="frame"))  # fmt: skip
         self._bars(axis, weights, peak)
-        beta = "" if word.beta is None else f"   β {word.beta:.2f}"
-        lines = [
-            f"p {np.exp(word.logprob):.2f}{beta}",
-            labels.EVEN
-            if peak is None
-            else f"most at {self.clip.times[peak]:.1f} s: {weights[peak]:.1f}×",
-        ]
-        _label(figure, fonts, top, self.high, word.text, lines, _INK)
+        when = EVEN_LABEL
+        if peak is not None:
+            when = f"most at {self.clip.times[peak]:.1f} s: {weights[peak]:.1f}×"
+        lines = [f"p {np.exp(word.logprob):.2f}{beta_label(word)}", when]
+        self._label(canvas, top, word.text, lines, INK)
+
+    def _label(self, canvas: Canvas, top: float, word: str, lines: list[str], colour: str) -> None:
+        """Write a row's word and its numbers at the row's left."""
+        text, size = fitted(canvas.fonts.drawable(word), _LABEL - 0.15)
+        middle = top + self.high / 2
+        canvas.write(MARGIN, middle - 0.29, text, size, colour)
+        canvas.write(MARGIN, middle - 0.02, "\n".join(lines), _NUMBERS, QUIET)
 
     def _drawing(self, frame: int) -> np.ndarray:
         side = math.ceil(_PER_INCH * max(self.wide, self.high))
         return drawing_of(self.clip.pixels[frame], side)
 
-    def _painted(self, t: int, frame: int) -> np.ndarray:
-        picture = self._drawing(frame)
-        if self.still is None:
-            relative = np.full(size_of(picture), self.weights[t, frame])
-        else:
-            alpha = frame_map(self.caption.words[t], self.caption.grid, frame)
-            relative = upsample(alpha, self.still, size_of(picture), smooth=self.smooth)
-        return paint(picture, relative, self.map_top)
-
-    def _axis(self, figure: Figure, top: float, high: float, name: str) -> Axes:
+    def _axis(self, canvas: Canvas, top: float, high: float, name: str) -> Axes:
         """Return axes for a row whose units are inches from their lower left corner."""
         wide = self.column * len(self.chunks)
-        axis = figure.add_axes(place(figure, _MARGIN + _LABEL, top, wide, high), label=name)
+        axis = canvas.axes(MARGIN + _LABEL, top, wide, high, name)
         axis.set(xlim=(0, wide), ylim=(0, high))
-        axis.set_axis_off()
         return axis
 
     def _left(self, column: int) -> float:
@@ -205,127 +200,76 @@ class _Strip:
                     aspect="auto", interpolation="antialiased")  # fmt: skip
         axis.set(xlim=(0, self.column * len(self.chunks)), ylim=(0, bottom + self.high))
 
-    def _outline(self, axis: Axes, column: int, bottom: float, colour: str) -> None:
-        axis.add_patch(Rectangle((self._left(column), bottom), self.wide, self.high, fill=False,
-                                 edgecolor=colour, linewidth=1.8, clip_on=False,
-                                 gid="frame"))  # fmt: skip
-
-    def _time(
-        self, axis: Axes, column: int, frame: int, bottom: float, colour: str, bold: bool = False
-    ) -> None:
-        axis.text((column + 0.5) * self.column - _GAP / 2, bottom + 0.02,
-                  f"{self.clip.times[frame]:.1f} s", size=_TINY, color=colour, ha="center",
-                  va="bottom", weight="bold" if bold else "normal")  # fmt: skip
+    def _time(self, axis: Axes, column: int, frame: int, *, bold: bool = False) -> None:
+        axis.text((column + 0.5) * self.column - _GAP / 2, 0.02, f"{self.clip.times[frame]:.1f} s",
+                  size=_TINY, color=INK if bold else QUIET, ha="center", va="bottom",
+                  weight="bold" if bold else "normal")  # fmt: skip
 
     def _bars(self, axis: Axes, weights: np.ndarray, peak: int | None) -> None:
         """Draw a bar for every frame, those of a chunk below the frame that stands for it."""
         high = _BARS - 0.05
         for column, chunk in enumerate(self.chunks):
             step = (self.column - _GAP) / len(chunk)
-            for place_, frame in enumerate(chunk):
-                left = column * self.column + place_ * step
+            for place, frame in enumerate(chunk):
+                left = column * self.column + place * step
                 axis.add_patch(Rectangle(
-                    (left, _TIME), 0.86 * step, float(high * weights[frame] / self.top),
-                    color=_INK if frame == peak else _QUIET, linewidth=0, gid=f"bar {frame}",
+                    (left, _TIME), 0.86 * step, float(high * weights[frame] / self.maps.top),
+                    color=INK if frame == peak else QUIET, linewidth=0, gid=f"bar {frame}",
                 ))  # fmt: skip
         wide = self.column * len(self.chunks) - _GAP
-        axis.plot([0, wide], [_TIME] * 2, color=_FAINT, linewidth=0.6)
-        axis.plot([0, wide], [_TIME + high / self.top] * 2, color=_QUIET, linewidth=0.6,
+        axis.plot([0, wide], [_TIME] * 2, color=FAINT, linewidth=0.6)
+        axis.plot([0, wide], [_TIME + high / self.maps.top] * 2, color=QUIET, linewidth=0.6,
                   linestyle=(0, (2, 2)))  # fmt: skip
 
 
-def _heat_height(caption: Caption) -> float:
-    return _HEAT_HEAD + _HEAT_ROW * max(1, len(caption.words)) + _HEAT_FOOT
-
-
-def _heat_map(
-    figure: Figure, caption: Caption, fonts: FontChoice, top: float, width: float
-) -> None:
-    """Draw words × seconds; what no frame stands for stays white."""
-    words, grid = caption.words, caption.grid
-    weights = frame_weights(caption)
-    scale = frame_scale(weights)
-    _write(figure, fonts, _MARGIN, top + 0.14, "Words × seconds", 11.0, _INK)
-    box = place(figure, _MARGIN + _LABEL, top + _HEAT_HEAD, width - 2 * _MARGIN - _LABEL,
-                _HEAT_ROW * max(1, len(words)))  # fmt: skip
-    axis = figure.add_axes(box, label="words by seconds")
+def _heat_map(canvas: Canvas, maps: ClipMaps, top: float, width: float) -> None:
+    """Draw words × seconds; seconds that no frame stands for stay white."""
+    words, grid, fonts = maps.caption.words, maps.grid, canvas.fonts
+    canvas.write(MARGIN, top + 0.14, "Words × seconds", 11.0)
+    box = canvas.box(MARGIN + _LABEL, top + _HEAT_HEAD, width - 2 * MARGIN - _LABEL,
+                     _HEAT_ROW * max(1, len(words)))  # fmt: skip
+    axis = canvas.figure.add_axes(box, label="words by seconds")
     lines = 0.4 if len(grid.spans) <= _OUTLINED else 0.0
     spans = [(start, stop - start) for start, stop in grid.spans]
+    grey = np.full((1, len(spans), 3), GREY, np.uint8)
     for t, word in enumerate(words):
-        colours = paint(np.full((1, len(spans), 3), _GREY, np.uint8), weights[t : t + 1], scale)[0]
+        colours = paint(grey, maps.weights[t : t + 1], maps.top)[0]
         axis.broken_barh(spans, (t, 0.92), facecolors=colours / 255, edgecolor="white",
                          linewidth=lines, gid=f"word {t}")  # fmt: skip
-        if (peak := peak_frame(weights[t])) is not None:
+        if (peak := maps.peaks[t]) is not None:
             axis.plot(grid.shown[peak], t + 0.46, "o", markersize=4, markerfacecolor="white",
-                      markeredgecolor=_INK, markeredgewidth=0.9, clip_on=False)  # fmt: skip
+                      markeredgecolor=INK, markeredgewidth=0.9, clip_on=False)  # fmt: skip
         text, size = fitted(fonts.drawable(word.text), _LABEL - 0.15)
         axis.annotate(text, (0, t + 0.46), (-6, 0), ("axes fraction", "data"), "offset points",
-                      ha="right", va="center", size=min(10.0, size), color=_INK,
+                      ha="right", va="center", size=min(10.0, size), color=INK,
                       family=fonts.families, parse_math=False)  # fmt: skip
-    axis.set(xlim=(0, max(caption.grid.source_size[0], grid.spans[-1][1])),
+    axis.set(xlim=(0, max(grid.source_size[0], grid.spans[-1][1])),
              ylim=(max(1, len(words)), 0))  # fmt: skip
     axis.set_yticks([])
-    axis.tick_params(labelsize=_SMALL, labelcolor=_QUIET, color=_FAINT, length=3)
-    axis.set_xlabel("seconds", size=_SMALL, color=_QUIET)
+    axis.tick_params(labelsize=SMALL, labelcolor=QUIET, color=FAINT, length=3)
+    axis.set_xlabel("seconds", size=SMALL, color=QUIET)
     axis.spines[:].set_visible(False)
 
 
-def _footer(
-    figure: Figure, caption: Caption, fonts: FontChoice, top: float, strip: _Strip | None
-) -> None:
-    """Draw the colour bars and say what is drawn, and how."""
-    grid = caption.grid
-    bars = [(_share("frames", len(grid.spans)), frame_scale(frame_weights(caption)))]
-    drawn = [labels.frames(grid), labels.unread(grid)]
-    if strip is not None and strip.still is not None:
-        bars = [(_share("maps", grid.real_cells), strip.map_top), *bars]
-        drawn += [labels.smoothed(strip.still) if strip.smooth else "raw cells"]
-        drawn += [labels.covered(strip.still)]
+def _footer(canvas: Canvas, maps: ClipMaps, top: float, width: float, strip: _Strip | None) -> None:
+    """Draw the colour bars, and name what is drawn and how."""
+    caption, grid = maps.caption, maps.grid
+    bars = [("frames", len(grid.spans), maps.top)]
+    drawn = maps.notes
+    if strip is not None and (cells := maps.cells) is not None:
+        bars = [("maps", grid.real_cells, strip.map_top), *bars]
+        drawn += [smoothing_label(cells) if strip.smooth else "raw cells", coverage_label(cells)]
     if strip is not None and strip.count > len(strip.chunks):
         drawn += [f"{len(strip.chunks)} of {strip.count} frames shown in a row, bars of all"]
-    if any(word.location is not None for word in caption.words):
+    if chosen_label(caption):
         drawn += ["red: the chosen frame"]
-    left = _MARGIN
-    for name, scale in bars:
-        colour_bar(figure, place(figure, left, top + 0.2, 2.0, 0.13), scale)
-        _write(figure, fonts, left, top + 0.56, name, _SMALL, _QUIET)
+    left = MARGIN
+    for name, count, scale in bars:
+        canvas.colour_bar(left, top + 0.2, scale, 2.0)
+        share = f"{name}: 1 = 1/{count} of the attention"
+        canvas.write(left, top + 0.56, share, SMALL, QUIET)
         left += 2.35
-    source = [Path(caption.file).name, caption.model, fonts.note]
-    lines = [
-        labels.looked(caption.trace),
-        ", ".join(filter(None, drawn)),
-        labels.CLIP_SCALE,
-        "  ·  ".join(filter(None, source)),
-    ]
-    room = figure.get_figwidth() - left + _MARGIN - 0.15
-    text = "\n".join(wrapped(fonts.drawable(line), room, _SMALL) for line in lines)
-    _write(figure, fonts, left + 0.15, top + 0.02, text, _SMALL, _QUIET)
-
-
-def _share(what: str, count: int) -> str:
-    return f"{what}: 1 = 1/{count} of the attention"
-
-
-def _label(
-    figure: Figure, fonts: FontChoice | None, top: float, high: float, word: str,
-    lines: list[str], colour: str,
-) -> None:  # fmt: skip
-    """Write a row's word and its numbers at the row's left."""
-    fonts = fonts or choose_fonts(word)
-    text, size = fitted(fonts.drawable(word), _LABEL - 0.15)
-    middle = top + high / 2
-    _write(figure, fonts, _MARGIN, middle - 0.29, text, size, colour)
-    _write(figure, fonts, _MARGIN, middle - 0.02, "\n".join(lines), 7.0, _QUIET)
-
-
-def _write(
-    figure: Figure, fonts: FontChoice, left: float, top: float, text: str, size: float, colour: str
-) -> None:
-    x, y, _, _ = place(figure, left, top, 0, 0)
-    figure.text(x, y, text, size=size, color=colour, va="top", linespacing=1.35,
-                family=fonts.families, parse_math=False)  # fmt: skip
-
-
-def _fonts(caption: Caption) -> FontChoice:
-    words = [word.text for word in caption.words]
-    return choose_fonts("".join([caption.text, *words, caption.file, caption.model]))
+    source = [Path(caption.file).name, caption.model]
+    text = footer(caption, canvas.fonts, width - left + MARGIN - 0.15, drawn, source,
+                  SECONDS_SCALE_NOTE)  # fmt: skip
+    canvas.write(left + 0.15, top + 0.02, text, SMALL, QUIET)

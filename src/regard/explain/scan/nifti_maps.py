@@ -1,8 +1,8 @@
-"""A caption's attention as a NIfTI image that lies on the scan it is about.
+"""A caption's attention as a NIfTI image on the voxels of its scan.
 
-The image has the affine and the voxels of the scan's own file, so that any viewer of scans lays
-it over the scan; its fourth axis runs over the words. Nothing of the file's header is taken over
-but geometry: a header may name a patient.
+The image has the affine and the voxels of the scan's own file, so that any viewer of scans can
+overlay it; its fourth axis runs over the words. Only the geometry of the file's header is copied,
+because a header may name a patient.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from regard.errors import ConfigError
-from regard.explain import labels
-from regard.explain.scan.volume_maps import along, mixed
+from regard.explain.drawing import attention_label, smoothing_label
+from regard.explain.scan.volume_maps import along, mixed, scan_of
 from regard.media import places_of
 from regard.media.scan import import_nibabel
 from regard.pipeline import NOT_CLINICAL
@@ -26,11 +26,11 @@ from regard.util.atomic import whole_file
 from regard.version import __version__
 
 DESCRIPTION = "regard attention; not for clinical use"
-"""What the header's `descrip` says; it has room for 79 bytes."""
+"""The header's `descrip`, of at most 79 bytes."""
 LARGE = 8 * 2**20
-"""Bytes of 16-bit voxels from which on attention is stored in 8 bits."""
+"""Bytes of 16-bit voxels above which attention is stored in 8 bits."""
 _SLAB = 2**22  # voxels that are computed together
-_COMMENT = 6  # the header extension's code of a plain comment
+_COMMENT = 6  # NIfTI's code of a header extension with a plain comment
 _TOLERANCE = 1e-4  # millimetres a voxel by which an axis may miss the scan's
 
 
@@ -61,13 +61,13 @@ def attention_nifti(caption: Caption, *, smooth: bool = True) -> Any:
 def save_attention(caption: Caption, path: str | Path, *, smooth: bool = True) -> Path:
     """Write the image of `attention_nifti`, slab by slab, in little memory.
 
-    Stored are whole numbers of 16 bits (8 where that would be more than `LARGE` bytes) with the
-    header's slope: viewers and libraries give multiples of uniform, to 1/32767 (1/255) of the
+    Integers of 16 bits (8 where those would take more than `LARGE` bytes) are stored with the
+    header's slope: viewers and libraries show multiples of uniform, to 1/32767 (1/255) of the
     caption's largest value.
 
     Args:
         caption: with its scan.
-        path: ends in .nii.gz or .nii; its folder is made.
+        path: ends in .nii.gz or .nii; its folder is created.
         smooth: see `attention_nifti`.
 
     Returns:
@@ -81,7 +81,7 @@ def save_attention(caption: Caption, path: str | Path, *, smooth: bool = True) -
     import_nibabel("NIfTI")
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise ConfigError(f"{path} shall be a NIfTI image; its name must end in .nii.gz or .nii.")
+        raise ConfigError(f"Cannot write a NIfTI image to {path}: it must end in .nii.gz or .nii.")
     scan = _scan_of(caption)
     voxels = int(np.prod(scan.source_shape)) * len(caption.words)
     kind = np.dtype("<i2" if 2 * voxels <= LARGE else "u1")
@@ -100,8 +100,8 @@ def save_attention(caption: Caption, path: str | Path, *, smooth: bool = True) -
     return path
 
 
-def described(caption: Caption, *, smooth: bool = True) -> dict[str, Any]:
-    """Return what the header's comment says of the image.
+def description(caption: Caption, *, smooth: bool = True) -> dict[str, Any]:
+    """Return the header's comment on the image.
 
     Args:
         caption: of a scan.
@@ -110,10 +110,10 @@ def described(caption: Caption, *, smooth: bool = True) -> dict[str, Any]:
     return {
         "made_by": f"regard {__version__}",
         "notice": NOT_CLINICAL,
-        "what": f"{labels.looked(caption.trace)}, one volume per word",
+        "what": f"{attention_label(caption.trace)}, one volume per word",
         "unit": "multiples of uniform attention; 0 where no cell lies",
         "grid": list(caption.grid.shape),
-        "drawn": labels.smoothed(caption.grid) if smooth else "raw cells",
+        "drawn": smoothing_label(caption.grid) if smooth else "raw cells",
         "words": [word.text for word in caption.words],
     }
 
@@ -126,17 +126,17 @@ def _slabs(caption: Caption, scan: Scan, smooth: bool) -> Iterator[tuple[int, in
     for number, word in enumerate(caption.words):
         alpha = word.alpha.transpose(order)  # the cells along i, j and k
         for start in range(0, nk, thick):
-            along = (weights[0], weights[1], weights[2][start : start + thick])
-            slab = mixed(alpha, along, caption.grid.real_cells)
+            of_slab = (weights[0], weights[1], weights[2][start : start + thick])
+            slab = mixed(alpha, of_slab, caption.grid.real_cells)
             yield number, start, np.nan_to_num(slab.astype(np.float32), nan=0.0)
 
 
 def _weights(
     caption: Caption, scan: Scan, smooth: bool
 ) -> tuple[list[np.ndarray], tuple[int, ...]]:
-    """Return how the voxels along i, j and k mix cells, and along which axis of the grid each runs.
+    """Return `along` of the voxels of i, j and k, and the grid's axis that each runs along.
 
-    The scan's axes are the file's own, in another order and direction, however oblique both are
+    The scan's axes are the file's own in another order and direction, however oblique both are
     in the world; so each axis of the file runs along one axis of the grid.
     """
     places = places_of(caption.grid, scan.source_affine)
@@ -146,8 +146,8 @@ def _weights(
     rest[order, range(3)] = 0
     if sorted(order) != [0, 1, 2] or np.abs(rest).max() > _TOLERANCE:
         raise ConfigError(
-            "the axes of this scan are not those of its source_affine, so no voxel of its file can "
-            "be found. Build the scan with `regard.media.scan.scan_reader.read_scan`."
+            "The axes of this scan are not those of its source_affine, so the voxels of its file "
+            "cannot be located. Read the scan with `regard.media.scan.scan_reader.read_scan`."
         )
     weights: list[np.ndarray] = []
     for k, axis in enumerate(order):
@@ -168,21 +168,19 @@ def _header(caption: Caption, scan: Scan, kind: np.dtype[Any], smooth: bool) -> 
     header.set_xyzt_units("mm")
     header["descrip"] = DESCRIPTION
     header["cal_min"], header["cal_max"] = 0.0, 0.0  # viewers choose
-    told = json.dumps(described(caption, smooth=smooth), ensure_ascii=False).encode()
+    comment = json.dumps(description(caption, smooth=smooth), ensure_ascii=False).encode()
     from nibabel.nifti1 import Nifti1Extension
 
-    header.extensions.append(Nifti1Extension(_COMMENT, told))
+    header.extensions.append(Nifti1Extension(_COMMENT, comment))
     return header
 
 
 def _scan_of(caption: Caption) -> Scan:
-    if not isinstance(caption.media, Scan):
-        raise ConfigError("this caption holds no scan, so no voxel is known; caption it again.")
     if not caption.words:
-        raise ConfigError("this caption has no words, so there is no attention to write.")
-    return caption.media
+        raise ConfigError("This caption has no words, so there is no attention to write.")
+    return scan_of(caption)
 
 
 def _stream(raw: Any, *, packed: bool) -> Any:
-    # No name and no time in the file, so that the same caption gives the same bytes.
+    # The file holds no name and no time, so that the same caption gives the same bytes.
     return gzip.GzipFile("", "wb", 4, raw, mtime=0) if packed else raw

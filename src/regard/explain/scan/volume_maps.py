@@ -1,4 +1,7 @@
-"""A word's attention at any places of a scan, in multiples of uniform, and where it peaks."""
+"""A word's attention at any points of a scan, its peak, and planes through the scan.
+
+Points are (slices, rows, cols) in millimetres along the scan's own axes, from the scan's corner.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.explain.maps import ENLARGE, SCALE_LEAST, between, nearest, paint, smoothing
-from regard.explain.tiles import grey_slice
+from regard.explain.drawing import missing_source
+from regard.explain.maps import ENLARGE, SCALE_LEAST, between, grey_slice, nearest, paint, smoothing
 from regard.media import cell_centre, world_of
-from regard.types import Grid, Scan, Word
+from regard.types import Caption, Grid, Scan, Word
+
+Point = tuple[float, float, float]
 
 PEAK_LEAST = 1.05
-"""The least peak in multiples of uniform; the cells of a flatter map are as good as alike."""
-_MOST_POINTS = 2_000_000  # of a word's map that its greatest value is sought among
+"""Least peak in multiples of uniform; the cells of a flatter map count as alike."""
+_MOST_POINTS = 2_000_000  # of a map that is searched for its greatest value
+_OBLIQUE = 0.5  # degrees; less is rounding
 
 
 @dataclass(frozen=True)
@@ -22,14 +28,14 @@ class Peak:
 
     Attributes:
         cell: flat index of the cell.
-        place: its centre in millimetres along the scan's own axes, from the scan's corner.
+        place: its centre.
         world: its centre in world millimetres, RAS+.
-        inside: whether its centre lies in the scan, not on padding around it.
+        inside: whether its centre lies in the scan, and not on padding around it.
     """
 
     cell: int
-    place: tuple[float, float, float]
-    world: tuple[float, float, float]
+    place: Point
+    world: Point
     inside: bool
 
 
@@ -52,6 +58,17 @@ def peak_of(word: Word, grid: Grid) -> Peak | None:
     return Peak(cell, place, world_of(grid, place), inside)
 
 
+def scan_of(caption: Caption) -> Scan:
+    """Return the scan that a caption holds.
+
+    Raises:
+        ConfigError: the caption does not hold its scan.
+    """
+    if not isinstance(caption.media, Scan):
+        raise missing_source("scan")
+    return caption.media
+
+
 def cell_size(grid: Grid) -> tuple[float, float, float]:
     """Return the millimetres of a cell along (cols, rows, slices): the order of world x, y, z."""
     slices, rows, cols = (
@@ -61,16 +78,16 @@ def cell_size(grid: Grid) -> tuple[float, float, float]:
 
 
 def along(grid: Grid, axis: int, places: np.ndarray, *, smooth: bool) -> np.ndarray:
-    """Return how places along an axis mix the cells along it.
+    """Return the weights of an axis's cells at points along it.
 
-    The law is the pictures': interpolation between the centres of cells and a Gaussian, or the
-    cell that a place lies in. Cells on padding, which get no attention, take no part: the Gaussian
-    is reflected where they begin, so that a flat map is flat up to the scan's border.
+    As on pictures: interpolation between the centres of cells and a Gaussian, or the cell that a
+    point lies in. Cells on padding, which receive no attention, are left out: the Gaussian is
+    reflected where they begin, so that a flat map is flat up to the scan's border.
 
     Args:
         grid: the grid.
         axis: of the grid.
-        places: (n,) in source units.
+        places: (n,) in millimetres.
         smooth: see `regard.explain.maps.smoothing`.
 
     Returns:
@@ -96,7 +113,7 @@ def real_cells_along(grid: Grid, axis: int) -> tuple[int, int]:
 
 
 def smoothing_along(grid: Grid, axis: int, enlarge: int) -> np.ndarray:
-    """Return how `enlarge` points per cell mix the cells, (cells · enlarge, cells); see `along`."""
+    """Return `along` at `enlarge` points per cell, (cells · enlarge, cells)."""
     (start, stop), cells = grid.extent[axis], grid.shape[axis]
     points = start + (np.arange(cells * enlarge) + 0.5) / (cells * enlarge) * (stop - start)
     return along(grid, axis, points, smooth=True)
@@ -105,24 +122,24 @@ def smoothing_along(grid: Grid, axis: int, enlarge: int) -> np.ndarray:
 def mixed(
     alpha: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray], uniform: float
 ) -> np.ndarray:
-    """Return a word's map, (a, b, c), at a lattice of places.
+    """Return a word's map, (a, b, c), on a lattice of points.
 
     Args:
         alpha: (slices, rows, cols) weights of one word.
         weights: (a, slices), (b, rows) and (c, cols) of `along`.
-        uniform: what weights are multiplied by: the number of real cells.
+        uniform: factor of the weights: the number of real cells.
 
     Returns:
         In multiples of uniform; nan where no cell lies.
     """
     relative = alpha.astype(np.float64) * uniform
-    for axis in np.argsort([len(w) for w in weights]):  # what grows most comes last
+    for axis in np.argsort([len(w) for w in weights]):  # the axis that grows most comes last
         relative = np.moveaxis(np.tensordot(weights[axis], relative, (1, axis)), 0, axis)
     return relative
 
 
 def _fineness(grid: Grid) -> int:
-    """Return points per cell: those of the smoothing, or every second or fourth of many."""
+    """Return points per cell: 16 as in smoothing, or 8 or 4 where a grid has many cells."""
     fits = (n for n in (ENLARGE, ENLARGE // 2) if grid.cells * n**3 <= _MOST_POINTS)
     return next(fits, ENLARGE // 4)
 
@@ -137,24 +154,33 @@ def scan_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool) -> float:
     """
     if not smooth:
         return max(SCALE_LEAST, float(alpha.max(initial=0.0)) * grid.real_cells)
-    slices, rows, cols = (smoothing_along(grid, axis, _fineness(grid)) for axis in range(3))
-    tops = [
-        float(mixed(row.reshape(grid.shape), (slices, rows, cols), grid.real_cells).max())
-        for row in alpha
-    ]
-    return max(SCALE_LEAST, *tops, 0.0)
+    return max(SCALE_LEAST, smoothed_top(alpha, grid, _fineness(grid), grid.real_cells))
+
+
+def smoothed_top(values: np.ndarray, grid: Grid, enlarge: int, uniform: float) -> float:
+    """Return the largest value of all words' smoothed maps, at least 0.
+
+    Args:
+        values: (T, ...) of all cells.
+        grid: of the cells.
+        enlarge: points per cell that are searched.
+        uniform: see `mixed`.
+    """
+    slices, rows, cols = (smoothing_along(grid, axis, enlarge) for axis in range(3))
+    maps = (mixed(one.reshape(grid.shape), (slices, rows, cols), uniform) for one in values)
+    return max([0.0, *(float(one.max()) for one in maps)])
 
 
 NAMES = ("axial", "coronal", "sagittal")
 """The plane across each axis of a scan."""
 SEEN = ((1, 2), (0, 2), (0, 1))
-"""The axes that run up and across a plane, each from high to low as the viewer sees it."""
+"""The axes that run up and across each plane, each from high to low as the viewer sees it."""
 _LETTERS = ("LR", "PA", "IS")  # the ends of world x, y and z
 
 
 @dataclass(frozen=True)
-class Plane:
-    """One plane as it is drawn.
+class SlicePlane:
+    """One plane through a scan, as it is drawn.
 
     Attributes:
         name: "axial", "coronal" or "sagittal".
@@ -176,21 +202,20 @@ class Plane:
 def three_planes(
     scan: Scan,
     grid: Grid,
-    point: tuple[float, float, float],
+    point: Point,
     *,
     alpha: np.ndarray | None = None,
     top: float = 1.0,
     smooth: bool = True,
     cell: tuple[tuple[float, float], ...] | None = None,
     pixels: int = 260,
-) -> tuple[Plane, Plane, Plane]:
+) -> tuple[SlicePlane, SlicePlane, SlicePlane]:
     """Return the axial, coronal and sagittal plane through a point.
 
     Args:
         scan: in canonical orientation.
         grid: of its cells.
-        point: (slices, rows, cols) in millimetres from the scan's corner; one beyond the scan
-            (on padding) is taken to its border.
+        point: a point beyond the scan (on padding) is moved to its border.
         alpha: (slices, rows, cols) weights of one word; None draws the scan alone.
         top: of the colour scale in multiples of uniform.
         smooth: smoothed map or raw cells.
@@ -207,10 +232,10 @@ def three_planes(
 
 
 def oblique_degrees(scan: Scan) -> float:
-    """Return by how much the scan's axes are turned from the world's, at most, in degrees."""
+    """Return the largest angle between the scan's axes and the world's, in degrees."""
     directions = scan.affine[:3, :3] / np.linalg.norm(scan.affine[:3, :3], axis=0)
-    nearest = np.abs(directions).max(0).clip(0, 1)
-    return float(np.degrees(np.arccos(nearest)).max())
+    cosines = np.abs(directions).max(0).clip(0, 1)
+    return float(np.degrees(np.arccos(cosines)).max())
 
 
 def ends(scan: Scan) -> tuple[tuple[str, str], ...]:
@@ -227,7 +252,7 @@ def _plane(
     scan: Scan, grid: Grid, axis: int, point: np.ndarray, lattice: list[np.ndarray],
     alpha: np.ndarray | None, top: float, smooth: bool,
     cell: tuple[tuple[float, float], ...] | None,
-) -> Plane:  # fmt: skip
+) -> SlicePlane:  # fmt: skip
     up, across = SEEN[axis]
     number = min(int(point[axis] / scan.spacing[axis]), scan.pixels.shape[axis] - 1)
     rows, cols = (
@@ -247,7 +272,7 @@ def _plane(
     if cell is not None:
         (low, top_end), (near, far) = cell[up], cell[across]
         box = (high - top_end, wide - far, high - low, wide - near)
-    return Plane(
+    return SlicePlane(
         NAMES[axis],
         np.ascontiguousarray(picture[::-1, ::-1]),
         (high, wide),
@@ -261,3 +286,31 @@ def _places(size: float, scale: float) -> np.ndarray:
     """Return the centres of drawn pixels along an axis, in millimetres."""
     count = max(1, round(size * scale))
     return (np.arange(count) + 0.5) / count * size
+
+
+def orientation_notes(grid: Grid, scan: Scan) -> list[str]:
+    """Return how a scan's planes and positions are to be read."""
+    degrees = oblique_degrees(scan)
+    turned = f" (turned by up to {degrees:.0f}° from the world's)" if degrees >= _OBLIQUE else ""
+    cell = " × ".join(f"{mm:.3g}" for mm in cell_size(grid))
+    return [
+        "Radiological convention: the patient's right (R) is on the viewer's left; planes along "
+        f"the scan's own axes{turned}",
+        "Positions: world mm, RAS (x to the patient's right, y to the front, z to the head); ± "
+        f"half a cell, which is {cell} mm",
+    ]
+
+
+def peak_label(word: Word, grid: Grid) -> str:
+    """Name the place that a word looked at most, such as "most at (−12, 34, 5) mm ± 3 × 3 × 3"."""
+    peak = peak_of(word, grid)
+    if peak is None:
+        return "flat: no cell stands out"
+    halves = " × ".join(f"{mm / 2:.2g}" for mm in cell_size(grid))
+    beyond = "" if peak.inside else ", on padding"
+    return f"most at {position_label(peak.world)} ± {halves}{beyond}"
+
+
+def position_label(world: Point) -> str:
+    """Return a position in world millimetres, such as "(−12, 34, 5) mm"."""
+    return f"({', '.join(f'{round(x):d}'.replace('-', '−') for x in world)}) mm"

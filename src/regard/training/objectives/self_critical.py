@@ -11,8 +11,7 @@ from torch import Tensor
 from regard.backends.torch_backend import TorchStep, evaluating
 from regard.config import ObjectiveConfig
 from regard.data.dataset import CaptionDataset
-from regard.metrics.cider import CiderD
-from regard.metrics.sentence_bleu import sentence_bleu
+from regard.metrics.cider import CiderD, sentence_bleu
 from regard.model.decoder import AttentionDecoder, Unrolled
 from regard.model.rng import Randomness, choose, fork
 from regard.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary

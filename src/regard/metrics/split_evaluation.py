@@ -1,4 +1,4 @@
-"""Caption a whole split and score the captions."""
+"""Scores of a model on a whole split, and the published scores that they are set beside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from regard.captioner import Captioner, Failure
 from regard.config import DecodingConfig
 from regard.config.io import to_dict
-from regard.data.dataset import CaptionDataset, split_named
+from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.errors import ConfigError, DatasetError
 from regard.media import medium_of
 from regard.metrics.hallucination import judge
@@ -26,11 +26,11 @@ class EvaluationResult:
     """Scores of one model on one split.
 
     Attributes:
-        scores: with what is missing and the settings of the scorers.
+        scores: with the missing metrics and the settings of the scorers.
         captions: text by item key; "" where the picture failed.
         settings: model, split, beam, context, and those of the scorers.
         failures: reason by item key.
-        statistics: what the captions are like; of pictures that did not fail.
+        statistics: of the captions of pictures that did not fail.
         judged: for each of these the words that references can support or not.
     """
 
@@ -70,46 +70,35 @@ def evaluate(
     does. A picture that fails is scored as an empty caption, so that no model gains by failing.
 
     Args:
-        captioner: the model; one of pictures may be given clips.
+        captioner: the model; a model of pictures also takes clips.
         dataset: pictures and references.
-        split: which part of it; synonyms and capitals mean what they mean in a file.
+        split: part of the dataset; synonyms and capitals are resolved as in a file.
         beam: beam width; 1 is greedy.
         context: how hard attention forms the context: "expected", "sample" or "argmax".
-        decoding: length penalty and blocking of n-grams; else the model's own.
-        limit: only the first so many pictures; 0 takes all.
+        decoding: length penalty and blocking of n-grams; None: the model's own.
+        limit: number of pictures; 0 takes all.
         tokenizer: see `score_captions`.
         batch_size: pictures at a time.
-        report: is told (pictures done, pictures).
+        report: called with (pictures done, pictures).
 
     Raises:
         DatasetError: the split is empty.
         UnknownName: the tokenizer does not exist.
-        ConfigError: the tokenizer cannot run here, or the beam, context or limit makes no sense.
-        MissingExtra: pycocoevalcap is absent.
+        ConfigError: the tokenizer cannot run here, or beam, context or limit is out of range.
+        MissingExtra: pycocoevalcap is not installed.
     """
-    if limit < 0:
-        raise ConfigError(f"limit is {limit}; it must be 0 (all pictures) or more.")
+    items = split_items(dataset, split, limit)
     check_scorers(tokenizer)  # now, not after an hour of captioning
-    split = split_named(split)
-    items = dataset.split(split).items[: limit or None]
-    if not items:
-        names = sorted({item.split or "(none)" for item in dataset})
-        raise DatasetError(
-            f"{dataset.source} has no pictures in the split {split!r}; it has {', '.join(names)}."
-        )
     if medium_of(items[0].file) == "video" and captioner.medium == "image":
         captioner = captioner.for_clips()
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}
     spoken: dict[str, tuple[SpokenWord, ...]] = {}
-    own = to_dict(decoding or captioner.config.decoding)
+    options: dict[str, Any] = {"beam": beam, "context": context}
+    options |= to_dict(decoding or captioner.config.decoding)
+    files = (item.file for item in items)
     results = captioner.accelerated(len(items)).caption_many(
-        (item.file for item in items),
-        batch_size=batch_size,
-        keep_pixels=False,
-        beam=beam,
-        context=context,
-        **own,
+        files, batch_size=batch_size, keep_pixels=False, **options
     )
     for item, result in zip(items, results, strict=True):
         if isinstance(result, Failure):
@@ -120,21 +109,42 @@ def evaluate(
             report(len(captions), len(items))
     references = {item.key: list(item.captions) for item in items}
     scores = score_captions(captions, references, tokenizer=tokenizer)
-    settings = {"model": captioner.name, "split": split, "beam": beam, "context": context}
-    settings |= own
-    settings |= scores.settings
-    vocabulary = captioner.vocabulary
-    words = len(vocabulary) - len(SPECIALS) if vocabulary.tokens == "word" else None
-    statistics, judged = _read(spoken, references, words)
+    settings = {"model": captioner.name, "split": split_named(split)} | options | scores.settings
+    statistics, judged = _judged(spoken, references, _vocabulary_size(captioner))
     return EvaluationResult(scores, captions, settings, failures, statistics, judged)
 
 
-def _read(
+def split_items(dataset: CaptionDataset, split: str, limit: int = 0) -> tuple[CaptionedItem, ...]:
+    """Return the items of a split, at most `limit` where that is not 0.
+
+    Raises:
+        DatasetError: the split is empty.
+        ConfigError: the limit is below 0.
+    """
+    if limit < 0:
+        raise ConfigError(f"limit is {limit}: it must be 0 (all pictures) or more.")
+    split = split_named(split)
+    items = dataset.split(split).items[: limit or None]
+    if not items:
+        names = sorted({item.split or "(none)" for item in dataset})
+        raise DatasetError(
+            f"{dataset.source} has no pictures in the split {split!r}; it has {', '.join(names)}."
+        )
+    return items
+
+
+def _vocabulary_size(captioner: Captioner) -> int | None:
+    """Return the number of words that a model can say; None where it writes pieces of words."""
+    vocabulary = captioner.vocabulary
+    return len(vocabulary) - len(SPECIALS) if vocabulary.tokens == "word" else None
+
+
+def _judged(
     spoken: dict[str, tuple[SpokenWord, ...]],
     references: dict[str, list[str]],
     vocabulary: int | None,
 ) -> tuple[CaptionStatistics, tuple[Judged, ...]]:
-    """Return what the captions are like, and their judged words."""
+    """Return the statistics of the captions, and their judged words."""
     texts = {key: [word.text for word in words] for key, words in spoken.items()}
     support = {
         key: judge(words, [ptb_tokenize(text) for text in references[key]]).support
@@ -145,3 +155,40 @@ def _read(
         for key, words in spoken.items()
     )
     return caption_statistics(texts, support, vocabulary=vocabulary), judged
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row of a paper.
+
+    Attributes:
+        name: of the model.
+        conditions: split, tokenizer, beam and references, as far as they are known.
+        scores: × 100 by metric.
+    """
+
+    name: str
+    conditions: str
+    scores: dict[str, float]
+
+
+def _paper(name: str, *scores: float) -> PublishedRow:
+    metrics = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor")
+    conditions = "test · own BLEU, no brevity penalty · beam not stated · 5 refs"
+    return PublishedRow(name, conditions, dict(zip(metrics, scores, strict=True)))
+
+
+FLICKR8K = (
+    _paper("Log Bilinear (Kiros et al. 2014)", 65.6, 42.4, 27.7, 17.7, 17.31),
+    _paper("Soft attention (Xu et al. 2015)", 67.0, 44.8, 29.9, 19.5, 18.93),
+    _paper("Hard attention (Xu et al. 2015)", 67.0, 45.7, 31.4, 21.3, 20.30),
+    PublishedRow(
+        "one person (middle of two draws)",
+        "test · ptb · the other 4 refs",
+        {"bleu1": 64.85, "bleu2": 45.9, "bleu3": 31.5, "bleu4": 21.55, "meteor": 25.65,
+         "rouge_l": 49.75, "cider_d": 82.85},
+    ),
+)  # fmt: skip
+"""Published scores on Flickr8k. They are not strictly comparable with a model's row: the papers
+compute BLEU in their own way, the person is scored against four references instead of five, and
+CIDEr-D depends on the split that it is measured on."""
