@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -25,6 +26,10 @@ NAMING_FILES = [
     ROOT / "benchmarks/README.md",
 ]
 COMMAND = get_command(app)
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -82,7 +87,7 @@ def test_commands_in_the_documentation_parse(arguments: list[str]) -> None:
     assert context.params
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=page_name)
 def test_python_in_the_documentation_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,11 +105,29 @@ def test_every_extra_is_explained() -> None:
     assert explained == set(project["optional-dependencies"])
 
 
-@pytest.mark.parametrize("page", NAMING_FILES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", NAMING_FILES, ids=page_name)
 def test_files_named_in_the_documentation_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     for path in re.findall(r"`((?:src|tests|docs|benchmarks|examples|projects)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if "::: " in p.read_text("utf-8")], ids=page_name
+)
+def test_names_that_pages_document_exist(page: Path) -> None:
+    for name in re.findall(r"^::: (\S+)$", page.read_text("utf-8"), re.M):
+        assert resolve_name(name) is not None
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if "--8<--" in p.read_text("utf-8")], ids=page_name
+)
+def test_source_that_pages_include_exists(page: Path) -> None:
+    for path, section in re.findall(r'^--8<-- "([^":]+):?(\w*)"$', page.read_text("utf-8"), re.M):
+        found = [base / path for base in (ROOT / "src" / "regard", ROOT) if (base / path).exists()]
+        assert found, path
+        assert f"[start:{section}]" in found[0].read_text("utf-8") or not section, section
 
 
 def test_citation_names_the_version() -> None:
@@ -119,7 +142,7 @@ def test_pages_stand_in_the_navigation() -> None:
         assert re.search(rf"[ :]{re.escape(page.relative_to(DOCS).as_posix())}$", navigation, re.M)
 
 
-@pytest.mark.parametrize("page", EXPERIMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", EXPERIMENTS, ids=page_name)
 def test_experiments_have_a_date_and_a_command(page: Path) -> None:
     entries = re.findall(r"^### .*\n+(.*)", page.read_text("utf-8"), re.M)
     assert entries
