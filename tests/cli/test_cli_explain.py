@@ -250,4 +250,4 @@ def test_faithfulness_looks_at_the_control_first(
     found = run("faithfulness", "--annotations", captions, "--images", images, "--model",
                 models / "soft", "--control", models / "soft")  # fmt: skip
     assert isinstance(found.exception, ConfigError)
-    assert "looks where it likes" in str(found.exception)
+    assert "a control has uniform ones" in str(found.exception)
