@@ -55,35 +55,28 @@ def measure_captioning(
         paths = _paths(folder, pictures)
         began = time.perf_counter()
         captioner = _loaded(model, len(paths), threads)
-        list(
-            captioner.caption_many(
-                paths[:batch_size], batch_size=batch_size, keep_pixels=False, beam=beam
-            )
-        )
+        _caption(captioner, paths[:batch_size], beam, batch_size)
         start = time.perf_counter() - began
         failed = 0
         walls: list[float] = []
-        busy: list[float] = []
+        cpus: list[float] = []
         while len(walls) < rounds and (len(walls) < 2 or sum(walls) < seconds):
             wall, cpu = time.perf_counter(), time.process_time()
             failed = _caption(captioner, paths, beam, batch_size)
             walls.append(time.perf_counter() - wall)
-            busy.append((time.process_time() - cpu) / walls[-1] / threads)
-        arguments = {
-            "model": model, "folder": str(folder), "pictures": len(paths), "beam": beam,
-            "batch_size": batch_size, "threads": threads,
-        }  # fmt: skip
+            cpus.append(time.process_time() - cpu)
+        settings: dict[str, int] = {"pictures": len(paths), "beam": beam}
+        settings |= {"batch_size": batch_size, "threads": threads}
+        arguments = {"model": model, "folder": str(folder)} | settings
         taken = peak_of(__name__, "caption_once", arguments, threads) if memory else None
     speeds = [len(paths) / wall for wall in walls]
+    busy = [cpu / wall / threads for wall, cpu in zip(walls, cpus, strict=True)]
     return Report(
         "caption",
         captions_per_s=statistics.median(speeds),
         peak_rss_mb=taken,
         seconds=statistics.median(walls) / len(paths),
-        settings={
-            "model": captioner.name, "pictures": len(paths), "beam": beam,
-            "batch_size": batch_size, "threads": threads, "unit": "picture",
-        },
+        settings={"model": captioner.name} | settings | {"unit": "picture"},
         details={
             "captions_per_s_spread": [min(speeds), max(speeds)],
             "rounds": len(walls),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import SQUARE, GemmPeak, Report, take_turns
-from benchmarks.memory import peak_of
+from benchmarks.memory import peaks_of
 from benchmarks.plain import Plain
 from benchmarks.textbook import Textbook
 from benchmarks.textbook_beam import search
@@ -99,25 +99,13 @@ def measure_decoding(
         name: (lambda _, run=run: run()) for name, (run, _) in runs.items()
     }
     timed = take_turns(turns | {"gemm": peak}, rounds=rounds, seconds=seconds)
-    speeds = {
-        name: [pictures / s for s in timed.seconds[name]] for name, (_, pictures) in runs.items()
-    }
+    speeds = {n: [count / s for s in timed.seconds[n]] for n, (_, count) in runs.items()}
     lengths = _lengths(work)
     # By words read: the few pictures of the textbook's may have shorter captions than all.
     words = {name: int((lengths[:pictures] + 1).sum()) for name, (_, pictures) in runs.items()}
-    ratios = {
-        name: statistics.median(
-            other * words["regard"] / (own * words[name])
-            for own, other in zip(timed.seconds["regard"], timed.seconds[name], strict=True)
-        )
-        for name in against
-    }
-    threads = torch.get_num_threads()
-    taken = {
-        name: peak_of(__name__, "run_once", {"name": name, "work": work.to_json()}, threads)
-        for name in runs
-        if memory
-    }
+    ratios = {name: timed.ratio(name, "regard") * words["regard"] / words[name] for name in against}
+    threads, record = torch.get_num_threads(), work.to_json()
+    taken = peaks_of(__name__, "run_once", runs if memory else (), record, threads)
     # The first word is read by one row, from which the beam is made.
     read = int((lengths * work.beam + 1).sum())
     rate = decode_operations(work.sizes, read, work.pictures) / timed.median("regard")
@@ -129,7 +117,7 @@ def measure_decoding(
         ratio_to_textbook=ratios.get("textbook"),
         ratio_to_plain=ratios.get("plain"),
         seconds=timed.median("regard") / work.pictures,
-        settings=work.to_json() | {"threads": threads, "unit": "picture"},
+        settings=record | {"threads": threads, "unit": "picture"},
         details={
             "captions_per_s_spread": [min(speeds["regard"]), max(speeds["regard"])],
             "rounds": len(speeds["regard"]),

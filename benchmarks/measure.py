@@ -74,6 +74,11 @@ class Timed:
         """Return the shortest and the longest of its rounds in seconds."""
         return [min(self.seconds[name]), max(self.seconds[name])]
 
+    def ratio(self, name: str, to: str) -> float:
+        """Return the median of the ratios of `name`'s seconds to those of `to`, round by round."""
+        pairs = zip(self.seconds[name], self.seconds[to], strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
 
 def take_turns(
     work: Mapping[str, Callable[[int], object]],

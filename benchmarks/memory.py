@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,12 @@ def peak_of(module: str, name: str, arguments: dict[str, Any], threads: int) -> 
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RegardError(f"the process that measures the memory of {name} failed: {last}")
     return float(done.stdout) / 1e6
+
+
+def peaks_of(
+    module: str, name: str, implementations: Iterable[str], work: dict[str, Any], threads: int
+) -> dict[str, float]:
+    """Return the peak of each implementation, whose name the function takes beside the work."""
+    return {
+        one: peak_of(module, name, {"name": one, "work": work}, threads) for one in implementations
+    }

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.measure import SQUARE, GemmPeak, Report, best_seconds, take_turns
-from benchmarks.memory import peak_of
+from benchmarks.memory import peaks_of
 from benchmarks.plain import Plain
 from benchmarks.textbook import Textbook, draw_kept
 from benchmarks.workload import Sizes, Stored, build_decoder, make_batch, step_operations
@@ -89,19 +89,9 @@ def measure_training(
         for name in steps
     }
     ceiling = _ceiling(batches[0], work)
-    ratios = {
-        name: statistics.median(
-            other / own
-            for own, other in zip(timed.seconds["regard"], timed.seconds[name], strict=True)
-        )
-        for name in against
-    }
-    threads = torch.get_num_threads()
-    taken = {
-        name: peak_of(__name__, "run_steps", {"name": name, "work": work.to_json()}, threads)
-        for name in steps
-        if memory
-    }
+    ratios = {name: timed.ratio(name, "regard") for name in against}
+    threads, record = torch.get_num_threads(), work.to_json()
+    taken = peaks_of(__name__, "run_steps", steps if memory else (), record, threads)
     of_step = timed.median("regard")
     shares = [rate / peak.rate for rate in rates["regard"]]
     return Report(
@@ -112,7 +102,7 @@ def measure_training(
         ratio_to_textbook=ratios.get("textbook"),
         ratio_to_plain=ratios.get("plain"),
         seconds=of_step,
-        settings=work.to_json() | {"threads": threads, "unit": "step"},
+        settings=record | {"threads": threads, "unit": "step"},
         details={
             "share_spread": [min(shares), max(shares)],
             "seconds_spread": timed.spread("regard"),

@@ -1,1 +1,1 @@
-"""Faults, tried and counted: `make torture`, or `python -m tests.fuzz --help`."""
+"""Fault injection: `make torture`, or `python -m tests.fuzz --help`; docs/faults.md explains it."""

@@ -1,4 +1,4 @@
-"""Run the parts of the torture one after the other and report their figures.
+"""Run the parts of the fault injection one after the other and report their figures.
 
     python -m tests.fuzz [PART ...] [--scale 1.0] [--seed 0] [--folder DIR]
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
-        parser.error(f"{unknown[0]} is no part; there are {', '.join(PARTS)}")
+        parser.error(f"{unknown[0]} is not a part; there are {', '.join(PARTS)}")
     total = Tally()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for part in options.parts or PARTS:

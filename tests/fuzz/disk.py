@@ -1,7 +1,7 @@
-"""Full and read-only disks, folders that refuse, clocks that jump, files that go missing.
+"""Full and read-only disks, folders without permission, clocks that jump, files that disappear.
 
-Each fault meets each work (`tests.fuzz.works`). What is wanted: the work is done, or one line says
-why not, with the status of wrong settings; and what was there before is whole.
+Every fault is combined with every writer (`tests.fuzz.writers`). Either the work is done, or one
+line says why not, with the status of wrong settings; what was there before stays whole.
 """
 
 from __future__ import annotations
@@ -16,10 +16,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from tests.fuzz.missing import MISSING, clock_trials
-from tests.fuzz.places import FAULTS, PRELOAD, Ended, in_child, is_root, open_folder, small_disk
+from tests.fuzz.environments import (
+    FAULTS,
+    PRELOAD,
+    ChildResult,
+    in_child,
+    is_root,
+    open_folder,
+    small_disk,
+)
+from tests.fuzz.missing_files import MISSING, clock_trials
 from tests.fuzz.tally import Tally
-from tests.fuzz.works import WORKS, Work
+from tests.fuzz.writers import WORKS, Work
 
 _ROOMS = (0, 3000, 20_000, 60_000, 200_000, 500_000, 1_500_000)
 """Bytes that a full disk still takes."""
@@ -63,7 +71,7 @@ def _all(scale: float, seed: int, folder: Path) -> Tally:
     for name, act in (*missing, *clock_trials(scale, seed)):
         place = folder / name.replace(" ", "-")
         place.mkdir()
-        _judge(f"{name}", in_child(_nothing, act, place), "", tally, must_say=False)
+        judge(f"{name}", in_child(_nothing, act, place), "", tally, must_say=False)
     who = "a child that gave root up" if is_root() else "a user who is not root"
     tally.figures.append(f"full and read-only: {how}; denied: {who}")
     return tally
@@ -95,7 +103,7 @@ def _try(work: Work, fault: str, room: int, place: Path, mounted: bool, tally: T
         ended = in_child(first, work.act, place)
     checked = in_child(_nothing, _checking(work), place)
     must_say = work.clashes and (fault != "full disk" or not room)
-    _judge(name, ended, checked.words.strip(), tally, must_say=must_say)
+    judge(name, ended, checked.words.strip(), tally, must_say=must_say)
 
 
 def _checking(work: Work) -> Callable[[Path], None]:
@@ -105,7 +113,7 @@ def _checking(work: Work) -> Callable[[Path], None]:
     return check
 
 
-def _judge(name: str, ended: Ended, lost: str, tally: Tally, *, must_say: bool) -> None:
+def judge(name: str, ended: ChildResult, lost: str, tally: Tally, *, must_say: bool) -> None:
     """Count a trial: what it said, and what is lost."""
     lines = [line for line in ended.words.splitlines() if line.strip()]
     if lost:

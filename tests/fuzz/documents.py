@@ -22,9 +22,15 @@ from typing import Any
 import numpy as np
 
 from tests.fuzz.children import SECRET
+from tests.fuzz.document_samples import (
+    STORE_KEY,
+    damaged_header,
+    damaged_json,
+    damaged_toml,
+    write_document_samples,
+)
 from tests.fuzz.media import check, refusal, tried
 from tests.fuzz.mutators import damaged
-from tests.fuzz.papers import STORE_KEY, damaged_header, damaged_json, damaged_toml, write_papers
 from tests.fuzz.tally import Tally
 
 ITEMS = 1000
@@ -56,7 +62,7 @@ class Document:
 
 def run(scale: float, seed: int, folder: Path) -> Tally:
     """Try `1,000 × scale` damaged documents, `seed` deciding the damages."""
-    write_papers(folder)
+    write_document_samples(folder)
     count = max(40, round(ITEMS * scale))
 
     def again(number: int) -> tuple[str, bytes]:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from tests.fuzz.children import MEMORY_BYTES, Fault, Outcome, try_items
-from tests.fuzz.formats import KINDS, damaged_of_kind
-from tests.fuzz.mutators import damaged
-from tests.fuzz.seeds import write_seeds
+from tests.fuzz.media_samples import write_media_samples
+from tests.fuzz.mutators import KINDS, damaged, damaged_of_kind
 from tests.fuzz.tally import Tally
 
 ITEMS = 5000
@@ -30,7 +29,7 @@ _WORTH_A_CHILD = 200  # items from which a second child pays for its start
 
 def run(scale: float, seed: int, folder: Path) -> Tally:
     """Try `5,000 × scale` damaged files of nine kinds, `seed` deciding the damages."""
-    write_seeds(folder / "seeds")
+    write_media_samples(folder / "seeds")
     count = max(len(KINDS), round(ITEMS * scale))
     return tried(_maker, count, seed, folder, lambda number: content_of(folder, seed, number))
 
@@ -60,7 +59,7 @@ def tried(
             notes[outcome.note] += 1
             continue
         name, content = again(outcome.number)
-        kept = Path("build", "torture", f"{seed}-{outcome.number}-{name}")
+        kept = Path("build", "fuzz", f"{seed}-{outcome.number}-{name}")
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(content)
         _count_fault(tally, outcome, kept)
@@ -116,7 +115,7 @@ def _maker(folder: Path, seed: int) -> Callable[[int], str]:
 
     real = {medium: load(medium=medium) for medium in ("image", "video", "volume")}
     quick = {
-        medium: model.with_backend(_Quick(len(model.vocabulary), model.reader.annotation_dim))
+        medium: model.with_backend(_StubBackend(len(model.vocabulary), model.reader.annotation_dim))
         for medium, model in real.items()
     }
     for medium, seed_name in (("image", "png-rgb.png"), ("video", "mp4-h264.mp4"),
@@ -169,7 +168,7 @@ def check(caption: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Quick:
+class _StubBackend:
     """A backend that sees whether a network could read the pixels, and says two words."""
 
     words: int

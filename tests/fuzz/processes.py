@@ -1,4 +1,4 @@
-"""Processes to kill: forked from a server that has imported torch once, so that they begin at once.
+"""Processes to kill, forked from a server that has imported torch, so that they start at once.
 
 The tests take them, too.
 """

@@ -1,7 +1,7 @@
-"""`regard serve` under twice its load, under abuse, and with its decoding processes shot.
+"""`regard serve` at twice its capacity, under abuse, and with its decoding processes killed.
 
-Three services run one after the other: one as it comes is loaded, one with short patience is
-abused, and one is ended while it works.
+Three services run one after the other: one with default settings is loaded, one with short
+timeouts is abused, and one is ended while it works.
 """
 
 from __future__ import annotations
@@ -18,8 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.served import Served, form, known_pictures, parsed, read_all, request, status_of
 from tests.fuzz.service_abuse import abuse
+from tests.fuzz.service_client import (
+    Service,
+    form,
+    known_pictures,
+    parsed,
+    read_all,
+    request,
+    status_of,
+)
 from tests.fuzz.service_load import load
 from tests.fuzz.tally import Tally
 
@@ -29,7 +37,7 @@ _PATIENCE = ("header_seconds=2", "body_seconds=3", "decode_seconds=4", "request_
 
 
 def run(scale: float, seed: int, folder: Path) -> Tally:
-    """Torture the service.
+    """Load and abuse the service, and kill its processes.
 
     Args:
         scale: how much; 1 loads it for two minutes.
@@ -37,13 +45,13 @@ def run(scale: float, seed: int, folder: Path) -> Tally:
         folder: for logs.
     """
     pictures, captions = known_pictures()
-    with Served(folder / "load.log") as served:
+    with Service(folder / "load.log") as served:
         seconds = max(_SHORTEST, _SECONDS * scale)
         tally = asyncio.run(load(served, pictures, captions, seconds))
         _expect(tally, "ended by SIGTERM after the load", lambda: served.stop() == 0)
     _judge_log(folder / "load.log", tally)
     generator = random.Random(seed)
-    with Served(folder / "abuse.log", *_PATIENCE) as served:
+    with Service(folder / "abuse.log", *_PATIENCE) as served:
         tally += abuse(served, generator, (pictures[0], captions[0]), scale)
         for _ in range(max(2, round(_CRASHES * scale))):
             tally += _shoot(served, generator, pictures, captions)
@@ -66,7 +74,7 @@ def _expect(tally: Tally, what: str, works: Callable[[], bool]) -> None:
         tally.lose(what)
 
 
-def _stopped(served: Served) -> list[int]:
+def _stopped(served: Service) -> list[int]:
     """Stop all decoding processes in mid-work, which a busy one cannot notice; return them."""
     children = served.children()
     for number in children:
@@ -74,7 +82,7 @@ def _stopped(served: Served) -> list[int]:
     return children
 
 
-def _warmed(served: Served, picture: bytes) -> None:
+def _warmed(served: Service, picture: bytes) -> None:
     """See to it that both decoding processes run."""
     while len(served.children()) < 2:
         with ThreadPoolExecutor(4) as pool:
@@ -82,7 +90,7 @@ def _warmed(served: Served, picture: bytes) -> None:
 
 
 def _shoot(
-    served: Served, generator: random.Random, pictures: list[bytes], captions: list[str]
+    served: Service, generator: random.Random, pictures: list[bytes], captions: list[str]
 ) -> Tally:
     """Kill one of two decoding processes while each has a file; one request may fail, no other."""
     tally = Tally()
@@ -108,7 +116,7 @@ def _shoot(
     return tally
 
 
-def _shoot_idle(served: Served, picture: bytes, caption: str) -> Tally:
+def _shoot_idle(served: Service, picture: bytes, caption: str) -> Tally:
     """Kill processes that have nothing to do: nobody notices."""
     tally = Tally()
     _warmed(served, picture)
@@ -123,7 +131,7 @@ def _shoot_idle(served: Served, picture: bytes, caption: str) -> Tally:
     return tally
 
 
-def _hang(served: Served, picture: bytes, caption: str) -> Tally:
+def _hang(served: Service, picture: bytes, caption: str) -> Tally:
     """Let decoding processes hang: the request is told so in time, and the next one served."""
     tally = Tally()
     _warmed(served, picture)
@@ -146,7 +154,7 @@ def _hang(served: Served, picture: bytes, caption: str) -> Tally:
 def _end(log: Path, pictures: list[bytes], captions: list[str]) -> Tally:
     """End the service while it works: what is under way is answered, what comes later is not."""
     tally = Tally()
-    with Served(log) as served:
+    with Service(log) as served:
         opened = [served.connect(60) for _ in pictures]
         for connection, picture in zip(opened, pictures, strict=True):
             connection.sendall(request(form(picture)))

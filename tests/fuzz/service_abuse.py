@@ -1,4 +1,4 @@
-"""What a stranger may send: slow, half, huge, crooked and lying requests."""
+"""Hostile requests: slow, truncated, huge, malformed and with false headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.fuzz.served import BOUNDARY, Served, form, read_all, request, status_of
+from tests.fuzz.service_client import BOUNDARY, Service, form, read_all, request, status_of
 from tests.fuzz.tally import Tally
 
 _SLOW = 60  # connections that dribble at once
@@ -49,7 +49,7 @@ _PATHS = (
 class _Judge:
     """Asks, and counts whether the answer is one of those that are promised."""
 
-    def __init__(self, served: Served, tally: Tally) -> None:
+    def __init__(self, served: Service, tally: Tally) -> None:
         self.served, self.tally = served, tally
 
     def __call__(self, what: str, answer: bytes, *statuses: int) -> None:
@@ -68,7 +68,7 @@ class _Judge:
 
 
 def abuse(
-    served: Served, generator: random.Random, known: tuple[bytes, str], scale: float
+    served: Service, generator: random.Random, known: tuple[bytes, str], scale: float
 ) -> Tally:
     """Send every kind of abuse; after each kind a known picture must get its caption.
 
@@ -182,8 +182,8 @@ def _half_closed(judge: _Judge, picture: bytes) -> None:
 def _oversized(judge: _Judge) -> None:
     judge.ask("10 GB declared", request(b"", length=10**10, close=True), 413)
     judge.ask("10^30 bytes declared", request(b"", length=10**30, close=True), 400, 413)
-    many = form(b"x").replace(b"--torture--\r\n", b"")
-    files = b"".join(many for _ in range(20)) + b"--torture--\r\n"
+    many = form(b"x").replace(f"--{BOUNDARY}--\r\n".encode(), b"")
+    files = b"".join(many for _ in range(20)) + f"--{BOUNDARY}--\r\n".encode()
     judge.ask("20 files", request(files, close=True), 413)
     head = request(b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
     with judge.served.connect() as connection:

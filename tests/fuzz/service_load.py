@@ -1,4 +1,4 @@
-"""Load: what the service can do, and what it does when twice as much is asked of it."""
+"""Load: the capacity of the service, and its behaviour at twice that rate of requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.fuzz.served import BOUNDARY, Served, form
+from tests.fuzz.service_client import BOUNDARY, Service, form
 from tests.fuzz.tally import Tally
 
 CLIENTS = 200
@@ -23,7 +23,7 @@ _SLACK = 48 * 2**20
 
 
 @dataclass
-class Seen:
+class Traffic:
     """What clients saw.
 
     Attributes:
@@ -48,7 +48,7 @@ class Seen:
 class Load:
     """Clients that send known pictures and judge the answers."""
 
-    def __init__(self, served: Served, pictures: list[bytes], captions: list[str]) -> None:
+    def __init__(self, served: Service, pictures: list[bytes], captions: list[str]) -> None:
         """Build the bodies once: the clients share the machine with the service."""
         self._served, self._captions = served, captions
         self._bodies = [form(picture, _NAME).split(_NAME.encode()) for picture in pictures]
@@ -64,7 +64,7 @@ class Load:
             limits=httpx.Limits(keepalive_expiry=5),
         )
 
-    async def _one(self, client: httpx.AsyncClient, number: int, at: int, seen: Seen) -> None:
+    async def _one(self, client: httpx.AsyncClient, number: int, at: int, seen: Traffic) -> None:
         which = (number * 7 + at) % len(self._bodies)
         name = f"c{number:03d}-{at:06d}.jpg"
         before, after = self._bodies[which]
@@ -88,7 +88,7 @@ class Load:
         else:
             seen.failed.append(f"{name}: status {answer.status_code}")
 
-    async def capacity(self, seconds: float, seen: Seen) -> float:
+    async def capacity(self, seconds: float, seen: Traffic) -> float:
         """Return right captions per second where clients wait for each other's answers."""
         end = time.perf_counter() + seconds
         done = len(seen.right)
@@ -105,7 +105,7 @@ class Load:
         seen.work += self._served.work() - worked
         return (len(seen.right) - done) / (time.perf_counter() - began)
 
-    async def overload(self, seconds: float, rate: float, seen: Seen) -> float:
+    async def overload(self, seconds: float, rate: float, seen: Traffic) -> float:
         """Send at a rate whatever the answers are; return right captions per second."""
         period = CLIENTS / rate
         began, worked = time.perf_counter(), self._served.work()
@@ -133,7 +133,9 @@ class Load:
         return len(seen.right) / (time.perf_counter() - began)
 
 
-async def load(served: Served, pictures: list[bytes], captions: list[str], seconds: float) -> Tally:
+async def load(
+    served: Service, pictures: list[bytes], captions: list[str], seconds: float
+) -> Tally:
     """Measure, overload, measure again, and judge.
 
     Args:
@@ -143,8 +145,8 @@ async def load(served: Served, pictures: list[bytes], captions: list[str], secon
         seconds: of the overload.
     """
     clients = Load(served, pictures, captions)
-    calm, wild = Seen(), Seen()
-    await clients.capacity(min(3.0, seconds / 4), Seen())  # warm
+    calm, wild = Traffic(), Traffic()
+    await clients.capacity(min(3.0, seconds / 4), Traffic())  # warm
     measured = max(5.0, seconds / 8)
     first = await clients.capacity(measured, calm)
     accepted = await clients.overload(seconds, 2 * first, wild)

@@ -1,4 +1,4 @@
-"""What every part of the torture reports."""
+"""The report of one part of the fault injection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Tally:
         handled: those after which the result was right, or the error was the one that is promised.
         lost: those after which something that had been written, accepted or asked for was gone,
             wrong or another's.
-        uncaught: exceptions that are no `RegardError`, hangs, and processes that died unasked.
+        uncaught: exceptions other than `RegardError`, hangs, and processes that died unasked.
         figures: what a reader should know beside the counts: "p99 of 40,000 requests 310 ms".
         troubles: one line for each of lost and uncaught: what was tried, and what happened.
     """
@@ -49,7 +49,7 @@ class Tally:
         self.troubles.append(f"lost: {what}")
 
     def miss(self, what: str) -> None:
-        """Count a fault that nobody caught."""
+        """Count a fault that was not handled."""
         self.tried += 1
         self.uncaught += 1
         self.troubles.append(f"uncaught: {what}")

@@ -1,4 +1,4 @@
-"""The command of the torture, and its parts on a few items."""
+"""The command of the fault injection, and its parts on a few items."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from tests.fuzz import __main__ as command
 from tests.fuzz import disk, documents, media
-from tests.fuzz.formats import KINDS, damaged_of_kind
+from tests.fuzz.document_samples import damaged_json, damaged_toml
+from tests.fuzz.environments import ChildResult
 from tests.fuzz.media import content_of
-from tests.fuzz.papers import damaged_json, damaged_toml
-from tests.fuzz.places import Ended
-from tests.fuzz.seeds import write_seeds
+from tests.fuzz.media_samples import write_media_samples
+from tests.fuzz.mutators import KINDS, damaged_of_kind
 from tests.fuzz.tally import Tally
 
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ def test_disks_and_missing_files_are_handled(here: Path) -> None:
 
 
 def test_items_come_from_the_seed_and_are_damaged(tmp_path: Path) -> None:
-    write_seeds(tmp_path / "seeds")
+    write_media_samples(tmp_path / "seeds")
     whole = {path.read_bytes() for path in (tmp_path / "seeds").iterdir()}
     items = [content_of(tmp_path, 0, number) for number in range(90)]
     assert items == [content_of(tmp_path, 0, number) for number in range(90)]
@@ -79,7 +79,7 @@ def test_items_come_from_the_seed_and_are_damaged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_knows_a_format_damages_every_seed_of_it(kind: str, tmp_path: Path) -> None:
-    write_seeds(tmp_path)
+    write_media_samples(tmp_path)
     seeds = [path.read_bytes() for path in tmp_path.glob(f"{kind}-*")]
     draw = random.Random(0)
     made = [damaged_of_kind(kind, seed, seeds[0], draw) for seed in seeds for _ in range(30)]
@@ -96,25 +96,25 @@ def test_damaged_json_and_toml_differ(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ended", "lost", "counts"),
     [
-        (Ended(2, "regard: the disk is full; free some space.\n", True), "", (1, 0, 0)),
-        (Ended(0, "", True), "", (1, 0, 0)),
-        (Ended(0, "", True), "row 1 is gone", (0, 1, 0)),
-        (Ended(2, "it failed\n", True), "", (0, 0, 1)),
-        (Ended(1, "Traceback (most recent call last)\n", False), "", (0, 0, 1)),
-        (Ended(-11, "it died of SIGSEGV", False), "", (0, 0, 1)),
-        (Ended(7, "regard: the disk is full; free some space.\n", True), "", (0, 0, 1)),
+        (ChildResult(2, "regard: the disk is full; free some space.\n", True), "", (1, 0, 0)),
+        (ChildResult(0, "", True), "", (1, 0, 0)),
+        (ChildResult(0, "", True), "row 1 is gone", (0, 1, 0)),
+        (ChildResult(2, "it failed\n", True), "", (0, 0, 1)),
+        (ChildResult(1, "Traceback (most recent call last)\n", False), "", (0, 0, 1)),
+        (ChildResult(-11, "it died of SIGSEGV", False), "", (0, 0, 1)),
+        (ChildResult(7, "regard: the disk is full; free some space.\n", True), "", (0, 0, 1)),
     ],
 )
 def test_what_a_trial_on_a_disk_counts_as(
-    ended: Ended, lost: str, counts: tuple[int, int, int]
+    ended: ChildResult, lost: str, counts: tuple[int, int, int]
 ) -> None:
     tally = Tally()
-    disk._judge("trial", ended, lost, tally, must_say=False)
+    disk.judge("trial", ended, lost, tally, must_say=False)
     assert (tally.handled, tally.lost, tally.uncaught) == counts
     assert all(re.match("(lost|uncaught): trial", line) for line in tally.troubles)
 
 
 def test_silence_where_an_error_was_due_is_missed() -> None:
     tally = Tally()
-    disk._judge("trial", Ended(0, "", True), "", tally, must_say=True)
+    disk.judge("trial", ChildResult(0, "", True), "", tally, must_say=True)
     assert tally.uncaught == 1

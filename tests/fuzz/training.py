@@ -1,4 +1,4 @@
-"""kill -9 at random moments of training, and of all that is written for it (`tests.fuzz.writing`).
+"""SIGKILL at random moments of training, and of all that is written for it (`tests.fuzz.kills`).
 
 After every kill whatever opens must be whole; gone on with, the work must end with the bits that
 it ends with undisturbed.
@@ -22,9 +22,9 @@ from regard.config import EncoderConfig, Recipe
 from regard.errors import RankLost
 from regard.recipes import override
 from regard.util.atomic import recovered
+from tests.fuzz.kills import kill_checkpoint, kill_shards, kill_store
 from tests.fuzz.processes import KILLED, ended, start_ranks
 from tests.fuzz.tally import Tally
-from tests.fuzz.writing import kill_checkpoint, kill_shards, kill_store
 
 _KILLS = {"one": 10, "two": 6, "store": 5, "checkpoint": 5, "shards": 4}  # at scale 1
 _GRACE = 3.0  # seconds in which other ranks may notice; then they are killed, as `--devices` does
@@ -184,7 +184,7 @@ def _toy_data(folder: Path) -> Path:
 
 def _recipe(data: Path, *, hard: bool) -> Recipe:
     """Return a recipe that saves after every step."""
-    recipe = replace(Recipe(), name="torture", encoder=EncoderConfig("small_cnn", 32, "stride8"))
+    recipe = replace(Recipe(), name="fuzz", encoder=EncoderConfig("small_cnn", 32, "stride8"))
     attention = ["decoder.attention=hard", "objective.kind=hard_attention"] if hard else []
     return override(
         recipe,

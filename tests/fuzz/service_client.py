@@ -1,4 +1,4 @@
-"""`regard serve` as a process of its own, to be loaded, abused and looked at from outside."""
+"""A client of `regard serve`, which it starts as a process and observes from outside."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from PIL import Image
 
 import regard
 
-BOUNDARY = "torture"
+BOUNDARY = "fuzz"
 _START = 120.0  # seconds in which a busy machine starts it
 _CROPS = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.7, 0.7), (0.3, 0.2, 1.0, 1.0))
 
 
-class Served:
+class Service:
     """A running service."""
 
     def __init__(self, log: Path, *settings: str) -> None:
@@ -43,7 +43,7 @@ class Served:
         while b" 200 " not in self.get("/readyz")[:20]:
             time.sleep(0.1)
 
-    def __enter__(self) -> Served:
+    def __enter__(self) -> Service:
         return self
 
     def __exit__(

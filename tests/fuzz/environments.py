@@ -1,4 +1,4 @@
-"""Disks that fill up, folders that refuse, clocks that jump; and children that meet them."""
+"""Faulty environments for child processes: full disks, denied folders, jumping clocks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PRELOAD = (
 
 
 @dataclass(frozen=True)
-class Ended:
+class ChildResult:
     """How a child ended.
 
     Attributes:
@@ -65,7 +65,7 @@ def open_folder(folder: Path) -> Generator[Path]:
     if not is_root():
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="regard-torture-") as place:
+    with tempfile.TemporaryDirectory(prefix="regard-fuzz-") as place:
         os.chmod(place, 0o755)  # nosec B103
         yield Path(place)
 
@@ -191,7 +191,7 @@ def jumping_clock(seed: int) -> Generator[None]:
 
 def in_child(
     first: Callable[[], None], act: Callable[..., Any], *arguments: Any, limit: int = 0
-) -> Ended:
+) -> ChildResult:
     """Do something in a child that is forked from this process, which has imported what it needs.
 
     Args:
@@ -211,12 +211,12 @@ def in_child(
         if process.is_alive():
             process.kill()
             process.join()
-            return Ended(-1, "it hung", False)
+            return ChildResult(-1, "it hung", False)
         words = pipe.read().decode("utf-8", "replace")
     code = process.exitcode or 0
     if code < 0:
-        return Ended(code, f"it died of {signal.Signals(-code).name}; {words[-300:]}", False)
-    return Ended(code % 100, words, code < 100)
+        return ChildResult(code, f"it died of {signal.Signals(-code).name}; {words[-300:]}", False)
+    return ChildResult(code % 100, words, code < 100)
 
 
 def _child(
@@ -257,4 +257,4 @@ def command(*arguments: str) -> int:
     return 0
 
 
-__all__ = ["FAULTS", "Ended", "command", "in_child", "jumping_clock", "small_disk"]
+__all__ = ["FAULTS", "ChildResult", "command", "in_child", "jumping_clock", "small_disk"]

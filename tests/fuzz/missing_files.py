@@ -1,4 +1,4 @@
-"""Files that are gone while they are needed, and clocks that jump while work is done."""
+"""Files that are removed while they are needed, and clocks that jump during the work."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from regard.training.logs import Silent
-from tests.fuzz.places import command, jumping_clock
-from tests.fuzz.works import KEY, contents, pictures, toy, training
+from tests.fuzz.environments import command, jumping_clock
+from tests.fuzz.writers import KEY, contents, pictures, toy, training
 
 Act = Callable[[Path], "int | None"]
 
@@ -36,7 +36,7 @@ def _shard_under_a_reader(folder: Path) -> None:
     """A store's shard is removed while it is read: what is open stays; then it is named."""
     from regard import DatasetError
     from regard.data.store import AnnotationStore, StoreKey
-    from tests.fuzz.works import encoded
+    from tests.fuzz.writers import encoded
 
     store = AnnotationStore(folder / "store", StoreKey(*KEY))
     for _ in store.fill([("digest7", "plain", "7")], encoded):
@@ -79,7 +79,7 @@ def _model_before_it_is_named(folder: Path) -> int:
     return status
 
 
-class _Removes(Silent):
+class _RemovingReporter(Silent):
     """Removes something once a training has begun."""
 
     def __init__(self, place: Path) -> None:
@@ -98,7 +98,7 @@ def _removed_while_training(what: str, *settings: str) -> Act:
 
         pictures(folder / "pictures")
         recipe = training(folder / "pictures", "training.epochs=2", *settings)
-        train(recipe, folder / "run", report=_Removes(folder / what))
+        train(recipe, folder / "run", report=_RemovingReporter(folder / what))
 
     return act
 
@@ -173,7 +173,7 @@ def clock_trials(scale: float, seed: int) -> Iterator[tuple[str, Act]]:
 
 def _store_by_clock(seed: int) -> Act:
     def act(folder: Path) -> None:
-        from tests.fuzz.works import fill
+        from tests.fuzz.writers import fill
 
         with jumping_clock(seed):
             for count in (1, 3, 9):

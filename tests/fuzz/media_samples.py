@@ -14,7 +14,7 @@ from PIL import Image
 Writer = Callable[[], bytes]
 
 
-def write_seeds(folder: Path) -> None:
+def write_media_samples(folder: Path) -> None:
     """Write them all, KIND-NAME.SUFFIX; the same ones on every machine of the same libraries."""
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():

@@ -22,7 +22,7 @@ _SECRET_PATHS = (
 )  # fmt: skip
 
 
-def write_papers(folder: Path) -> None:
+def write_document_samples(folder: Path) -> None:
     """Write what is damaged later; beside it the secret that nothing may read."""
     (folder / f"{SECRET}.txt").write_text("not to be read\n", "utf-8")
     place = folder / "papers"

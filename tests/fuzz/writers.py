@@ -1,6 +1,6 @@
-"""What writes to a disk: each work prepares old data, does its work, and says whether all is whole.
+"""Everything that writes to a disk: prepare old data, write the new, check that all is whole.
 
-`prepare` and `check` run where nothing is wrong; `act` runs in a child that meets the fault.
+`prepare` and `check` run in a sound environment; `act` runs in a child in the faulty one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.fuzz.places import command
+from tests.fuzz.environments import command
 
 KEY = ("0123abcd", (16, 16), 32)
 """Encoder, grid and features of the store."""
@@ -211,7 +211,7 @@ def _check_drawings(folder: Path) -> str:
     return _left_over(folder)
 
 
-class _Enough(Exception):
+class _StopTraining(Exception):
     """Ends a training as a kill would."""
 
 
@@ -223,12 +223,12 @@ def _prepare_run(folder: Path) -> None:
     class Ends(Silent):
         def evaluated(self, epoch: int, scores: Any, samples: Any) -> None:
             if epoch == 2:
-                raise _Enough
+                raise _StopTraining
 
     pictures(folder / "pictures")
     try:
         train(training(folder / "pictures", "training.epochs=3"), folder / "run", report=Ends())
-    except _Enough:
+    except _StopTraining:
         pass
     else:
         raise AssertionError("the training was not ended")

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of store building, checkpoint saving and shard writing."""
+"""SIGKILL at random moments of filling a store, saving a checkpoint and writing shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fuzz.processes import KILLED, ended, start
 from tests.fuzz.tally import Tally
 
 _TRIES = 8  # to hit a process before it ends by itself
-_KEY = StoreKey("torture", (7, 7), 8)
+_KEY = StoreKey("fuzz", (7, 7), 8)
 _ROWS = 6000
 
 
@@ -136,7 +136,7 @@ def _save(folder: Path) -> None:
         save_checkpoint(
             folder / "saved",
             config={
-                "name": "torture",
+                "name": "fuzz",
                 "medium": "image",
                 "recipe": {},
                 "preprocessing": {},
