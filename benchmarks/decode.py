@@ -187,7 +187,11 @@ def make_run(name: str, work: DecodeWork) -> tuple[Callable[[], list[tuple[int, 
         if threads > 1 and work.pictures > work.batch:  # as `Captioner` does with many pictures
             return list(
                 in_lanes(
-                    some, every, batch_size=work.batch, lanes=threads, alone=TorchBackend.alone
+                    some,
+                    every,
+                    batch_size=work.batch,
+                    lanes=threads,
+                    alone=TorchBackend.use_one_core,
                 )
             )
         return [c for first in every for c in some([first, *islice(every, work.batch - 1)])]

@@ -129,7 +129,7 @@ class CaptionStream:
                 return list(self._caption_batch([self._read(s, report) for s in batch], options))
 
             yield from in_lanes(
-                lane, batches, batch_size=1, lanes=self.lanes, alone=self.backend.alone
+                lane, batches, batch_size=1, lanes=self.lanes, alone=self.backend.use_one_core
             )
             return
         pool = ThreadPoolExecutor(_READERS)
@@ -210,7 +210,7 @@ class CaptionStream:
 
 def encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:
     """Encode N prepared items to their annotations (N, L, D)."""
-    size = backend.at_once or len(inputs)
+    size = backend.encode_batch_size or len(inputs)
     parts = [_encode(backend, inputs[i : i + size]) for i in range(0, len(inputs), size)]
     if len(parts) == 1:
         return parts[0]

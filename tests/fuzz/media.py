@@ -174,7 +174,7 @@ class _Quick:
 
     words: int
     features: int
-    at_once: int = 0
+    encode_batch_size: int = 0
 
     def encode(self, pixels: np.ndarray, grids: Any, mask: Any = None) -> Any:
         from regard.types import Annotations
@@ -209,7 +209,7 @@ class _Quick:
     def generator(self, seed: int) -> Any:
         return np.random.default_rng(seed)
 
-    def alone(self) -> Callable[[], None]:
+    def use_one_core(self) -> Callable[[], None]:
         return lambda: None
 
 

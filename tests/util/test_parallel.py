@@ -71,7 +71,7 @@ def test_each_thread_takes_one_core_and_torch_is_as_it_was() -> None:
             return [torch.get_num_threads()]
 
         assert set(
-            in_lanes(work, iter(range(6)), batch_size=1, lanes=3, alone=TorchBackend.alone)
+            in_lanes(work, iter(range(6)), batch_size=1, lanes=3, alone=TorchBackend.use_one_core)
         ) == {1}
         assert torch.get_num_threads() == 3
         other: list[int] = []

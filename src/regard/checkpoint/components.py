@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from regard.checkpoint.build import Model
     from regard.model.decoder import AttentionDecoder
     from regard.model.encoders import Encoder
-    from regard.native import FastStep
+    from regard.native.cpp_step import CppStep
 
 Modules: TypeAlias = "Callable[[], tuple[Encoder, AttentionDecoder]]"
 """Gives the modules of torch; always the same ones."""
 
 _BACKENDS = ("auto", "onnx", "torch")
-_WORTH_A_COMPILER = 2000  # pictures whose steps save the seconds that compiling takes
 _UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 
 
@@ -59,7 +58,7 @@ class Parts:
     reader: Reader
     backend: Backend
     modules: Modules
-    steps: Callable[[int], FastStep | None]
+    steps: Callable[[int], CppStep | None]
     vocabulary: Vocabulary
     config: Recipe
     name: str
@@ -182,17 +181,19 @@ def parts_of_graphs(light: LightModel) -> Parts:
         model = _assembled(checkpoint)
         return model.encoder, model.decoder
 
-    def steps(pictures: int) -> FastStep | None:
-        from regard.native import FastStep, StepWeights, is_built, library  # one picture needs none
+    def steps(pictures: int) -> CppStep | None:
+        from regard.native import dispatch  # one picture needs none
+        from regard.native.cpp_step import CppStep, StepWeights
 
-        loops = library("float32") if pictures >= _WORTH_A_COMPILER or is_built("float32") else None
-        if loops is None:
+        known = recipe.decoder.scores in dispatch.KNOWN_SCORES
+        library = dispatch.ONNX_STEP.library(dispatch.Case(items=pictures, known_scores=known))
+        if library is None:
             return None
         try:
-            weights = StepWeights.of(checkpoint.arrays("decoder."), recipe.decoder)
+            weights = StepWeights.from_named(checkpoint.arrays("decoder."), recipe.decoder)
         except (KeyError, ValueError, IndexError):
             return None  # the graphs will say what is wrong with the model
-        return None if weights is None else FastStep(weights, loops, threads=1)
+        return CppStep(weights, library, threads=1)
 
     return Parts(reader, light.backend, cache(modules), steps, checkpoint.vocabulary, recipe,
                  config["name"], "cpu", checkpoint.metrics, stored_familiarity(config),

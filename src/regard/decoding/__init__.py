@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.decoding.beam import decode_beam
 from regard.decoding.filters import Ids
 from regard.decoding.sampling import decode_greedy, decode_sample

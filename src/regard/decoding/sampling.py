@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.decoding.filters import Ids, keep_likely
 from regard.decoding.search import Reading, Stepper
 from regard.decoding.search_options import DecodingOptions

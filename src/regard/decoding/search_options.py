@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from regard.config.training import MOST_PENALTY
 from regard.errors import ConfigError
+from regard.types import CONTEXTS
 
 METHODS = ("greedy", "beam", "sample")
 """How words are searched for."""
-CONTEXTS = ("expected", "sample", "argmax")
-"""How hard attention forms the context."""
 
 
 @dataclass(frozen=True)

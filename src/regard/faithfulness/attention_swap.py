@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.errors import UnknownName
 from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnotations, Step
 from regard.util.arrays import array_namespace
@@ -88,9 +88,9 @@ class SwappedAttention:
         return self._backend.step(token, state, projected, context=context, generator=generator)
 
     @property
-    def at_once(self) -> int:
-        """See `Backend.at_once`."""
-        return self._backend.at_once
+    def encode_batch_size(self) -> int:
+        """See `Backend.encode_batch_size`."""
+        return self._backend.encode_batch_size
 
     def asarray(self, x: np.ndarray) -> Array:
         """See `Backend.asarray`."""
@@ -100,6 +100,6 @@ class SwappedAttention:
         """See `Backend.generator`."""
         return self._backend.generator(seed)
 
-    def alone(self) -> Callable[[], None]:
-        """See `Backend.alone`."""
-        return self._backend.alone()
+    def use_one_core(self) -> Callable[[], None]:
+        """See `Backend.use_one_core`."""
+        return self._backend.use_one_core()

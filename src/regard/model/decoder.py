@@ -28,24 +28,24 @@ from torch import Tensor, nn
 
 from regard.config import DecoderConfig
 from regard.model.attention import (
-    Attended,
     Attention,
+    AttentionOutput,
     Gate,
     HardAttention,
     SoftAttention,
+    at_least_float32,
     build_scores,
-    widened,
 )
-from regard.model.packing import Packing, packing, unpadded
 from regard.model.position import PositionCode
-from regard.model.rng import Randomness, bernoulli
-from regard.model.unroll import fast_unroll
-from regard.native.kernels import Recurrence, word_losses
+from regard.model.rng import Rng, bernoulli
+from regard.model.unroll import Packing, pack_captions, pack_unpadded, unroll_compiled
+from regard.native.functional import word_losses
+from regard.native.teacher_forcing import RecurrenceOutput
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class TeacherForcingOutput:
     """What teacher forcing yields for B captions of T steps, of which R are real.
 
     Attributes:
@@ -86,13 +86,13 @@ class Unrolled:
 
 
 @dataclass(frozen=True)
-class _Recurrence:
+class _RecurrentStep:
     """The recurrent half of a step: everything but the vocabulary."""
 
     state: DecoderState
     context: Tensor
     beta: Tensor | None
-    attended: Attended
+    attended: AttentionOutput
 
 
 class AttentionDecoder(nn.Module):
@@ -155,7 +155,7 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         captions_per_item: int = 1,
         *,
-        generator: Randomness | None = None,
+        generator: Rng | None = None,
     ) -> DecoderState:
         """Return h_0 and c_0 from the mean annotation over valid cells.
 
@@ -173,8 +173,8 @@ class AttentionDecoder(nn.Module):
         hidden = self._dropout(hidden, self.config.dropout, generator)
         memory = self._dropout(memory, self.config.dropout, generator)
         return DecoderState(
-            widened(hidden).repeat_interleave(captions_per_item, 0),
-            widened(memory).repeat_interleave(captions_per_item, 0),
+            at_least_float32(hidden).repeat_interleave(captions_per_item, 0),
+            at_least_float32(memory).repeat_interleave(captions_per_item, 0),
         )
 
     def step(
@@ -184,7 +184,7 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: Randomness | None = None,
+        generator: Rng | None = None,
     ) -> Step:
         """Read one word and say what may come next.
 
@@ -217,8 +217,8 @@ class AttentionDecoder(nn.Module):
         *,
         steps: Tensor | None = None,
         context: str | Tensor = "expected",
-        generator: Randomness | None = None,
-    ) -> Unrolled:
+        generator: Rng | None = None,
+    ) -> TeacherForcingOutput:
         """Run teacher forcing: `step` for all words of captions that are given.
 
         Args:
@@ -232,13 +232,17 @@ class AttentionDecoder(nn.Module):
                 `steps`.
         """
         captions, longest = tokens.shape
-        rows = unpadded(captions, longest, tokens.device) if steps is None else packing(steps)
+        rows = (
+            pack_unpadded(captions, longest, tokens.device)
+            if steps is None
+            else pack_captions(steps)
+        )
         captions_per_item = captions // projected.values.shape[0]
         state = self.init_state(projected, captions_per_item, generator=generator)
         embedded = self._embed(tokens, generator, rows)
         word_gates = self.lstm_word(embedded)
         found = self._unroll(word_gates, state, projected, rows, context, generator)
-        return Unrolled(
+        return TeacherForcingOutput(
             self._deepen(embedded, found.hidden, found.context, generator, rows),
             self.output,
             rows,
@@ -256,17 +260,17 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         rows: Packing,
         context: str | Tensor,
-        generator: Randomness | None,
-    ) -> Recurrence:
+        generator: Rng | None,
+    ) -> RecurrenceOutput:
         """Run the recurrent half of all steps; what is returned is packed."""
         parts = self.attention, self.gate, self.lstm_recurrent
-        fast = fast_unroll(
+        compiled = unroll_compiled(
             parts, word_gates, state, projected, rows, context=context, generator=generator
         )
-        if fast is not None:
-            return fast
+        if compiled is not None:
+            return compiled
         gates = rows.unpack(word_gates)
-        found: list[_Recurrence] = []
+        found: list[_RecurrentStep] = []
         for t in range(gates.shape[1]):
             recurrence = self._recur(
                 gates[:, t], state, projected, context=context, generator=generator
@@ -279,7 +283,7 @@ class AttentionDecoder(nn.Module):
             return rows.pack(torch.stack(present, 1)) if present else None
 
         attended = [r.attended for r in found]
-        return Recurrence(
+        return RecurrenceOutput(
             rows.pack(torch.stack([r.state.hidden for r in found], 1)),
             rows.pack(torch.stack([r.context for r in found], 1)),
             rows.pack(torch.stack([a.alpha for a in attended], 1)),
@@ -295,8 +299,8 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         *,
         context: str | Tensor,
-        generator: Randomness | None,
-    ) -> _Recurrence:
+        generator: Rng | None,
+    ) -> _RecurrentStep:
         attended = self._attend(state.hidden, projected, context, generator)
         # --8<-- [start:gate]
         beta = None if self.gate is None else self.gate(state.hidden)
@@ -305,19 +309,19 @@ class AttentionDecoder(nn.Module):
         # --8<-- [start:lstm]
         recurrent = torch.cat([visual.to(state.hidden.dtype), state.hidden], dim=-1)
         gates = word_gates + self.lstm_recurrent(recurrent)
-        i, f, o, g = widened(gates).chunk(4, dim=-1)
+        i, f, o, g = at_least_float32(gates).chunk(4, dim=-1)
         memory = f.sigmoid() * state.memory + i.sigmoid() * g.tanh()  # c_t
         hidden = o.sigmoid() * memory.tanh()  # h_t
         # --8<-- [end:lstm]
-        return _Recurrence(DecoderState(hidden, memory), visual, beta, attended)
+        return _RecurrentStep(DecoderState(hidden, memory), visual, beta, attended)
 
     def _attend(
         self,
         hidden: Tensor,
         projected: ProjectedAnnotations,
         context: str | Tensor,
-        generator: Randomness | None,
-    ) -> Attended:
+        generator: Rng | None,
+    ) -> AttentionOutput:
         if isinstance(context, str):
             return self.attention(hidden, projected, context=context, generator=generator)
         sampled = self.attention(hidden, projected, context="sample", generator=generator)
@@ -326,9 +330,7 @@ class AttentionDecoder(nn.Module):
         mixed = torch.where(context[:, None], expected.flatten(0, 1), sampled.context)
         return sampled._replace(context=mixed)
 
-    def _embed(
-        self, token: Tensor, generator: Randomness | None, rows: Packing | None = None
-    ) -> Tensor:
+    def _embed(self, token: Tensor, generator: Rng | None, rows: Packing | None = None) -> Tensor:
         read = token if rows is None else rows.pack(token)
         return self._dropout(self.embedding(read), self.config.embedding_dropout, generator, rows)
 
@@ -337,7 +339,7 @@ class AttentionDecoder(nn.Module):
         embedded: Tensor,
         hidden: Tensor,
         context: Tensor,
-        generator: Randomness | None,
+        generator: Rng | None,
         rows: Packing | None = None,
     ) -> Tensor:
         """Return the deep output before the vocabulary."""
@@ -354,7 +356,7 @@ class AttentionDecoder(nn.Module):
         self,
         x: Tensor,
         rate: float,
-        generator: Randomness | None,
+        generator: Rng | None,
         rows: Packing | None = None,
     ) -> Tensor:
         """Inverted dropout that draws from the passed generator, so that runs can resume.

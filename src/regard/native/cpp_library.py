@@ -106,7 +106,7 @@ class Library:
         """Return what goes to C++: a number as it is, of an array its address."""
         if given is None or isinstance(given, int | float):
             return given
-        kind = _name(given.dtype)
+        kind = dtype_name(given.dtype)
         if "float" in kind and kind != self.dtype:
             raise TypeError(f"{name} takes {self.dtype}, and an array is {kind}")
         if isinstance(given, np.ndarray):
@@ -119,40 +119,48 @@ class Library:
 
 
 @cache
-def _name(dtype: object) -> str:
+def dtype_name(dtype: object) -> str:
+    """Return the name of a type of numpy or torch, such as "float32"."""
     return str(dtype).removeprefix("torch.")
 
 
 def library(dtype: object) -> Library | None:
-    """Return the compiled loops for arrays of a type, or None.
+    """Return the compiled loops for arrays of a type of numpy or torch, or None (`obstacle`)."""
+    found = _library_or_obstacle(dtype_name(dtype))
+    return found if isinstance(found, Library) else None
 
-    None means that there are none for the type, that this machine compiles none, which is logged
-    once, or that it was told not to.
 
-    Args:
-        dtype: of numpy or torch.
-    """
-    name = _name(dtype)
-    if os.environ.get("REGARD_KERNELS") == "plain" or name not in _REALS:
-        return None
+def obstacle(dtype: object) -> str:
+    """Return why `library` has none for a type, or ""."""
+    found = _library_or_obstacle(dtype_name(dtype))
+    return "" if isinstance(found, Library) else found
+
+
+def _library_or_obstacle(dtype: str) -> Library | str:
+    if os.environ.get("REGARD_KERNELS") == "plain":
+        return "REGARD_KERNELS is plain"
+    if dtype not in _REALS:
+        return f"there are no compiled loops for {dtype}"
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
-        return None  # a tracer follows torch's own operations only
-    return _loaded(name)
+        return "torch is tracing, which follows its own operations only"
+    return _loaded(dtype)
 
 
 @cache
-def _loaded(dtype: str) -> Library | None:
+def _loaded(dtype: str) -> Library | str:
+    """Compile and load the loops; a machine that cannot is told once what it costs."""
     try:
         return Library(_built(dtype), dtype)
     except (OSError, subprocess.SubprocessError) as error:
+        reason = str(error).strip() or type(error).__name__
         _LOG.warning(
-            "no compiled loops (%s): what they do on a CPU is done without them and takes longer, "
-            "training several times as long. A C++ compiler (g++ or clang++, or the one that CXX "
-            "names) makes them.",
-            str(error).strip() or type(error).__name__,
+            "no compiled loops (%s): the CPU computes without them and takes longer, in training "
+            "several times as long. A C++ compiler (g++ or clang++, or the one that CXX names) "
+            "makes them.",
+            reason,
         )
-        return None
+        return reason
 
 
 def is_built(dtype: str) -> bool:

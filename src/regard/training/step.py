@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import RegardError
-from regard.model.rng import Draws
+from regard.model.rng import SlicedGenerator
 from regard.training.batches import Chunk
 from regard.training.devices import Devices
 from regard.training.distillation import mean_taught
@@ -122,11 +122,11 @@ def _pass(run: Run, chunks: list[Chunk], views: list[str], seed: int, *, backwar
         if run.teachers:
             items = [run.splits.train.items[i] for i in batch.items]
             batch = replace(batch, taught=mean_taught(run.teachers, batch, items, views[part]))
-        draws = Draws(torch.Generator().manual_seed(seed), part, len(chunks))
+        rng = SlicedGenerator(torch.Generator().manual_seed(seed), part, len(chunks))
         with devices.autocast(run.recipe.training.precision):
             vectors = run.pictures.vectors(batch.vectors, batch.mask)
             projected = state.decoder.project(vectors, batch.mask)
-            loss = state.objective.loss(state.decoder, projected, batch, draws)
+            loss = state.objective.loss(state.decoder, projected, batch, rng)
         if backward:
             devices.backward(loss.total * share)
         found.append((loss, share))

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from regard.types.caption import SCHEMA_VERSION, AttentionTrace, Caption, Word
 from regard.types.decoding import (
+    CONTEXTS,
     Annotations,
     Array,
     DecoderState,
     Hypothesis,
+    LocationChooser,
     ProjectedAnnotations,
     Ranking,
     Step,
+    location_chooser,
 )
 from regard.types.media import Clip, Grid, Media, Scan
 
 __all__ = [
+    "CONTEXTS",
     "SCHEMA_VERSION",
     "Annotations",
     "Array",
@@ -27,10 +31,12 @@ __all__ = [
     "DecoderState",
     "Grid",
     "Hypothesis",
+    "LocationChooser",
     "Media",
     "ProjectedAnnotations",
     "Ranking",
     "Scan",
     "Step",
     "Word",
+    "location_chooser",
 ]

@@ -20,7 +20,7 @@ _TABLE = {
     "efficientnet_lite2": "regard.model.encoders.efficientnet_lite:EfficientNetLite",
     "googlenet": "regard.model.encoders.googlenet:GoogLeNet",
     "small_cnn": "regard.model.encoders.small_cnn:SmallCNN",
-    "small_cnn3d": "regard.model.encoders.small_cnn3d:SmallCNN3D",
+    "small_cnn3d": "regard.model.encoders.small_cnn:SmallCNN3D",
 }
 _FAMILIES = {
     "timm": "regard.model.encoders.timm_backbone:TimmBackbone",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import ObjectiveConfig
-from regard.model.decoder import AttentionDecoder, Unrolled
-from regard.model.rng import Randomness
+from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
+from regard.model.rng import Rng
 from regard.types import ProjectedAnnotations
 
 
@@ -26,7 +26,7 @@ class Batch:
         targets: (B, T) what it should say: the words, then <end>; padded.
         steps: (B, T) bool, True = a real target.
         items: index of each picture in the training set.
-        taught: (R, V) what teachers say of each real word, its rows as `packing(steps)` lays them;
+        taught: (R, V) what teachers say of each real word, ordered as by `pack_captions`;
             None: there are none.
     """
 
@@ -78,7 +78,7 @@ class Objective(nn.Module, ABC):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: Randomness,
+        generator: Rng,
     ) -> Loss:
         """Return the loss.
 
@@ -98,7 +98,9 @@ def expand_cells(mask: Tensor, captions: int) -> Tensor:
     return mask.repeat_interleave(captions // mask.shape[0], 0)
 
 
-def caption_logprob(unrolled: Unrolled, batch: Batch, config: ObjectiveConfig = _PLAIN) -> Tensor:
+def caption_logprob(
+    unrolled: TeacherForcingOutput, batch: Batch, config: ObjectiveConfig = _PLAIN
+) -> Tensor:
     """Return log p(y | a): **summed over the words of each caption**, (B,), float32 or wider.
 
     Without a config it is that of the captions' own words. With label smoothing and teachers a
@@ -117,7 +119,7 @@ def caption_logprob(unrolled: Unrolled, batch: Batch, config: ObjectiveConfig = 
     return -(losses * batch.steps).sum(1)
 
 
-def taught_losses(unrolled: Unrolled, taught: Tensor) -> Tensor:
+def taught_losses(unrolled: TeacherForcingOutput, taught: Tensor) -> Tensor:
     """Return -sum_v t(v) log p(v) of every real word, **not reduced**: (R,).
 
     Args:

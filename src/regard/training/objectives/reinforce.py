@@ -7,7 +7,7 @@ from torch import Tensor
 
 from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder
-from regard.model.rng import Randomness, uniform
+from regard.model.rng import Rng, uniform
 from regard.training.objectives.base import (
     Batch,
     Loss,
@@ -55,7 +55,7 @@ class HardAttentionObjective(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: Randomness,
+        generator: Rng,
     ) -> Loss:
         """See `Objective.loss`."""
         expected = self._draw_switch(projected, batch, generator)
@@ -123,9 +123,7 @@ class HardAttentionObjective(Objective):
         self.baseline.copy_(decay * self.baseline + (1 - decay) * mean)
         self.started.fill_(True)
 
-    def _draw_switch(
-        self, projected: ProjectedAnnotations, batch: Batch, generator: Randomness
-    ) -> Tensor:
+    def _draw_switch(self, projected: ProjectedAnnotations, batch: Batch, generator: Rng) -> Tensor:
         """Return (B,) bool, True where a picture's sample is replaced by its expectation."""
         pictures = projected.mask.shape[0]
         chance = uniform(

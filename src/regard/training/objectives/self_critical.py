@@ -10,8 +10,8 @@ from torch import Tensor
 
 from regard.backends.torch_backend import TorchStep, evaluating
 from regard.config import ObjectiveConfig
-from regard.model.decoder import AttentionDecoder, Unrolled
-from regard.model.rng import Randomness, choose, fork
+from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
+from regard.model.rng import Rng, sample_categorical, spawn
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.training.objectives.base import Batch, Loss, Objective
 from regard.training.objectives.cross_entropy import CrossEntropy
@@ -57,11 +57,11 @@ class SelfCritical(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: Randomness,
+        generator: Rng,
     ) -> Loss:
         """See `Objective.loss`."""
         samples = self.config.samples
-        tokens = self.sample(decoder, projected, samples, fork(generator))
+        tokens = self.sample(decoder, projected, samples, spawn(generator))
         rewards = self._rewards(tokens, batch.items, samples)
         baseline = self._baseline(decoder, projected, batch, rewards)
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
@@ -79,7 +79,7 @@ class SelfCritical(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         captions_per_item: int,
-        generator: Randomness | None,
+        generator: Rng | None,
     ) -> Tensor:
         """Sample captions, or take the greedy ones where `generator` is None.
 
@@ -88,11 +88,11 @@ class SelfCritical(Objective):
             that follows draws the same numbers whatever was said.
         """
         with torch.no_grad(), evaluating(decoder):
-            fast = TorchStep.of(decoder)
+            compiled = TorchStep.from_decoder(decoder)
             step = (
                 partial(decoder.step, projected=projected)
-                if fast is None
-                else partial(fast, ready=fast.ready(projected))
+                if compiled is None
+                else partial(compiled, projected=compiled.pack(projected))
             )
             state = decoder.init_state(projected, captions_per_item)
             rows = state.hidden.shape[0]
@@ -132,7 +132,7 @@ class SelfCritical(Objective):
         return self._rewards(self.sample(decoder, projected, 1, None), batch.items, 1)
 
 
-def said_logprob(unrolled: Unrolled, words: Tensor) -> Tensor:
+def said_logprob(unrolled: TeacherForcingOutput, words: Tensor) -> Tensor:
     """Return log p of words among those that may be said, **not reduced**: (B, T), 0 at padding.
 
     Without <pad>, <start> and <unk>, which are never sampled: a policy that gives them more must
@@ -165,7 +165,7 @@ def policy_loss(rewards: Tensor, baseline: Tensor, logprob: Tensor) -> Tensor:
     # --8<-- [end:self_critical]
 
 
-def _draw(logits: Tensor, generator: Randomness | None) -> Tensor:
+def _draw(logits: Tensor, generator: Rng | None) -> Tensor:
     if generator is None:
         return logits.argmax(-1)
-    return choose(torch.softmax(logits, -1), generator)
+    return sample_categorical(torch.softmax(logits, -1), generator)
