@@ -48,8 +48,16 @@ def info(
         str | None, typer.Argument(help="Folder, shipped model or hub id; else the shipped one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole config as JSON.")] = False,
+    runtime: Annotated[
+        bool, typer.Option("--runtime", help="What computes what on this machine, and why.")
+    ] = False,
 ) -> None:
     """Show what a model is made of."""
+    if runtime:
+        if model is not None:
+            raise typer.BadParameter("--runtime describes this machine; leave MODEL out.")
+        _show_runtime(as_json)
+        return
     from regard.checkpoint.folder import load_checkpoint
     from regard.checkpoint.onnx_manifest import graphs_of
     from regard.pretrained import find_model
@@ -64,6 +72,22 @@ def info(
     table = Table(show_header=False, box=None)
     for label, value in _described(checkpoint, graphs).items():
         table.add_row(label, Text(value))  # a stranger's text is no markup
+    tables().print(table)
+
+
+def _show_runtime(as_json: bool) -> None:
+    from regard.native import dispatch
+
+    case = dispatch.this_machine()
+    rows = list(dispatch.report(case))
+    if as_json:
+        json_line({"device": str(case.device), "computations": rows})
+        return
+    table = Table("computation", "used in", "runs as", "why", "not taken", show_lines=True)
+    for row in rows:
+        others = [f"{name}: {why}" for name, why in row["others"].items()]
+        taken = row["implementation"] or "–", row["reason"] or "–"
+        table.add_row(row["computation"], row["use"], *taken, "\n".join(others))
     tables().print(table)
 
 

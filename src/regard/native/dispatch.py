@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -81,44 +80,40 @@ Condition = Callable[[Case], str]
 """Returns why an implementation cannot be taken, or "" if it can."""
 
 
-@dataclass(frozen=True)
 class Implementation:
-    """One way to compute something.
+    """One way to compute something."""
 
-    Attributes:
-        name: such as `CPP`.
-        reason: why it is taken where its conditions hold.
-        conditions: all must hold.
-        packages: that it needs.
-    """
+    def __init__(
+        self, name: str, reason: str, *conditions: Condition, packages: tuple[str, ...] = ()
+    ) -> None:
+        """Describe it.
 
-    name: str
-    reason: str
-    conditions: tuple[Condition, ...] = ()
-    packages: tuple[str, ...] = ()
+        Args:
+            name: such as `CPP`.
+            reason: why it is taken if its conditions hold.
+            *conditions: all must hold.
+            packages: that it needs.
+        """
+        self.name, self.reason, self.packages = name, reason, packages
+        self._conditions = conditions
 
     def obstacle(self, case: Case) -> str:
         """Return the first condition that does not hold, or ""."""
-        return next(filter(None, (condition(case) for condition in self.conditions)), "")
-
-    def missing(self) -> str:
-        """Return which package is not installed, or ""."""
-        return next((f"{p} is not installed" for p in self.packages if not find_spec(p)), "")
+        return next(filter(None, (condition(case) for condition in self._conditions)), "")
 
 
-@dataclass(frozen=True)
 class Computation:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: what is computed.
-        use: when: in training, in captioning.
-        implementations: the fastest first; the last has no conditions.
-    """
+    def __init__(self, name: str, use: str, *implementations: Implementation) -> None:
+        """Describe it.
 
-    name: str
-    use: str
-    implementations: tuple[Implementation, ...]
+        Args:
+            name: what is computed.
+            use: where, in training or captioning.
+            *implementations: the fastest first; the last has no conditions.
+        """
+        self.name, self.use, self.implementations = name, use, implementations
 
     def choose(self, case: Case) -> str:
         """Return the name of the implementation to take."""
@@ -133,7 +128,7 @@ def _on_cpu(case: Case) -> str:
     return "" if case.device_type == "cpu" else f"the tensors are on {case.device}"
 
 
-def _compiled(case: Case) -> str:
+def _cpp(case: Case) -> str:
     return cpp_library.obstacle(case.cpp_dtype)
 
 
@@ -172,7 +167,7 @@ def int16_pays(dtype: str) -> bool:
     library = cpp_library.library(dtype)
     answer = np.zeros(1, np.int64)
     if library is not None:
-        library.call("pairs_pay", answer)
+        library.call("int16_pays", answer=answer)
     return bool(answer[0])
 
 
@@ -180,8 +175,8 @@ def _exportable(case: Case) -> str:
     return "" if case.exportable else "no graph can stand for this encoder"
 
 
-def _on_gpu(case: Case) -> str:
-    return triton_obstacle(case)
+def _triton(case: Case) -> str:
+    return triton_obstacle(case)  # looked up at each call: benchmarks and tests replace it
 
 
 def triton_obstacle(case: Case) -> str:
@@ -218,117 +213,88 @@ def triton_works(device: Any) -> bool:
 
 
 _TORCH = Implementation(
-    TORCH, "the plain computation, which all others are held to", (), ("torch",)
+    TORCH, "the plain computation, by which the others are tested", packages=("torch",)
 )
+_STEP = "weights packed once, and logits only as far as a search needs them"
 _BOTH = "training, captioning with torch"
 
+ENCODER = Computation(
+    "encoder of torch models",
+    "filling a store, captioning many items",
+    Implementation(
+        ONNX,
+        "several times faster than torch once it has started",
+        _on_cpu,
+        _exportable,
+        packages=("onnxruntime", "onnxscript"),
+    ),
+    _TORCH,
+)
 KEYS = Computation(
     "attention keys",
     _BOTH,
-    (
-        Implementation(
-            CPP,
-            "a weight packed once is multiplied faster than by BLAS",
-            (_on_cpu, _no_autocast, _one_dtype, _compiled),
-            ("torch",),
-        ),
-        _TORCH,
+    Implementation(
+        CPP, "faster than BLAS: the weight is packed once", _on_cpu, _no_autocast, _one_dtype, _cpp
     ),
+    _TORCH,
 )
 ADDITIVE_SCORES = Computation(
     "additive scores",
     _BOTH,
-    (
-        Implementation(TRITON, "the tanh is never written to memory", (_on_gpu,), ("triton",)),
-        Implementation(BLOCKWISE, "the tanh of many cells is not kept", (_many_cells,), ("torch",)),
-        _TORCH,
-    ),
+    Implementation(TRITON, "no tanh is written to memory", _triton, packages=("triton",)),
+    Implementation(BLOCKWISE, "the tanh of many cells is not kept", _many_cells),
+    _TORCH,
 )
 SOFT_ATTENTION = Computation(
     "softmax and context of soft attention",
     _BOTH,
-    (
-        Implementation(TRITON, "one kernel reads the values once", (_on_gpu,), ("triton",)),
-        _TORCH,
-    ),
+    Implementation(TRITON, "one kernel reads the values once", _triton, packages=("triton",)),
+    _TORCH,
 )
 TEACHER_FORCING = Computation(
     "recurrence over given captions",
     "training",
-    (
-        Implementation(
-            CPP,
-            "one pass over all steps, with weights packed once and no stored tanh",
-            (_on_cpu, _known_scores, _compiled),
-            ("torch",),
-        ),
-        _TORCH,
-    ),
+    Implementation(CPP, "packed weights, and no tanh is kept", _on_cpu, _known_scores, _cpp),
+    _TORCH,
 )
 VOCABULARY_LOSS = Computation(
     "vocabulary loss",
     "training",
-    (
-        Implementation(
-            CPP, "logits and their gradient share one buffer", (_on_cpu, _compiled), ("torch",)
-        ),
-        _TORCH,
-    ),
+    Implementation(CPP, "logits and their gradient share one buffer", _on_cpu, _cpp),
+    _TORCH,
 )
 TORCH_STEP = Computation(
     "decoder step of torch models",
-    "captioning, self-critical sampling",
-    (
-        Implementation(
-            CPP,
-            "weights packed once, and logits only where a search needs them",
-            (_on_cpu, _no_autocast, _known_scores, _compiled),
-            ("torch",),
-        ),
-        _TORCH,
-    ),
+    "captioning, self-critical training",
+    Implementation(CPP, _STEP, _on_cpu, _no_autocast, _known_scores, _cpp),
+    _TORCH,
 )
 ONNX_STEP = Computation(
     "decoder step of ONNX models",
     "captioning many items",
-    (
-        Implementation(
-            CPP,
-            "weights packed once, and logits only where a search needs them",
-            (_known_scores, _worth_compiling, _compiled),
-        ),
-        Implementation(ONNX, "the model's graph, which needs no compiler", (), ("onnxruntime",)),
-    ),
-)
-ENCODER = Computation(
-    "encoder of torch models",
-    "filling a store, captioning many items",
-    (
-        Implementation(
-            ONNX,
-            "encodes several times faster than torch, once it has started",
-            (_on_cpu, _exportable),
-            ("onnxruntime", "onnxscript"),
-        ),
-        _TORCH,
-    ),
+    Implementation(CPP, _STEP, _known_scores, _worth_compiling, _cpp),
+    Implementation(ONNX, "the model's graph needs no compiler", packages=("onnxruntime",)),
 )
 STRONGEST_WORDS = Computation(
     "strongest words of a compiled step",
     "captioning",
-    (
-        Implementation(
-            INT16,
-            "half the time for all words; the strongest are computed again in full",
-            (_many_words, _compiled, _int16_pays),
-        ),
-        Implementation(CPP, "all logits in the type of the weights"),
-    ),
+    Implementation(INT16, "half the time for a large vocabulary", _many_words, _cpp, _int16_pays),
+    Implementation(CPP, "all logits in the type of the weights"),
 )
 TABLE = (
-    *(ENCODER, KEYS, ONNX_STEP, TORCH_STEP, STRONGEST_WORDS),
+    *(ENCODER, ONNX_STEP, TORCH_STEP, STRONGEST_WORDS, KEYS),
     *(ADDITIVE_SCORES, SOFT_ATTENTION, TEACHER_FORCING, VOCABULARY_LOSS),
 )
+
+
+def this_machine() -> Case:
+    """Return the case of float32, a large vocabulary and this machine's GPU, or else its CPU."""
+    if find_spec("torch"):
+        import torch
+
+        if torch.cuda.is_available():
+            return Case(torch.device("cuda"), words=_MANY_WORDS)
+    return Case(words=_MANY_WORDS)
 
 
 def report(case: Case) -> Iterator[dict[str, Any]]:
@@ -336,8 +302,12 @@ def report(case: Case) -> Iterator[dict[str, Any]]:
     for row in TABLE:
         taken: Implementation | None = None
         others: dict[str, str] = {}
+        plain = row.implementations[-1]
         for implementation in row.implementations:
-            obstacle = implementation.missing() or implementation.obstacle(case)
+            missing = [p for p in plain.packages + implementation.packages if not find_spec(p)]
+            obstacle = (
+                f"{missing[0]} is not installed" if missing else implementation.obstacle(case)
+            )
             if taken is not None:
                 others[implementation.name] = f"{taken.name} is faster"
             elif obstacle:
