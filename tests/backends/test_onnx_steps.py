@@ -207,7 +207,8 @@ state = np.zeros((2, 512), np.float32)
 ready = steps.pack(cells, cells, np.ones((2, 9), bool))
 steps(np.array([1, 1]), DecoderState(state, state), ready)
 of_steps = threads() - before
-loops.call("exponentials", 100_000, np.ones(100_000, np.float32), np.empty(100_000, np.float32))
+one, out = np.ones(100_000, np.float32), np.empty(100_000, np.float32)
+loops.call("exponentials", n=100_000, x=one, out=out)
 print(of_steps, threads() - before)
 """
 

@@ -67,10 +67,10 @@ def test_many_rows_go_to_the_threads_tile_by_tile(threads: int) -> None:
     x, weight = (draw.normal(size=s).astype(np.float32) for s in ((2500, 40), (40, 50)))
     product = PackedProduct(weight, loops)
     try:
-        loops.call("threads", threads)
+        loops.call("threads", count=threads)
         found = product(x)
     finally:
-        loops.call("threads", 0)
+        loops.call("threads", count=0)
     np.testing.assert_array_equal(found, np.concatenate([product(x[i : i + 6]) for i in
                                                          range(0, 2500, 6)]))  # fmt: skip
 

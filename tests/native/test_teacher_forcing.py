@@ -227,10 +227,13 @@ def test_tensors_that_the_loops_would_misread_are_refused() -> None:
     loops = library(torch.float32)
     assert loops is not None
     numbers = torch.ones(4, 6)
-    with pytest.raises(TypeError, match="takes float32, and an array is float64"):
-        loops.call("exponentials", 24, numbers.double(), torch.empty(4, 6))
-    with pytest.raises(TypeError, match="takes contiguous arrays"):
-        loops.call("exponentials", 24, numbers.t(), torch.empty(4, 6))
+    out = torch.empty(4, 6)
+    with pytest.raises(TypeError, match="exponentials: x is float64; expected float32"):
+        loops.call("exponentials", n=24, x=numbers.double(), out=out)
+    with pytest.raises(TypeError, match="exponentials: x is not contiguous"):
+        loops.call("exponentials", n=24, x=numbers.t(), out=out)
+    with pytest.raises(TypeError, match="missing or unknown arguments: count, n"):
+        loops.call("exponentials", count=24, x=numbers, out=out)
 
 
 @needs_compiler

@@ -134,10 +134,10 @@ def test_threads_change_nothing(threads: int) -> None:
     layer, loops = layer_of(weight, bias), loops_of("float32")
     wanted = layer.strongest(deep, 7)
     try:
-        loops.call("threads", threads)
+        loops.call("threads", count=threads)
         found = layer.strongest(deep, 7)
     finally:
-        loops.call("threads", 0)
+        loops.call("threads", count=0)
     assert wanted is not None
     assert found is not None
     for a, b in zip(found, wanted, strict=True):
@@ -185,9 +185,9 @@ def test_integers_are_used_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_integers_pay_on_the_processors_that_they_are_written_for() -> None:
     answer = np.full(1, 7, np.int64)
-    loops_of("float64").call("pairs_pay", answer)
+    loops_of("float64").call("int16_pays", answer=answer)
     assert answer[0] == 0
-    loops_of("float32").call("pairs_pay", answer)
+    loops_of("float32").call("int16_pays", answer=answer)
     flags = Path("/proc/cpuinfo")
     if not flags.exists() or platform.machine() != "x86_64":
         pytest.skip("nothing says what the processor can do")
@@ -236,7 +236,7 @@ def test_without_the_processors_instructions(
     monkeypatch.setenv("CXX", str(script))
     plain = Library(cpp_library._built("float32"), "float32")  # type: ignore[reportPrivateUsage]
     answer = np.ones(1, np.int64)
-    plain.call("pairs_pay", answer)
+    plain.call("int16_pays", answer=answer)
     assert answer[0] == 0
     deep, weight, bias = drawn(13, 1000, 65)
     found = layer_of(weight, bias, plain).strongest(deep, 9)

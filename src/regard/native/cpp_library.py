@@ -1,8 +1,9 @@
 """The C++ loops in `cpp/`: compiled for this machine on first use, called through ctypes.
 
-A compiler (`$CXX`, c++, g++ or clang++) builds the library in a few seconds and the user's cache
-folder keeps it. Where there is none, or with the environment variable `REGARD_KERNELS=plain`,
-`library` returns None and callers do the same in plain torch, several times slower.
+A compiler (`$CXX`, c++, g++ or clang++) builds the library in a few seconds, and the user's cache
+folder keeps it. Without one, or with the environment variable `REGARD_KERNELS=plain`, `library`
+returns None and callers do the same in plain torch, several times slower. Functions are called by
+the names of their parameters, which are read from the C++ source itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import tempfile
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,31 +42,22 @@ _FLAGS = (
 _REALS = {"float32": ("float", ctypes.c_float), "float64": ("double", ctypes.c_double)}
 _COMPILE_SECONDS = 120
 
-# Arguments of each function: n an integer, x a REAL, p the address of a contiguous tensor.
-_SIGNATURES = {
-    "exponentials": "npp",
-    "attend": "nnnnppppnpxppp",
-    "attend_backward": "nnnnppppnxppppppppp",
-    "collect": "nnnnpppppppppp",
-    "pack": "nnnnpp",
-    "product": "nnnnnppnnp",
-    "lstm": "nnpppp",
-    "lstm_backward": "nnnpppppp",
-    "cross_entropy": "nnnpppxp",
-    "cross_entropy_backward": "nnnppxp",
-    "rank": "nnnpppp",
-    "strongest": "nnnnpppp",
-    "gate": "nnnnpppp",
-    "pairs_pay": "p",
-    "shorten_words": "nnppppp",
-    "strong_words": "nnnnppppppxppp",
-    "threads": "n",
-}
-_STRIDED = {
-    *("pack", "product", "lstm_backward", "cross_entropy", "cross_entropy_backward"),
-    *("rank", "strongest", "gate"),
-}
-"""Functions that are told the steps between rows."""
+# Types of the arrays that a pointer of C++ may be given; T is a library's own.
+_ARRAYS = {"int64_t*": ("int64",), "int32_t*": ("int32",), "uint8_t*": ("bool", "uint8")}
+
+
+class _Function(NamedTuple):
+    """An exported function.
+
+    Attributes:
+        call: takes the parameters in their order.
+        parameters: their names, each with the types that an array may have; () for numbers.
+        strided: whether it is told the steps between rows, so that arrays need not be contiguous.
+    """
+
+    call: Any
+    parameters: dict[str, tuple[str, ...]]
+    strided: bool
 
 
 class Library:
@@ -81,41 +75,67 @@ class Library:
         """
         self.dtype = dtype
         loaded = ctypes.CDLL(str(path))
-        kinds = {"n": ctypes.c_int64, "x": _REALS[dtype][1], "p": ctypes.c_void_p}
-        self._functions = {}
-        for name, signature in _SIGNATURES.items():
+        numbers = {"int64_t": ctypes.c_int64, "T": _REALS[dtype][1]}
+        arrays = _ARRAYS | {"T*": (dtype,)}
+        self._functions: dict[str, _Function] = {}
+        for name, parameters in _declared().items():
             function = getattr(loaded, name)
-            function.argtypes = [kinds[letter] for letter in signature]
+            function.argtypes = [numbers.get(kind, ctypes.c_void_p) for kind in parameters.values()]
             function.restype = None
-            self._functions[name] = function
+            strided = any(
+                kind == "int64_t" and re.search("stride|step", parameter)
+                for parameter, kind in parameters.items()
+            )
+            of_arrays = {p: arrays.get(kind, ()) for p, kind in parameters.items()}
+            self._functions[name] = _Function(function, of_arrays, strided)
 
-    def call(self, name: str, *arguments: int | float | Array | None) -> None:
-        """Call a function of theirs; what it writes is among the arguments.
+    def call(self, name: str, **arguments: int | float | Array | None) -> None:
+        """Call a function of C++; it writes to some of its arguments.
 
         Args:
             name: of the function.
-            *arguments: sizes, numbers, contiguous arrays (None: a null pointer).
+            **arguments: numbers and arrays by the names of its parameters; None is a null pointer.
 
         Raises:
-            TypeError: an array is of another type, or is not contiguous where that is needed; its
-                memory would be misread.
+            TypeError: an argument is missing or unknown, or an array is of another type, or is
+                not contiguous though it must be; its memory would be misread.
         """
-        self._functions[name](*(self._passed(name, given) for given in arguments))
+        function = self._functions[name]
+        if arguments.keys() != function.parameters.keys():
+            wrong = sorted(arguments.keys() ^ function.parameters.keys())
+            raise TypeError(f"{name}: missing or unknown arguments: {', '.join(wrong)}")
+        passed: list[Any] = []
+        for parameter, dtypes in function.parameters.items():
+            given = arguments[parameter]
+            if dtypes and given is not None:
+                given = _address(given, dtypes, function.strided, f"{name}: {parameter}")
+            passed.append(given)
+        function.call(*passed)
 
-    def _passed(self, name: str, given: int | float | Array | None) -> int | float | None:
-        """Return what goes to C++: a number as it is, of an array its address."""
-        if given is None or isinstance(given, int | float):
-            return given
-        kind = dtype_name(given.dtype)
-        if "float" in kind and kind != self.dtype:
-            raise TypeError(f"{name} takes {self.dtype}, and an array is {kind}")
-        if isinstance(given, np.ndarray):
-            contiguous, address = given.flags.c_contiguous, given.ctypes.data
-        else:
-            contiguous, address = given.is_contiguous(), given.data_ptr()
-        if not contiguous and name not in _STRIDED:
-            raise TypeError(f"{name} takes contiguous arrays; one is not")
-        return int(address)
+
+def _address(array: Array, dtypes: tuple[str, ...], strided: bool, what: str) -> int:
+    """Return where an array's memory begins, if C++ reads it right."""
+    dtype = dtype_name(array.dtype)
+    if dtype not in dtypes:
+        raise TypeError(f"{what} is {dtype}; expected {' or '.join(dtypes)}")
+    if isinstance(array, np.ndarray):
+        contiguous, address = array.flags.c_contiguous, array.ctypes.data
+    else:
+        contiguous, address = array.is_contiguous(), array.data_ptr()
+    if not contiguous and not strided:
+        raise TypeError(f"{what} is not contiguous")
+    return address
+
+
+@cache
+def _declared() -> dict[str, dict[str, str]]:
+    """Return the exported functions with the types of their parameters, read from the source."""
+    functions: dict[str, dict[str, str]] = {}
+    for block in re.findall(r'extern "C" \{(.*?)\}  // extern "C"', _source(), re.S):
+        for name, listed in re.findall(r"^void (\w+)\(([^)]*)\) \{", block, re.M):
+            pairs = [part.replace("const ", "").split() for part in listed.split(",")]
+            functions[name] = {parameter: kind for kind, parameter in pairs}
+    return functions
 
 
 @cache
@@ -176,6 +196,7 @@ def _place(dtype: str) -> Path:
     return _folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
 
 
+@cache
 def _source() -> str:
     folder = files("regard.native") / "cpp"
     return "\n".join(folder.joinpath(f"{part}.cpp").read_text("utf-8") for part in _PARTS)

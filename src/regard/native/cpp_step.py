@@ -243,15 +243,21 @@ class CppStep:
         beta = None
         if weights.gate_bias is not None:
             beta = np.empty(gate.shape, gate.dtype)
-            sizes = *gate.shape, attended.shape[1], element_strides(gate)[0]
-            self._library.call("gate", *sizes, gate, weights.gate_bias, beta, attended)
+            self._library.call(
+                "gate", rows=len(gate), size=gate.shape[1], features=self._features,
+                stride=element_strides(gate)[0], x=gate, bias=weights.gate_bias, beta=beta,
+                context=attended,
+            )  # fmt: skip
         word, which = np.unique(token, return_inverse=True)
         embedded = weights.embedding[word]
         by_word = (self._by_word(embedded) + weights.word_bias)[which]
         gates = np.add(gates, by_word, out=aligned_empty(hidden, *by_word.shape))
         self._by_context.add_to(gates, attended)
         memory, after = np.empty_like(hidden), np.empty_like(hidden)
-        self._library.call("lstm", *hidden.shape, gates, before, memory, after)
+        self._library.call(
+            "lstm", rows=len(hidden), units=hidden.shape[1], gates=gates, before=before,
+            memory=memory, hidden=after,
+        )  # fmt: skip
         deep = aligned_empty(hidden, len(token), embedded.shape[1])
         np.add(weights.embedding[token], weights.out_bias, out=deep)
         self._out_hidden.add_to(deep, after)
@@ -278,8 +284,9 @@ class CppStep:
         attended = np.empty((len(query), features), query.dtype)
         keys = np.ascontiguousarray(projected.keys)  # explanation swaps them for views
         self._library.call(
-            "attend", len(query), cells, size, features, item, keys, query, v, 0,
-            projected.mask, self._weights.scale, projected.values, alpha, attended,
+            "attend", rows=len(query), cells=cells, size=size, features=features, item=item,
+            keys=keys, queries=query, v=v, reverse=0, mask=projected.mask,
+            scale=self._weights.scale, values=projected.values, alpha=alpha, context=attended,
         )  # fmt: skip
         if choose is None:
             return attended, alpha, None
@@ -289,15 +296,15 @@ class CppStep:
     @contextmanager
     def _threads_held(self) -> Generator[None]:
         """Hold the number of threads that the loops of this thread use."""
-        self._library.call("threads", self._threads)
+        self._library.call("threads", count=self._threads)
         try:
             yield
         finally:
-            self._library.call("threads", 0)
+            self._library.call("threads", count=0)
 
     def _exponentials(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Return exp(-2 x), written to `out`."""
-        self._library.call("exponentials", x.size, x, out)
+        self._library.call("exponentials", n=x.size, x=x, out=out)
         return out
 
     def _product(self, weight: np.ndarray) -> PackedProduct:

@@ -213,8 +213,10 @@ class _WordLosses(torch.autograd.Function):
             product(weight[part].t(), library, autocast).into(logits[:, part], features)
         losses = logits.new_empty(len(logits))
         target = target.contiguous()
-        given = *logits.shape, logits.stride(0), bias
-        library.call("cross_entropy", *given, logits, target, smoothing, losses)
+        library.call(
+            "cross_entropy", rows=len(logits), words=words, stride=logits.stride(0), bias=bias,
+            logits=logits, target=target, smoothing=smoothing, loss=losses,
+        )  # fmt: skip
         ctx.save_for_backward(features, weight, target)
         ctx.probabilities, ctx.rest = logits, (smoothing, autocast, library)
         return losses
@@ -230,9 +232,10 @@ class _WordLosses(torch.autograd.Function):
         features, weight, target = ctx.saved_tensors
         smoothing, autocast, library = ctx.rest
         logits, ctx.probabilities = ctx.probabilities, None  # turned into its own gradient
-        grad_losses = grads[0].contiguous()
-        sizes = *logits.shape, logits.stride(0)
-        library.call("cross_entropy_backward", *sizes, logits, target, smoothing, grad_losses)
+        library.call(
+            "cross_entropy_backward", rows=len(logits), words=len(weight), stride=logits.stride(0),
+            logits=logits, target=target, smoothing=smoothing, grad_loss=grads[0].contiguous(),
+        )  # fmt: skip
         grad_bias = logits.sum(0)
         if autocast is not None:
             logits, features, weight = (x.to(autocast) for x in (logits, features, weight))

@@ -28,7 +28,11 @@ class PackedProduct:
         self.inner, self.outer = weight.shape
         self._library = library
         self._panels = aligned_empty(weight, self.inner * (self.outer + _MARGIN))
-        library.call("pack", *weight.shape, *element_strides(weight), weight, self._panels)
+        inner_step, outer_step = element_strides(weight)
+        library.call(
+            "pack", inner=self.inner, outer=self.outer, inner_step=inner_step,
+            outer_step=outer_step, weight=weight, panels=self._panels,
+        )  # fmt: skip
 
     def __call__(self, x: Array) -> Array:
         """Return x W, (rows, outer), for x (rows, inner) with any strides.
@@ -49,8 +53,11 @@ class PackedProduct:
         self._multiply(out, x, add=True)
 
     def _multiply(self, out: Array, x: Array, *, add: bool) -> None:
-        given = len(x), self.inner, self.outer, *element_strides(x), x, self._panels
-        self._library.call("product", *given, element_strides(out)[0], int(add), out)
+        x_row, x_step = element_strides(x)
+        self._library.call(
+            "product", rows=len(x), inner=self.inner, outer=self.outer, x_row=x_row, x_step=x_step,
+            x=x, panels=self._panels, out_step=element_strides(out)[0], add=int(add), out=out,
+        )  # fmt: skip
 
 
 def aligned_empty(like: Array, *shape: int) -> Array:

@@ -168,8 +168,10 @@ class ForwardPass:
                 torch.mul(self.beta[rows], self.context[rows], out=self.visual[rows])
             self.gates[rows] += gates
             by_context.add_to(self.gates[rows], self.visual[rows])
-            after = self.gates[rows], memory, self.memory[rows], self.hidden[rows]
-            self.plan.library.call("lstm", count, hidden.shape[1], *after)
+            self.plan.library.call(
+                "lstm", rows=count, units=hidden.shape[1], gates=self.gates[rows], before=memory,
+                memory=self.memory[rows], hidden=self.hidden[rows],
+            )  # fmt: skip
             hidden, memory = self.hidden[rows], self.memory[rows]
 
     def _attend(self, rows: slice, count: int, query: Tensor) -> None:
@@ -179,8 +181,10 @@ class ForwardPass:
             self.exponentials(query, self.queries[rows])
         else:
             self.queries[rows] = query
-        looked = self.values, self.alpha[rows], self.context[rows]
-        plan.library.call("attend", count, *self.scoring(rows), plan.mask, plan.scale, *looked)
+        plan.library.call(
+            "attend", **self.scoring(rows), mask=plan.mask, alpha=self.alpha[rows],
+            context=self.context[rows],
+        )  # fmt: skip
         if plan.choose is not None and self.location is not None:
             location = self.location[rows] = plan.choose(self.alpha[rows])
             chosen = self.values[plan.items[:count], location]
@@ -189,17 +193,22 @@ class ForwardPass:
                 chosen = torch.where(kept, self.context[rows], chosen)
             self.context[rows] = chosen
 
-    def scoring(self, rows: slice) -> tuple[int | Tensor | None, ...]:
+    def scoring(self, rows: slice) -> dict[str, Any]:
         """Return the arguments of the loops that say what these rows score."""
         _, cells, size = self.keys.shape
-        given = self.plan.items, self.keys, self.queries[rows], self.weights.v
+        queries = self.queries[rows]
         self.reverse = not self.reverse
-        return cells, size, self.values.shape[2], *given, int(self.reverse)
+        return {
+            **{"rows": len(queries), "cells": cells, "size": size, "item": self.plan.items},
+            **{"keys": self.keys, "queries": queries, "v": self.weights.v},
+            **{"values": self.values, "features": self.values.shape[2]},
+            **{"reverse": int(self.reverse), "scale": self.plan.scale},
+        }
 
     def exponentials(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return exp(-2 x) of contiguous numbers."""
         out = torch.empty_like(x) if out is None else out
-        self.plan.library.call("exponentials", x.numel(), x, out)
+        self.plan.library.call("exponentials", n=x.numel(), x=x, out=out)
         return out
 
     def product(self, weight: Tensor) -> Product:
@@ -242,15 +251,16 @@ class BackwardPass:
         for (span, count), before in zip(reversed(spans), reversed(befores[:-1]), strict=True):
             if grad_hidden is not None:
                 self.hidden[:count] += grad_hidden[span]
-            kept = saved.gates[span], before, saved.memory[span]
-            sizes = count, before.shape[1], self.joint.shape[1]
-            towards = self.hidden, self.memory, self.gates[span]
-            saved.plan.library.call("lstm_backward", *sizes, *kept, *towards)
+            saved.plan.library.call(
+                "lstm_backward", rows=count, units=before.shape[1], stride=self.joint.shape[1],
+                gates=saved.gates[span], before=before, memory=saved.memory[span],
+                grad_hidden=self.hidden, grad_memory=self.memory, grad_gates=self.gates[span],
+            )  # fmt: skip
             visual = by_context(self.gates[span])
             if grad_visual is not None:
                 visual += grad_visual[span]
             self._through_gate(span, visual, None if grad_beta is None else grad_beta[span])
-            self._through_attention(span, count)
+            self._through_attention(span)
             self.hidden[:count] = by_hidden(self.joint[span])
 
     def _through_gate(self, span: slice, visual: Tensor, grad_beta: Tensor | None) -> None:
@@ -267,19 +277,19 @@ class BackwardPass:
         self.gate[span] = by_beta * beta * (1 - beta)
         torch.mul(visual, beta, out=self.context[span])
 
-    def _through_attention(self, span: slice, count: int) -> None:
+    def _through_attention(self, span: slice) -> None:
         saved, plan = self.saved, self.saved.plan
         query = torch.empty_like(saved.queries[span])
         expected = plan.expected
         if saved.location is not None and expected is None:
             expected = torch.zeros_like(plan.items, dtype=torch.bool)
-        location = None if saved.location is None else saved.location[span]
-        logprob = None if self.logprob is None else self.logprob[span]
-        towards = self.context[span], self.alpha[span], expected, location, logprob
-        kept = saved.values, saved.alpha[span]
-        made = self.scores[span], query
-        scoring = saved.scoring(span)
-        plan.library.call("attend_backward", count, *scoring, plan.scale, *kept, *towards, *made)
+        plan.library.call(
+            "attend_backward", **saved.scoring(span), alpha=saved.alpha[span],
+            grad_context=self.context[span], grad_alpha=self.alpha[span], expected=expected,
+            chosen=None if saved.location is None else saved.location[span],
+            grad_logprob=None if self.logprob is None else self.logprob[span],
+            grad_scores=self.scores[span], grad_queries=query,
+        )  # fmt: skip
         self.query[span] = query
 
     def gradients(self, *, values: bool) -> tuple[Tensor | None, ...]:
@@ -320,19 +330,20 @@ class BackwardPass:
         """Return the gradients of keys, v and values, each the sum over an item's rows."""
         saved, plan = self.saved, self.saved.plan
         items, cells, size = saved.keys.shape
-        v, features = saved.weights.v, saved.values.shape[2]
+        v = saved.weights.v
         item_of_row = torch.cat([plan.items[:count] for count in plan.counts])
         first = torch.zeros(items + 1, dtype=torch.int64)
         first[1:] = torch.bincount(item_of_row, minlength=items).cumsum(0)
         order = torch.argsort(item_of_row, stable=True)
-        weights = self._weights_of_cells() if values else None
         grad_v = None if v is None else saved.keys.new_empty(items, size)
         grad_values = torch.empty_like(saved.values) if values else None
-        kept = saved.keys, saved.queries, v, self.scores, weights, self.context
-        made = grad_v, grad_values
-        sizes = items, cells, size, features
-        plan.library.call("collect", *sizes, first, order, *kept, *made)
-        # `collect` has put the gradient of the keys in their place
+        plan.library.call(
+            "collect", items=items, cells=cells, size=size, features=saved.values.shape[2],
+            first=first, row=order, keys=saved.keys, queries=saved.queries, v=v,
+            grad_scores=self.scores, weights=self._weights_of_cells() if values else None,
+            grad_context=self.context, grad_v=grad_v, grad_values=grad_values,
+        )  # fmt: skip
+        # `collect` has replaced the keys by their gradient
         return saved.keys, None if grad_v is None else grad_v.sum(0), grad_values
 
     def _weights_of_cells(self) -> Tensor:

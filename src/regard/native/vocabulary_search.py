@@ -43,8 +43,10 @@ class LogitRanking:
         self.logits, self._library = logits, library
         self._maxima = np.empty((rows, -(-words // BLOCK)), logits.dtype)
         normaliser = np.empty(rows, logits.dtype)
-        given = rows, words, element_strides(logits)[0], bias
-        library.call("rank", *given, logits, self._maxima, normaliser)
+        library.call(
+            "rank", rows=rows, words=words, stride=element_strides(logits)[0], bias=bias,
+            logits=logits, maxima=self._maxima, normaliser=normaliser,
+        )  # fmt: skip
         self.normaliser = normaliser.astype(np.float64)
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,8 +55,10 @@ class LogitRanking:
         count = min(count, words)
         ids = np.empty((rows, count), np.int64)
         values = np.empty((rows, count), self.logits.dtype)
-        given = rows, words, element_strides(self.logits)[0], count
-        self._library.call("strongest", *given, self.logits, self._maxima, ids, values)
+        self._library.call(
+            "strongest", rows=rows, words=words, stride=element_strides(self.logits)[0],
+            count=count, logits=self.logits, maxima=self._maxima, ids=ids, values=values,
+        )  # fmt: skip
         return ids, values.astype(np.float64)
 
 
@@ -195,8 +199,10 @@ class _Int16Weight:
         self._pairs = aligned_empty(np.empty(0, np.int32), (words + _MARGIN) * -(-inner // 2))
         self._pairs.fill(0)
         self._step, self._length, rounded = (np.empty(words, weight.dtype) for _ in range(3))
-        given = words, inner, weight, self._pairs, self._step, self._length, rounded
-        library.call("shorten_words", *given)
+        library.call(
+            "shorten_words", words=words, inner=inner, weight=weight, panels=self._pairs,
+            step=self._step, length=self._length, rounded=rounded,
+        )  # fmt: skip
         self._rounded = float(rounded.max())
 
     def strongest(self, deep: np.ndarray, count: int) -> StrongestWords:
@@ -205,7 +211,9 @@ class _Int16Weight:
         ids, values = np.empty((rows, count), np.int64), np.empty((rows, count), deep.dtype)
         normaliser = np.empty(rows, deep.dtype)
         self._library.call(
-            "strong_words", rows, inner, words, count, deep, self._weight, self._bias,
-            self._pairs, self._step, self._length, self._rounded, ids, values, normaliser,
+            "strong_words", rows=rows, inner=inner, words=words, count=count, x=deep,
+            weight=self._weight, bias=self._bias, panels=self._pairs, word_step=self._step,
+            length=self._length, rounded=self._rounded, ids=ids, values=values,
+            normaliser=normaliser,
         )  # fmt: skip
         return StrongestWords(ids, values, normaliser)

@@ -115,10 +115,10 @@ constexpr decltype(&look<1>) LOOKS[] = {nullptr, look<1>, look<2>, look<3>, look
 
 extern "C" {
 
-// `back`: begin with the last row. Where a call reads what the call before it has just read, the
+// `reverse`: begin with the last row. If a call reads what the call before it has just read, the
 // part that is still in the cache comes first.
 void attend(int64_t rows, int64_t cells, int64_t size, int64_t features, const int64_t* item,
-            const T* keys, const T* queries, const T* v, int64_t back, const uint8_t* mask,
+            const T* keys, const T* queries, const T* v, int64_t reverse, const uint8_t* mask,
             T scale, const T* values, T* alpha, T* context) {
     // Rows of one item that lie side by side, as a beam's do, read its keys and values once.
     std::vector<int64_t> first;
@@ -128,7 +128,7 @@ void attend(int64_t rows, int64_t cells, int64_t size, int64_t features, const i
     first.push_back(rows);
 #pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t i = 0; i < groups; ++i) {
-        const int64_t group = back ? groups - 1 - i : i, row = first[group];
+        const int64_t group = reverse ? groups - 1 - i : i, row = first[group];
         LOOKS[first[group + 1] - row](cells, size, features, keys + item[row] * cells * size,
                                       queries + row * size, v, mask + item[row] * cells, scale,
                                       values + item[row] * cells * features, alpha + row * cells,
@@ -140,85 +140,85 @@ void attend(int64_t rows, int64_t cells, int64_t size, int64_t features, const i
 // and queries. Contexts are expectations where `expected` says so, or everywhere without it.
 void attend_backward(int64_t rows, int64_t cells, int64_t size, int64_t features,
                      const int64_t* item, const T* keys, const T* queries, const T* v,
-                     int64_t back, T scale, const T* values, const T* alpha, const T* of_context,
-                     const T* of_alpha, const uint8_t* expected, const int64_t* chosen,
-                     const T* of_logprob, T* of_scores, T* of_queries) {
+                     int64_t reverse, T scale, const T* values, const T* alpha, const T* grad_context,
+                     const T* grad_alpha, const uint8_t* expected, const int64_t* chosen,
+                     const T* grad_logprob, T* grad_scores, T* grad_queries) {
 #pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t i = 0; i < rows; ++i) {
-        const int64_t row = back ? rows - 1 - i : i, at = item[row] * cells;
+        const int64_t row = reverse ? rows - 1 - i : i, at = item[row] * cells;
         const T *query = queries + row * size, *weights = alpha + row * cells;
-        T *slope = of_scores + row * cells, *of_query = of_queries + row * size;
-        std::memcpy(slope, of_alpha + row * cells, cells * sizeof(T));
+        T *slope = grad_scores + row * cells, *grad_query = grad_queries + row * size;
+        std::memcpy(slope, grad_alpha + row * cells, cells * sizeof(T));
         if (!expected || expected[row])
             for (int64_t cell = 0; cell < cells; ++cell) {
                 const T* value = values + (at + cell) * features;
                 fetch(value, features);
-                slope[cell] += dot(of_context + row * features, value, features);
+                slope[cell] += dot(grad_context + row * features, value, features);
             }
         const T mean = dot(weights, slope, cells);
         for (int64_t cell = 0; cell < cells; ++cell)
             slope[cell] = weights[cell] * (slope[cell] - mean);
         if (chosen) {
             for (int64_t cell = 0; cell < cells; ++cell)
-                slope[cell] -= of_logprob[row] * weights[cell];
-            slope[chosen[row]] += of_logprob[row];
+                slope[cell] -= grad_logprob[row] * weights[cell];
+            slope[chosen[row]] += grad_logprob[row];
         }
-        std::memset(of_query, 0, size * sizeof(T));
+        std::memset(grad_query, 0, size * sizeof(T));
         for (int64_t cell = 0; cell < cells; ++cell) {
             const T* key = keys + (at + cell) * size;
             fetch(key, size);
             slope[cell] *= scale;
             if (v)
-                add_slope(of_query, slope[cell], key, query, size);
+                add_slope(grad_query, slope[cell], key, query, size);
             else
-                add_scaled(of_query, slope[cell], key, size);
+                add_scaled(grad_query, slope[cell], key, size);
         }
         if (v)
-            for (int64_t u = 0; u < size; ++u) of_query[u] *= 4 * v[u];
+            for (int64_t u = 0; u < size; ++u) grad_query[u] *= 4 * v[u];
     }
 }
 
 // What all rows of an item (first[i] to first[i + 1] of `row`) add to its keys, to v and values. The
 // gradient of the keys takes the place of the keys, which nothing needs afterwards.
 void collect(int64_t items, int64_t cells, int64_t size, int64_t features, const int64_t* first,
-             const int64_t* row, T* keys, const T* queries, const T* v, const T* of_scores,
-             const T* weights, const T* of_context, T* of_v, T* of_values) {
+             const int64_t* row, T* keys, const T* queries, const T* v, const T* grad_scores,
+             const T* weights, const T* grad_context, T* grad_v, T* grad_values) {
 #pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t item = 0; item < items; ++item) {
         const int64_t count = first[item + 1] - first[item], *own = row + first[item];
-        T *sums = v ? of_v + item * size : nullptr, four[FOUR], total = 0;
+        T *sums = v ? grad_v + item * size : nullptr, four[FOUR], total = 0;
         std::vector<T> key(size);
         if (v) std::memset(sums, 0, size * sizeof(T));
         for (int64_t cell = 0; cell < cells; ++cell) {
-            T* of_key = keys + (item * cells + cell) * size;
-            std::memcpy(key.data(), of_key, size * sizeof(T));
-            std::memset(of_key, 0, size * sizeof(T));
+            T* grad_key = keys + (item * cells + cell) * size;
+            std::memcpy(key.data(), grad_key, size * sizeof(T));
+            std::memset(grad_key, 0, size * sizeof(T));
             for (int64_t k = 0; k < count; k += FOUR) {
                 const Four c(k, count);
                 for (int64_t j = 0; j < FOUR; ++j) {
-                    four[j] = c.real[j] * of_scores[own[c.at[j]] * cells + cell];
+                    four[j] = c.real[j] * grad_scores[own[c.at[j]] * cells + cell];
                     total += four[j];
                 }
                 const T *q0 = queries + own[c.at[0]] * size, *q1 = queries + own[c.at[1]] * size;
                 const T *q2 = queries + own[c.at[2]] * size, *q3 = queries + own[c.at[3]] * size;
                 if (v)
-                    slope_four(of_key, sums, four, key.data(), q0, q1, q2, q3, size);
+                    slope_four(grad_key, sums, four, key.data(), q0, q1, q2, q3, size);
                 else
-                    add_four(of_key, four, q0, q1, q2, q3, size);
+                    add_four(grad_key, four, q0, q1, q2, q3, size);
             }
             if (v)
-                for (int64_t i = 0; i < size; ++i) of_key[i] *= 4 * v[i];
-            if (!of_values) continue;
-            T* of_value = of_values + (item * cells + cell) * features;
-            std::memset(of_value, 0, features * sizeof(T));
+                for (int64_t i = 0; i < size; ++i) grad_key[i] *= 4 * v[i];
+            if (!grad_values) continue;
+            T* grad_value = grad_values + (item * cells + cell) * features;
+            std::memset(grad_value, 0, features * sizeof(T));
             for (int64_t k = 0; k < count; k += FOUR) {
                 const Four c(k, count);
                 for (int64_t j = 0; j < FOUR; ++j)
                     four[j] = c.real[j] * weights[own[c.at[j]] * cells + cell];
-                add_four(of_value, four, of_context + own[c.at[0]] * features,
-                         of_context + own[c.at[1]] * features,
-                         of_context + own[c.at[2]] * features,
-                         of_context + own[c.at[3]] * features, features);
+                add_four(grad_value, four, grad_context + own[c.at[0]] * features,
+                         grad_context + own[c.at[1]] * features,
+                         grad_context + own[c.at[2]] * features,
+                         grad_context + own[c.at[3]] * features, features);
             }
         }
         // tanh = 2 r - 1
