@@ -208,7 +208,7 @@ ready = steps.pack(cells, cells, np.ones((2, 9), bool))
 steps(np.array([1, 1]), DecoderState(state, state), ready)
 of_steps = threads() - before
 one, out = np.ones(100_000, np.float32), np.empty(100_000, np.float32)
-loops.call("exponentials", n=100_000, x=one, out=out)
+loops.exponentials(one, out)
 print(of_steps, threads() - before)
 """
 

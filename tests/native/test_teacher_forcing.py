@@ -229,10 +229,10 @@ def test_tensors_that_the_loops_would_misread_are_refused() -> None:
     numbers = torch.ones(4, 6)
     out = torch.empty(4, 6)
     with pytest.raises(TypeError, match="exponentials: x is float64; expected float32"):
-        loops.call("exponentials", n=24, x=numbers.double(), out=out)
+        loops.exponentials(numbers.double(), out)
     with pytest.raises(TypeError, match="exponentials: x is not contiguous"):
-        loops.call("exponentials", n=24, x=numbers.t(), out=out)
-    with pytest.raises(TypeError, match="missing or unknown arguments: count, n"):
+        loops.exponentials(numbers.t(), out)
+    with pytest.raises(TypeError, match="missing or unknown arguments: coded, count, n"):
         loops.call("exponentials", count=24, x=numbers, out=out)
 
 

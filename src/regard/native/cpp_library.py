@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import math
 import os
 import platform
 import re
@@ -111,6 +112,17 @@ class Library:
                 given = _address(given, dtypes, function.strided, f"{name}: {parameter}")
             passed.append(given)
         function.call(*passed)
+
+    def exponentials(self, x: Array, out: Array) -> bool:
+        """Write exp(-2 x) to `out`, which may be x.
+
+        Returns:
+            Whether some numbers are too large for that; `out` then holds codes of them
+            (cpp/arithmetic.cpp), and the loops that read it must be told (`coded`).
+        """
+        coded = np.zeros(1, np.int64)
+        self.call("exponentials", n=math.prod(x.shape), x=x, out=out, coded=coded)
+        return bool(coded[0])
 
 
 def _address(array: Array, dtypes: tuple[str, ...], strided: bool, what: str) -> int:

@@ -28,13 +28,15 @@ class PackedAnnotations(ProjectedAnnotations):
     """Annotations as the compiled loops read them.
 
     `values`, `keys` and `mask` are those of all items at the beginning of a search; keys of
-    additive scores are exp(-2 keys).
+    additive scores are exp(-2 keys) (`Library.exponentials`).
 
     Attributes:
         item: (N,) which of these items are left.
+        coded: whether some keys are too large for their exponential.
     """
 
     item: np.ndarray
+    coded: bool
     copies: ClassVar[bool] = False
 
     def select(self, index: np.ndarray) -> PackedAnnotations:
@@ -199,11 +201,13 @@ class CppStep:
         if (*values.shape, *keys.shape) != sizes:
             raise ValueError(f"values {values.shape}, keys {keys.shape}; expected {sizes}")
         values, keys, mask = (np.ascontiguousarray(x) for x in (values, keys, mask))
+        coded = False
         if self._weights.v is not None:
+            out = keys if in_place and keys.flags.writeable else np.empty_like(keys)
             with self._threads_held():
-                in_place = in_place and keys.flags.writeable
-                keys = self._exponentials(keys, keys if in_place else np.empty_like(keys))
-        return PackedAnnotations(values, keys, mask, np.arange(len(keys)))
+                coded = self._library.exponentials(keys, out)
+            keys = out
+        return PackedAnnotations(values, keys, mask, np.arange(len(keys)), coded)
 
     def __call__(
         self,
@@ -275,9 +279,9 @@ class CppStep:
         self, query: np.ndarray, projected: PackedAnnotations, choose: LocationChooser | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return the context (B, D), alpha (B, L) and the chosen cells (B,)."""
-        v = self._weights.v
+        v, coded = self._weights.v, projected.coded
         if v is not None:
-            self._exponentials(query, query)
+            coded = self._library.exponentials(query, query) or coded
         item = np.repeat(projected.item, len(query) // len(projected.item))
         (_, cells, features), size = projected.values.shape, projected.keys.shape[2]
         alpha = np.empty((len(query), cells), query.dtype)
@@ -285,7 +289,7 @@ class CppStep:
         keys = np.ascontiguousarray(projected.keys)  # explanation swaps them for views
         self._library.call(
             "attend", rows=len(query), cells=cells, size=size, features=features, item=item,
-            keys=keys, queries=query, v=v, reverse=0, mask=projected.mask,
+            keys=keys, queries=query, v=v, coded=int(coded), reverse=0, mask=projected.mask,
             scale=self._weights.scale, values=projected.values, alpha=alpha, context=attended,
         )  # fmt: skip
         if choose is None:
@@ -301,11 +305,6 @@ class CppStep:
             yield
         finally:
             self._library.call("threads", count=0)
-
-    def _exponentials(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Return exp(-2 x), written to `out`."""
-        self._library.call("exponentials", n=x.size, x=x, out=out)
-        return out
 
     def _product(self, weight: np.ndarray) -> PackedProduct:
         """Return the product with a layer's weight (outer, inner)."""

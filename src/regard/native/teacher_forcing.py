@@ -97,7 +97,8 @@ class ForwardPass:
     """The steps from first to last, with everything that the backward pass needs.
 
     Attributes, besides the inputs:
-        keys: (N, L, A); exp(-2 keys) of additive scores, as the loops read them.
+        keys: (N, L, A); exp(-2 keys) of additive scores (`Library.exponentials`).
+        coded: whether some keys or queries are too large for their exponential.
         sizes: rows of `by_hidden` that make the query, the LSTM's gates, the gate and padding.
         by_hidden: (A + 4H + gate + padding, H), all weights that h_{t-1} is multiplied with.
         by_context: (4H, D), the weight that the context is multiplied with.
@@ -126,8 +127,11 @@ class ForwardPass:
         self.first_hidden, self.first_memory = hidden.contiguous(), memory.contiguous()
         self.values = values.contiguous()
         # A copy in any case: the gradient will be written over it.
-        additive = self.weights.v is not None
-        self.keys = self.exponentials(keys.contiguous()) if additive else keys.clone()
+        self.keys, self.coded = torch.empty(keys.shape, dtype=keys.dtype), False
+        if self.weights.v is None:
+            self.keys.copy_(keys)
+        else:
+            self.coded = plan.library.exponentials(keys.contiguous(), self.keys)
         units, features = hidden.shape[1], values.shape[2]
         query, gate, recurrent = self.weights.query, self.weights.gate, self.weights.recurrent
         sizes = [len(query), 4 * units, 0 if gate is None else len(gate)]
@@ -178,7 +182,8 @@ class ForwardPass:
         plan, bias = self.plan, self.weights.query_bias
         query = query.contiguous() if bias is None else query + bias
         if self.weights.v is not None:
-            self.exponentials(query, self.queries[rows])
+            coded = plan.library.exponentials(query, self.queries[rows])
+            self.coded = self.coded or coded
         else:
             self.queries[rows] = query
         plan.library.call(
@@ -202,14 +207,8 @@ class ForwardPass:
             **{"rows": len(queries), "cells": cells, "size": size, "item": self.plan.items},
             **{"keys": self.keys, "queries": queries, "v": self.weights.v},
             **{"values": self.values, "features": self.values.shape[2]},
-            **{"reverse": int(self.reverse), "scale": self.plan.scale},
+            **{"coded": int(self.coded), "reverse": int(self.reverse), "scale": self.plan.scale},
         }
-
-    def exponentials(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return exp(-2 x) of contiguous numbers."""
-        out = torch.empty_like(x) if out is None else out
-        self.plan.library.call("exponentials", n=x.numel(), x=x, out=out)
-        return out
 
     def product(self, weight: Tensor) -> Product:
         """Return the product with a weight (inner, outer), in the plan's type."""
@@ -340,8 +339,9 @@ class BackwardPass:
         plan.library.call(
             "collect", items=items, cells=cells, size=size, features=saved.values.shape[2],
             first=first, row=order, keys=saved.keys, queries=saved.queries, v=v,
-            grad_scores=self.scores, weights=self._weights_of_cells() if values else None,
-            grad_context=self.context, grad_v=grad_v, grad_values=grad_values,
+            coded=int(saved.coded), grad_scores=self.scores,
+            weights=self._weights_of_cells() if values else None, grad_context=self.context,
+            grad_v=grad_v, grad_values=grad_values,
         )  # fmt: skip
         # `collect` has replaced the keys by their gradient
         return saved.keys, None if grad_v is None else grad_v.sum(0), grad_values
