@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regard.model.encoders import TaughtEncoder
+from regard.model.encoders import AuxiliaryHeads
 
 _SHARES_WEIGHT = 2.0  # of the shares' loss beside that of the numbers
 _BRIGHTNESS = 0.1  # standard deviation of a random factor and of a random addition
@@ -39,7 +39,7 @@ class Targets:
 
 
 def teach_encoder(
-    encoder: TaughtEncoder,
+    encoder: AuxiliaryHeads,
     targets: Targets,
     *,
     epochs: int,
@@ -73,7 +73,7 @@ def teach_encoder(
         encoder.train()
         losses: list[float] = []
         for batch in _batches(targets, batch_size, generator):
-            numbers, shares = encoder.answered(encoder(batch.pixels))
+            numbers, shares = encoder.predictions(encoder(batch.pixels))
             loss = F.mse_loss(numbers, batch.numbers)
             loss = loss + _SHARES_WEIGHT * F.binary_cross_entropy_with_logits(shares, batch.shares)
             optimizer.zero_grad(set_to_none=True)

@@ -22,7 +22,7 @@ from projects.hippocampus.facts import ANTERIOR, FACTS, POSTERIOR
 from projects.hippocampus.pretrain_masks import Targets, teach_encoder
 from projects.hippocampus.volume_pointing import Solid
 from regard.config.io import override
-from regard.model.encoders import Encoder, TaughtEncoder, build_encoder
+from regard.model.encoders import AuxiliaryHeads, Encoder, build_encoder
 from regard.recipes import find_recipe
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     asked = parser.parse_args()
     recipe = override(find_recipe(asked.recipe), [*asked.settings, 'encoder.weights=""'])
     encoder = build_encoder(recipe.encoder)
-    assert isinstance(encoder, TaughtEncoder), "the recipe sets encoder.volume.numbers and parts"
+    assert isinstance(encoder, AuxiliaryHeads), "the recipe sets encoder.volume.numbers and parts"
     book = load_facts(asked.folder / "facts.json")
     scans = json.loads((asked.folder / "facts.json").read_text("utf-8"))["scans"]
     names = {s: [k for k, split in book.splits.items() if split == s] for s in ("train", "val")}
@@ -54,7 +54,7 @@ def main() -> None:
 
     def report(epoch: int, loss: float) -> None:
         with torch.inference_mode():
-            said = encoder.answered(encoder(found["val"].pixels))[0]
+            said = encoder.predictions(encoder(found["val"].pixels))[0]
         numbers = said.numpy() * spread + mean
         right = [
             fact.class_of(float(value), book.thresholds[fact.name]) == book.classes[k][fact.name]

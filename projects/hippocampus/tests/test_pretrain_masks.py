@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from projects.hippocampus.pretrain_masks import Targets, teach_encoder
 from regard.config import EncoderConfig, VolumeConfig
 from regard.errors import ConfigError
-from regard.model.encoders import TaughtEncoder, build_encoder
+from regard.model.encoders import AuxiliaryHeads, build_encoder
 
 CONFIG = EncoderConfig(
     "monai:resnet10",
@@ -35,9 +35,9 @@ def toy_targets() -> Targets:
     return Targets(pixels, (cells >= 4).float()[:, None] * 2 - 1, shares)
 
 
-def taught(**settings: Any) -> TaughtEncoder:
+def taught(**settings: Any) -> AuxiliaryHeads:
     encoder = build_encoder(CONFIG)
-    assert isinstance(encoder, TaughtEncoder)
+    assert isinstance(encoder, AuxiliaryHeads)
     teach_encoder(encoder, toy_targets(), **settings)
     return encoder
 
@@ -52,7 +52,7 @@ def test_it_learns_what_it_is_taught_and_ends_frozen() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert losses[-1] < 0.3 * losses[0]
     with torch.no_grad():
-        numbers, shares = encoder.answered(encoder(targets.pixels))
+        numbers, shares = encoder.predictions(encoder(targets.pixels))
     assert ((numbers > 0) == (targets.numbers > 0)).float().mean() > 0.95
     assert (shares[..., 0].argmax(1) == targets.shares[..., 0].argmax(1)).float().mean() > 0.95
     assert not encoder.training
@@ -66,7 +66,7 @@ def test_a_seed_gives_the_same_encoder() -> None:
 
 def test_a_number_is_the_mean_of_what_its_cells_say() -> None:
     encoder = build_encoder(CONFIG)
-    assert isinstance(encoder, TaughtEncoder)
+    assert isinstance(encoder, AuxiliaryHeads)
     plain = build_encoder(
         replace(CONFIG, volume=replace(CONFIG.volume, numbers=0, parts=0))
     )  # fmt: skip
@@ -74,7 +74,7 @@ def test_a_number_is_the_mean_of_what_its_cells_say() -> None:
     pixels = torch.randn(2, 1, 8, 8, 8)
     with torch.no_grad():
         vectors = encoder(pixels)
-        numbers, shares = encoder.answered(vectors)
+        numbers, shares = encoder.predictions(vectors)
         normed = encoder.norm(plain(pixels))
     torch.testing.assert_close(vectors[..., :-2], normed)
     torch.testing.assert_close(numbers, vectors[..., -2:-1].mean(1))
