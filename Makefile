@@ -1,12 +1,16 @@
 # Every target does its own set-up in .venv. `make` alone lists them.
 PYTHON ?= python3
 BIN := .venv/bin
+# One torch thread in every worker: threads that wait for each other cost more than they bring.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(or $(WORKERS),auto) --dist loadgroup
+FAST := tests/test_layout.py tests/util tests/config tests/text tests/types tests/model tests/native \
+    tests/decoding tests/checkpoint tests/metrics tests/media/test_geometry.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test torture audit sbom check docs wheel clean
+.PHONY: help demo test test-fast test-slow coverage torture audit sbom check lint types docs wheel clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -28,7 +32,16 @@ demo: .venv/base  ## caption the sample photographs and draw where the model loo
 	@echo "For every photograph demo/ holds a picture of where the model looked for each word."
 
 test: .venv/dev  ## run the default test suite
-	$(BIN)/python -m pytest -q
+	$(PYTEST) --durations=15
+
+test-fast: .venv/dev  ## run the quick tests of laws and values: a minute, for use while editing
+	$(PYTEST) $(FAST)
+
+test-slow: .venv/dev  ## run the tests that need Ray, several processes, Java, Chromium or minutes
+	$(PYTEST) -m slow --durations=15
+
+coverage: .venv/dev  ## run the default test suite and print how much of the code it runs
+	$(PYTEST) --cov=regard --cov-report=term:skip-covered
 
 torture: .venv/dev  ## try faults for about 20 minutes and count them; more with SCALE=10
 	$(BIN)/python -m tests.fuzz --scale $(or $(SCALE),1)
@@ -39,9 +52,13 @@ audit: .venv/dev sbom  ## look for what is known to be unsafe, in the code and i
 sbom: .venv/dev  ## write what regard and all that is installed with it are, as CycloneDX JSON
 	$(BIN)/python .ci/audit.py sbom
 
-check: .venv/dev docs  ## style, types, documentation
+check: lint types docs  ## style, types, documentation
+
+lint: .venv/dev  ## check style and layout of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/dev  ## check types
 	$(BIN)/pyright
 
 docs: .venv/dev  ## write docs/cli.md anew and build the documentation into site/

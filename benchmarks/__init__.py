@@ -1,9 +1,6 @@
-"""Benchmarks: what regard takes in time and memory, beside two other ways to do the same.
+"""Benchmarks: the time and memory that regard takes, beside two other ways to do the same work.
 
 `textbook` is written straight from the papers' equations and is also the oracle of the tests of
-equivalence; `plain` is what a careful PyTorch user writes.
+equivalence; `plain` is what a careful PyTorch user writes. `python -m benchmarks --help` lists the
+commands; README.md explains what they measure.
 """
-
-from benchmarks.report import Report
-
-__all__ = ["Report"]

@@ -1,23 +1,31 @@
-"""`python -m benchmarks`: time and memory of training and captioning beside plain code."""
+"""`python -m benchmarks`: time and memory of training and captioning beside plain code.
+
+Run it from the root of a checkout: benchmarks are not part of the installed package.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
-from regard.cli.output import json_line, tables
-from regard.errors import ConfigError, needs_torch
+from regard.errors import ConfigError, RegardError, needs_torch
 
 if TYPE_CHECKING:
-    from benchmarks import Report
+    from benchmarks.measure import Report
     from benchmarks.workload import Sizes
 
 app = typer.Typer(
     help="Time training, decoding, captioning, the annotation store and the start.",
     no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
@@ -34,6 +42,7 @@ Cells = Annotated[int, typer.Option(min=1, help="L, cells of the grid.")]
 Words = Annotated[int, typer.Option("--vocabulary", min=5, help="V, words.")]
 
 _OTHERS = ("textbook", "plain")
+_PIPE_WIDTH = 110  # of tables that are not printed on a terminal
 
 
 @app.command()
@@ -58,7 +67,7 @@ def train(
         raise ConfigError(f"--precision is {precision!r}; it must be fp32 or bf16.")
     if captions_per_image < 1 or batch % captions_per_image:
         raise ConfigError(
-            f"--batch {batch} is no multiple of --captions-per-image {captions_per_image}. "
+            f"--batch {batch} is not a multiple of --captions-per-image {captions_per_image}. "
             "Change one of them."
         )
     others = _others(against)
@@ -167,6 +176,44 @@ def start(
     _write(measure_start(model=model, picture=picture, rounds=rounds), as_json)
 
 
+@app.command()
+def gpu(
+    tiny: Annotated[bool, typer.Option("--tiny", help="Try it on the CPU, in toy sizes.")] = False,
+    batch: Annotated[int, typer.Option(min=5, help="Captions of the large batch.")] = 1020,
+    rate: Annotated[float, typer.Option(help="Adam's rate with that batch.")] = 1.6e-3,
+    decode_batch: Annotated[int, typer.Option(min=1, help="Pictures searched at once.")] = 1024,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object at the end instead of tables.")
+    ] = False,
+) -> None:
+    """Train at COCO's size and search with a beam on one GPU, beside what the bytes allow."""
+    _use(0)
+    from benchmarks.gpu import measure_gpu
+
+    figures = measure_gpu(
+        tiny=tiny,
+        batch=batch,
+        rate=rate,
+        decode_batch=decode_batch,
+        report=(lambda title, found: None) if as_json else _print_figures,
+    )
+    if as_json:
+        typer.echo(json.dumps(figures))
+
+
+def _print_figures(title: str, figures: dict[str, Any]) -> None:
+    """Print some figures as a table of Markdown."""
+    rows = [f"\n| {title} | |\n|---|---|"]
+    for name, value in figures.items():
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        elif isinstance(value, list):
+            value = ", ".join(f"{x:.3f}" for x in value)
+        rows.append(f"| {name} | {value} |")
+    typer.echo("\n".join(rows))
+    sys.stdout.flush()
+
+
 def _others(against: list[str] | None) -> tuple[str, ...]:
     if against is None:
         return _OTHERS
@@ -195,13 +242,13 @@ def _sizes(annotation_dim: int, cells: int, vocabulary: int) -> Sizes:
 def _write(report: Report, as_json: bool) -> None:
     record = report.to_json()
     if as_json:
-        json_line(record)
+        typer.echo(json.dumps(record))
         return
     table = Table(show_header=False, box=None)
     for name, value in record.items():
         for label, shown in _flat(name, value):
             table.add_row(label, shown)
-    tables().print(table)
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, str]]:
@@ -214,5 +261,14 @@ def _flat(name: str, value: Any) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else str(value))]
 
 
+def main() -> None:
+    """Run the command line; regard's own errors become one line and status 2."""
+    try:
+        app(prog_name="python -m benchmarks")
+    except RegardError as error:
+        typer.echo(f"benchmarks: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -1,8 +1,8 @@
 """Measures what docs/scale.md reports of `regard bulk`; prints one JSON object a measurement.
 
-    python benchmarks/bulk.py overhead ../shared/data/flickr8k/images   # beside the plain loop
-    python benchmarks/bulk.py memory --model tiny --items 10000 50000 100000
-    python benchmarks/bulk.py storage ../shared/data/flickr8k/images
+    python -m benchmarks.bulk overhead ../shared/data/flickr8k/images   # beside the plain loop
+    python -m benchmarks.bulk memory --model tiny --items 10000 50000 100000
+    python -m benchmarks.bulk storage ../shared/data/flickr8k/images
 
 Every engine runs in a process of its own. CPU seconds are those of all processes that it started,
 Ray's own among them. On a machine that does other things, too, they say more than wall time, and
@@ -34,11 +34,10 @@ UNIT = 256  # items, where nobody says otherwise
 TICK = os.sysconf("SC_CLK_TCK")
 PLAIN = """
 import sys
-from regard.captioner import Captioner
+import regard
 from regard.media import find_files
-from regard.pretrained import find_model
 paths = list(find_files([sys.argv[1]]))[: int(sys.argv[2])]
-model = Captioner.from_pretrained(find_model(sys.argv[3] or None)).accelerated(len(paths))
+model = regard.load(sys.argv[3] or None).accelerated(len(paths))
 print(sum(1 for _ in model.caption_many(paths)))
 """
 

@@ -1,4 +1,4 @@
-"""`regard bench caption`: photographs on disk to captions."""
+"""`python -m benchmarks caption`: photographs on disk to captions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
+import regard
+from benchmarks.measure import Report
 from benchmarks.memory import peak_of
-from benchmarks.report import Report
 from regard.captioner import Captioner, Failure
 from regard.errors import DatasetError
-from regard.pretrained import find_model
 
 _SIZE = (640, 480)
 _QUALITY = 90
@@ -103,7 +103,7 @@ def caption_once(
 
 
 def _loaded(model: str | None, pictures: int, threads: int) -> Captioner:
-    return Captioner.from_pretrained(find_model(model)).accelerated(pictures, cores=threads)
+    return regard.load(model).accelerated(pictures, cores=threads)
 
 
 def _caption(captioner: Captioner, paths: list[str], beam: int, batch_size: int) -> int:

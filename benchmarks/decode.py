@@ -1,4 +1,4 @@
-"""`regard bench decode`: annotations to captions."""
+"""`python -m benchmarks decode`: annotations to captions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import SQUARE, GemmPeak, take_turns
+from benchmarks.measure import SQUARE, GemmPeak, Report, take_turns
 from benchmarks.memory import peak_of
 from benchmarks.plain import Plain
-from benchmarks.report import Report
 from benchmarks.textbook import Textbook
 from benchmarks.textbook_beam import search
 from benchmarks.workload import (
@@ -32,7 +31,7 @@ from regard.backends.torch_backend import TorchBackend
 from regard.decoding import DecodingOptions, decode
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.types import Annotations
-from regard.util.parallel import in_lanes
+from regard.util.parallel import ordered_map
 
 _NEVER_SAID = (PAD, START, UNKNOWN)
 _PLAIN_BATCH = 16
@@ -185,15 +184,9 @@ def make_run(name: str, work: DecodeWork) -> tuple[Callable[[], list[tuple[int, 
     def run() -> list[tuple[int, ...]]:
         every, threads = iter(range(work.pictures)), torch.get_num_threads()
         if threads > 1 and work.pictures > work.batch:  # as `Captioner` does with many pictures
-            return list(
-                in_lanes(
-                    some,
-                    every,
-                    batch_size=work.batch,
-                    lanes=threads,
-                    alone=TorchBackend.use_one_core,
-                )
-            )
+            batches = iter(lambda: list(islice(every, work.batch)), [])
+            found = ordered_map(some, batches, threads=threads, start=TorchBackend.use_one_core)
+            return [tokens for batch in found for tokens in batch]
         return [c for first in every for c in some([first, *islice(every, work.batch - 1)])]
 
     return run, work.pictures

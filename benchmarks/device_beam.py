@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regard.decoding.filters import Ids
+from regard.decoding.topk import Ids
 from regard.model.decoder import AttentionDecoder
 from regard.types import DecoderState, ProjectedAnnotations
 

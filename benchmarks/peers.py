@@ -6,7 +6,7 @@ dependency of regard; give it an environment of its own:
 
     python -m venv peers
     peers/bin/pip install torch transformers pillow
-    python benchmarks/peers.py --peers-python peers/bin/python --images FOLDER_OF_JPEGS
+    python -m benchmarks.peers --peers-python peers/bin/python --images FOLDER_OF_JPEGS
 
 Every model writes captions of exactly `--words` tokens; regard's shipped model ends where it will.
 All read, decode and resize the same files.
@@ -76,10 +76,9 @@ import torch
 from pathlib import Path
 from benchmarks.memory import peak
 before = peak()
-from regard.captioner import Captioner
-from regard.pretrained import find_model
+import regard
 files = [str(f) for f in sorted(Path(sys.argv[1]).glob("*.jpg"))]
-model = Captioner.from_pretrained(find_model(None)).accelerated(10**6)
+model = regard.load().accelerated(10**6)
 found = {}
 for beams in (1, 3):
     sum(1 for _ in model.caption_many(files[:64], batch_size=32, keep_pixels=False, beam=beams))

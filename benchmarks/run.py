@@ -1,12 +1,12 @@
 """Measures everything that benchmarks/README.md reports, and writes its tables and plots anew.
 
-    python benchmarks/run.py                # everything, about 25 minutes on two idle cores
-    python benchmarks/run.py decode start   # some groups; the others keep what they had
-    python benchmarks/run.py --plots        # measure nothing
+    python -m benchmarks.run                # everything, about 25 minutes on two idle cores
+    python -m benchmarks.run decode start   # some groups; the others keep what they had
+    python -m benchmarks.run --plots        # measure nothing
 
 Groups: train, train-sweep, decode, decode-sweep, caption, store, start. Each measurement is one
-`regard bench ... --json` in a process of its own; results.json keeps what it wrote, with date,
-machine and versions.
+`python -m benchmarks ... --json` in a process of its own; results.json keeps what it wrote, with
+date, machine and versions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from plots import draw_all
+from benchmarks.plots import draw_all
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -107,8 +107,8 @@ def main() -> None:
 
 def measure(arguments: tuple[str, ...]) -> dict[str, Any]:
     """Return the record of one benchmark."""
-    command = [sys.executable, "-m", "regard", "bench", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks", *arguments, "--json"]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout)

@@ -1,7 +1,7 @@
 """From measured figures to what a job of any size takes; prints the tables of docs/scale.md.
 
-    python benchmarks/scale.py            # the table over sizes
-    python benchmarks/scale.py simulate   # what deaths of workers and the last units cost
+    python -m benchmarks.scale            # the table over sizes
+    python -m benchmarks.scale simulate   # what deaths of workers and the last units cost
 
 What is assumed, and not measured, stands in `Assumed`.
 """

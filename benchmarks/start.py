@@ -1,4 +1,4 @@
-"""`regard bench start`: the whole process of `regard caption one.jpg`."""
+"""`python -m benchmarks start`: the whole process of `regard caption one.jpg`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
-from benchmarks.report import Report
+from benchmarks.measure import Report
 from regard.errors import RegardError
 
 _CHILD = """

@@ -1,4 +1,4 @@
-"""`regard bench store`: stored annotations, and how long training waits for them."""
+"""`python -m benchmarks store`: stored annotations, and how long training waits for them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import take_turns
-from benchmarks.report import Report
+from benchmarks.measure import Report, take_turns
 from benchmarks.train import TrainWork, make_step
 from benchmarks.workload import Sizes, make_batch
 from regard.data.store import AnnotationStore, StoreKey

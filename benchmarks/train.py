@@ -1,4 +1,4 @@
-"""`regard bench train`: the training step, as `regard.training.loop` makes it."""
+"""`python -m benchmarks train`: the training step, as `regard.training.loop` makes it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.measure import SQUARE, GemmPeak, best_seconds, take_turns
+from benchmarks.measure import SQUARE, GemmPeak, Report, best_seconds, take_turns
 from benchmarks.memory import peak_of
 from benchmarks.plain import Plain
-from benchmarks.report import Report
 from benchmarks.textbook import Textbook, draw_kept
 from benchmarks.workload import Sizes, Stored, build_decoder, make_batch, step_operations
 from regard.config import ObjectiveConfig, OptimizerConfig
 from regard.model.decoder import AttentionDecoder
 from regard.training.objectives.base import Batch
 from regard.training.objectives.cross_entropy import CrossEntropy
-from regard.training.optimizer import build_optimizer
+from regard.training.state import build_optimizer
 
 _BATCHES = 8
 _MEMORY_STEPS = 4

@@ -22,12 +22,13 @@ from regard import CheckpointError, DatasetError, MediaError, RegardError
 from regard.captioner import Captioner
 from regard.checkpoint.folder import file_digest, load_checkpoint
 from regard.checkpoint.onnx_manifest import MANIFEST
-from regard.cli.files import OutputFolder
+from regard.cli.output import OutputFolder
 from regard.config import EncoderConfig
 from regard.data.store import AnnotationStore, StoreKey
 from regard.errors import ConfigError
-from regard.media import read_clip, read_image
+from regard.media import read_image
 from regard.media.scan.scan_reader import read_scan
+from regard.media.video.video_reader import read_clip
 from regard.model.encoders import build_encoder
 from regard.pretrained import find_model
 from tests.helpers import toys
@@ -223,7 +224,7 @@ def test_what_is_written_for_a_file_stays_in_the_folder(name: str, tmp_path: Pat
 
 
 def test_a_name_of_a_model_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from regard.cli.models import info
+    from regard.cli.models_command import info
 
     folder = shutil.copytree(find_model(None, "volume"), tmp_path / "model")
     values = json.loads((folder / "config.json").read_text("utf-8")) | {"name": "[/red]x[link=y]"}

@@ -67,11 +67,11 @@ def load(
             and is not.
     """
     from regard.captioner import Captioner
-    from regard.model_pool import Router
+    from regard.model_pool import ModelPool
     from regard.pretrained import find_model
 
     if medium is not None:
-        return Router(name, device=device, backend=backend).captioner(medium)
+        return ModelPool(name, device=device, backend=backend).captioner(medium)
     return Captioner.load(find_model(name), device=device, backend=backend)
 
 

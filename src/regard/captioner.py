@@ -7,35 +7,41 @@ for, or where there are no graphs.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from regard.backends import Backend
-from regard.backends.onnx_backend import OnnxBackend, available_cores
-from regard.checkpoint.components import Parts, load_parts, parts_of_modules
-from regard.checkpoint.folder import save_checkpoint
+from regard.checkpoint.components import PICTURES_AT_ONCE, Components, load_components, of_modules
 from regard.config import Recipe, VideoConfig
 from regard.errors import ConfigError
-from regard.pipeline import decoding_options
+from regard.media.reader import Reader
+from regard.pipeline import (
+    Deferred,
+    Failure,
+    Pipeline,
+    Report,
+    Source,
+    decoding_options,
+    encode,
+)
 from regard.reliability.confidence import Confidence
-from regard.reliability.out_of_distribution import Familiarity
-from regard.streaming import CaptionStream, Deferred, Failure, Report, Source, encode
 from regard.text.vocabulary import Vocabulary
 from regard.types import Annotations, Caption, Media
 
 if TYPE_CHECKING:
     from regard.model.decoder import AttentionDecoder
     from regard.model.encoders import Encoder
-
-_WORTH_A_START = 150  # pictures from which onnxruntime's start pays
-_PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
+    from regard.reliability.out_of_distribution import OutOfDistributionDetector
 
 
 class Captioner:
     """Writes captions for pictures, clips or scans, whichever its encoder reads.
+
+    Attributes:
+        components: what it is made of; `with_components` returns a captioner of others.
 
     >>> model = Captioner.load("runs/mine/best")         # doctest: +SKIP
     >>> model.caption("photo.jpg").text                  # doctest: +SKIP
@@ -52,61 +58,100 @@ class Captioner:
         name: str,
         device: str = "cpu",
         metrics: dict[str, Any] | None = None,
-        familiarity: Familiarity | None = None,
+        familiarity: OutOfDistributionDetector | None = None,
         confidence: Confidence | None = None,
     ) -> None:
-        """Put the parts together; the modules are used as they are, not copied.
+        """Put the components together; the modules are used as they are, not copied.
 
         Args:
             encoder: pixels to annotations.
             decoder: annotations to words.
             vocabulary: ids to words.
-            config: the recipe that the parts were made by.
+            config: the recipe that the modules were made by.
             name: printed with every caption.
             device: where the work is done.
             metrics: scores that travel with the model.
-            familiarity: what its training items were like; captions of others then say so.
-            confidence: how sure to be of its words; captions then say so.
+            familiarity: compares inputs with its training items; captions of others then say so.
+            confidence: the chance that its words are right; captions then say so.
 
         Raises:
             ConfigError: there is no such device.
         """
-        self._take(
-            parts_of_modules(encoder, decoder, vocabulary, config, name, device, metrics,
-                             familiarity, confidence)
+        self.components = of_modules(
+            encoder, decoder, vocabulary, config, name=name, device=device, metrics=metrics or {},
+            familiarity=familiarity, confidence=confidence,
         )  # fmt: skip
 
-    def _take(self, parts: Parts) -> None:
-        self.reader = parts.reader
-        self.backend = parts.backend
-        self._modules, self._steps = parts.modules, parts.steps
-        self.vocabulary = parts.vocabulary
-        self.config = parts.config
-        self.name = parts.name
-        self.device = parts.device
-        self.metrics = parts.metrics
-        self.familiarity = parts.familiarity
-        self.confidence = parts.confidence
-        self._lanes, self._per_lane = 1, _PICTURES_AT_ONCE
-
     @classmethod
-    def _of(cls, parts: Parts) -> Captioner:
-        made = cls.__new__(cls)
-        made._take(parts)
-        return made
+    def of(cls, components: Components) -> Captioner:
+        """Return the captioner that is made of some components."""
+        captioner = cls.__new__(cls)
+        captioner.components = components
+        return captioner
+
+    def with_components(self, **others: Any) -> Captioner:
+        """Return a captioner of the same components besides those that are named."""
+        return self.of(replace(self.components, **others))
+
+    @property
+    def reader(self) -> Reader:
+        """What it reads, and on which grid, without torch."""
+        return self.components.reader
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the encoder and the decoder's step."""
+        return self.components.backend
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder as a module; a model that runs on graphs loads torch for it.
-
-        `reader` says what it reads, and on which grid, without torch.
-        """
-        return self._modules()[0]
+        """The encoder as a module; a model that runs on graphs loads torch for it."""
+        return self.components.encoder
 
     @property
     def decoder(self) -> AttentionDecoder:
         """The decoder as a module; a model that runs on graphs loads torch for it."""
-        return self._modules()[1]
+        return self.components.decoder
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Ids to words."""
+        return self.components.vocabulary
+
+    @property
+    def config(self) -> Recipe:
+        """The recipe that its modules were made by."""
+        return self.components.config
+
+    @property
+    def name(self) -> str:
+        """Printed with every caption."""
+        return self.components.name
+
+    @property
+    def device(self) -> str:
+        """Where the work is done."""
+        return self.components.device
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scores that travel with the model."""
+        return self.components.metrics
+
+    @property
+    def familiarity(self) -> OutOfDistributionDetector | None:
+        """Compares inputs with the training items, where those were summed up."""
+        return self.components.familiarity
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """The chance that words are right, where the model was calibrated."""
+        return self.components.confidence
+
+    @property
+    def medium(self) -> str:
+        """What it captions: "image", "video" or "volume"."""
+        return self.reader.medium
 
     @overload
     def caption(self, source: Source, *, batch_size: int = 32, **options: Any) -> Caption: ...
@@ -156,11 +201,11 @@ class Captioner:
     ) -> Iterator[Caption | Failure]:
         """Caption a stream of sources in order; a bad one yields a `Failure`, the rest go on.
 
-        While one batch is captioned the next is read, and no more (where it is `accelerated`, one
+        While one batch is captioned the next is read, and no more (if it is `accelerated`, one
         for each core), so memory stays flat however long the stream is. Takes the arguments of
-        `caption`; options are checked at once, before the first picture is read. `report` is
-        told, from the threads that read, how many frames of a clip are decoded. Captions keep
-        their pictures for drawing; without `keep_pixels` large photographs take no room.
+        `caption`; options are checked at once, before the first picture is read. `report`
+        receives, from the threads that read, how many frames of a clip are decoded. Captions keep
+        their pictures for drawing; without `keep_pixels` large photographs take no memory.
         """
         size = self.items_at_once(batch_size)
         given = iter(sources)
@@ -168,17 +213,18 @@ class Captioner:
         return self.caption_batches(batches, report=report, keep_pixels=keep_pixels, **options)
 
     def items_at_once(self, batch_size: int) -> int:
-        """Return how many items go through the network together where so many pictures do.
+        """Return how many items go through the network together, at most `batch_size`.
 
-        Fewer where cores of an `accelerated` one would be left without any.
+        A clip counts as many pictures. They are fewer if cores of an `accelerated` captioner would
+        be left without any.
 
         Raises:
-            ConfigError: it is less than 1.
+            ConfigError: `batch_size` is less than 1.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
-        most = _PICTURES_AT_ONCE // self.reader.pictures_per_item
-        return max(1, min(batch_size, most, self._per_lane))
+        most = PICTURES_AT_ONCE // self.reader.pictures_per_item
+        return max(1, min(batch_size, most, self.components.most_at_once))
 
     def caption_batches(
         self,
@@ -194,23 +240,8 @@ class Captioner:
         same numbers, to the last bit; another one only the same to rounding.
         """
         made = decoding_options(options, self.vocabulary, self.config, self.name)
-        stream = CaptionStream(
-            self.reader,
-            self.backend,
-            self.vocabulary,
-            self.name,
-            self.config.decoder.attention,
-            self.familiarity,
-            self.confidence,
-            self._lanes,
-            keep_pixels,
-        )
-        return stream.run(filter(None, batches), made, report)
-
-    @property
-    def medium(self) -> str:
-        """What it captions: "image", "video" or "volume"."""
-        return self.reader.medium
+        pipeline = Pipeline(self.components, made, report, keep_pixels)
+        return pipeline.run(filter(None, batches))
 
     def annotate(self, media: Sequence[Media]) -> Annotations:
         """Encode N pictures, clips or scans to their annotations."""
@@ -230,10 +261,7 @@ class Captioner:
             ConfigError: it reads no pictures, its decoder has a code for the positions of one
                 picture, or motion features are wanted.
         """
-        parts = Parts(self.reader, self.backend, self._modules, self._steps, self.vocabulary,
-                      self.config, self.name, self.device, self.metrics, self.familiarity,
-                      self.confidence)  # fmt: skip
-        return self._of(parts.for_clips(config))
+        return self.of(self.components.for_clips(config))
 
     def accelerated(self, pictures: int, *, cores: int | None = None) -> Captioner:
         """Return a captioner that is faster on so many pictures (clips, scans), or this one.
@@ -245,30 +273,12 @@ class Captioner:
         are items enough to make them now. Every core then does batches of its own
         (`regard.util.parallel`); `cores` says how many where not all of the machine are its own.
         """
-        few = pictures * self.reader.pictures_per_item < _WORTH_A_START
-        if few or self.device != "cpu":
-            return self
-        if isinstance(self.backend, OnnxBackend):
-            backend: Backend = self.backend.on_one_core(self._steps(pictures))
-            lanes = cores or available_cores()
-        else:
-            import torch
-
-            from regard.backends.torch_backend import TorchBackend
-            from regard.model.encoders.onnx_encoder import encode_with
-
-            lanes = cores or torch.get_num_threads()
-            encode = encode_with(self.encoder, threads=1)
-            backend = TorchBackend(self.encoder, self.decoder, encode=encode)
-        faster = self.with_backend(backend)
-        faster._lanes, faster._per_lane = lanes, -(-pictures // lanes)  # none stands idle
-        return faster
+        faster = self.components.accelerated(pictures, cores)
+        return self if faster is self.components else self.of(faster)
 
     def with_backend(self, backend: Backend) -> Captioner:
-        """Return a captioner of the same parts whose encoder and steps another backend runs."""
-        other = copy.copy(self)
-        other.backend = backend
-        return other
+        """Return a captioner of the same components on another backend."""
+        return self.with_components(backend=backend)
 
     def save(
         self,
@@ -289,28 +299,10 @@ class Captioner:
         Raises:
             CheckpointError: it cannot be written; what was there before is untouched.
         """
-        from regard.checkpoint.build import Model
-        from regard.checkpoint.model_card import model_card
+        from regard.checkpoint.build import save_components
 
-        model = Model(
-            self.encoder,
-            self.decoder,
-            self.vocabulary,
-            self.config,
-            self.name,
-            self.familiarity,
-            self.confidence,
-        )
-        metrics = self.metrics if metrics is None else metrics
-        config = model.describe(resumable=training_state is not None)
-        save_checkpoint(
-            folder,
-            config=config,
-            vocabulary=self.vocabulary,
-            weights=model.weights(half=half),
-            metrics=metrics,
-            card=model_card(config, metrics, len(self.vocabulary)),
-            training_state=training_state,
+        save_components(
+            self.components, folder, metrics=metrics, training_state=training_state, half=half
         )
 
     @classmethod
@@ -329,7 +321,7 @@ class Captioner:
             UnknownName: there is no such backend.
             MissingExtra: torch, or a package that its encoder needs, is not installed.
         """
-        return cls._of(load_parts(folder, device, backend))
+        return cls.of(load_components(folder, device, backend))
 
     @classmethod
     def from_pretrained(

@@ -1,29 +1,32 @@
-"""Every file to a model of its medium: one stream of captions from pictures, clips and scans."""
+"""A captioner for each medium: what the command line, bulk work and the service ask.
+
+`ModelPool` loads the model of a medium when its first file comes. `NamedModels` holds captioners
+that a service has loaded, from which a request names one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
 from regard.captioner import Captioner, Deferred, Failure, Source
-from regard.errors import ConfigError, MediaError, UnknownName
+from regard.errors import ConfigError, MediaError, RegardError, UnknownMedia, UnknownName
 from regard.media import medium_of
 from regard.pretrained import find_model
-from regard.types import Caption
-
-_NAMES = {"image": "a picture", "video": "a video clip", "volume": "a scan"}
+from regard.types import MEDIA, Caption
 
 _READINGS = {"image": 50, "video": 3, "volume": 50}
 """How often a usual file is encoded where its parts are covered: once a cell; but the frames of
 a clip, whose vectors are independent, once as they are and once covered."""
+_FRAME_BY_FRAME = " frame by frame"
 
 
-class _WrongMedium(ConfigError):
-    """The named model does not read a file's medium."""
+class WrongMedium(UnknownMedia, ConfigError):
+    """No model that may be used reads a file's medium."""
 
 
-class Router:
+class ModelPool:
     """Loads a model per medium when the first file of that medium comes."""
 
     def __init__(
@@ -46,12 +49,8 @@ class Router:
             backend: see `Captioner.load`.
             cores: that it may take; None: all.
         """
-        self._model = model
-        self._device = device
-        self._files = files
-        self._covered = covered
-        self._backend = backend
-        self._cores = cores
+        self._model, self._device, self._backend = model, device, backend
+        self._files, self._covered, self._cores = files, covered, cores
         self._captioners: dict[str, Captioner] = {}
 
     def captioner(self, medium: str) -> Captioner:
@@ -61,11 +60,11 @@ class Router:
 
         Raises:
             CheckpointError: the model cannot be loaded.
-            ConfigError: the model that was named does not read this medium.
+            WrongMedium: the model that was named does not read this medium.
             UnknownName: there is no such medium.
         """
-        if medium not in _NAMES:
-            raise UnknownName("medium", medium, _NAMES)
+        if medium not in MEDIA:
+            raise UnknownName("medium", medium, MEDIA)
         if medium not in self._captioners:
             self._captioners[medium] = self._load(medium).accelerated(
                 self._files * (_READINGS[medium] if self._covered else 1), cores=self._cores
@@ -80,7 +79,7 @@ class Router:
         for medium, group in groupby(files, medium_of):
             try:
                 captioner = self.captioner(medium)
-            except _WrongMedium as error:
+            except WrongMedium as error:
                 yield from (_refused(file, error) for file in group)
                 continue
             yield from captioner.caption_many(group, **options)
@@ -94,7 +93,7 @@ class Router:
         """
         try:
             return self.captioner(medium).items_at_once(batch_size)
-        except _WrongMedium:
+        except WrongMedium:
             return batch_size
 
     def caption_batches(
@@ -108,7 +107,7 @@ class Router:
         for medium, group in groupby(batches, lambda batch: batch[0]):
             try:
                 captioner = self.captioner(medium)
-            except _WrongMedium as error:
+            except WrongMedium as error:
                 yield from (_refused(source, error) for _, batch in group for source in batch)
                 continue
             yield from captioner.caption_batches((batch for _, batch in group), **options)
@@ -120,15 +119,90 @@ class Router:
             return captioner
         if captioner.medium == "image" and medium == "video":
             return captioner.for_clips()
-        raise _WrongMedium(
-            f"{_NAMES[medium]} came, and the model {captioner.name!r} captions "
-            f"{captioner.medium}s. Leave --model out, or name one for {medium}s."
+        raise WrongMedium(
+            f"{MEDIA[medium].phrase} came, and the model {captioner.name!r} captions "
+            f"{MEDIA[captioner.medium].noun}s. Leave --model out, or name one for "
+            f"{MEDIA[medium].noun}s."
         )
 
 
-def _refused(source: Source, error: _WrongMedium) -> Failure:
+def _refused(source: Source, error: WrongMedium) -> Failure:
     name = source.name if isinstance(source, Deferred) else str(source)
     return Failure(name, MediaError(f"{name}: {error}"))
 
 
-__all__ = ["Router"]
+class NamedModels:
+    """Captioners by name, and those of clips that models of pictures become.
+
+    Attributes:
+        by_key: every captioner that a file may go to.
+        default: name of the first.
+    """
+
+    def __init__(self, captioners: Mapping[str, Captioner]) -> None:
+        """Take captioners by name; the first is the default.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if not captioners:
+            raise ConfigError("there is no model to serve; name one.")
+        self._named = dict(captioners)
+        self.by_key = dict(captioners)
+        self.default = next(iter(captioners))
+        for name, captioner in captioners.items():
+            if captioner.medium == "image":
+                try:
+                    self.by_key[name + _FRAME_BY_FRAME] = captioner.for_clips()
+                except RegardError:  # a position code has no place for frames
+                    continue
+
+    def check(self, name: str) -> None:
+        """Refuse a name that no model has; "" stands for any.
+
+        Raises:
+            UnknownName: no model has it.
+        """
+        if name and name not in self._named:
+            raise UnknownName("model", name, self._named)
+
+    def pick(self, name: str, medium: str) -> str:
+        """Return the key of the captioner for a file.
+
+        Args:
+            name: of the model that was asked for; "": the first that reads the medium, one made
+                for it before one of pictures.
+            medium: the file's.
+
+        Raises:
+            WrongMedium: there is none.
+        """
+        names = [name] if name else list(self._named)
+        frame_by_frame = [one + _FRAME_BY_FRAME for one in names] if medium == "video" else []
+        for key in [*names, *frame_by_frame]:
+            if key in self.by_key and self.by_key[key].medium == medium:
+                return key
+        reads = sorted({f"{MEDIA[self._named[one].medium].noun}s" for one in names})
+        raise WrongMedium(
+            f"{MEDIA[medium].phrase} came, and what is served here captions {' and '.join(reads)}"
+            f"{f' with the model {name!r}' if name else ''}. Name a model for "
+            f"{MEDIA[medium].noun}s."
+        )
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return what models there are, the default first."""
+        return [_description(name, captioner) for name, captioner in self._named.items()]
+
+
+def _description(name: str, captioner: Captioner) -> dict[str, Any]:
+    config = captioner.config
+    return {
+        "name": name,
+        "medium": captioner.medium,
+        "attention": config.decoder.attention,
+        "encoder": config.encoder.name,
+        "grid": list(captioner.reader.grid_shape),
+        "words": len(captioner.vocabulary),
+        "tokens": captioner.vocabulary.tokens,
+        "scores": captioner.metrics.get("scores", {}),
+    }

@@ -1,26 +1,313 @@
-"""From text to ids before decoding, and from decoded ids to a `Caption` after it."""
+"""From sources to captions: source -> media -> annotations -> hypotheses -> `Caption`.
+
+    decoding options   what a caller names, with words as ids
+    read               source -> media -> the network's input, on threads of their own
+    encode             inputs -> annotations
+    decode             annotations -> hypotheses (`regard.decoding`)
+    write              hypotheses -> captions, with notices and confidence
+
+While one batch is captioned the next is read; or, with several threads, every core does batches of
+its own. Either way memory does not grow with the stream.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from regard.config import DataConfig, DecodingConfig, Recipe
+import numpy as np
+
+from regard.backends import Backend
+from regard.checkpoint.components import Components
+from regard.config import DataConfig, Recipe
 from regard.config.io import to_dict
-from regard.decoding.search_options import DecodingOptions
-from regard.errors import ConfigError, UnknownName
-from regard.reliability.confidence import Confidence
-from regard.text.vocabulary import UNKNOWN, Vocabulary
-from regard.types import AttentionTrace, Caption, Grid, Hypothesis, Media, Word
-from regard.util.safe_io import change_config
+from regard.decoding import DecodingOptions, decode
+from regard.decoding.topk import to_numpy
+from regard.errors import ConfigError, MediaError, MissingExtra, RegardError, UnknownName
+from regard.media import Input
+from regard.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from regard.types import Annotations, AttentionTrace, Caption, Grid, Hypothesis, Media, Word
+from regard.types.decoding import array_namespace
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A source that is fetched when its turn comes, by the thread that reads it.
+
+    Attributes:
+        name: what messages and results call it.
+        fetch: returns the source; what cannot be fetched is a `MediaError`.
+    """
+
+    name: str
+    fetch: Callable[[], Source]
+
+
+Source: TypeAlias = (
+    "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media | Deferred"
+)
+"""Whatever `regard.media.read_media` reads, what it has read, or what returns one of them."""
+
+Report: TypeAlias = Callable[[str, int, int], None]
+"""Receives progress on a source that is being read: its name, frames decoded, of how many."""
+
+NOT_CLINICAL = "Not for clinical use."
+"""A notice of every caption of a scan."""
+
+_READERS = 2  # threads that read pictures while the batch before is captioned
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that could not be captioned.
+
+    Attributes:
+        file: what was asked for.
+        error: what is wrong with it.
+    """
+
+    file: str
+    error: RegardError
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An item as it was read, as the encoder reads it, and the seconds from one to the other."""
+
+    media: Media
+    input: Input
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Turns batches of sources into captions.
+
+    Attributes:
+        components: of the captioner.
+        options: of the decoding.
+        report: receives, from the threads that read, how many frames of a clip are decoded.
+        keep_pixels: whether captions keep their pictures, for drawing. A photograph of 12
+            megapixels is 36 MB, and some batches of them are under way.
+    """
+
+    components: Components
+    options: DecodingOptions
+    report: Report | None = None
+    keep_pixels: bool = True
+
+    def run(self, batches: Iterator[list[Source]]) -> Iterator[Caption | Failure]:
+        """Yield the caption, or the failure, of every source in order.
+
+        Args:
+            batches: sources that go through the network together; taken as they are needed, one
+                ahead.
+        """
+        if self.components.threads > 1:
+            from regard.util.parallel import ordered_map
+
+            results = ordered_map(
+                lambda batch: self._caption([self._read(source) for source in batch]),
+                batches,
+                threads=self.components.threads,
+                start=self.components.backend.use_one_core,
+            )
+            for captions in results:
+                yield from captions
+            return
+        pool = ThreadPoolExecutor(_READERS)
+
+        def read_ahead() -> list[Future[_Prepared | Failure]]:
+            return [pool.submit(self._read, source) for source in next(batches, [])]
+
+        try:
+            ahead = read_ahead()
+            while ahead:
+                batch, ahead = ahead, read_ahead()
+                yield from self._caption([item.result() for item in batch])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, source: Source) -> _Prepared | Failure:
+        reader = self.components.reader
+        deferred = source if isinstance(source, Deferred) else None
+        name = deferred.name if deferred else None
+        report = partial(self.report, name or str(source)) if self.report else None
+        try:
+            given = deferred.fetch() if deferred else source
+            media = reader.read(given, name=name, report=report, shown=self.keep_pixels)
+            began = time.perf_counter()
+            prepared = reader.prepare(media)
+            seconds = time.perf_counter() - began
+            media = media if self.keep_pixels else media.without_pixels()
+            return _Prepared(media, prepared, seconds)
+        except (MediaError, MissingExtra) as error:  # pictures go on where clips cannot be read
+            if isinstance(source, Media | Deferred):
+                return Failure(source.name, error)
+            is_path = isinstance(source, str | Path)
+            return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
+
+    def _caption(self, items: list[_Prepared | Failure]) -> list[Caption | Failure]:
+        """Caption what of a batch could be read."""
+        ready = [item for item in items if isinstance(item, _Prepared)]
+        captions = iter(self._captions(ready) if ready else ())
+        return [item if isinstance(item, Failure) else next(captions) for item in items]
+
+    def _captions(self, ready: list[_Prepared]) -> list[Caption]:
+        began = time.perf_counter()
+        inputs = [item.input for item in ready]
+        annotations = encode(self.components.backend, inputs)
+        found = decode(
+            self.components.backend,
+            annotations,
+            self.options,
+            start=START,
+            end=END,
+            forbidden=(PAD, START, UNKNOWN),
+            unlisted=(PAD, START),
+        )
+        spent = time.perf_counter() - began + sum(item.seconds for item in ready)
+        seconds = spent / len(ready)
+        notices = self._notices(ready, annotations)
+        return [
+            self._write(item.media, grid, hypotheses, seconds, said)
+            for item, grid, hypotheses, said in zip(
+                ready, annotations.grids, found, notices, strict=True
+            )
+        ]
+
+    def _notices(self, ready: list[_Prepared], annotations: Annotations) -> list[tuple[str, ...]]:
+        """Return for each item what a reader of its caption must know."""
+        clinical = (NOT_CLINICAL,) if self.components.reader.medium == "volume" else ()
+        detector = self.components.familiarity
+        if detector is None:
+            return [clinical] * len(ready)
+        vectors = to_numpy(annotations.vectors)
+        return [
+            clinical + detector.notices(item.media, item.input, array)
+            for item, array in zip(ready, vectors, strict=True)
+        ]
+
+    def _write(
+        self,
+        media: Media,
+        grid: Grid,
+        hypotheses: tuple[Hypothesis, ...],
+        seconds: float,
+        notices: tuple[str, ...],
+    ) -> Caption:
+        """Return the best caption of an item, the others in its `n_best`."""
+        parts, confidence = self.components, self.components.confidence
+        captions = [
+            Caption(
+                text=parts.vocabulary.decode(one.tokens),
+                words=_words(one, parts.vocabulary, grid),
+                score=one.score,
+                finished=one.finished,
+                trace=AttentionTrace(
+                    one.alpha,
+                    one.beta,
+                    one.location,
+                    parts.config.decoder.attention,
+                    self.options.context,
+                    grid,
+                ),
+                file=media.name,
+                medium=media.medium,
+                model=parts.name,
+                seconds=seconds,
+                notices=notices,
+                media=media,
+            )
+            for one in hypotheses
+        ]
+        best, *others = captions if confidence is None else map(confidence.rate, captions)
+        return replace(best, n_best=tuple(others))
+
+
+def _words(found: Hypothesis, vocabulary: Vocabulary, grid: Grid) -> tuple[Word, ...]:
+    return tuple(
+        Word(
+            text=vocabulary.word(token),
+            logprob=float(found.logprobs[t]),
+            alpha=found.alpha[t].reshape(grid.shape),
+            beta=None if found.beta is None else float(found.beta[t]),
+            location=None if found.location is None else int(found.location[t]),
+            alternatives=tuple((vocabulary.word(i), p) for i, p in found.alternatives[t]),
+            token=token,
+        )
+        for t, token in enumerate(found.tokens)
+    )
+
+
+def encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:
+    """Encode N prepared items to their annotations (N, L, D)."""
+    size = backend.encode_batch_size or len(inputs)
+    parts = [
+        backend.encode(
+            np.stack([item.pixels for item in some]),
+            tuple(item.grid for item in some),
+            np.stack([item.mask for item in some]),
+        )
+        for some in (inputs[i : i + size] for i in range(0, len(inputs), size))
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    vectors, masks = [p.vectors for p in parts], [p.mask for p in parts]
+    xp = array_namespace(*vectors)
+    grids = tuple(grid for part in parts for grid in part.grids)
+    return Annotations(xp.concat(vectors), xp.concat(masks), grids)
+
 
 Words = str | Iterable[str | int]
 """A text, or words and ids."""
 
 _OPTIONS = {f.name for f in fields(DecodingOptions)}
+
+
+def decoding_options(
+    given: dict[str, Any], vocabulary: Vocabulary, config: Recipe, name: str
+) -> DecodingOptions:
+    """Return the options of a decoding from what a caller names.
+
+    Args:
+        given: fields of `DecodingOptions`; `prefix` and `banned` as words or ids.
+        vocabulary: of the model.
+        config: its recipe, which says how long captions are and which decoding suits it.
+        name: of the model, for messages.
+
+    Raises:
+        UnknownName: there is no such option.
+        ConfigError: an option is wrong, or the model cannot do it.
+    """
+    unknown = [key for key in given if key not in _OPTIONS]
+    if unknown:
+        raise UnknownName("captioning option", unknown[0], _OPTIONS)
+    options = to_dict(config.decoding) | given
+    longest = config.data.max_length
+    # 20 characters are no caption, nor are 20 words where captions are long.
+    if vocabulary.tokens != "word" or longest > DataConfig().max_length:
+        options.setdefault("max_length", longest)
+    for key, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
+        if key in options:
+            options[key] = ids(vocabulary, options[key])
+    made = DecodingOptions(**options)
+    if made.context != "expected" and config.decoder.attention != "hard":
+        raise ConfigError(
+            f"context={made.context!r} chooses one location, and the model {name!r} has "
+            "soft attention, which looks at all. Leave context out, or use a hard model."
+        )
+    return made
 
 
 def prefix_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
@@ -48,7 +335,7 @@ def prefix_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
 
 
 def banned_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
-    """Return the ids of words that shall not be said; words it does not know need no ban.
+    """Return the ids of words that must not be said; unknown words need no ban.
 
     Raises:
         ConfigError: a word is several pieces of the vocabulary, so that banning them would
@@ -68,136 +355,7 @@ def banned_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
 
 def _checked(vocabulary: Vocabulary, token: int) -> int:
     if not 0 <= token < len(vocabulary):
-        raise ConfigError(f"there is no word {token}: the vocabulary has {len(vocabulary)}.")
-    return token
-
-
-NOT_CLINICAL = "Not for clinical use."
-"""What every caption of a scan says."""
-
-
-def notices_of(media: Media) -> tuple[str, ...]:
-    """Return what every reader of a medium's caption must know."""
-    return (NOT_CLINICAL,) if media.medium == "volume" else ()
-
-
-@dataclass(frozen=True)
-class CaptionWriter:
-    """Makes `Caption`s of what decoding found.
-
-    Attributes:
-        vocabulary: ids to words.
-        model: the model's name.
-        attention: "soft" or "hard".
-        context: how contexts were formed: "expected", "sample" or "argmax".
-        confidence: says how sure to be of words; None: captions do not.
-    """
-
-    vocabulary: Vocabulary
-    model: str
-    attention: str
-    context: str
-    confidence: Confidence | None = None
-
-    def write(
-        self,
-        media: Media,
-        grid: Grid,
-        found: tuple[Hypothesis, ...],
-        seconds: float,
-        notices: tuple[str, ...] = (),
-    ) -> Caption:
-        """Return the best caption of an item, the others in its `n_best`.
-
-        Args:
-            media: the picture.
-            grid: where its cells lie.
-            found: best first, at least one.
-            seconds: that the item took.
-            notices: of this item, besides those of its medium.
-        """
-        notices = (*notices_of(media), *notices)
-        best, *others = (
-            self._one(media, grid, hypothesis, seconds, notices) for hypothesis in found
-        )
-        return replace(best, n_best=tuple(others))
-
-    def _one(
-        self,
-        media: Media,
-        grid: Grid,
-        found: Hypothesis,
-        seconds: float,
-        notices: tuple[str, ...],
-    ) -> Caption:
-        caption = Caption(
-            text=self.vocabulary.decode(found.tokens),
-            words=tuple(self._word(found, t, grid) for t in range(len(found.tokens))),
-            score=found.score,
-            finished=found.finished,
-            trace=AttentionTrace(
-                found.alpha, found.beta, found.location, self.attention, self.context, grid
-            ),
-            file=media.name,
-            medium=media.medium,
-            model=self.model,
-            seconds=seconds,
-            notices=notices,
-            media=media,
-        )
-        return caption if self.confidence is None else self.confidence.told(caption)
-
-    def _word(self, found: Hypothesis, t: int, grid: Grid) -> Word:
-        return Word(
-            text=self.vocabulary.word(found.tokens[t]),
-            logprob=float(found.logprobs[t]),
-            alpha=found.alpha[t].reshape(grid.shape),
-            beta=None if found.beta is None else float(found.beta[t]),
-            location=None if found.location is None else int(found.location[t]),
-            alternatives=tuple((self.vocabulary.word(i), p) for i, p in found.alternatives[t]),
-            token=found.tokens[t],
-        )
-
-
-def store_decoding(folder: Path, decoding: DecodingConfig) -> None:
-    """Keep with a checkpoint how its captions are decoded; nothing else of it is touched.
-
-    Raises:
-        CheckpointError: its config cannot be read or written; what was there is untouched.
-    """
-    change_config(folder, lambda config: config["recipe"].update(decoding=to_dict(decoding)))
-
-
-def decoding_options(
-    given: dict[str, Any], vocabulary: Vocabulary, config: Recipe, name: str
-) -> DecodingOptions:
-    """Return the options of a decoding from what a caller names.
-
-    Args:
-        given: fields of `DecodingOptions`; `prefix` and `banned` as words or ids.
-        vocabulary: of the model.
-        config: its recipe, which says how long captions are, and the decoding that suits it.
-        name: of the model, for messages.
-
-    Raises:
-        UnknownName: there is no such option.
-        ConfigError: an option is wrong, or the model cannot do it.
-    """
-    unknown = [key for key in given if key not in _OPTIONS]
-    if unknown:
-        raise UnknownName("captioning option", unknown[0], _OPTIONS)
-    options = to_dict(config.decoding) | given
-    longest = config.data.max_length
-    # 20 characters are no caption, nor are 20 words where captions are long.
-    if vocabulary.tokens != "word" or longest > DataConfig().max_length:
-        options.setdefault("max_length", longest)
-    for key, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
-        if key in options:
-            options[key] = ids(vocabulary, options[key])
-    made = DecodingOptions(**options)
-    if made.context != "expected" and config.decoder.attention != "hard":
         raise ConfigError(
-            f"context={made.context!r} chooses one location, and the model {name!r} has "
-            "soft attention, which looks at all. Leave context out, or use a hard model."
+            f"there is no word {token}: the vocabulary has the ids 0 to {len(vocabulary) - 1}."
         )
-    return made
+    return token

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.__main__ import app, main
 from benchmarks.caption import make_pictures
 from benchmarks.decode import DecodeWork, make_run, measure_decoding
 from benchmarks.measure import Timed
@@ -26,7 +29,6 @@ from benchmarks.workload import (
     step_operations,
 )
 from regard.captioner import Captioner
-from regard.cli.main import app
 
 SMALL = Sizes(16, 12, 10, 9, 7, 40)
 KEYS = ("captions_per_s", "share_of_gemm_peak", "peak_rss_mb", "ratio_to_textbook",
@@ -43,7 +45,7 @@ def one_thread() -> Iterator[None]:
 
 
 def run(*arguments: str) -> dict:
-    found = CliRunner().invoke(app, ["bench", *arguments, "--json"])
+    found = CliRunner().invoke(app, [*arguments, "--json"])
     assert found.exit_code == 0, found.output
     record = json.loads(found.stdout)
     assert set(KEYS) <= set(record)
@@ -192,5 +194,25 @@ def test_wrong_settings_are_refused() -> None:
                       ("decode", "--pictures", "0"),
                       ("train", "--precision", "fp8"), ("decode", "--against", "both"),
                       ("train", "--batch", "5", "--captions-per-image", "2")):  # fmt: skip
-        found = CliRunner().invoke(app, ["bench", *arguments])
+        found = CliRunner().invoke(app, list(arguments))
         assert found.exit_code != 0
+
+
+def test_an_error_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "decode", "--against", "both"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "benchmarks: --against is 'both'; it must be textbook, plain or none.\n"
+    )
+
+
+def test_it_runs_from_the_root_of_a_checkout() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--help"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    for name in ("train", "decode", "caption", "store", "start", "gpu"):
+        assert name in done.stdout

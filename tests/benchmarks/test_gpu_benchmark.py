@@ -1,68 +1,58 @@
 """The benchmark of GPUs runs, and counts what its documentation works out by hand."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from benchmarks import gpu_work
+from benchmarks.__main__ import app
+from benchmarks.gpu import measure_gpu
+from regard.errors import ConfigError
 from regard.text.vocabulary import END, PAD, START
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch):
-    """Import a module of the benchmark."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
-
-
-def test_it_runs_in_a_tiny_form(
-    read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "figures.json"
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--json", str(out)])
+@pytest.mark.parametrize("as_json", [False, True], ids=["tables", "JSON"])
+def test_it_runs_in_a_tiny_form(as_json: bool) -> None:
     with torch.random.fork_rng():
-        read("gpu").main()
-    figures = json.loads(out.read_text("utf-8"))
+        done = CliRunner().invoke(app, ["gpu", "--tiny", *["--json"] * as_json])
+    assert done.exit_code == 0, done.output
+    if not as_json:
+        assert "| beam 3 | |" in done.stdout
+        return
+    figures = json.loads(done.stdout)
     large = figures["training, large batch"]
     assert large["captions a batch"] == 40
     assert large["captions/s"] * large["epoch, s"] == pytest.approx(24 * 5)
     assert len(large["nats a word in each tenth of the first epoch"]) == 3
     assert figures["beam 3"]["captions/s"] > 0
-    assert "| beam 3 | |" in capsys.readouterr().out
 
 
-def test_without_a_gpu_it_says_so(read, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="No CUDA device is here; --tiny tries"):
-        read("gpu").main()
+    with pytest.raises(ConfigError, match="No CUDA device is here; --tiny tries"):
+        measure_gpu(tiny=False)
 
 
-def test_the_counts_are_those_worked_out_by_hand(read) -> None:
-    counts = read("gpu_counts")
-    coco = counts.Sizes()
+def test_the_counts_are_those_worked_out_by_hand() -> None:
+    coco = gpu_work.Sizes()
     assert coco.pictures * coco.captions == 566_435
     # 2 (2·196·512² + 4·512²) once, and 3·17,984,512 + 401,408 for each of 21 words and 2 ends
-    assert counts.train_flops(coco, 1, 2, 21) == 2 * 103_809_024 + 23 * 54_354_944
+    assert gpu_work.train_flops(coco, 1, 2, 21) == 2 * 103_809_024 + 23 * 54_354_944
     picture = 196 * 512 * 2
-    assert counts.step_bytes(coco, 3, backward=False) == 3 * 2 * picture
-    assert counts.step_bytes(coco, 3, backward=True) == 3 * 3 * picture
-    moved = counts.train_bytes(coco, 204, 14, 14_000_000)
+    assert gpu_work.step_bytes(coco, 3, backward=False) == 3 * 2 * picture
+    assert gpu_work.step_bytes(coco, 3, backward=True) == 3 * 3 * picture
+    moved = gpu_work.train_bytes(coco, 204, 14, 14_000_000)
     assert moved["attention, forward"] == 14 * 204 * 2 * picture
     assert moved["attention, backward"] == (14 * 2 + 1) * 204 * picture
     assert moved["logits"] == 5 * 1020 * 14 * 9490 * 2
     assert moved["weights, gradients, Adam"] == 448e6
-    assert counts.beam_bytes(coco, 10, 3, 11)["logits"] == 2 * 10 * 3 * 11 * 9490 * 2
+    assert gpu_work.beam_bytes(coco, 10, 3, 11)["logits"] == 2 * 10 * 3 * 11 * 9490 * 2
 
 
-def test_captions_of_the_random_data_are_whole(read) -> None:
-    counts, data = read("gpu_counts"), read("gpu_data")
-    made = data.make(counts.TINY, torch.device("cpu"))
+def test_captions_of_the_random_data_are_whole() -> None:
+    made = gpu_work.draw_data(gpu_work.TINY, torch.device("cpu"))
     assert made.vectors.shape == (24, 9, 16)
     assert made.vectors.dtype == torch.bfloat16
     assert made.lengths.min() >= 3

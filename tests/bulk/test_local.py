@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import regard
-from regard.bulk import Done, Worker, open_run
+from regard.bulk import FinishedUnit, Worker, open_run
 from regard.bulk.plan import FORMATS
 from regard.captioner import Captioner
 from regard.errors import CheckpointError, ConfigError, MissingExtra, UnknownName
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 @each_format
 def test_every_item_gets_the_row_of_its_caption(folder: Path, tmp_path: Path, form: str) -> None:
     done = do(job(folder, tmp_path / "out", form=form))
-    assert done == [Done(0, 4, 1), Done(1, 4, 1), Done(2, 2, 0)]
+    assert done == [FinishedUnit(0, 4, 1), FinishedUnit(1, 4, 1), FinishedUnit(2, 2, 0)]
     found = rows(tmp_path / "out")
     assert [(r["unit"], r["index"]) for r in found] == [(i // 4, i % 4) for i in range(10)]
     paths = sorted(map(str, folder.iterdir()))
@@ -39,7 +39,7 @@ def test_every_item_gets_the_row_of_its_caption(folder: Path, tmp_path: Path, fo
     for row, path in zip(found, paths, strict=True):
         if path.endswith(("002.jpg", "007.jpg")):
             assert set(row) == {"unit", "index", "file", "error"}
-            assert "no picture that can be read" in row["error"] or path in row["error"]
+            assert "not a picture that can be read" in row["error"] or path in row["error"]
             continue
         caption = model.caption(path, **bulk_jobs.QUICK)
         assert row["caption"] == caption.text
@@ -139,7 +139,7 @@ def test_a_source_that_changed_is_said(folder: Path, tmp_path: Path, change: str
         (folder / "009.jpg").unlink()
     else:
         (folder / "009.jpg").write_bytes(b"shorter")
-    with pytest.raises(ConfigError, match="is not what it was when"):
+    with pytest.raises(ConfigError, match="has changed since"):
         open_run(job(folder, tmp_path / "out"))
 
 
@@ -152,10 +152,10 @@ def test_a_plan_without_rows_holds_nobody(folder: Path, tmp_path: Path) -> None:
 def test_rows_without_a_plan_are_left_alone(folder: Path, tmp_path: Path) -> None:
     do(job(folder, tmp_path / "out"))
     (tmp_path / "out" / "_plan.json").unlink()
-    with pytest.raises(ConfigError, match="rows without the plan"):
+    with pytest.raises(ConfigError, match="rows without their plan"):
         open_run(job(folder, tmp_path / "out"))
     (tmp_path / "out" / "_plan.json").write_text("[")
-    with pytest.raises(ConfigError, match="no plan of this program"):
+    with pytest.raises(ConfigError, match="not a plan of `regard bulk`"):
         open_run(job(folder, tmp_path / "out"))
 
 
@@ -181,7 +181,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(
 
 def test_the_output_is_a_folder_that_can_be_written(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a file; a folder was wanted"):
+    with pytest.raises(ConfigError, match="is a file; a folder was expected"):
         open_run(job(folder, tmp_path / "file"))
     with pytest.raises(ConfigError, match="cannot be written"):
         open_run(job(folder, tmp_path / "file" / "out"))
@@ -216,7 +216,7 @@ def test_an_empty_tar_has_a_shard_without_rows(tmp_path: Path) -> None:
     tarfile.open(tmp_path / "in" / "a.tgz", "w:gz").close()
     for form in FORMATS:
         made = job(tmp_path / "in", tmp_path / form, form=form)
-        assert do(made) == [Done(0, 0, 0)]
+        assert do(made) == [FinishedUnit(0, 0, 0)]
         assert do(made) == []
 
 
@@ -259,7 +259,7 @@ def test_a_worker_with_another_model_refuses(folder: Path, tmp_path: Path) -> No
     from regard.bulk.plan import read_unit
 
     unit = read_unit(LocalPlace(), str(tmp_path / "out"), 0, todo.plan.offsets[1])
-    with pytest.raises(ConfigError, match="is not the one that the work was begun with"):
+    with pytest.raises(ConfigError, match="differs from the one in the job's plan"):
         list(Worker(todo.plan.job, other).run([(0, unit)]))
 
 
@@ -295,7 +295,7 @@ def test_media_of_all_kinds_go_to_their_models(tmp_path: Path) -> None:
     assert len({r["model_digest"] for r in found}) == 2
     do(job(tmp_path / "list.txt", tmp_path / "named", model="flickr8k-soft"))
     named = rows(tmp_path / "named")
-    assert "captions images" in named[1]["error"]
+    assert "captions pictures" in named[1]["error"]
     assert [bool(r.get("caption")) for r in named] == [True, False, True]
 
 
@@ -371,10 +371,10 @@ def test_rows_do_not_go_among_what_is_read(tmp_path: Path, source: str) -> None:
 def test_a_cluster_is_not_asked_of_this_process(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigError, match="take --engine ray"):
+    with pytest.raises(ConfigError, match="use --engine ray"):
         do(job(folder, tmp_path / "out"), engine="local", **settings)
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setattr(sys.modules["regard.bulk.local"], "_has_ray", lambda: False)
+    monkeypatch.setattr(sys.modules["regard.bulk.engines"], "_has_ray", lambda: False)
     with pytest.raises(MissingExtra, match="--engine local"):
         do(job(folder, tmp_path / "out"), engine="auto", **settings)
     assert not rows(tmp_path / "out")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from regard.bulk import open_run
-from regard.bulk.ray_cluster import _UnitWorker, _unwrapped
+from regard.bulk.engines import _UnitWorker, _unwrapped
 from regard.errors import ConfigError
 from tests.fuzz import bulk
 from tests.helpers import bulk_jobs
@@ -30,6 +30,7 @@ def on_ray(source: Path, out: Path, *options: str) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_cluster_of_its_own_writes_the_rows_of_the_local_engine(tmp_path: Path) -> None:
     source = bulk_jobs.pictures(tmp_path / "in", 10, bad=(2,))
     options = bulk_jobs.QUICK | {"context": "expected"}
@@ -46,6 +47,7 @@ def test_a_cluster_of_its_own_writes_the_rows_of_the_local_engine(tmp_path: Path
     assert shards(tmp_path / "out") == shards(tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_a_unit_that_kills_worker_after_worker_is_written_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,10 +107,10 @@ def test_what_a_worker_raised_is_what_is_said() -> None:
     outer.cause.__cause__ = inner
     assert _unwrapped(outer) is inner
     lost = _unwrapped(RuntimeError("trace\nThe actor died"))
-    assert str(lost).startswith("Ray could not go on: The actor died.")
+    assert str(lost).startswith("Ray could not continue: The actor died.")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_ten_workers_killed_on_two_nodes_change_no_row(tmp_path: Path) -> None:
     source = bulk.make_source(tmp_path / "in", 160, seed=1)
@@ -118,7 +120,7 @@ def test_ten_workers_killed_on_two_nodes_change_no_row(tmp_path: Path) -> None:
     assert (tally.handled, tally.lost, tally.uncaught) == (11, 0, 0), tally.troubles
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_killed_process_goes_on_to_the_same_rows(tmp_path: Path) -> None:
     source = bulk.make_source(tmp_path / "in", 160, seed=2)

@@ -12,8 +12,8 @@ from pyarrow import fs
 
 from regard.bulk import open_run
 from regard.bulk.filesystem import ArrowPlace, Places
-from regard.bulk.items import items_of
 from regard.bulk.sources import units_of
+from regard.bulk.worker import items_of
 from regard.errors import ConfigError
 from tests.helpers import bulk_jobs
 from tests.helpers.bulk_jobs import do, job, rows, shards, write_parquet, write_tar
@@ -126,7 +126,7 @@ def test_what_a_place_drops_is_asked_for_again(
         return real(self, path)
 
     monkeypatch.setattr(ArrowPlace, "read", read)
-    monkeypatch.setattr("regard.bulk.items._PAUSE", 0.0)
+    monkeypatch.setattr("regard.bulk.worker._PAUSE", 0.0)
     do(job(server.url("flaky/in/*.jpg"), tmp_path / "out"))
     found = rows(tmp_path / "out")
     assert "could not be fetched, tried 3 times: connection reset" in found[0]["error"]

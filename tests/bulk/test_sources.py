@@ -10,9 +10,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from regard.bulk.containers import Unit
 from regard.bulk.filesystem import Places, shown
-from regard.bulk.items import Item, items_of
-from regard.bulk.sources import Unit, units_of
+from regard.bulk.sources import units_of
+from regard.bulk.worker import Item, items_of
 from regard.errors import ConfigError, DatasetError
 from regard.media import find_files
 from tests.helpers import bulk_jobs, toys
@@ -77,7 +78,7 @@ def test_a_pattern_gives_its_matches(folder: Path) -> None:
 @pytest.mark.parametrize("source", ["nothing", "no*.jpg", "empty"])
 def test_no_source_is_said(tmp_path: Path, source: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="to caption. Wanted: a folder or pattern"):
+    with pytest.raises(ConfigError, match="to caption. Name a folder or pattern"):
         units(tmp_path / source)
 
 
@@ -141,7 +142,7 @@ def test_parquet_that_is_none_is_an_item_that_failed(folder: Path, tmp_path: Pat
     assert len(found) == 9
     assert "cannot be read as Parquet" in found[-1].error
     number = items(write_parquet(tmp_path / "n.parquet", {"image": [1, 2]}))
-    assert "holds int; bytes or paths were wanted" in number[0].error
+    assert "holds int; bytes or paths were expected" in number[0].error
     assert len(number) == 2
 
 
@@ -193,7 +194,7 @@ def test_links_in_a_tar_are_no_files(tmp_path: Path) -> None:
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(info)
     assert [i.error for i in items(tmp_path / "a.tar")] == [
-        "it is a link or a device; a file was wanted."
+        "it is a link or a device; a file was expected."
     ]
 
 

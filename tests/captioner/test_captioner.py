@@ -111,7 +111,7 @@ def test_only_a_resumable_checkpoint_says_where_the_data_lay(tmp_path: Path) -> 
         "data.store=/home/me/store",
         "training.init_from=/home/me/first",
     ]
-    made.config = regard.config.io.override(made.config, settings)
+    made = made.with_components(config=regard.recipes.override(made.config, settings))
     made.save(tmp_path / "last", training_state={"step": 1})
     made.save(tmp_path / "best")
     assert Captioner.load(tmp_path / "last").config == made.config

@@ -11,14 +11,13 @@ import torch
 
 from regard.captioner import Captioner
 from regard.config import Recipe, VideoConfig
-from regard.config.io import override
 from regard.data import load_dataset
 from regard.data.check import check_dataset
-from regard.media import read_clip
+from regard.media.video.video_reader import read_clip
 from regard.metrics import java
 from regard.metrics.evaluate import evaluate
-from regard.model_pool import Router
-from regard.recipes import find_recipe
+from regard.model_pool import ModelPool
+from regard.recipes import find_recipe, override
 from regard.training import train
 from regard.training.logs import Silent
 from tests.helpers import clips, toys
@@ -168,13 +167,13 @@ def test_a_model_of_pictures_is_evaluated_on_clips(
     assert result.captions["3.mp4"] == model.for_clips().caption(scene(3, 5), beam=1).text
 
 
-def test_a_model_file_given_to_the_router_captions_clips_and_pictures(tmp_path: Path) -> None:
+def test_a_model_file_given_to_the_pool_captions_clips_and_pictures(tmp_path: Path) -> None:
     toys.captioner().save(tmp_path / "model")
     (tmp_path / "a.mp4").write_bytes(scene(1, 3))
     (tmp_path / "b.jpg").write_bytes(toys.jpeg())
-    router = Router(str(tmp_path / "model"))
+    pool = ModelPool(str(tmp_path / "model"))
     files = [str(tmp_path / name) for name in ("a.mp4", "b.jpg")]
-    first, second = router.caption_many(files)
+    first, second = pool.caption_many(files)
     assert [first.medium, second.medium] == ["video", "image"]  # type: ignore[union-attr]
 
 
@@ -194,7 +193,7 @@ def test_the_check_opens_clips(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_the_shipped_model_sees_the_car_on_its_track(shared_data: Path) -> None:
     clip = shared_data / "msvd" / "clips" / "778mkceE0UQ_40_46.avi"
-    caption = Router().captioner("video").caption(str(clip), beam=3)
+    caption = ModelPool().captioner("video").caption(str(clip), beam=3)
     assert {"car", "track"} <= set(caption.text.split())
     assert caption.grid.axes == ("frames", "rows", "cols")
     assert caption.grid.source_size == pytest.approx((6.008, 480, 640), abs=0.001)

@@ -12,11 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 from regard.captioner import Captioner
+from regard.checkpoint.folder import store_decoding
 from regard.cli.main import app
 from regard.config import DecodingConfig, Recipe
 from regard.config.io import from_dict
 from regard.errors import CheckpointError, ConfigError
-from regard.pipeline import decoding_options, store_decoding
+from regard.pipeline import decoding_options
 from regard.reliability.calibration import Calibration
 from regard.reliability.confidence import Confidence
 from regard.text.vocabulary import END

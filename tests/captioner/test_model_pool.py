@@ -9,7 +9,7 @@ from regard.captioner import Captioner, Failure
 from regard.config import VideoConfig
 from regard.errors import ConfigError
 from regard.media import medium_of
-from regard.model_pool import Router
+from regard.model_pool import ModelPool
 from regard.types import Caption
 from tests.helpers import toys
 from tests.helpers.toy_media import clip
@@ -51,14 +51,14 @@ def test_files_keep_their_order_and_a_wrong_medium_fails_alone(tmp_path: Path) -
     (tmp_path / "b.nii.gz").write_bytes(b"")
     (tmp_path / "c.jpg").write_bytes(toys.jpeg(1))
     files = [str(tmp_path / name) for name in ("a.jpg", "b.nii.gz", "c.jpg")]
-    router = Router(str(tmp_path / "model"))
-    found = list(router.caption_many(files, beam=1))
+    pool = ModelPool(str(tmp_path / "model"))
+    found = list(pool.caption_many(files, beam=1))
     assert [type(one) for one in found] == [Caption, Failure, Caption]
     assert [one.file for one in found] == files
     assert isinstance(found[1], Failure)
-    assert "captions images" in str(found[1].error)
+    assert "captions pictures" in str(found[1].error)
     assert files[1] in str(found[1].error)
-    assert router.captioner("image") is router.captioner("image")
+    assert pool.captioner("image") is pool.captioner("image")
 
 
 def test_covering_a_clip_is_less_work_than_covering_cells(
@@ -71,7 +71,7 @@ def test_covering_a_clip_is_less_work_than_covering_cells(
     )
     for medium in ("image", "video"):
         for covered in (False, True):
-            Router(str(tmp_path / "model"), files=4, covered=covered).captioner(medium)
+            ModelPool(str(tmp_path / "model"), files=4, covered=covered).captioner(medium)
     assert readings == [4, 200, 4, 12]
 
 
@@ -121,7 +121,7 @@ def test_batches_of_clips_equal_one_by_one(model: Captioner) -> None:
 
 def test_clips_need_a_model_that_can(model: Captioner) -> None:
     clips = model.for_clips()
-    with pytest.raises(ConfigError, match="captions videos already"):
+    with pytest.raises(ConfigError, match="captions clips already"):
         clips.for_clips()
     placed = toys.captioner(position="learned")
     with pytest.raises(ConfigError, match="position code"):

@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from regard.checkpoint.build import load_weights, save_checkpoint
 from regard.checkpoint.folder import (
     FORMAT_VERSION,
     SPECIAL_IDS,
     inspect_checkpoint,
     load_checkpoint,
-    load_weights,
-    save_checkpoint,
 )
 from regard.errors import CheckpointError
 from tests.helpers.toys import vocabulary
@@ -186,7 +185,7 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.jpg").write_bytes(b"dear to somebody")
     (tmp_path / "notes").write_text("also")
     for name in ("photos", "notes"):
-        with pytest.raises(CheckpointError, match="is no checkpoint, so it is not replaced"):
+        with pytest.raises(CheckpointError, match="is not a checkpoint, so it is not replaced"):
             save(tmp_path / name)
     assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"dear to somebody"
     assert (tmp_path / "notes").read_text() == "also"
@@ -198,12 +197,12 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = save(tmp_path / "m")
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"{name} missing"):
+    with pytest.raises(CheckpointError, match=f"lacks {name}"):
         load_checkpoint(folder)
 
 
 def test_a_folder_that_does_not_exist_lists_what_is_wanted(tmp_path: Path) -> None:
-    wanted = "config.json, vocabulary.json, model.safetensors missing"
+    wanted = "lacks config.json, vocabulary.json, model.safetensors"
     with pytest.raises(CheckpointError, match=wanted):
         load_checkpoint(tmp_path / "nothing")
 

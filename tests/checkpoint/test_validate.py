@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from regard.checkpoint.folder import SPECIAL_IDS
-from regard.checkpoint.validate import check_config, check_metrics
+from regard.checkpoint.folder import SPECIAL_IDS, check_config, check_metrics
 from regard.errors import CheckpointError
 
 CONFIG: dict[str, Any] = {

@@ -216,7 +216,7 @@ def test_what_the_system_refuses_is_one_line(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code), "out/map.png")
 
-    monkeypatch.setattr("regard.cli.models._described", refuse)
+    monkeypatch.setattr("regard.cli.models_command._described", refuse)
     monkeypatch.setattr("sys.argv", ["regard", "info", model])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import regard.cli.bulk
-from regard.bulk import Done, Run
+import regard.cli.progress
+from regard.bulk import BulkRun, FinishedUnit
 from regard.cli.main import main
+from regard.cli.progress import BulkProgress
 from tests.helpers import bulk_jobs
 
 Command = Callable[..., tuple[int, str, str]]
@@ -88,40 +89,40 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert says in err
 
 
-def run_of(items: int | None, units: int, there: tuple[int, int, int] = (0, 0, 0)) -> Run:
+def run_of(items: int | None, units: int, there: tuple[int, int, int] = (0, 0, 0)) -> BulkRun:
     plan: Any = SimpleNamespace(items=items, units=units)
-    return Run(plan, array("Q"), there, again=False)
+    return BulkRun(plan, array("Q"), there, again=False)
 
 
 def test_progress_has_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(regard.cli.bulk.time, "monotonic", lambda: float(next(clock)))
-    watch = regard.cli.bulk._Watch(run_of(1000, 10, (2, 200, 3)))
-    assert watch.line() == "200 of 1,000, 3 failed, 0.0/s, 0:00:00 left"
-    monkeypatch.setattr(regard.cli.bulk.time, "monotonic", lambda: 20.0)
-    list(watch.pass_on([Done(2, 100, 1), Done(3, 100, 0)]))
-    assert watch.line() == "400 of 1,000, 4 failed, 10.0/s, 0:01:00 left"
+    monkeypatch.setattr(regard.cli.progress.time, "monotonic", lambda: float(next(clock)))
+    progress = BulkProgress(run_of(1000, 10, (2, 200, 3)))
+    assert progress.line() == "200 of 1,000, 3 failed, 0.0/s, 0:00:00 left"
+    monkeypatch.setattr(regard.cli.progress.time, "monotonic", lambda: 20.0)
+    list(progress.watch([FinishedUnit(2, 100, 1), FinishedUnit(3, 100, 0)]))
+    assert progress.line() == "400 of 1,000, 4 failed, 10.0/s, 0:01:00 left"
 
 
 def test_progress_of_tars_goes_by_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regard.cli.bulk.time, "monotonic", lambda: 0.0)
-    watch = regard.cli.bulk._Watch(run_of(None, 4))
-    monkeypatch.setattr(regard.cli.bulk.time, "monotonic", lambda: 3600.0)
-    list(watch.pass_on([Done(0, 7200, 0)]))
-    assert watch.line() == "7,200 items, unit 1 of 4, 2.0/s, 3:00:00 left"
-    watch = regard.cli.bulk._Watch(run_of(None, 4, (2, 10, 0)))
-    monkeypatch.setattr(regard.cli.bulk.time, "monotonic", lambda: 3700.0)
-    list(watch.pass_on([Done(2, 10, 0)]))
-    assert "0:01:40 left" in watch.line()
+    monkeypatch.setattr(regard.cli.progress.time, "monotonic", lambda: 0.0)
+    progress = BulkProgress(run_of(None, 4))
+    monkeypatch.setattr(regard.cli.progress.time, "monotonic", lambda: 3600.0)
+    list(progress.watch([FinishedUnit(0, 7200, 0)]))
+    assert progress.line() == "7,200 items, unit 1 of 4, 2.0/s, 3:00:00 left"
+    progress = BulkProgress(run_of(None, 4, (2, 10, 0)))
+    monkeypatch.setattr(regard.cli.progress.time, "monotonic", lambda: 3700.0)
+    list(progress.watch([FinishedUnit(2, 10, 0)]))
+    assert "0:01:40 left" in progress.line()
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(regard.cli.bulk.time, "monotonic", lambda: now)
-    watch = regard.cli.bulk._Watch(run_of(1000, 10))
-    for number, _ in enumerate(watch.pass_on(Done(n, 100, 0) for n in range(10))):
+    monkeypatch.setattr(regard.cli.progress.time, "monotonic", lambda: now)
+    progress = BulkProgress(run_of(1000, 10))
+    for number, _ in enumerate(progress.watch(FinishedUnit(n, 100, 0) for n in range(10))):
         now = 10.0 * (number + 1)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
@@ -134,8 +135,8 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
 def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=100)
-    monkeypatch.setattr(regard.cli.bulk, "error_console", lambda: console)
-    watch = regard.cli.bulk._Watch(run_of(1000, 10))
-    for _ in watch.pass_on(Done(n, 100, 0) for n in range(3)):
+    monkeypatch.setattr(regard.cli.progress, "error_console", lambda: console)
+    progress = BulkProgress(run_of(1000, 10))
+    for _ in progress.watch(FinishedUnit(n, 100, 0) for n in range(3)):
         pass
     assert "300 of 1,000" in shown.getvalue()

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from regard.cli.files import OutputFolder
 from regard.cli.main import app, main
+from regard.cli.output import OutputFolder
 from regard.errors import ConfigError
 from tests.helpers import scans, toys
 from tests.helpers.clips import clip_bytes

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from regard.cli.main import app
-from regard.cli.serving import load_captioners
+from regard.cli.serve_command import load_captioners
 from regard.errors import ConfigError, MissingExtra, RegardError
 from regard.pretrained import DEFAULTS, shipped_models
 from regard.serve import Settings

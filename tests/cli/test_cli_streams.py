@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-import regard.cli.output
-from regard.cli.files import OutputFolder
+import regard.cli.progress
 from regard.cli.main import main
-from regard.cli.output import Watch, json_line, never_fail_to_print
+from regard.cli.output import OutputFolder, json_line, never_fail_to_print
+from regard.cli.progress import FileProgress
 from tests.helpers import toys
 from tests.helpers.toy_models import captioner
 
@@ -94,13 +94,13 @@ def test_hard_attention_from_the_command_line(run: Run, models: Path, pictures: 
     ("arguments", "says"),
     [
         (["caption"], "Missing argument"),
-        (["caption", "x.jpg", "--bogus"], "No such option: --bogus. `regard caption --help`"),
+        (["caption", "x.jpg", "--bogus"], "No such option: --bogus. Try `regard caption --help`"),
         (["caption", "x.jpg", "--beam", "three"], "Invalid value for '--beam'"),
         (["capshun"], "No such command 'capshun'"),
         (["caption", "FILE", "--explain", "FILE/sheets"], "cannot be made"),
         (["caption", "FILE", "--model", "SOFT", "--device", "abacus"], "device 'abacus'"),
         (["caption", "FILE", "--model", "SOFT", "--batch-size", "0"], "batch_size is 0"),
-        (["info", "EMPTY"], "is no checkpoint"),
+        (["info", "EMPTY"], "is not a checkpoint"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2_in_every_place(
@@ -155,7 +155,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """Make standard error a terminal that is read here."""
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=80)
-    monkeypatch.setattr(regard.cli.output, "error_console", lambda: console)
+    monkeypatch.setattr(regard.cli.progress, "error_console", lambda: console)
     return shown
 
 
@@ -163,7 +163,7 @@ def test_a_bar_leaves_standard_output_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = terminal(monkeypatch)
-    for number in Watch("counting", 20).pass_on(range(20)):
+    for number in FileProgress("counting", 20).watch(range(20)):
         json_line({"number": number})
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["number"] for line in lines] == list(range(20))
@@ -173,38 +173,38 @@ def test_a_bar_leaves_standard_output_alone(
 def test_few_items_or_no_terminal_have_no_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert list(Watch("counting", 20).pass_on(range(20))) == list(range(20))
+    assert list(FileProgress("counting", 20).watch(range(20))) == list(range(20))
     shown = terminal(monkeypatch)
-    assert list(Watch("counting", 3).pass_on(range(3))) == [0, 1, 2]
+    assert list(FileProgress("counting", 3).watch(range(3))) == [0, 1, 2]
     assert shown.getvalue() == ""
     assert capsys.readouterr().err == ""
 
 
 def test_a_clip_that_is_read_is_shown_by_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = terminal(monkeypatch)
-    watch = Watch("captioning", 1)
+    progress = FileProgress("captioning", 1)
 
     def results() -> Iterator[SimpleNamespace]:
         assert shown.getvalue() == ""
-        watch.report("a[b].mp4", 3, 40)
-        watch._bar.refresh()
+        progress.report("a[b].mp4", 3, 40)
+        progress._bars.refresh()
         assert "reading a[b].mp4" in shown.getvalue()
         assert "3/40" in shown.getvalue()
-        watch.report("a[b].mp4", 40, 40)
-        watch._bar.refresh()
+        progress.report("a[b].mp4", 40, 40)
+        progress._bars.refresh()
         assert "captioning a[b].mp4" in shown.getvalue()
         yield SimpleNamespace(file="a[b].mp4")
 
-    assert len(list(watch.pass_on(results()))) == 1
-    assert watch._bar.tasks == []
-    assert not watch._bar.live.is_started
+    assert len(list(progress.watch(results()))) == 1
+    assert progress._bars.tasks == []
+    assert not progress._bars.live.is_started
 
 
 def test_no_terminal_is_told_nothing_of_a_clip(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Watch("captioning", 1)
+    progress = FileProgress("captioning", 1)
     for done in range(1, 41):
-        watch.report("a.mp4", done, 40)
-    assert list(watch.pass_on([1])) == [1]
+        progress.report("a.mp4", done, 40)
+    assert list(progress.watch([1])) == [1]
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 

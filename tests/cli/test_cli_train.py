@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import regard.cli.train
+import regard.cli.progress
+import regard.cli.train_command
 from regard.cli.main import main
-from regard.cli.train import Watcher
+from regard.cli.progress import TrainingProgress
 from regard.config import Recipe
 from regard.training.devices import Devices
 
@@ -25,7 +26,7 @@ class Trained:
     stop = False
 
     def __call__(
-        self, recipe: Recipe, out: Path, *, resume: bool, report: Watcher, devices: Devices
+        self, recipe: Recipe, out: Path, *, resume: bool, report: TrainingProgress, devices: Devices
     ) -> Path:
         assert devices.world == 1
         self.recipe, self.out, self.resume = recipe, out, resume
@@ -107,7 +108,7 @@ def test_ranks_go_on_from_the_same_model(trained: Trained, monkeypatch: pytest.M
         asked.append(arguments)
         return 0
 
-    monkeypatch.setattr(regard.cli.train, "launch", launch)
+    monkeypatch.setattr(regard.cli.train_command, "launch", launch)
     assert run(monkeypatch, "--init", "flickr8k-soft", "--data", "c.csv", "--devices", "2") == 0
     assert "--init flickr8k-soft" in " ".join(asked[0])
     assert "fine-tune" in asked[0][-1]  # the run's folder; no recipe is named
@@ -150,7 +151,7 @@ def test_resuming_takes_the_runs_own_recipe(
     for clash in (["flickr8k-soft"], ["--set", "a.b=1"], ["--out", "b"], ["--data", "c.csv"],
                   ["--init", "flickr8k-soft"]):  # fmt: skip
         assert run(monkeypatch, "--resume", "runs/a", *clash) == 2
-        assert "leave out" in capsys.readouterr().err
+        assert "Leave out" in capsys.readouterr().err
 
 
 def test_a_stopped_run_says_how_to_go_on(
@@ -165,7 +166,7 @@ def test_a_stopped_run_says_how_to_go_on(
 
 
 def report(console: Console) -> None:
-    with Watcher(console) as watcher:
+    with TrainingProgress(console) as watcher:
         for step in (1, 2):
             watcher.progress(step, 10, 250.4, {"nll_per_word": 3.25}, 3700.0)
         watcher.evaluated(1, {"cider_d": 46.12, "loss": 2.5}, [("a[1].jpg", "a [red] dog")])
@@ -182,7 +183,7 @@ def test_a_terminal_shows_a_bar_scores_and_samples() -> None:
 
 
 def encode(console: Console) -> str:
-    with Watcher(console) as watcher:
+    with TrainingProgress(console) as watcher:
         for done in range(10, 101, 10):
             watcher.encoded(done, 100)
         watcher.progress(1, 10, 250.4, {"nll_per_word": 3.25}, 3700.0)
@@ -198,7 +199,7 @@ def test_encoding_moves_a_bar_that_goes_when_all_is_encoded() -> None:
 def test_encoding_writes_a_line_now_and_then_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = encode(Console(file=io.StringIO(), force_terminal=False))
     assert quiet == "encoded 100 views\n"
-    monkeypatch.setattr(regard.cli.train, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(regard.cli.progress, "_LINE_EVERY", 0.0)
     often = encode(Console(file=io.StringIO(), force_terminal=False))
     assert "view 30/100: encoding" in often
 
@@ -207,7 +208,7 @@ def test_encoding_writes_a_line_now_and_then_to_a_file(monkeypatch: pytest.Monke
 def test_a_file_gets_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, every: float, lines: int
 ) -> None:
-    monkeypatch.setattr(regard.cli.train, "_LINE_EVERY", every)
+    monkeypatch.setattr(regard.cli.progress, "_LINE_EVERY", every)
     shown = io.StringIO()
     report(Console(file=shown, force_terminal=False))
     text: Any = shown.getvalue()

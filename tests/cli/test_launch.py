@@ -14,6 +14,8 @@ from regard.cli import launch
 from tests.helpers import toys
 from tests.helpers.together import curve
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 name = "toy"
 encoder = { name = "small_cnn", image_size = 32, level = "stride8" }
@@ -79,7 +81,7 @@ def test_interrupted_ranks_may_write_what_they_have_encoded(
     monkeypatch.setattr(launch, "_over", interrupted)
     assert launch.launch([], 1, 1, tmp_path) == 130
     assert (tmp_path / "written").exists()
-    assert "what is encoded is kept" in capsys.readouterr().err
+    assert "encoded annotations are kept" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(600)

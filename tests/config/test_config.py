@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard.config import DecoderConfig, ObjectiveConfig, Recipe
-from regard.config.io import from_dict, load_recipe, override
+from regard.config.io import from_dict
 from regard.config.io import to_dict as as_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.media import ClipSpec, PreprocessingSpec, ScanSpec
-from regard.recipes import find_recipe, shipped_recipes
+from regard.recipes import find_recipe, load_recipe, override, shipped_recipes
 from regard.text.vocabulary import (
     END,
     SPECIALS,

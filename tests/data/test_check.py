@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from regard.cli.data import app
+from regard.cli.data_command import app
 from regard.data.check import DatasetReport, check_dataset
 from regard.data.formats import load_dataset, read_caption_file
 from regard.errors import DatasetError

@@ -10,12 +10,11 @@ import fsspec
 import pytest
 
 from regard.config import EncoderConfig
-from regard.config.io import override
 from regard.data import CaptionDataset, CaptionedItem, load_dataset
-from regard.data.shard_writer import write_shards
-from regard.data.shards import load_captions, load_shards, names_shards, read_item
+from regard.data.shards import load_captions, load_shards, names_shards, read_item, write_shards
 from regard.errors import ConfigError, DatasetError
 from regard.media import read_image
+from regard.recipes import override
 from regard.training import train
 from tests.helpers import toys
 
@@ -100,13 +99,13 @@ def test_shards_of_others_name_captions_in_json_or_text(tmp_path: Path) -> None:
 def test_captions_in_shards_are_a_list(dataset: CaptionDataset, tmp_path: Path) -> None:
     about = json.dumps({"captions": "a red dog"}).encode()
     tar(tmp_path / "others.tar", a__jpg=toys.jpeg(1), a__json=about)
-    with pytest.raises(DatasetError, match="captions of a are 'a red dog'; a list of texts"):
+    with pytest.raises(DatasetError, match="captions of a are 'a red dog'; expected a list"):
         load_shards(str(tmp_path / "others.tar"))
     manifest = Path(write_shards(dataset, str(tmp_path / "shards")))
     values = json.loads(manifest.read_text())
     values["shards"][0]["samples"][0]["captions"] = "a red dog"
     manifest.write_text(json.dumps(values))
-    with pytest.raises(DatasetError, match=r"captions of 0\.jpg are 'a red dog'; a list of texts"):
+    with pytest.raises(DatasetError, match=r"captions of 0\.jpg are 'a red dog'; expected a list"):
         load_shards(str(manifest))
 
 

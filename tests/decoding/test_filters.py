@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from regard.decoding import DecodingOptions
-from regard.decoding.filters import Filter, Ids, keep_likely, repeated_ngrams
+from regard.decoding.topk import Filter, Ids, keep_likely, repeated_ngrams
 from regard.errors import ConfigError
 
 

@@ -23,7 +23,10 @@ from tests.helpers import toys
 from tests.helpers.audits import audited
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed"),
+]
 
 _MEASURE = """<script>
 const errors = [];

@@ -107,6 +107,7 @@ def point(page: Page, t: int, *, of: int = 1) -> None:
     page.hover(f"section:nth-of-type({of}) button[data-word]:nth-of-type({t + 1})")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_pointing_at_a_word_seeks_to_its_moment(opened: tuple[Page, Caption, int]) -> None:
     page, caption, _ = opened
@@ -125,6 +126,7 @@ def test_pointing_at_a_word_seeks_to_its_moment(opened: tuple[Page, Caption, int
         np.testing.assert_allclose(np.array(heights) / 100, weights / 4.0, atol=0.01)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_overlay_moves_with_the_clip(opened: tuple[Page, Caption, int]) -> None:
     page, caption, rows = opened
@@ -155,6 +157,7 @@ def test_the_overlay_moves_with_the_clip(opened: tuple[Page, Caption, int]) -> N
     assert page.run(gauge) == pytest.approx(10, abs=1)  # 0.4 of at most 4 times uniform
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_film_plays_and_the_map_follows(opened: tuple[Page, Caption, int]) -> None:
     page, caption, _ = opened
@@ -167,6 +170,7 @@ def test_the_film_plays_and_the_map_follows(opened: tuple[Page, Caption, int]) -
     assert page.run("document.querySelector('video').paused")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_keys_go_through_words_and_frames(opened: tuple[Page, Caption, int]) -> None:
     page, caption, _ = opened
@@ -188,6 +192,7 @@ def test_keys_go_through_words_and_frames(opened: tuple[Page, Caption, int]) -> 
     assert page.run("document.querySelectorAll('.shot[tabindex=\"0\"]').length") == 1
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_frame_and_a_moment_say_who_looked(opened: tuple[Page, Caption, int]) -> None:
     page, caption, _ = opened
@@ -207,6 +212,7 @@ def test_a_frame_and_a_moment_say_who_looked(opened: tuple[Page, Caption, int]) 
     assert page.run("document.querySelector('.there span').textContent") == "a 4.00×"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_what_mattered_is_shown_in_nats(opened: tuple[Page, Caption, int]) -> None:
     page, _, _ = opened
@@ -224,6 +230,7 @@ def test_what_mattered_is_shown_in_nats(opened: tuple[Page, Caption, int]) -> No
     assert page.run(drawn) == looked
 
 
+@pytest.mark.slow
 @needs_browser
 def test_it_fits_a_telephone_and_the_dark(opened: tuple[Page, Caption, int]) -> None:
     page, _, rows = opened
@@ -245,6 +252,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         assert page.complaints == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_without_a_film_the_frames_stand_in(tmp_path: Path, tab: Page) -> None:
     explained = made(tmp_path, rows=2)
@@ -265,6 +273,7 @@ def test_without_a_film_the_frames_stand_in(tmp_path: Path, tab: Page) -> None:
         assert tab.run(f"{still} === {shot}")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_film_that_the_browser_cannot_play_gives_way_to_the_frames(
     tmp_path: Path, tab: Page
@@ -281,6 +290,7 @@ def test_a_film_that_the_browser_cannot_play_gives_way_to_the_frames(
     assert "cannot play" in tab.run("document.querySelector('.fault').textContent")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_two_models_share_one_film(tmp_path: Path, tab: Page) -> None:
     one = made(tmp_path, rows=2)

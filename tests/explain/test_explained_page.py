@@ -12,7 +12,7 @@ from regard.faithfulness.occlusion import Occlusion
 from tests.helpers import toys
 from tests.helpers.browser import Page, browsing, needs_browser
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 
 WORDS = ("a", "brown", "dog", "runs", "on", "green", "grass", "with", "a", "red", "ball", "today")
 DRAWN = """(() => {

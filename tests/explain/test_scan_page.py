@@ -100,6 +100,7 @@ def choose(page: Page, word: int) -> None:
                ".getAttribute('aria-pressed') === 'true'")  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_word_moves_the_cross_to_its_peak_and_paints_its_map(page: Page) -> None:
     made = caption()
@@ -119,6 +120,7 @@ def test_a_word_moves_the_cross_to_its_peak_and_paints_its_map(page: Page) -> No
     page.key("Escape", 27)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_flat_map_leaves_the_cross_and_escape_takes_the_map_away(page: Page) -> None:
     choose(page, 3)
@@ -132,6 +134,7 @@ def test_a_flat_map_leaves_the_cross_and_escape_takes_the_map_away(page: Page) -
     assert page.run(SHADES)[1] < 0.002
 
 
+@pytest.mark.slow
 @needs_browser
 def test_keys_opacity_raw_cells_and_what_mattered(page: Page) -> None:
     page.click(".regard .words button:nth-of-type(1)")
@@ -153,6 +156,7 @@ def test_keys_opacity_raw_cells_and_what_mattered(page: Page) -> None:
     assert page.run(SHADES)[1] < colourful
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_telephone_has_room_for_all_of_it(page: Page) -> None:
     page.size(390, 800, mobile=True)
@@ -162,6 +166,7 @@ def test_a_telephone_has_room_for_all_of_it(page: Page) -> None:
     page.size(1000)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_without_webgl2_the_montage_stands_in(tmp_path: Path) -> None:
     file = write(tmp_path, explained())

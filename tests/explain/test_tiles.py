@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from regard.explain.tiles import as_picture, tiled
-from regard.media import cell_bounds, clip_grid, scan_grid
+from regard.media import cell_bounds, scan_grid
+from regard.media.geometry import clip_grid
 from regard.media.preprocess import PreprocessingSpec
 from regard.types import AttentionTrace, Caption, Grid, Media, Word
 from tests.helpers.toy_media import clip, scan

@@ -210,7 +210,7 @@ def _clear(folder: Path) -> None:
 
 def _use_light(folder: Path) -> None:
     from regard import load
-    from regard.cli.models import info
+    from regard.cli.models_command import info
 
     info(str(folder), as_json=bool(len(folder.parts) % 2))
     model = load(str(folder))
@@ -221,7 +221,7 @@ def _use_light(folder: Path) -> None:
 def _use_torch(folder: Path) -> None:
     from regard.captioner import Captioner
     from regard.checkpoint.folder import load_checkpoint
-    from regard.cli.models import info
+    from regard.cli.models_command import info
 
     info(str(folder), as_json=False)
     load_checkpoint(folder, training=True)
@@ -230,8 +230,7 @@ def _use_torch(folder: Path) -> None:
 
 
 def _use_recipe(path: Path) -> None:
-    from regard.config.io import override
-    from regard.recipes import find_recipe
+    from regard.recipes import find_recipe, override
 
     override(find_recipe(str(path)), ["training.epochs=3"])
 

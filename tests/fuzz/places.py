@@ -29,8 +29,9 @@ DISK_BYTES = 24 * 2**20
 """Size of a disk that fills up."""
 PRELOAD = (
     "torch", "torch.utils.tensorboard", "onnxruntime", "onnxscript", "regard.checkpoint.build",
-    "regard.captioner", "regard.cli.caption", "regard.cli.explain", "regard.cli.export",
-    "regard.cli.main", "regard.cli.train", "regard.data.store", "regard.model.encoders.small_cnn",
+    "regard.captioner", "regard.cli.caption_command", "regard.cli.explain_command",
+    "regard.cli.main", "regard.cli.models_command", "regard.cli.train_command",
+    "regard.data.store", "regard.model.encoders.small_cnn",
     "regard.explain.outputs", "regard.export", "regard.reliability.out_of_distribution",
     "regard.pretrained",
     "regard.recipes", "regard.model_pool", "regard.training",

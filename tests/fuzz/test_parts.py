@@ -18,6 +18,8 @@ from tests.fuzz.places import Ended
 from tests.fuzz.seeds import write_seeds
 from tests.fuzz.tally import Tally
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("happens", "status"),

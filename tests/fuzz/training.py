@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from regard.config import EncoderConfig, Recipe
-from regard.config.io import override
 from regard.errors import RankLost
+from regard.recipes import override
 from regard.util.atomic import recovered
 from tests.fuzz.processes import KILLED, ended, start_ranks
 from tests.fuzz.tally import Tally
@@ -101,10 +101,10 @@ def _training(
 
 def _train(recipe: Recipe, out: Path, resume: bool) -> None:
     from regard.training import train
-    from regard.training.devices import meet
+    from regard.training.devices import connect
 
     try:
-        with meet() as devices:
+        with connect() as devices:
             train(recipe, out, resume=resume, devices=devices)
     except RankLost:
         sys.exit(_LOST)

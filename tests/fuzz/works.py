@@ -93,7 +93,7 @@ SETTINGS = (
 def training(folder: Path, *more: str) -> Any:
     """Return the recipe of a training on the pictures in a folder."""
     from regard.config import Recipe
-    from regard.config.io import override
+    from regard.recipes import override
 
     data = (f'data.annotations="{folder / "captions.csv"}"', f'data.images="{folder}"')
     return override(Recipe(), [*SETTINGS, *data, *more])

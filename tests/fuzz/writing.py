@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from regard.data import AnnotationStore, CaptionDataset, StoreKey, load_dataset
-from regard.data.shard_writer import write_shards
-from regard.data.shards import MANIFEST, load_shards
+from regard.data.shards import MANIFEST, load_shards, write_shards
 from regard.util.atomic import recovered
 from tests.fuzz.processes import KILLED, ended, start
 from tests.fuzz.tally import Tally
@@ -126,7 +125,8 @@ def _save(folder: Path) -> None:
     """Save one version after the other, and note each that is saved."""
     import torch
 
-    from regard.checkpoint.folder import SPECIAL_IDS, save_checkpoint
+    from regard.checkpoint.build import save_checkpoint
+    from regard.checkpoint.folder import SPECIAL_IDS
     from regard.text.vocabulary import SPECIALS, Vocabulary
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,8 @@ import pyarrow
 from pyarrow import parquet
 from webdataset import TarWriter
 
-from regard.bulk import Done, Job, open_run, run
-from regard.bulk.filesystem import LocalPlace
+from regard.bulk import FinishedUnit, Job, open_run, run
 from regard.bulk.plan import FORMATS
-from regard.bulk.result_shards import rows_of
 from tests.helpers import toys
 
 QUICK = {"beam": 1, "max_length": 3}
@@ -25,9 +23,9 @@ def job(source: object, out: object, **settings: Any) -> Job:
     return Job(str(source), str(out), **given)
 
 
-def do(made: Job, *, units: int | None = None, **options: Any) -> list[Done]:
+def do(made: Job, *, units: int | None = None, **options: Any) -> list[FinishedUnit]:
     """Run a job, or only so many of its units."""
-    found: list[Done] = []
+    found: list[FinishedUnit] = []
     retry = options.pop("retry_failed", False)
     for done in run(open_run(made, retry_failed=retry), **({"engine": "local"} | options)):
         found.append(done)
@@ -42,8 +40,16 @@ def rows(out: Path) -> list[dict[str, Any]]:
     for path in sorted(out.glob("part-*")):
         form = path.suffix[1:]
         assert form in FORMATS
-        found += rows_of(LocalPlace(), str(path), form)
+        found += _rows_of(path)
     return found
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a shard; keys without a value, which all rows of Parquet have, are left out."""
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    found = parquet.read_table(path).to_pylist()
+    return [{k: v for k, v in row.items() if v is not None} for row in found]
 
 
 def shards(out: Path) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 import regard
 from regard.config import Recipe
-from regard.config.io import override
+from regard.recipes import override
 from tests.helpers import digests
 from tests.helpers.golden_captions import kernels, write_media
 from tests.helpers.golden_commands import run

@@ -18,7 +18,7 @@ from regard.training.batches import collate, make_chunks, plan_epoch
 from regard.training.objectives.base import Batch
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.training.objectives.reinforce import HardAttentionObjective
-from regard.training.optimizer import build_optimizer, rate_factor, set_rate
+from regard.training.state import build_optimizer, rate_factor, set_rate
 
 
 def learn(recipe: Recipe, pixels: Tensor, captions: Sequence[str]) -> Captioner:
@@ -50,15 +50,15 @@ def learn(recipe: Recipe, pixels: Tensor, captions: Sequence[str]) -> Captioner:
         mask = torch.ones(len(items), math.prod(encoder.grid_shape), dtype=torch.bool)
         batch = Batch(pixels[list(items)], mask, *collate(members), items)
         projected = decoder.project(encoder(batch.vectors, mask), mask)
-        if objective.looks_first:
+        if objective.needs_first_pass:
             before = generator.get_state()
             first = objective.loss(decoder, projected, batch, generator)
             generator.set_state(before)
-            assert first.seen is not None
-            objective.remember(first.seen)
+            assert first.statistics is not None
+            objective.update(first.statistics)
         loss = objective.loss(decoder, projected, batch, generator)
-        if loss.seen is not None:
-            objective.remember(loss.seen)
+        if loss.statistics is not None:
+            objective.update(loss.statistics)
         optimizer.zero_grad()
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.optimizer.clip_norm)

@@ -16,7 +16,7 @@ from regard.cli.launch import LOST
 from regard.config import Recipe
 from regard.errors import RankLost
 from regard.training import train
-from regard.training.devices import meet
+from regard.training.devices import connect
 from tests.fuzz.processes import ended, start_ranks
 
 
@@ -27,7 +27,7 @@ def together(world: int, work: Callable[..., None], *arguments: Any) -> list[int
 
 def train_runs(runs: list[tuple[Recipe, Path, bool]]) -> None:
     """Train one run after the other: (recipe, folder, whether it is resumed)."""
-    with meet() as devices:
+    with connect() as devices:
         for recipe, folder, resume in runs:
             train(recipe, folder, resume=resume, devices=devices)
 
@@ -35,7 +35,7 @@ def train_runs(runs: list[tuple[Recipe, Path, bool]]) -> None:
 def train_and_die(recipe: Recipe, folder: Path, rank: int, updates: int) -> None:
     """Train, and kill one rank as it sends its gradients; the others must notice."""
     try:
-        with meet() as devices:
+        with connect() as devices:
             send = devices.sum
             sent = 0
 

@@ -18,7 +18,7 @@ from regard.data.check import check_dataset
 from regard.errors import MediaError, MediaTooLarge, MissingExtra, RegardError
 from regard.media import digest_of, find_files, medium_of, prepare
 from regard.media.find import split_series
-from regard.media.scan.dicom_geometry import Plane, placed
+from regard.media.scan.dicom_geometry import DicomPlane, place_slices
 from regard.media.scan.scan_reader import read_scan
 from tests.helpers.scan_files import dicom, enhanced, planes, saved, spec, write_series
 
@@ -210,9 +210,11 @@ def test_a_hole_in_the_series_is_found_wherever_it_is(tmp_path: Path) -> None:
 
 def test_rounded_positions_are_no_holes() -> None:
     heights = np.arange(200) * 0.6251
-    some = [Plane((0, 0, float(h)), (1, 0, 0, 0, 1, 0), (1, 1), None) for h in heights.round(2)]
+    some = [
+        DicomPlane((0, 0, float(h)), (1, 0, 0, 0, 1, 0), (1, 1), None) for h in heights.round(2)
+    ]
     random.Random(0).shuffle(some)
-    order, affine, notes = placed(some, "x")
+    order, affine, notes = place_slices(some, "x")
     assert np.diff([some[i].position[2] for i in order]).min() > 0  # type: ignore[index]
     assert abs(affine[2, 2] - 0.6251) < 1e-4
     assert notes == ()

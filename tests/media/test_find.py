@@ -104,5 +104,5 @@ def test_what_a_telephone_writes_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x20ftypheic" + bytes(64))
     assert list(find_files([str(tmp_path)])) == [str(tmp_path / "IMG_1.HEIC")]
     assert medium_of(str(tmp_path / "IMG_1.HEIC")) == "image"
-    with pytest.raises(MediaError, match="no picture that can be read"):
+    with pytest.raises(MediaError, match="not a picture that can be read"):
         read_image(tmp_path / "IMG_1.HEIC")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from regard.errors import ConfigError
-from regard.media import PreprocessingSpec, covered_extent, preprocess, read_image, spec_digest
+from regard.media import PreprocessingSpec, preprocess, read_image
+from regard.media.preprocess import covered_extent, spec_digest
 from tests.helpers import toys
 
 

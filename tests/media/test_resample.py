@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from regard.config import VolumeConfig
 from regard.media import cell_at, cell_bounds, cell_centre, prepare, scan_grid, world_of
-from regard.media.scan.scan_reader import read_scan, resample
-from regard.media.scan.voxels import CT_WINDOWS, window_of, windowed
+from regard.media.preprocess import CT_WINDOWS, apply_window, intensity_window, resample
+from regard.media.scan.scan_reader import read_scan
 from regard.types import Scan
 from tests.helpers.scan_files import spec, voxels
 
@@ -93,7 +93,7 @@ def test_the_same_spacing_changes_nothing() -> None:
         spec(),
     )
     found, extent = resample(scan, spec("lung", shape=(6, 7, 8), spacing=(4.0, 3.0, 2.0)))
-    expected = windowed(scan.pixels, window_of(scan.pixels, "lung"), "lung")
+    expected = apply_window(scan.pixels, intensity_window(scan.pixels, "lung"), "lung")
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
     assert extent == ((0, 24), (0, 21), (0, 16))
 
@@ -102,7 +102,7 @@ def test_cut_and_padded_around_the_middle_by_hand() -> None:
     scan = Scan("volume", np.arange(27, dtype=np.float32).reshape(3, 3, 3) + 100, "", "")
     found, extent = resample(scan, spec("bone", shape=(5, 1, 3), spacing=(1.0, 1.0, 1.0)))
     assert extent == ((-1, 4), (1, 2), (0, 3))
-    low, high = window_of(scan.pixels, "bone")
+    low, high = intensity_window(scan.pixels, "bone")
     np.testing.assert_allclose(
         found[0, 1:4, 0], (scan.pixels[:, 1] - low) / (high - low), rtol=1e-5
     )
@@ -116,7 +116,7 @@ def test_shrinking_averages_and_growing_interpolates() -> None:
     stripes[..., ::2] = 1000
     scan = Scan("volume", stripes - 500, "", "")
     found, _ = resample(scan, spec("bone", shape=(8, 8, 4), spacing=(1.0, 1.0, 4.0)))
-    grey = windowed(np.float32([0.0]), window_of(stripes, "bone"), "bone")[0]
+    grey = apply_window(np.float32([0.0]), intensity_window(stripes, "bone"), "bone")[0]
     assert np.abs(found[..., 1:3] - grey).max() < 0.01  # no aliasing: neither black nor white
     ramp = np.tile(np.arange(8, dtype=np.float32) * 100, (4, 4, 1))
     fine, _ = resample(
@@ -141,10 +141,10 @@ def test_a_thin_slice_is_not_lost_between_voxels() -> None:
 @pytest.mark.parametrize("preset", sorted(CT_WINDOWS))
 def test_ct_windows(preset: str) -> None:
     level, width = CT_WINDOWS[preset]
-    window = window_of(voxels(), preset)
+    window = intensity_window(voxels(), preset)
     assert window == (level - width / 2, level + width / 2)
     values = np.float32([-3000, window[0], level, window[1], 3000])
-    np.testing.assert_allclose(windowed(values, window, preset), [0, 0, 0.5, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(apply_window(values, window, preset), [0, 0, 0.5, 1, 1], atol=1e-6)
     VolumeConfig(window=preset)  # a recipe may name it
 
 
@@ -152,11 +152,11 @@ def test_mri_windows_are_of_the_foreground() -> None:
     draw = np.random.default_rng(0)
     values = np.zeros(100_000, np.float32)  # cut out: mostly nothing
     values[:10_000] = draw.normal(500, 50, 10_000)
-    low, high = window_of(values, "percentile")
+    low, high = intensity_window(values, "percentile")
     np.testing.assert_allclose((low, high), (500 - 2.33 * 50, 500 + 2.33 * 50), rtol=0.02)
-    low, high = window_of(values, "zscore")
+    low, high = intensity_window(values, "zscore")
     np.testing.assert_allclose((low, high), (400, 600), rtol=0.01)
-    z = windowed(values[:10_000], (low, high), "zscore")
+    z = apply_window(values[:10_000], (low, high), "zscore")
     assert abs(z.mean()) < 0.02
     assert abs(z.std() - 1) < 0.02
 
@@ -166,7 +166,7 @@ def test_mri_windows_are_of_the_foreground() -> None:
     "values", [np.zeros((3, 3, 3)), np.full((3, 3, 3), 1e9), np.eye(9).reshape(3, 3, 9)]
 )
 def test_windows_never_divide_by_zero(values: np.ndarray, preset: str) -> None:
-    low, high = window_of(values.astype(np.float32), preset)
+    low, high = intensity_window(values.astype(np.float32), preset)
     assert high > low
     scan = Scan("volume", values.astype(np.float32), "", "")
     assert np.isfinite(resample(scan, spec(preset))[0]).all()

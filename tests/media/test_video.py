@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from regard.errors import MediaError
-from regard.media import read_clip, read_media
+from regard.media import read_media
 from regard.media.video import pyav, video_reader
-from regard.media.video.frame_sampling import Choice, choose_frames
+from regard.media.video.frames import Choice, choose_frames
+from regard.media.video.video_reader import read_clip
 from regard.types import Clip
 from tests.helpers import clips
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media import read_clip
 from regard.media.video import pyav, video_reader
+from regard.media.video.video_reader import read_clip
 from tests.helpers import clips
 
 av = pytest.importorskip("av")
@@ -22,12 +22,12 @@ av = pytest.importorskip("av")
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"this is no video at all" * 100, "no video that can be read"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(200), "no video that can be read"),
-        (clips.sound_bytes(), "holds no video_reader, only audio"),
-        (clips.clip_bytes(20)[:900], "no video that can be read, or is cut off"),
+        (b"this is no video at all" * 100, "not a video that can be read"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(200), "not a video that can be read"),
+        (clips.sound_bytes(), "holds no video, only audio"),
+        (clips.clip_bytes(20)[:900], "not a video that can be read, or is cut off"),
         (b"YUV4MPEG2 W9000 H8000 F25:1 C420\nFRAME\n" + bytes(99), "9000×8000"),
-        (b"YUV4MPEG2 W100000 H100000 F25:1 C420\nFRAME\n" + bytes(99), "no video that can be"),
+        (b"YUV4MPEG2 W100000 H100000 F25:1 C420\nFRAME\n" + bytes(99), "not a video that can be"),
     ],
 )
 def test_what_is_no_clip_is_one_clear_error(content: bytes, message: str) -> None:
@@ -54,7 +54,7 @@ def test_missing_files_folders_and_other_types(tmp_path: Path) -> None:
 @pytest.mark.timeout(20)
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(MediaError, match="no ordinary file"):
+    with pytest.raises(MediaError, match="not a regular file"):
         read_clip(tmp_path / "pipe.mp4", clips.spec())
 
 
@@ -134,7 +134,7 @@ def test_a_playlist_opens_neither_files_nor_connections(name: str, tmp_path: Pat
                 "list.mpd": f'<?xml version="1.0"?><MPD><BaseURL>{target}</BaseURL></MPD>',
             }.get(name, f"ffconcat version 1.0\nfile '{target}'\n")
             (tmp_path / name).write_text(text)
-            with pytest.raises(UnknownMedia, match="no video that can be read"):
+            with pytest.raises(UnknownMedia, match="not a video that can be read"):
                 read_clip(tmp_path / name, clips.spec())
         with pytest.raises(BlockingIOError):  # nobody called
             server.accept()
@@ -149,7 +149,7 @@ QUIET = """
 import sys
 import clips
 from regard.errors import MediaError
-from regard.media import read_clip
+from regard.media.video.video_reader import read_clip
 import numpy as np, random, time
 
 contents = [
@@ -182,7 +182,7 @@ print(read, refused)
 
 
 def run(code: str, *, timeout: float) -> subprocess.CompletedProcess[str]:
-    paths = [str(Path(clips.__file__).parent), str(Path(video_reader.__file__).parents[2])]
+    paths = [str(Path(clips.__file__).parent), str(Path(video_reader.__file__).parents[3])]
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
@@ -205,7 +205,7 @@ def test_damaged_files_end_soon_in_a_clip_or_one_error_and_in_silence() -> None:
 LONG = """
 import io, resource, sys
 import av, clips
-from regard.media import read_clip
+from regard.media.video.video_reader import read_clip
 
 source = io.BytesIO(clips.clip_bytes(50, container="matroska", codec="mjpeg",
                                      pixel_format="yuvj420p"))

@@ -16,7 +16,7 @@ from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError, MediaError, UnknownName
 from regard.metrics import java
 from regard.metrics.evaluate import evaluate
-from regard.model_pool import Router
+from regard.model_pool import ModelPool
 from tests.helpers import toys
 
 TEXTS = {"a.jpg": "a red dog runs", "b.jpg": "two cats sit on a mat"}
@@ -162,7 +162,7 @@ def test_faults_are_found_before_the_first_caption():
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run `regard evaluate` with the parrot on the pictures named."""
-    monkeypatch.setattr(Router, "captioner", lambda self, medium: Parrot())
+    monkeypatch.setattr(ModelPool, "captioner", lambda self, medium: Parrot())
 
     def run(names: list[str], *options: str):
         rows = [f"{n},{TEXTS.get(n, 'a bird')},val" for n in names]
@@ -245,7 +245,7 @@ def test_a_fit_that_fails_costs_neither_the_scores_nor_the_model(
 def test_names_and_references_that_are_no_utf8_are_scored_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Router, "captioner", lambda self, medium: Parrot())
+    monkeypatch.setattr(ModelPool, "captioner", lambda self, medium: Parrot())
     rows = [{"file": "a.jpg", "caption": "a red dog \ud83d runs", "split": "val"},
             {"file": "bad-\udcff.jpg", "caption": "a bird", "split": "val"}]  # fmt: skip
     path = tmp_path / "captions.jsonl"

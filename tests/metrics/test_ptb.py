@@ -75,6 +75,7 @@ def test_lines_inside_a_caption_do_not_shift_the_next_one():
     assert tokens == [["one", "two", "three", "four"], ["five"]]
 
 
+@pytest.mark.slow
 @needs_java
 def test_java_gives_the_stored_table():
     rows = TABLE["cases"] + TABLE["known_differences"]
@@ -83,6 +84,7 @@ def test_java_gives_the_stored_table():
     assert tokens == [stored for _, _, stored in rows]
 
 
+@pytest.mark.slow
 @needs_java
 def test_java_keeps_empty_captions_and_inner_line_breaks_in_place():
     captions = ["", "one\ntwo\u2028three", "", ". ,", "caf\u00e9", ""]
@@ -106,6 +108,7 @@ def test_an_unknown_tokenizer_is_named():
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @needs_java
 def test_every_flickr8k_caption_is_cut_alike(shared_data: Path):
     images = json.loads((shared_data / "flickr8k" / "dataset_flickr8k.json").read_text("utf-8"))

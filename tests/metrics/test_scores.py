@@ -77,6 +77,7 @@ def test_aac_metrics_example():
     assert found == pytest.approx([1.3641, 0.5587], abs=1e-4)
 
 
+@pytest.mark.slow
 @needs_java
 def test_everything_with_java_in_any_locale_and_in_silence(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -109,6 +110,7 @@ def test_meteor_as_published(candidate: str, references: list[str], expected: fl
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @needs_java
 def test_coco_demo_equals_the_reference_to_1e_9(shared_data: Path):
     folder = shared_data / "metrics_example"

@@ -71,7 +71,7 @@ def test_a_fit_is_judged_by_captions_that_it_has_not_seen() -> None:
     draws = np.random.default_rng(5)
     words = [[(float(np.log(p)), bool(draws.random() < p))] for p in draws.uniform(0.1, 0.9, 80)]
     made = calibrate(words, split="val", beam=3)
-    chances = [made.confidence.of(logprob) for ((logprob, _),) in words]
+    chances = [made.confidence.chance(logprob) for ((logprob, _),) in words]
     inside = [math.log(p if ok else 1 - p) for p, ((_, ok),) in zip(chances, words, strict=True)]
     assert made.losses["confidence"] > -np.mean(inside) + 1e-4
 

@@ -37,7 +37,7 @@ def test_values_by_hand() -> None:
 
 
 def test_content_words_have_a_confidence_and_the_caption_their_mean() -> None:
-    caption = MADE.told(said(("a", "dog", "runs"), 0.9, 0.5, 0.2))
+    caption = MADE.rate(said(("a", "dog", "runs"), 0.9, 0.5, 0.2))
     first, *others = [word.confidence for word in caption.words]
     assert first is None
     assert others == [MADE.of(math.log(0.5)), MADE.of(math.log(0.2))]
@@ -46,13 +46,13 @@ def test_content_words_have_a_confidence_and_the_caption_their_mean() -> None:
     assert unsure_text(caption, 0.6) == "a dog runs(?)"
     assert unsure_text(caption, 0.0) == "a dog runs"
     assert unsure_words(caption, caption.words[2].confidence or 0.0) == ()  # not below itself
-    assert MADE.told(said(("a", "the"), 0.5, 0.5)).confidence is None
-    assert MADE.told(toys.caption(())).words == ()
+    assert MADE.rate(said(("a", "the"), 0.5, 0.5)).confidence is None
+    assert MADE.rate(toys.caption(())).words == ()
 
 
 def test_a_word_of_pieces_has_one_confidence() -> None:
     pieces = said(("a", "␣", "do", "g", "␣", "runs"), 0.5, 0.5, 0.5, 0.8, 0.5, 0.5)
-    caption = MADE.told(replace(pieces, text="a dog runs"))
+    caption = MADE.rate(replace(pieces, text="a dog runs"))
     known = [word.confidence for word in caption.words]
     assert known[2] == known[3] == MADE.of(math.log(0.5) + math.log(0.8))
     assert known[:2] == [None, None]
@@ -62,11 +62,11 @@ def test_a_word_of_pieces_has_one_confidence() -> None:
 
 def test_json_and_page_say_it_where_it_is_known() -> None:
     plain = said(("a", "dog", "runs"), 0.9, 0.5, 0.2)
-    record, before = MADE.told(plain).to_json(), plain.to_json()
+    record, before = MADE.rate(plain).to_json(), plain.to_json()
     assert record.pop("confidence") == pytest.approx((0.7311 + 0.5761) / 2, abs=1e-3)
     assert [word.pop("confidence", None) for word in record["words"]] == [None, 0.7311, 0.5761]
     assert record == before
-    page, other = (explanation_page([Explained(c)]) for c in (MADE.told(plain), plain))
+    page, other = (explanation_page([Explained(c)]) for c in (MADE.rate(plain), plain))
     assert "confidence 73%" in page
     assert "content words 65% can be expected" in page
     assert "onfidence" not in other

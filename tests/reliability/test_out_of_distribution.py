@@ -14,7 +14,7 @@ from regard.config import DataConfig, DecoderConfig, EncoderConfig, Recipe, Volu
 from regard.errors import CheckpointError
 from regard.media import ScanSpec, read_media
 from regard.model.encoders import build_encoder
-from regard.reliability.out_of_distribution import Cloud, Familiarity, Sighting
+from regard.reliability.out_of_distribution import Gaussian, ItemStats, OutOfDistributionDetector
 from regard.types import Media, Scan
 from tests.helpers import toys
 
@@ -54,14 +54,12 @@ def model() -> Captioner:
         data=DataConfig(max_length=40),
     )
     made = Captioner(encoder, decoder, toys.vocabulary(), recipe, name="toy")
-    made.familiarity = Familiarity.learn(
-        "volume", (sight(made, scan(blob(i))) for i in range(200, 350))
-    )
-    return made
+    items = (measured(made, scan(blob(i))) for i in range(200, 350))
+    return made.with_components(familiarity=OutOfDistributionDetector.fit("volume", items))
 
 
-def sight(model: Captioner, media: Media) -> Sighting:
-    return Sighting.of(
+def measured(model: Captioner, media: Media) -> ItemStats:
+    return ItemStats.measure(
         media, model.encoder.prepare(media), model.annotate([media]).vectors.numpy()[0]
     )
 
@@ -99,7 +97,7 @@ def test_it_travels_with_the_model_and_is_never_required(model: Captioner, tmp_p
     again = Captioner.load(tmp_path / "with")
     assert again.familiarity == model.familiarity
     assert noticed(again, scan(blob(0)[::-1].copy()))
-    again.familiarity = None
+    again = again.with_components(familiarity=None)
     again.save(tmp_path / "without")
     assert "familiarity" not in json.loads((tmp_path / "without" / "config.json").read_text())
     assert Captioner.load(tmp_path / "without").familiarity is None
@@ -122,7 +120,7 @@ def test_long_captions_are_not_cut_at_the_default_length(model: Captioner) -> No
 
 
 def test_a_cloud_of_other_lengths_is_refused() -> None:
-    cloud = Cloud.around(np.random.default_rng(0).normal(size=(20, 3)))
+    cloud = Gaussian.fit(np.random.default_rng(0).normal(size=(20, 3)))
     assert cloud.holds(np.zeros(3))
     with pytest.raises(CheckpointError, match="3 numbers, and the model's have 2"):
         cloud.holds(np.zeros(2))
@@ -132,10 +130,10 @@ def test_a_cloud_of_other_lengths_is_refused() -> None:
 def test_a_damaged_familiarity_is_named(damage: str) -> None:
     cloud = {"mean": [0.0, 0.0], "whitening": [[1.0], [0.0, 1.0]], "limit": 1.0}
     stored = {"medium": "volume", "ranges": {}, "modalities": [], "items": 3}
-    Familiarity.from_json(stored | {"clouds": {"features": cloud}})
+    OutOfDistributionDetector.from_json(stored | {"clouds": {"features": cloud}})
     if damage == "medium":
         stored["medium"] = "smell"
     else:
         cloud[damage] = {"whitening": [[1.0, 0.0]], "limit": "much"}[damage]
     with pytest.raises(CheckpointError, match="familiarity"):
-        Familiarity.from_json(stored | {"clouds": {"features": cloud}})
+        OutOfDistributionDetector.from_json(stored | {"clouds": {"features": cloud}})

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from regard.cli.main import app
 from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
-from regard.serve.requests import ABOUT
+from regard.serve.requests import FIELDS
 from tests.helpers import toys
 
 PICTURE = ("photo.jpg", toys.jpeg(0), "image/jpeg")
@@ -127,7 +127,7 @@ def test_what_is_no_picture_is_refused_and_leaves_nothing(
     assert answer.status_code == status
     assert answer.json()["error"].startswith("x.png ")
     assert list(temporary.iterdir()) == []
-    assert ask.app.state.service.room.pictures == ask.app.state.service.room.pixels == 0
+    assert ask.app.state.service.admission.files == ask.app.state.service.admission.pixels == 0
 
 
 def test_too_large_a_request_is_refused_while_it_arrives(serving: Any, temporary: Path) -> None:
@@ -261,7 +261,7 @@ def test_the_schema_lists_routes_and_every_option(ask: Any) -> None:
     body = schema["paths"]["/v1/caption"]["post"]["requestBody"]["content"]
     form = body["multipart/form-data"]["schema"]["properties"]
     options = set(DecodingOptions.__dataclass_fields__)
-    assert options == set(ABOUT)
+    assert options == set(FIELDS)
     assert set(form) == options | {"files", "model", "alpha"}
     assert form["beam"] == {"type": "integer", "default": 3, "minimum": 1, "maximum": 10,
                             "description": "beam width; 1 is greedy"}  # fmt: skip

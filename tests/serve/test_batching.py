@@ -14,9 +14,9 @@ import pytest
 import regard
 from regard.errors import MissingExtra
 from regard.media import read_image
-from regard.serve.admission import Room
+from regard.serve.admission import Admission
 from regard.serve.batching import Batcher
-from regard.serve.requests import Refused
+from regard.serve.requests import RequestError
 from regard.serve.settings import Settings
 from tests.helpers import toys
 
@@ -83,18 +83,18 @@ def test_a_full_house_turns_away(serving: Any) -> None:
 
 
 def test_pixels_are_bounded_in_a_request_and_in_all() -> None:
-    room = Room(Settings(waiting=4, waiting_pixels=100))
-    with room.claim(1) as first, room.claim(2) as second:
+    admission = Admission(Settings(waiting=4, waiting_pixels=100))
+    with admission.admit_files(1) as first, admission.admit_files(2) as second:
         first(60)
-        with pytest.raises(Refused, match="waiting") as busy:
+        with pytest.raises(RequestError, match="waiting") as busy:
             second(60)
         second(40)
-        with pytest.raises(Refused, match="more than 100 pixels") as large:
+        with pytest.raises(RequestError, match="more than 100 pixels") as large:
             second(61)
-        with pytest.raises(Refused, match="waiting"), room.claim(2):
+        with pytest.raises(RequestError, match="waiting"), admission.admit_files(2):
             pass
     assert (busy.value.status, large.value.status) == (429, 413)
-    assert (room.pictures, room.pixels) == (0, 0)
+    assert (admission.files, admission.pixels) == (0, 0)
 
 
 def test_the_loop_goes_on_while_a_model_works() -> None:

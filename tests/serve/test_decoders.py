@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media import read_clip, read_image
+from regard.media import read_image
 from regard.media.isolate import MissingReader, describe, read_result, write_message
 from regard.media.scan.scan_reader import read_scan
+from regard.media.video.video_reader import read_clip
 from regard.serve.decoders import Decoders
-from regard.serve.requests import Refused, Upload, status_of
+from regard.serve.requests import RequestError, Upload, status_of
 from regard.serve.settings import Settings
 from regard.types import Media
 from tests.helpers import clips, scan_files, toys
@@ -81,7 +82,7 @@ def test_limits_hold_before_anything_is_decoded(decoders: Decoders) -> None:
 
 
 def test_errors_come_back_as_what_they_are(decoders: Decoders) -> None:
-    with pytest.raises(UnknownMedia, match="a file.jpg is no picture"):
+    with pytest.raises(UnknownMedia, match="a file.jpg is not a picture"):
         read(decoders, b"nothing at all")
     with pytest.raises(MediaError, match="is empty"):
         read(decoders, b"")
@@ -117,7 +118,7 @@ def test_a_process_that_dies_takes_one_file_along_and_no_other(own: Decoders) ->
 
     got = asyncio.run(ask())
     (failed,) = [one for one in got if isinstance(one, Exception)]
-    assert isinstance(failed, Refused)
+    assert isinstance(failed, RequestError)
     assert failed.status == 500
     for number, one in enumerate(got):
         if one is not failed:
@@ -132,7 +133,7 @@ def test_a_process_that_hangs_is_ended_in_time(own: Decoders) -> None:
     told: list[str] = []
     own._watch = told.append
     began = time.monotonic()
-    with pytest.raises(Refused, match="more than 0.3 s") as late:
+    with pytest.raises(RequestError, match="more than 0.3 s") as late:
         read(own, toys.jpeg(), decode_seconds=0.3)
     assert late.value.status == 504
     assert time.monotonic() - began < 15

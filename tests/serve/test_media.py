@@ -56,7 +56,7 @@ def test_a_model_that_does_not_read_a_file_says_so(every: Any) -> None:
     failed, good = answer.json()["captions"]
     assert (answer.status_code, good["medium"]) == (200, "image")
     assert "a scan came" in failed["error"]
-    assert "Name a model for volumes" in failed["error"]
+    assert "Name a model for scans" in failed["error"]
     assert send(service, PICTURE, model="scans").status_code == 415
     page = service("POST", "/page/caption", files=[("files", SCAN)])
     assert (page.status_code, "takes pictures" in page.json()["error"]) == (415, True)

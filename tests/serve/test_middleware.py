@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from regard.serve.prometheus import LOGGER, JsonLines
+from regard.serve.prometheus import LOGGER, JsonFormatter
 from tests.helpers import toys
 
 SECRET = "secret-key"
@@ -37,7 +37,7 @@ def test_keys_open_the_service(serving: Any) -> None:
         answer = service("POST", "/v1/caption", files=PICTURE, headers=headers)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
-        assert "key is wanted" in answer.json()["error"]
+        assert "key is needed" in answer.json()["error"]
     for path in CLOSED:
         assert service("GET", path).status_code == 401
     for path in (
@@ -131,7 +131,7 @@ def test_a_body_that_dribbles_is_not_waited_for(serving: Any) -> None:
     assert (answer.status_code, time.monotonic() - began < 20) == (408, True)
     assert answer.headers["connection"] == "close"
     assert "0.2 s" in answer.json()["error"]
-    assert service.app.state.service.room.bytes == 0
+    assert service.app.state.service.admission.bytes == 0
     patient = serving()
     assert patient("POST", "/v1/caption", content=body(pause=0), headers=kind).status_code == 415
 
@@ -161,8 +161,8 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(
     held, began = Held(service, monkeypatch), time.monotonic()
     answer = service(*POST[:2], files=PICTURE)
     assert (answer.status_code, "1.5 s" in answer.json()["error"]) == (504, True)
-    room = service.app.state.service.room
-    assert (room.pictures, room.pixels, room.bytes) == (0, 0, 0)
+    admission = service.app.state.service.admission
+    assert (admission.files, admission.pixels, admission.bytes) == (0, 0, 0)
     # The model does not come back: soon that is said, and it lives all the same.
     while service("GET", "/readyz").status_code == 200:
         assert time.monotonic() - began < 30
@@ -211,12 +211,12 @@ def test_who_leaves_is_not_worked_for_and_harms_nobody(
         while not held.working.is_set():
             await asyncio.sleep(0.01)
         left = asyncio.ensure_future(ask(goes))
-        room = service.app.state.service.room
-        while room.pixels < 2 * 40 * 60:
+        admission = service.app.state.service.admission
+        while admission.pixels < 2 * 40 * 60:
             await asyncio.sleep(0.01)
         goes.set()
         assert await left == []
-        assert room.pictures == 1
+        assert admission.files == 1
         held.go_on.set()
         assert (await first)[0] == 200
 
@@ -230,7 +230,7 @@ def test_who_leaves_is_not_worked_for_and_harms_nobody(
 def test_while_it_ends_it_is_not_ready_and_answers_all_the_same(ask: Any) -> None:
     ask.app.state.service.draining = True
     assert ask("GET", "/readyz").status_code == 503
-    assert ask("GET", "/readyz").json() == {"error": "not ready: it is ending."}
+    assert ask("GET", "/readyz").json() == {"error": "not ready: it is draining."}
     assert ask(*POST[:2], files=PICTURE).status_code == 200
 
 
@@ -240,7 +240,7 @@ def test_bytes_under_way_are_bounded(serving: Any) -> None:
     answers = service.together(*[one] * 6)
     codes = [answer.status_code for answer in answers]
     assert set(codes) == {200, 429}
-    assert service.app.state.service.room.bytes == 0
+    assert service.app.state.service.admission.bytes == 0
     assert service(*POST[:2], files=PICTURE).status_code == 200
 
 
@@ -263,7 +263,7 @@ def test_logs_say_what_happened_and_nothing_that_a_user_sent(
 
     monkeypatch.setattr(service.app.state.service.batcher, "_work", fail)
     assert service(*POST[:2], files=PICTURE, headers=key).status_code == 500
-    lines = [JsonLines().format(record) for record in caplog.records if record.name == LOGGER]
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name == LOGGER]
     assert not [line for line in lines if "secret" in line.lower()]
     told = [json.loads(line) for line in lines]
     first = told[0]
@@ -281,7 +281,7 @@ def test_logs_say_what_happened_and_nothing_that_a_user_sent(
     ]  # fmt: skip
     (failure,) = [one for one in told if one["event"] == "failure"]
     assert failure["error"] == "RuntimeError"
-    assert failure["where"][-1].startswith("test_guard.py:")
+    assert failure["where"][-1].startswith("test_middleware.py:")
     assert failure["id"] == told[-1]["id"]
 
 
@@ -289,15 +289,15 @@ def test_what_libraries_log_is_told_without_its_text() -> None:
     record = logging.LogRecord(
         "python_multipart", logging.WARNING, "x.py", 7, "secret %s", ("secret",), None
     )
-    line = json.loads(JsonLines().format(record))
+    line = json.loads(JsonFormatter().format(record))
     assert {k: line[k] for k in ("event", "logger", "line", "level")} == {
         "event": "library", "logger": "python_multipart", "line": 7, "level": "warning"
     }  # fmt: skip
-    assert "secret" not in JsonLines().format(record)
+    assert "secret" not in JsonFormatter().format(record)
     server = logging.LogRecord(
         "uvicorn.error", logging.ERROR, "x", 1, "Cancel %s", ("secret",), None
     )
-    assert json.loads(JsonLines().format(server))["said"] == "Cancel %s"
+    assert json.loads(JsonFormatter().format(server))["said"] == "Cancel %s"
 
 
 def test_a_batch_with_one_that_fails_goes_on_one_by_one(

@@ -28,7 +28,7 @@ def server(
     settings = Settings(header_seconds=HEADER, body_seconds=1.0, max_bytes=100_000)
     config = uvicorn.Config(
         create_app(models, settings, decoders=decoders),
-        http="regard.serve.timeouts:PatientProtocol",
+        http="regard.serve.timeouts:TimeoutProtocol",
         ws="none",
         log_level="critical",
         timeout_keep_alive=30,
@@ -119,7 +119,7 @@ def test_what_is_no_http_gets_json(port: int) -> None:
     for sent in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nX : y\r\n\r\n", b"GET\r\n\r\n"):
         answer, _ = talk(port, sent)
         assert answer.startswith(b"HTTP/1.1 400")
-        assert "no HTTP" in error_of(answer)
+        assert "not valid HTTP" in error_of(answer)
 
 
 def post(body: bytes, length: int, *headers: str) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from regard.cli.data import app
+from regard.cli.data_command import app
 from regard.config import VideoConfig
 from regard.data import load_dataset
 from regard.data.check import check_dataset

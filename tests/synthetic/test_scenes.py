@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from regard.cli.data import app
+from regard.cli.data_command import app
 from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.errors import ConfigError, DatasetError, UnknownName

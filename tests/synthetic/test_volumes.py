@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from regard.cli.data import app
+from regard.cli.data_command import app
 from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName

@@ -44,7 +44,7 @@ def learned(name: str, capsys: pytest.CaptureFixture[str]) -> ClipFacts:
     return facts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_position_code_tells_the_order(capsys: pytest.CaptureFixture[str]) -> None:
     facts = learned("synthetic-clips", capsys)
@@ -56,7 +56,7 @@ def test_a_position_code_tells_the_order(capsys: pytest.CaptureFixture[str]) -> 
     assert min(facts.peaks[kind] for kind in ("colour", "shape", "verb")) >= 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_motion_features_tell_the_order(capsys: pytest.CaptureFixture[str]) -> None:
     facts = learned("synthetic-clips-motion", capsys)
@@ -64,7 +64,7 @@ def test_motion_features_tell_the_order(capsys: pytest.CaptureFixture[str]) -> N
     assert min(facts.chosen.values()) >= 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["bare", "mean"])
 def test_bare_frames_leave_order_to_chance(name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from regard.cli.launch import LOST
 from regard.cli.main import main
 from regard.config import EncoderConfig, Recipe
-from regard.config.io import override
 from regard.data import CaptionDataset
 from regard.errors import ConfigError
 from regard.model.rng import SlicedGenerator, bernoulli, exponential, sample_categorical
+from regard.recipes import override
 from regard.training import loop, train
 from regard.training.batches import Chunk
-from regard.training.devices import OneDevice
-from regard.training.evaluation import _scored
-from regard.training.setup import Run
-from regard.training.step import Update, make_step, own_parts
+from regard.training.devices import Devices
+from regard.training.evaluation import _score
+from regard.training.loop import Update, own_parts, train_step
+from regard.training.setup import TrainingRun
 from regard.util.distributed_env import ranks_in
 from tests.helpers import together, toys
 from tests.helpers.together import curve
@@ -81,6 +81,7 @@ def runs(data: Path) -> Path:
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_are_one_with_the_doubled_batch(kind: str, runs: Path) -> None:
     """Dropout masks, mirrored views and sampled cells and captions agree, too."""
@@ -96,6 +97,7 @@ def test_two_processes_are_one_with_the_doubled_batch(kind: str, runs: Path) -> 
         assert curve(runs / kind, score, "evaluation") == pytest.approx(wanted, rel=rounding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["soft", "hard", "self-critical"])
 def test_accumulated_passes_are_one_with_the_joint_batch(kind: str, runs: Path) -> None:
     passes = runs / f"{kind}-passes"
@@ -111,12 +113,12 @@ def test_the_gradient_of_passes_is_the_joint_batch_s(
     class Stop(Exception):
         pass
 
-    def one_step(run: Run, chunks: list[Chunk], factor: float) -> Update:
-        make_step(run, chunks, factor)
+    def one_step(run: TrainingRun, chunks: list[Chunk], factor: float) -> Update:
+        train_step(run, chunks, factor)
         found.append([p.grad.clone() for p in run.state.parameters() if p.grad is not None])
         raise Stop
 
-    monkeypatch.setattr(loop, "make_step", one_step)
+    monkeypatch.setattr(loop, "train_step", one_step)
     for name, sizes in (("joint", (12, 1)), ("passes", (4, 3))):
         settings = [
             "optimizer.clip_norm=0",
@@ -137,6 +139,7 @@ def state(run: Path) -> dict[str, torch.Tensor]:
     return saved["decoder"] | averages | {"generator": saved["generator"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_and_the_same_number_goes_on_bit_for_bit(
     rank: int, runs: Path, tmp_path: Path
@@ -155,6 +158,7 @@ def test_a_killed_rank_ends_the_run_and_the_same_number_goes_on_bit_for_bit(
     assert curve(tmp_path / "run") == curve(runs / "hard")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 3])
 def test_another_number_of_devices_goes_on_up_to_rounding(
     world: int, runs: Path, tmp_path: Path
@@ -173,7 +177,7 @@ def test_another_number_of_devices_goes_on_up_to_rounding(
 def test_every_picture_is_in_one_part_and_shares_add_up(
     world: int, parts: int, pictures: int
 ) -> None:
-    class Rank(OneDevice):
+    class Rank(Devices):
         def __init__(self, rank: int) -> None:
             self.rank, self.world = rank, world  # type: ignore[misc]
 
@@ -212,9 +216,9 @@ def test_a_picture_counted_twice_or_never_is_an_error(data: Path) -> None:
     val = load_dataset(data / "captions.csv", data / "images").split("val")
     none = CaptionDataset((), "")
     with pytest.raises(RuntimeError, match="0 captions came of 5"):
-        _scored([({}, 1.0, 1)], val, toys.vocabulary())
+        _score([({}, 1.0, 1)], val, toys.vocabulary())
     with pytest.raises(RuntimeError, match="1 captions came of 0"):
-        _scored([({"a": None}, 1.0, 1)], none, toys.vocabulary())  # type: ignore[dict-item]
+        _score([({"a": None}, 1.0, 1)], none, toys.vocabulary())  # type: ignore[dict-item]
 
 
 def test_half_an_environment_is_refused() -> None:

@@ -8,15 +8,16 @@ import torch
 
 from regard.captioner import Captioner
 from regard.config import ObjectiveConfig, Recipe
-from regard.config.io import from_dict, override, to_dict
+from regard.config.io import from_dict, to_dict
 from regard.errors import ConfigError
+from regard.recipes import override
 from regard.training import train
-from regard.training.devices import OneDevice
-from regard.training.distillation import absolute_teachers, mean_taught, open_teachers
+from regard.training.devices import Devices
+from regard.training.distillation import absolute_teachers, mean_probs, open_teachers
 from regard.training.fine_tune import fine_tuning_recipe
 from regard.training.inputs import make_batch
 from regard.training.logs import Silent
-from regard.training.setup import Run, prepare_run
+from regard.training.setup import TrainingRun, prepare_run
 from tests.helpers import toys
 
 
@@ -53,14 +54,14 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     return recipe, folder
 
 
-def begun(recipe: Recipe, out: Path, *teachers: Path, weight: float = 0.5) -> Run:
+def begun(recipe: Recipe, out: Path, *teachers: Path, weight: float = 0.5) -> TrainingRun:
     changed = replace(
         recipe.objective,
         teachers=tuple(map(str, teachers)),
         teacher_stores=(recipe.data.store,) * len(teachers),
         teacher_weight=weight,
     )
-    return prepare_run(replace(recipe, objective=changed), out, False, Silent(), OneDevice())
+    return prepare_run(replace(recipe, objective=changed), out, False, Silent(), Devices())
 
 
 def test_a_teacher_says_what_it_says_of_the_same_view(
@@ -73,7 +74,7 @@ def test_a_teacher_says_what_it_says_of_the_same_view(
     views = ["flip", "crop1"]
     batch = make_batch(chunks, run.splits.train, run.pictures, views)
     items = [run.splits.train.items[i] for i in batch.items]
-    found = mean_taught(run.teachers, batch, items, views)
+    found = mean_probs(run.teachers, batch, items, views)
     assert found.shape == (int(batch.steps.sum()), len(run.vocabulary))
     assert not found.is_inference()
     said = []
@@ -104,7 +105,7 @@ def test_learning_of_a_teacher_alone_ends_nearer_to_it(
             unrolled = learner(batch.tokens, projected, steps=batch.steps)
         own = unrolled.packing.pack(unrolled.logits).log_softmax(-1)
         items = [run.splits.train.items[i] for i in batch.items]
-        said = mean_taught(run.teachers, batch, items, ["plain"])
+        said = mean_probs(run.teachers, batch, items, ["plain"])
         apart.append(torch.nn.functional.kl_div(own, said, reduction="batchmean").item())
     assert apart[1] < 0.5 * apart[0]
 
@@ -133,7 +134,7 @@ def test_a_teacher_that_was_trained_whole_is_encoded_once(
     recipe, folder = taught
     whole = Captioner.load(folder / "soft" / "last")
     trainable = replace(recipe.encoder, trainable=True)
-    whole.config = replace(whole.config, encoder=trainable)
+    whole = whole.with_components(config=replace(whole.config, encoder=trainable))
     whole.save(tmp_path / "whole")
     run = begun(recipe, tmp_path / "run", tmp_path / "whole")
     assert run.teachers[0].pictures.store is not None
@@ -145,7 +146,7 @@ def test_what_goes_on_from_a_taught_model_has_no_teachers(
     recipe, folder = taught
     model = Captioner.load(folder / "soft" / "last")
     objective = replace(recipe.objective, teachers=("gone",), lambda_ds=0.25)
-    model.config = replace(model.config, objective=objective)
+    model = model.with_components(config=replace(model.config, objective=objective))
     model.save(tmp_path / "model")
     found = fine_tuning_recipe(str(tmp_path / "model")).objective
     assert found == replace(recipe.objective, lambda_ds=0.25)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from regard.config import EncoderConfig, Recipe
-from regard.config.io import override
 from regard.decoding import DecodingOptions, decode
+from regard.recipes import override
 from regard.training import train
 from tests.helpers import toys
 

@@ -11,12 +11,12 @@ import torch
 
 from regard.captioner import Captioner
 from regard.config import EncoderConfig, ObjectiveConfig, Recipe
-from regard.config.io import override
 from regard.errors import CheckpointError, ConfigError
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import build_encoder
 from regard.model.encoders.onnx_encoder import encode_with
 from regard.pretrained import shipped_models
+from regard.recipes import override
 from regard.text.vocabulary import (
     SPECIALS,
     UNKNOWN,
@@ -25,10 +25,10 @@ from regard.text.vocabulary import (
     extend_vocabulary,
 )
 from regard.training import train
-from regard.training.devices import OneDevice
+from regard.training.devices import Devices
 from regard.training.fine_tune import fine_tuning_recipe
 from regard.training.logs import Silent
-from regard.training.setup import Run, prepare_run
+from regard.training.setup import TrainingRun, prepare_run
 from tests.helpers import toys
 
 CAPTIONS = ("a zebra runs", "a striped zebra runs on grass")
@@ -77,8 +77,8 @@ def recipe_of(model: Path | str, folder: Path, *settings: str) -> Recipe:
     return override(fine_tuning_recipe(str(model)), [*places, *SMALL, *settings])
 
 
-def prepared(recipe: Recipe, folder: Path) -> Run:
-    return prepare_run(recipe, folder / "run", False, Silent(), OneDevice())
+def prepared(recipe: Recipe, folder: Path) -> TrainingRun:
+    return prepare_run(recipe, folder / "run", False, Silent(), Devices())
 
 
 def captioner(**decoder_settings: object) -> Captioner:
@@ -236,7 +236,9 @@ def test_a_named_recipe_says_the_rest(model: Path) -> None:
 
 def test_self_critical_training_is_not_gone_on_with(tmp_path: Path) -> None:
     made = captioner()
-    made.config = replace(made.config, objective=ObjectiveConfig(kind="self_critical"))
+    made = made.with_components(
+        config=replace(made.config, objective=ObjectiveConfig(kind="self_critical"))
+    )
     made.save(tmp_path / "model")
     assert fine_tuning_recipe(str(tmp_path / "model")).objective.kind == "cross_entropy"
 
@@ -294,11 +296,11 @@ def test_pieces_stay_as_they_are() -> None:
 def test_precision_is_what_the_processor_computes_in(
     native: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regard.training.setup.computes_in_bf16", lambda: native)
+    monkeypatch.setattr("regard.training.setup.supports_bf16", lambda: native)
     notes = Notes()
     for wanted, taken in (("auto", "bf16" if native else "fp32"), ("bf16", "bf16")):
         recipe = recipe_of(model, tmp_path, f"training.precision={wanted}")
-        run = prepare_run(recipe, tmp_path / wanted, False, notes, OneDevice())
+        run = prepare_run(recipe, tmp_path / wanted, False, notes, Devices())
         assert run.recipe.training.precision == taken
     assert any("only imitates" in said for said in notes.said) is not native
 

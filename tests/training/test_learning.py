@@ -105,7 +105,7 @@ def test_soft_attention_learns(capsys: pytest.CaptureFixture[str]) -> None:
     check(variant("soft", "scaled_dot"), ("expected",), capsys)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("scores", ["additive", "scaled_dot"])
 @pytest.mark.parametrize("attention", ["soft", "hard"])

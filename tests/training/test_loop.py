@@ -11,16 +11,16 @@ import torch
 from regard.captioner import Captioner
 from regard.checkpoint.folder import load_checkpoint
 from regard.config import EncoderConfig, Recipe
-from regard.config.io import override
 from regard.data.shards import read_item
 from regard.errors import CheckpointError, ConfigError, DatasetError, RegardError
 from regard.model.encoders import build_encoder
 from regard.model.encoders.efficientnet_lite import EfficientNetLite
+from regard.recipes import override
 from regard.training import train
 from regard.training.batches import collate, make_chunks, plan_epoch
-from regard.training.devices import OneDevice
+from regard.training.devices import Devices
 from regard.training.fine_tune import fine_tuning_recipe
-from regard.training.inputs import cut
+from regard.training.inputs import crop
 from regard.training.logs import RunLog, Silent
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.training.setup import prepare_run
@@ -83,7 +83,12 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = {"soft", "fine-tuned"}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in KINDS]
+)
 def test_killed_and_resumed_it_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path)
     sections = {name: replace(getattr(recipe, name), **v) for name, v in KINDS[kind].items()}
@@ -153,13 +158,13 @@ def test_parts_of_pictures_are_stored_as_they_are_cut(tmp_path: Path) -> None:
             "regard.training.inputs.read_item",
             lambda item, reader: (read.append(item.file), read_item(item, reader))[1],
         )
-        run = prepare_run(recipe, tmp_path / "run", False, Silent(), OneDevice())
+        run = prepare_run(recipe, tmp_path / "run", False, Silent(), Devices())
     assert len(read) == len(set(read)) == 8  # once for all views
     encoder = run.state.encoder
     item = run.splits.train.items[0]
     whole = encoder.read(item.file)
     for view in ("plain", "flip", "crop1", "crop2-flip"):
-        pixels = encoder.prepare(cut(whole, view)).pixels
+        pixels = encoder.prepare(crop(whole, view)).pixels
         pixels = pixels[..., ::-1].copy() if view.endswith("flip") else pixels
         wanted = encoder(torch.from_numpy(pixels)[None])
         found, _ = run.pictures.read([item], [view])
@@ -357,7 +362,7 @@ def test_a_disk_that_fills_up_ends_a_run_with_one_error(
 def test_a_training_state_sets_nothing_but_a_runs_position() -> None:
     made, recipe = toys.captioner(), toys.recipe()
     made.encoder.requires_grad_(False)
-    state = TrainState.begin(recipe, made.decoder, made.encoder, CrossEntropy(recipe.objective))
+    state = TrainState.create(recipe, made.decoder, made.encoder, CrossEntropy(recipe.objective))
     saved = state.to_dict()
     state.load(saved)
     saved["position"]["optimizer"] = None

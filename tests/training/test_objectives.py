@@ -22,7 +22,7 @@ from regard.training.objectives.base import (
 )
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.training.objectives.reinforce import HardAttentionObjective
-from regard.training.objectives.self_critical import SelfCritical, policy_loss, said_logprob
+from regard.training.objectives.self_critical import SelfCritical, policy_loss, sampled_logprob
 from tests.helpers import toys
 
 
@@ -141,7 +141,7 @@ def test_reinforce_gradient_equals_enumeration() -> None:
         return torch.stack(total).sum()[None], torch.stack(chosen).sum()[None]
 
     objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
-    objective.remember(torch.tensor([-3.0, 1.0]))
+    objective.update(torch.tensor([-3.0, 1.0]))
     bound = torch.zeros(())
     surrogate = torch.zeros_like(weight)
     for path in itertools.product(range(3), repeat=2):
@@ -156,13 +156,13 @@ def test_reinforce_gradient_equals_enumeration() -> None:
 
 def test_baseline_moves_by_a_tenth() -> None:
     objective = HardAttentionObjective(ObjectiveConfig(kind="hard_attention"))
-    assert objective.looks_first
-    objective.remember(torch.tensor([-30.0, 2.0]))
-    assert not objective.looks_first
+    assert objective.needs_first_pass
+    objective.update(torch.tensor([-30.0, 2.0]))
+    assert not objective.needs_first_pass
     assert float(objective.baseline) == pytest.approx(-15.0)
-    objective.remember(torch.tensor([-5.0, 1.0]))
+    objective.update(torch.tensor([-5.0, 1.0]))
     assert float(objective.baseline) == pytest.approx(0.9 * -15 + 0.1 * -5)
-    objective.remember(torch.tensor([0.0, 0.0]))
+    objective.update(torch.tensor([0.0, 0.0]))
     assert float(objective.baseline) == pytest.approx(-14.0)
 
 
@@ -177,8 +177,8 @@ def test_the_reward_is_the_caption_s_logprob_or_its_mean_over_words(
     objective = HardAttentionObjective(config)
     projected = decoder.project(made.vectors, made.mask)
     loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
-    assert loss.seen is not None
-    objective.remember(loss.seen)
+    assert loss.statistics is not None
+    objective.update(loss.statistics)
     assert float(objective.baseline) == pytest.approx(-loss.parts["nll_per_word"] * 2 / words)
 
 
@@ -194,8 +194,8 @@ def test_with_smoothed_labels_the_reward_is_the_log_likelihood_that_is_trained()
         )
         objective = HardAttentionObjective(config)
         loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
-        assert loss.seen is not None
-        rewards.append(float(loss.seen[0]))
+        assert loss.statistics is not None
+        rewards.append(float(loss.statistics[0]))
         assert rewards[-1] == pytest.approx(-loss.parts["nll_per_word"] * 2)
     assert rewards[0] != pytest.approx(rewards[1], rel=1e-3)  # of the same sampled cells
 
@@ -206,7 +206,7 @@ def test_expectation_switch_is_drawn_per_picture() -> None:
     tokens = torch.ones(400, 1, dtype=torch.long)
     made = batch(tokens, tokens, 200, 2)
     projected = decoder.project(made.vectors, made.mask)
-    switch = objective._draw_switch(projected, made, torch.Generator().manual_seed(0))
+    switch = objective._draw_expected(projected, made, torch.Generator().manual_seed(0))
     pairs = switch.view(200, 2)
     assert (pairs[:, 0] == pairs[:, 1]).all()
     assert 60 < int(pairs[:, 0].sum()) < 140
@@ -218,7 +218,7 @@ def test_hard_attention_loss_reaches_the_attention_network() -> None:
     config = ObjectiveConfig(kind="hard_attention", expectation_probability=0.0, lambda_e=0.0,
                              lambda_ds=0.0)  # fmt: skip
     objective = HardAttentionObjective(config)
-    objective.remember(torch.tensor([0.0, 1.0]))
+    objective.update(torch.tensor([0.0, 1.0]))
     projected = decoder.project(made.vectors, made.mask)
     loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
     loss.total.backward()
@@ -242,7 +242,7 @@ def test_probabilities_of_what_is_said_leave_out_what_never_is() -> None:
     logits = unrolled.logits.clone()
     logits[..., [PAD, START, UNKNOWN]] = -torch.inf
     wanted = torch.log_softmax(logits, -1).gather(2, made.targets[..., None])[..., 0]
-    found = said_logprob(unrolled, made.targets)
+    found = sampled_logprob(unrolled, made.targets)
     torch.testing.assert_close(found[made.targets != PAD], wanted[made.targets != PAD])
 
 

@@ -17,10 +17,9 @@ from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, build_encoder
 from regard.recipes import find_recipe, shipped_recipes
 from regard.text.vocabulary import build_vocabulary
-from regard.training.batches import collate, make_chunks
+from regard.training.batches import collate, encode_captions, make_chunks
 from regard.training.objectives import build_objective
 from regard.training.objectives.base import Batch
-from regard.training.prepare import encode_captions
 from regard.training.state import TrainState
 
 ITEMS = (
@@ -58,7 +57,7 @@ def test_a_shipped_recipe_builds_and_makes_a_step(name: str) -> None:
     decoder = AttentionDecoder(
         config, annotation_dim=eyes.annotation_dim, vocabulary_size=len(vocabulary)
     )
-    state = TrainState.begin(recipe, decoder, eyes, build_objective(recipe, data, vocabulary))
+    state = TrainState.create(recipe, decoder, eyes, build_objective(recipe, data, vocabulary))
     trained = any(p.requires_grad for p in eyes.parameters())
     with torch.set_grad_enabled(trained):
         vectors = eyes(pixels)

@@ -7,8 +7,7 @@ from typing import Any, cast
 import pytest
 
 from regard.config import OptimizerConfig
-from regard.training.optimizer import rate_factor
-from regard.training.state import TrainState
+from regard.training.state import TrainState, rate_factor
 
 
 def judged(metric: str, *evaluations: tuple[float, float]) -> list[tuple[bool, int]]:
@@ -16,7 +15,7 @@ def judged(metric: str, *evaluations: tuple[float, float]) -> list[tuple[bool, i
     nothing = cast("Any", None)
     state = TrainState(nothing, nothing, nothing, nothing, None, nothing)
     return [
-        (state.judge({"cider_d": score, "loss": loss}, metric), state.stale)
+        (state.record_scores({"cider_d": score, "loss": loss}, metric), state.stale)
         for score, loss in evaluations
     ]
 

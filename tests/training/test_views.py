@@ -9,7 +9,7 @@ import torch
 
 from regard.config import DataConfig, EncoderConfig, Recipe
 from regard.errors import ConfigError
-from regard.training.inputs import check_views, cut, draw_views, mirrored, views_of
+from regard.training.inputs import check_views, crop, draw_views, is_mirrored, views_of
 from regard.types import Media
 from tests.helpers import toys
 
@@ -26,7 +26,7 @@ def test_names() -> None:
     assert views_of(DataConfig(crops=2)) == ["plain", "crop1", "crop2"]
     four = ["plain", "flip", "crop1", "crop2-flip", "crop3"]
     assert views_of(DataConfig(flip=True, crops=3)) == four
-    assert [mirrored(view) for view in four] == [False, True, False, True, False]
+    assert [is_mirrored(view) for view in four] == [False, True, False, True, False]
 
 
 def test_all_views_are_drawn_alike_and_again() -> None:
@@ -41,12 +41,12 @@ def test_all_views_are_drawn_alike_and_again() -> None:
 @pytest.mark.parametrize("view", ["plain", "flip"])
 def test_whole_views_are_the_picture(view: str) -> None:
     media = picture()
-    assert cut(media, view) is media
+    assert crop(media, view) is media
 
 
 def test_a_part_is_a_rectangle_of_the_picture() -> None:
     for k in range(50):
-        part = cut(picture(), f"crop{k + 1}").pixels
+        part = crop(picture(), f"crop{k + 1}").pixels
         height, width = part.shape[:2]
         assert 60 <= height <= 80
         assert 90 <= width <= 120
@@ -55,15 +55,15 @@ def test_a_part_is_a_rectangle_of_the_picture() -> None:
 
 
 def test_a_part_depends_on_the_picture_and_the_view_alone() -> None:
-    one = cut(picture("a"), "crop1").pixels
-    assert np.array_equal(one, cut(picture("a"), "crop1").pixels)
-    others = (cut(picture("b"), "crop1").pixels, cut(picture("a"), "crop2").pixels)
+    one = crop(picture("a"), "crop1").pixels
+    assert np.array_equal(one, crop(picture("a"), "crop1").pixels)
+    others = (crop(picture("b"), "crop1").pixels, crop(picture("a"), "crop2").pixels)
     assert all(one.shape != x.shape or not np.array_equal(one, x) for x in others)
 
 
 def test_a_part_of_one_pixel_is_that_pixel() -> None:
     media = Media("image", np.full((1, 1, 3), 7, np.uint8), "x", "a")
-    assert cut(media, "crop1").pixels.tolist() == [[[7, 7, 7]]]
+    assert crop(media, "crop1").pixels.tolist() == [[[7, 7, 7]]]
 
 
 def test_clips_are_not_cut() -> None:
@@ -74,7 +74,7 @@ def test_clips_are_not_cut() -> None:
 def test_a_model_trained_on_parts_of_pictures_captions_clips() -> None:
     model = toys.captioner()
     recipe = replace(model.config, data=replace(model.config.data, crops=2))
-    model.config = recipe
+    model = model.with_components(config=recipe)
     clips = model.for_clips()
     assert clips.medium == "video"
     assert clips.config.data.crops == 2

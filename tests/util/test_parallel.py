@@ -12,7 +12,7 @@ import torch
 from regard.backends.torch_backend import TorchBackend
 from regard.captioner import Failure
 from regard.types import Caption
-from regard.util.parallel import in_lanes
+from regard.util.parallel import ordered_map
 from tests.helpers import toys
 
 
@@ -30,13 +30,14 @@ def test_results_come_in_order_from_several_threads() -> None:
         seen.add(threading.get_ident())
         return [2 * x for x in batch]
 
-    found = in_lanes(work, iter(range(11)), batch_size=2, lanes=2, alone=nothing)
-    assert list(found) == [2 * x for x in range(11)]
+    batches = [list(range(11))[i : i + 2] for i in range(0, 11, 2)]
+    found = ordered_map(work, iter(batches), threads=2, start=nothing)
+    assert [x for batch in found for x in batch] == [2 * x for x in range(11)]
     assert len(seen) == 2
-    assert list(in_lanes(work, iter([]), batch_size=2, lanes=2, alone=nothing)) == []
+    assert list(ordered_map(work, iter([]), threads=2, start=nothing)) == []
 
 
-def test_no_more_is_taken_than_lanes_and_one() -> None:
+def test_no_more_is_taken_than_threads_and_one() -> None:
     taken = 0
 
     def items() -> Iterator[int]:
@@ -45,7 +46,7 @@ def test_no_more_is_taken_than_lanes_and_one() -> None:
             taken = number
             yield number
 
-    results = in_lanes(lambda b: b, items(), batch_size=1, lanes=2, alone=nothing)
+    results = ordered_map(lambda b: b, items(), threads=2, start=nothing)
     assert next(results) == 1
     assert taken <= 4
     results.close()
@@ -53,13 +54,13 @@ def test_no_more_is_taken_than_lanes_and_one() -> None:
 
 
 def test_an_error_reaches_the_caller() -> None:
-    def work(batch: list[int]) -> list[int]:
-        if 3 in batch:
+    def work(number: int) -> int:
+        if number == 3:
             raise ValueError("three")
-        return batch
+        return number
 
     with pytest.raises(ValueError, match="three"):
-        list(in_lanes(work, iter(range(9)), batch_size=2, lanes=2, alone=nothing))
+        list(ordered_map(work, iter(range(9)), threads=2, start=nothing))
 
 
 def test_each_thread_takes_one_core_and_torch_is_as_it_was() -> None:
@@ -67,11 +68,11 @@ def test_each_thread_takes_one_core_and_torch_is_as_it_was() -> None:
     torch.set_num_threads(3)
     try:
 
-        def work(batch: list[int]) -> list[int]:
-            return [torch.get_num_threads()]
+        def work(_: int) -> int:
+            return torch.get_num_threads()
 
         assert set(
-            in_lanes(work, iter(range(6)), batch_size=1, lanes=3, alone=TorchBackend.use_one_core)
+            ordered_map(work, iter(range(6)), threads=3, start=TorchBackend.use_one_core)
         ) == {1}
         assert torch.get_num_threads() == 3
         other: list[int] = []

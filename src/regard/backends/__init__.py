@@ -62,7 +62,7 @@ class Backend(Protocol):
         ...
 
     def use_one_core(self) -> Callable[[], None]:
-        """Make the calling thread compute on one core; see `regard.util.parallel.in_lanes`.
+        """Make the calling thread compute on one core; see `regard.util.parallel.ordered_map`.
 
         Returns:
             A function that restores what else this changed.

@@ -50,10 +50,11 @@ class TorchStep:
     @staticmethod
     def from_decoder(decoder: AttentionDecoder) -> TorchStep | None:
         """Return the compiled steps of a decoder, or None if it takes its own step."""
+        known = decoder.config.scores in dispatch.KNOWN_SCORES
         case = dispatch.case_of(
             decoder.output.weight,
             autocast=torch.is_autocast_enabled("cpu"),
-            known_scores=decoder.attention.scores.weights() is not None,
+            known_scores=known and decoder.attention.scores.weights() is not None,
         )
         library = dispatch.TORCH_STEP.library(case)
         if library is None:
@@ -169,7 +170,7 @@ class TorchBackend:
 
     @staticmethod
     def use_one_core() -> Callable[[], None]:
-        """Make the calling thread compute on one core; see `regard.util.parallel.in_lanes`.
+        """Make the calling thread compute on one core; see `regard.util.parallel.ordered_map`.
 
         torch keeps a number for every thread, and one for future threads. The returned function
         restores the second.

@@ -1,15 +1,15 @@
-"""Captions for millions of files: planned once, done in units, resumed where it stopped.
+"""Captions for millions of files: planned once, done in units, resumed after an interruption.
 
-places.py    where files lie: local, or any file system of pyarrow or fsspec
-sources.py   a source to units (parquet.py, tars.py: of files that hold files)
-plan.py      the plan that all runs of a job hold to
-items.py     a unit to its items
-worker.py    units to shards (shards.py), by the stream that all captioning goes through
-run.py       what is missing, done in this process or by on_ray.py
+filesystem     where files lie: local disks, or any file system of pyarrow or fsspec
+sources        a source to units (containers: files that hold files, tar and Parquet)
+plan           the plan of a job, which all its runs follow, and the units that a run has to do
+worker         units to items to rows
+result_shards  the rows of a unit in one file
+engines        the units of a run, in this process or on Ray
 """
 
-from regard.bulk.local import Run, engine_for, open_run, run
-from regard.bulk.plan import Job
-from regard.bulk.worker import Done, Worker
+from regard.bulk.engines import engine_for, run
+from regard.bulk.plan import BulkRun, Job, open_run
+from regard.bulk.worker import FinishedUnit, Worker
 
-__all__ = ["Done", "Job", "Run", "Worker", "engine_for", "open_run", "run"]
+__all__ = ["BulkRun", "FinishedUnit", "Job", "Worker", "engine_for", "open_run", "run"]

@@ -1,8 +1,8 @@
-"""Where files lie: this machine's disks, or any file system that pyarrow or fsspec opens.
+"""File systems: local disks, and any file system that pyarrow or fsspec opens.
 
-A path is what its place calls a file; a URL names both. `s3://bucket/key?region=...` and the like
-are opened by pyarrow, whose options stand in the query; what pyarrow does not know by fsspec, and
-its query is part of the path, as of http.
+A `Place` is a file system, and a path is the name of a file there; a URL names both. pyarrow opens
+`s3://bucket/key?region=...` and the like, with its options in the query. fsspec opens what pyarrow
+does not know; there the query is part of the path, as for http.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from regard.errors import ConfigError, MissingExtra
 
 _URL = re.compile(r"([A-Za-z][\w+.-]*)://([^/?]*)(.*?)(\?\w+=[^&?*\[]*(?:&\w+=[^&?*\[]*)*)?", re.S)
 _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "mock")
-"""Schemes that pyarrow opens, with the options in the query."""
+"""Schemes that pyarrow opens, with its options in the query."""
 _OBJECT_STORES = ("s3", "gcs", "abfs")
-"""An object is there once all of it is, so that it needs no other name until then."""
-_BUFFER = 2**16  # bytes that are asked of a place at a time where few are wanted
+"""Stores in which an object exists only once it is complete, so it needs no temporary name."""
+_READ_AHEAD = 2**16  # bytes per request to a remote file system
 NEW = ".new"
-"""How the name ends of what is being written."""
+"""Suffix of files that are being written."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder: its path, whether it is a folder, its size in bytes where known."""
+    """A file or folder: its path, whether it is a folder, its size in bytes if known."""
 
     path: str
     is_folder: bool
@@ -47,35 +47,35 @@ class Place(ABC):
 
     @abstractmethod
     def entries(self, folder: str) -> Iterator[Entry]:
-        """Yield what lies directly in a folder, as sorted paths are, a folder's with a slash."""
+        """Yield the entries of a folder but hidden ones, sorted with a slash after folders."""
 
     @abstractmethod
     def info(self, path: str) -> Entry | None:
-        """Return what lies at a path; None where nothing does."""
+        """Return the entry at a path, or None."""
 
     @abstractmethod
     def open(self, path: str) -> BinaryIO:
-        """Open a file to be read from any position."""
+        """Open a file for reading from any position."""
 
     @abstractmethod
     def put(self, finished: Path, path: str) -> None:
-        """Bring a finished file of this machine to a path: whole, or not at all."""
+        """Move a finished local file to a path, completely or not at all."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Delete a file that may be gone already."""
+        """Delete a file if it exists."""
 
     @abstractmethod
     def scratch(self, path: str) -> Path:
-        """Return a fresh name on this machine under which to write what `put` moves to a path."""
+        """Return a new local file name for writing what `put` then moves to a path."""
 
     @abstractmethod
     def url(self, path: str) -> str:
-        """Return what messages and rows call a path; it holds no key and no password."""
+        """Return the name of a path in messages and rows, without keys and passwords."""
 
     @contextmanager
     def whole(self, path: str) -> Generator[Path]:
-        """Give a file of this machine to write; it is at the path once all of it is written."""
+        """Yield a local file to write; it is moved to the path after the block."""
         scratch = self.scratch(path)
         try:
             yield scratch
@@ -90,14 +90,14 @@ class Place(ABC):
 
 
 class LocalPlace(Place):
-    """This machine's disks."""
+    """The disks of this machine."""
 
     is_local = True
 
     def entries(self, folder: str) -> Iterator[Entry]:
-        """See `Place`; hidden names are left out."""
+        """See `Place`."""
         with os.scandir(folder) as found:
-            # Names alone: what is known of 100,000 files more than that takes long, and room.
+            # Only names: more of 100,000 files would take time and memory.
             names = sorted(
                 e.name + "/" * e.is_dir(follow_symlinks=False)
                 for e in found
@@ -130,7 +130,7 @@ class LocalPlace(Place):
         Path(path).unlink(missing_ok=True)
 
     def scratch(self, path: str) -> Path:
-        """See `Place`: beside the path, where renaming moves nothing."""
+        """See `Place`: beside the path, so that renaming copies nothing."""
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         folder, name = os.path.split(path)
         return Path(folder, f".{name}.{uuid4().hex}{NEW}")
@@ -141,22 +141,22 @@ class LocalPlace(Place):
 
 
 class ArrowPlace(Place):
-    """A file system of pyarrow's."""
+    """A file system of pyarrow."""
 
     def __init__(self, files: Any, prefix: str, root: str) -> None:
-        """Take it.
+        """Wrap it.
 
         Args:
             files: `pyarrow.fs.FileSystem`.
-            prefix: such as "s3://", which before a path without `root` makes a URL.
-            root: with which its paths begin and URLs do not.
+            prefix: such as "s3://"; the prefix and a path without `root` make a URL.
+            root: folder that paths start with and URLs do not.
         """
         from pyarrow import fs
 
         self._fs, self._files, self._prefix, self._root = fs, files, prefix, root
 
     def entries(self, folder: str) -> Iterator[Entry]:
-        """See `Place`; hidden names are left out."""
+        """See `Place`."""
         selector = self._fs.FileSelector(folder, allow_not_found=True)
         found = [i for i in self._files.get_file_info(selector) if not i.base_name.startswith(".")]
         made = [self._entry(i) for i in found if i.path.rstrip("/") != folder.rstrip("/")]
@@ -172,8 +172,8 @@ class ArrowPlace(Place):
 
     def open(self, path: str) -> BinaryIO:
         """See `Place`."""
-        # pyarrow's own file gives no lines.
-        return io.BufferedReader(self._files.open_input_file(path), _BUFFER)
+        # pyarrow's own file cannot iterate over lines.
+        return io.BufferedReader(self._files.open_input_file(path), _READ_AHEAD)
 
     def put(self, finished: Path, path: str) -> None:
         """See `Place`."""
@@ -185,7 +185,7 @@ class ArrowPlace(Place):
             with finished.open("rb") as source, self._files.open_output_stream(goal) as target:
                 shutil.copyfileobj(source, target, 2**20)
         except BaseException:
-            self.delete(goal)  # closing may have made an object of the part that arrived
+            self.delete(goal)  # closing may have stored an incomplete object
             raise
         if not at_once:
             self._files.move(goal, path)
@@ -209,10 +209,10 @@ class ArrowPlace(Place):
 
 
 class Places:
-    """Finds the place of a URL or path, and opens each place once."""
+    """Finds the file system of a URL or path, and opens each one once."""
 
     def __init__(self) -> None:
-        """Open nothing yet."""
+        """Open only the local one."""
         self._open: dict[tuple[str, str, str], tuple[Place, str]] = {}
         self._local = LocalPlace()
 
@@ -220,8 +220,8 @@ class Places:
         """Return the place and the path there.
 
         Raises:
-            ConfigError: the place cannot be opened.
-            MissingExtra: it is not on this machine's disks, and pyarrow is not installed.
+            ConfigError: the file system cannot be opened.
+            MissingExtra: it is not local, and pyarrow is not installed.
         """
         parts = _parts(url)
         if parts is None:
@@ -236,13 +236,13 @@ class Places:
         return place, f"{root.rstrip('/')}/{path.lstrip('/')}".removesuffix("/")
 
     def beside(self, source: str, path: str, entry: str) -> tuple[Place, str]:
-        """Return the place and path of what a list names: a URL, or a path from the list's folder.
+        """Return the place and path of an entry of a list.
 
         Args:
-            source: URL of the job's source; its user and options are those of other URLs of its
-                kind, too, which have none.
-            path: the list's, in the place of the source.
-            entry: as it stands there.
+            source: URL of the job's source. URLs of its scheme without user and options get those
+                of the source.
+            path: of the list, in the place of the source.
+            entry: a URL, or a path relative to the list's folder.
         """
         named, given = _parts(entry), _parts(source)
         if named is not None:
@@ -258,7 +258,7 @@ class Places:
 
 
 def shown(url: str) -> str:
-    """Return a URL without user, password and options, which are for nobody else to read."""
+    """Return a URL without user, password and options, which may be secret."""
     parts = _parts(url)
     if parts is None:
         return url
@@ -267,7 +267,7 @@ def shown(url: str) -> str:
 
 
 def _parts(url: str) -> tuple[str, str, str, str] | None:
-    """Return scheme, host with its user, path and options of a URL; None of a path."""
+    """Return scheme, host with its user, path and options of a URL; None for a path."""
     found = _URL.fullmatch(url)
     if found is None:
         return None
@@ -308,4 +308,4 @@ def _size(path: str) -> int | None:
     try:
         return os.stat(path).st_size
     except OSError:
-        return None  # a broken link; whoever reads it says so
+        return None  # a broken link, which is reported when it is read

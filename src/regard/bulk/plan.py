@@ -1,10 +1,10 @@
-"""The plan of a job: what is captioned by what, written once, held to by every later run.
+"""The plan of a job: files, models and settings, written once and followed by every later run.
 
     OUT/_plan.json       the job's settings, digests of the listing and of the models
-    OUT/_plan.units      the units, a line each
-    OUT/part-000123.*    the rows of unit 123; it is there only once it is whole
+    OUT/_plan.units      the units, one a line
+    OUT/part-000123.*    the rows of unit 123; the file exists only once it is complete
 
-A leading underscore hides the plan from what reads a folder of Parquet files.
+Readers of a folder of Parquet files skip names with a leading underscore.
 """
 
 from __future__ import annotations
@@ -15,39 +15,47 @@ import os
 import re
 from array import array
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from regard.bulk.containers import Unit
 from regard.bulk.filesystem import Place, Places, shown
-from regard.bulk.sources import PLAN, Unit, fixed_folder, units_of
-from regard.checkpoint.folder import file_digest
+from regard.bulk.result_shards import check_form, counts_of
+from regard.bulk.sources import PLAN, fixed_folder, units_of
+from regard.checkpoint.folder import file_digest, load_checkpoint
+from regard.config import Recipe
+from regard.config.io import from_dict
 from regard.errors import CheckpointError, ConfigError
+from regard.pipeline import decoding_options
 from regard.pretrained import DEFAULTS, find_model
 
 FORMAT_VERSION = 1
 FORMATS = ("parquet", "jsonl")
 UNITS = "_plan.units"
 TRIED = "_tried-"
-"""How the names of marks begin that say how often a unit was begun after a worker had died."""
+"""Prefix of empty files that count how often a unit was started after a worker died."""
+_READERS = 16  # shards whose counts are read at the same time
 _PART = re.compile(r"part-(\d{6,})\.(\w+)")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for.
+    """What to caption, with which model and options, and where to write the rows.
 
     Attributes:
-        source: path or URL of what is captioned.
-        out: path or URL of the folder that the rows go into.
+        source: path or URL of the files.
+        out: path or URL of the folder for the rows.
         model: folder, shipped model or hub id; None: the shipped model of each medium.
         form: "parquet" or "jsonl".
         traces: whether rows hold maps, gates and alternatives.
-        unit: most items that are written and resumed together; a multiple of the batch size is
-            fastest.
+        unit: largest number of items that are written and resumed together; a multiple of the
+            batch size is fastest.
         batch_size: pictures that go through the network together.
-        column: of a list or Parquet source; None: a usual one.
-        options: of the decoding; see `DecodingOptions`.
+        column: column of a list or Parquet source; None: the first of the usual names.
+        options: decoding options; see `DecodingOptions`.
     """
 
     source: str
@@ -68,21 +76,21 @@ class Job:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
 
     def settings(self) -> dict[str, Any]:
-        """Return what rows depend on, without passwords; the model stands there by its digest."""
+        """Return the settings that rows depend on, without passwords; models count by digest."""
         values = asdict(self) | {"source": shown(self.source)}
         return {k: v for k, v in values.items() if k not in ("out", "model")}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A job's plan, and where in `_plan.units` each unit is.
+    """A job's plan, and the offset of each unit in `_plan.units`.
 
     Attributes:
-        job: what was asked for.
+        job: the job.
         models: name and digest by medium.
         listing: SHA-256 of the units.
-        items: in all units; None where nobody knows before they are read.
-        offsets: of the units' lines, and the end: one more than there are units.
+        items: number of items in all units; None where it is unknown before they are read.
+        offsets: byte offsets of the units' lines, and of the end: one more than there are units.
     """
 
     job: Job
@@ -93,7 +101,7 @@ class Plan:
 
     @property
     def units(self) -> int:
-        """How many there are."""
+        """The number of units."""
         return len(self.offsets) - 1
 
     def to_json(self) -> dict[str, Any]:
@@ -109,51 +117,51 @@ class Plan:
 
 
 def open_plan(job: Job, places: Places) -> Plan:
-    """Write a job's plan, or find that the one in its folder is the same.
+    """Write a job's plan, or read the one in its folder and check that it is the same.
 
     Raises:
-        ConfigError: the folder holds the rows of another job, or of a source that has changed
-            since; or there is nothing to caption.
+        ConfigError: the folder holds the rows of another job, the source has changed since, or
+            there is nothing to caption.
         CheckpointError: there is no such model.
     """
     models = models_of(job)
     place, out = places.find(job.out)
     there = place.info(out)
     if there is not None and not there.is_folder:
-        raise ConfigError(f"{shown(job.out)} is a file; a folder was wanted. Name another one.")
+        raise ConfigError(f"{shown(job.out)} is a file; a folder was expected. Name another one.")
     stored = _stored(place, out)
     wanted = {"format_version": FORMAT_VERSION, **job.settings(), "models": models}
     has_rows = next(_parts(place, out), None) is not None
     if stored is not None and not has_rows:
-        stored = None  # nothing holds to it yet
+        stored = None  # no rows depend on it yet
     other = [k for k, v in wanted.items() if stored is not None and stored.get(k) != v]
     if stored is not None and other:
         changes = "; ".join(f"{k} was {stored.get(k)!r} and is {wanted[k]!r}" for k in other)
         raise ConfigError(
-            f"{shown(job.out)} holds rows of another job: {changes}. Name another folder, or take "
-            "the old settings to go on."
+            f"{shown(job.out)} holds rows of another job: {changes}. Name another folder, or use "
+            "the old settings to continue."
         )
-    _refuse_same(job, places)
+    _check_folders_differ(job, places)
     units = units_of(job.source, places, size=job.unit, column=job.column)
     if stored is not None:
         plan = _scanned(job, models, units)
         if plan.listing != stored["listing"]:
             raise ConfigError(
-                f"{shown(job.source)} is not what it was when {shown(job.out)} was begun: "
+                f"{shown(job.source)} has changed since {shown(job.out)} was started: "
                 f"{_count(stored['items'])} then, {_count(plan.items)} now, or other names or "
-                "sizes. Name another folder for what is there now."
+                "sizes. Name another folder for the new files."
             )
         return plan
     if has_rows:
         raise ConfigError(
-            f"{shown(job.out)} holds rows without the plan {PLAN} that they are of. Name another "
-            "folder, or delete them."
+            f"{shown(job.out)} holds rows without their plan {PLAN}. Name another folder, or "
+            "delete the rows."
         )
     return _written(job, models, units, place, out)
 
 
-def _refuse_same(job: Job, places: Places) -> None:
-    """Refuse to write among what is read: with the plan in it a folder is no source any more."""
+def _check_folders_differ(job: Job, places: Places) -> None:
+    """Raise if rows would go into the source's folder: a folder with a plan is not a source."""
     (source, path), (target, out) = places.find(job.source), places.find(job.out)
     found = source.info(path)
     if source is not target or (found is not None and not found.is_folder):
@@ -171,7 +179,7 @@ def _written(
     try:
         with place.whole(f"{out}/{UNITS}") as path, path.open("wb") as file:
             plan = _scanned(job, models, units, file)
-        # The plan last: where it is, the units are whole.
+        # The plan is written last: where it exists, the units are complete.
         with place.whole(f"{out}/{PLAN}") as path:
             text = json.dumps(plan.to_json(), indent=2, ensure_ascii=False)
             path.write_text(text + "\n", "utf-8", "backslashreplace")
@@ -181,7 +189,7 @@ def _written(
 
 
 def _scanned(job: Job, models: dict[str, Any], units: Iterator[Unit], file: Any = None) -> Plan:
-    """Go once through the units: digest, offsets, items, and a copy of them where one is wanted."""
+    """Return the plan of units, reading them once; copy them to `file` if one is given."""
     sha, offsets, items = hashlib.sha256(), array("Q", [0]), 0
     known = True
     for unit in units:
@@ -196,14 +204,14 @@ def _scanned(job: Job, models: dict[str, Any], units: Iterator[Unit], file: Any 
 
 
 def read_unit(place: Place, out: str, start: int, stop: int) -> Unit:
-    """Read one unit of a plan by where its line begins and ends."""
+    """Return the unit whose line in the plan starts and stops at these bytes."""
     with place.open(f"{out}/{UNITS}") as file:
         file.seek(start)
         return Unit.from_json(file.read(stop - start))
 
 
 def done_units(plan: Plan, place: Place, out: str) -> bytearray:
-    """Return for every unit whether its rows are there."""
+    """Return 1 for every unit whose rows are there, else 0."""
     done = bytearray(plan.units)
     for number, form in _parts(place, out):
         if number < plan.units and form == plan.job.form:
@@ -239,10 +247,10 @@ def models_of(job: Job) -> dict[str, dict[str, str]]:
 
 
 def model_digest(folder: Path) -> str:
-    """Return a SHA-256 of all that a model's captions depend on: its files but metrics and card.
+    """Return a SHA-256 of the files that a model's captions depend on: not metrics and card.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: a file cannot be read.
     """
     sha = hashlib.sha256()
     try:
@@ -264,10 +272,75 @@ def _stored(place: Place, out: str) -> dict[str, Any] | None:
             raise ValueError("it lacks the listing")
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"{place.url(path)} is no plan of this program: {error}. Name another folder."
+            f"{place.url(path)} is not a plan of `regard bulk`: {error}. Name another folder."
         ) from error
     return values
 
 
 def _count(items: int | None) -> str:
     return "an unknown number of items" if items is None else f"{items:,} items"
+
+
+@dataclass(frozen=True)
+class BulkRun:
+    """The work of one run of a job.
+
+    Attributes:
+        plan: of the job.
+        missing: numbers of the units to do.
+        there: of the units that are done already: their number, rows, rows that failed.
+        again: whether units whose rows are there are done again.
+    """
+
+    plan: Plan
+    missing: array[int]
+    there: tuple[int, int, int]
+    again: bool
+
+
+def open_run(job: Job, *, retry_failed: bool = False) -> BulkRun:
+    """Plan a job, or find the units that earlier runs of it left.
+
+    Args:
+        job: the job.
+        retry_failed: also redo units in which an item failed.
+
+    Raises:
+        ConfigError: an option is wrong, there is nothing to caption, or the folder holds the rows
+            of another job.
+        CheckpointError: there is no such model.
+        MissingExtra: a format or file system needs a package that is not installed.
+    """
+    check_form(job.form)
+    _check_options(job)
+    places = Places()
+    plan = open_plan(job, places)
+    place, out = places.find(job.out)
+    done = done_units(plan, place, out)
+    there = (number for number, is_there in enumerate(done) if is_there)
+    units = rows = failed = 0
+    again = False
+
+    def counts(number: int) -> tuple[int, tuple[int, int]]:
+        return number, counts_of(place, f"{out}/{part_name(number, job.form)}", job.form)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        while some := list(islice(there, 64 * _READERS)):
+            for number, (found, bad) in pool.map(counts, some):
+                if retry_failed and bad:
+                    done[number], again = 0, True
+                    continue
+                units, rows, failed = units + 1, rows + found, failed + bad
+    missing = array("Q", (number for number, is_there in enumerate(done) if not is_there))
+    return BulkRun(plan, missing, (units, rows, failed), again)
+
+
+def _check_options(job: Job) -> None:
+    """Raise for wrong options now: a plan with them would have to be deleted by hand."""
+    for folder in {find_model(job.model, medium) for medium in DEFAULTS}:
+        checkpoint = load_checkpoint(folder)
+        try:
+            recipe = from_dict(Recipe, checkpoint.config["recipe"])
+        except (ValueError, LookupError) as error:
+            raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+        decoding_options(job.options, checkpoint.vocabulary, recipe, checkpoint.config["name"])

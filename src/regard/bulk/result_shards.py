@@ -1,12 +1,13 @@
-"""Shards: the rows of a unit in one file, which is there whole or not at all.
+"""Shards: the rows of a unit in one file, which is written completely or not at all.
 
-A row is the caption's JSON (`Caption.to_json`) less what would differ from run to run (`seconds`)
-and what was not asked for (`n_best`; without traces maps, grid, gates and alternatives), with
+A row is the caption's JSON (`Caption.to_json`) without the keys that differ from run to run
+(`seconds`) or were not requested (`n_best`; without traces maps, grid, gates and alternatives). It
+has these keys in addition:
 
-    unit, index    which unit, and which of its items: together they tell any two items apart
+    unit, index    number of the unit and of the item in it, which identify the item
     digest         SHA-256 of the file's bytes
-    model_digest   of the model's files
-    error          of an item that failed: why; it has no caption then
+    model_digest   SHA-256 of the model's files
+    error          why an item failed; such a row has no caption
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,12 @@ from regard.types import Caption
 
 Row = dict[str, Any]
 
-_ROWS_AT_ONCE = 1024  # of a Parquet row group, which are held until it is written
+_GROUP_ROWS = 1024  # rows of a Parquet row group, held in memory until it is written
 _COUNTS = b"regard.rows", b"regard.failed"
 
 
 def caption_row(caption: Caption, *, traces: bool) -> Row:
-    """Return what a row says of a caption."""
+    """Return the row of a caption."""
     row: Row = {"file": readable(caption.file)}
     made = caption.to_json(alpha=traces)
     for key in ("seconds", "n_best") if traces else ("seconds", "n_best", "grid"):
@@ -42,20 +43,20 @@ def caption_row(caption: Caption, *, traces: bool) -> Row:
 
 
 def failed_row(file: str, error: str) -> Row:
-    """Return what a row says of an item that failed."""
+    """Return the row of an item that failed."""
     return {"file": readable(file), "error": " ".join(readable(error).split())}
 
 
 def readable(text: str) -> str:
-    """Return a text in which what is no UTF-8, as in some file names, stands as an escape."""
+    """Return a text with what is not UTF-8, as in some file names, as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Shard(ABC):
-    """Takes the rows of a unit."""
+    """Writes the rows of a unit."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
+        """Start with no rows."""
         self.rows = 0
         self.failed = 0
 
@@ -70,7 +71,7 @@ class Shard(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
 
 
 class _Lines(Shard):
@@ -98,7 +99,7 @@ class _Parquet(Shard):
 
     def _write(self, row: Row) -> None:
         self._held.append(row)
-        if len(self._held) == _ROWS_AT_ONCE:
+        if len(self._held) == _GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
@@ -117,13 +118,13 @@ class _Parquet(Shard):
 
 @contextmanager
 def new_shard(place: Place, path: str, form: str, *, traces: bool) -> Generator[Shard]:
-    """Give a shard to fill; it is at its path once the block is left without an exception.
+    """Yield a shard to fill; it is moved to its path if the block ends without an exception.
 
     Args:
-        place: of the shard.
-        path: there.
+        place: file system of the shard.
+        path: of the shard.
         form: "parquet" or "jsonl".
-        traces: whether its rows have them.
+        traces: whether its rows have traces.
 
     Raises:
         MissingExtra: Parquet needs pyarrow.
@@ -138,7 +139,7 @@ def new_shard(place: Place, path: str, form: str, *, traces: bool) -> Generator[
 
 
 def check_form(form: str) -> None:
-    """See that a format can be written here.
+    """Check that a format can be written here.
 
     Raises:
         MissingExtra: Parquet needs pyarrow.
@@ -153,7 +154,7 @@ def check_form(form: str) -> None:
 
 
 def counts_of(place: Place, path: str, form: str) -> tuple[int, int]:
-    """Return how many rows a shard has, and how many of them are of items that failed."""
+    """Return the number of rows of a shard, and how many are of items that failed."""
     with place.open(path) as file:
         if form == "parquet":
             from pyarrow import parquet
@@ -165,19 +166,6 @@ def counts_of(place: Place, path: str, form: str) -> tuple[int, int]:
             rows += 1
             failed += b'"error": ' in line and "error" in json.loads(line)
         return rows, failed
-
-
-def rows_of(place: Place, path: str, form: str) -> Iterator[Row]:
-    """Yield the rows of a shard; in Parquet's keys without a value are left out."""
-    with place.open(path) as file:
-        if form == "jsonl":
-            yield from map(json.loads, file)
-            return
-        from pyarrow import parquet
-
-        for batch in parquet.ParquetFile(file).iter_batches():
-            for row in batch.to_pylist():
-                yield {k: v for k, v in row.items() if v is not None}
 
 
 def schema(*, traces: bool) -> Any:

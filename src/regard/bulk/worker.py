@@ -1,37 +1,40 @@
-"""A worker: units in, shards out. One model per medium, one stream of batches."""
+"""A worker: reads the items of units, captions them in one stream of batches, writes shards."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from inspect import GEN_CLOSED, getgeneratorstate
 
-from regard.bulk.filesystem import Places
-from regard.bulk.items import Item, items_of
+from regard.bulk.containers import Unit, files_of_tar, values_of_parquet
+from regard.bulk.filesystem import Place, Places, shown
 from regard.bulk.plan import Job, model_digest, part_name
 from regard.bulk.result_shards import Row, Shard, caption_row, failed_row, new_shard
-from regard.bulk.sources import Unit
-from regard.captioner import Failure, Source
-from regard.errors import ConfigError, RegardError
-from regard.model_pool import Router
+from regard.captioner import Deferred, Failure, Source
+from regard.errors import ConfigError, MediaError, RegardError
+from regard.media.find import medium_by_name, medium_of, medium_of_head
+from regard.model_pool import ModelPool
 from regard.pretrained import find_model
 from regard.types import Caption
 
 Numbered = tuple[int, Unit]
 _Batch = tuple[str, list[Source]]
-_MANY = 10**9  # files, for which the fastest way is worth its start
+_MANY = 10**9  # files: so many that the fastest encoder is worth its start-up
+_TRIES = 3  # to fetch a file
+_PAUSE = 0.5  # seconds before the second try; twice as long before the third
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedUnit:
     """A unit whose rows are written.
 
     Attributes:
         unit: its number.
-        rows: it has, one for each item.
-        failed: of them, of items that failed.
+        rows: number of its rows, one for each item.
+        failed: how many of them are of items that failed.
     """
 
     unit: int
@@ -40,106 +43,107 @@ class Done:
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """An item that was taken and whose row is to come; without an item the end of its unit."""
+class _PendingItem:
+    """An item that waits for its row; without an item the end of a unit."""
 
     unit: int
     index: int = 0
     item: Item | None = None
 
 
-_LAST = _Begun(-1)
-"""After the last unit."""
+_Rows = Iterator[tuple[_PendingItem, Row | None]]
+_LAST = _PendingItem(-1)
+"""The end of the last unit."""
 
 
 class Worker:
-    """Captions units and writes their shards; what else it did makes no difference to a row."""
+    """Captions units and writes their shards. A row depends on nothing but its unit."""
 
     def __init__(
         self, job: Job, models: dict[str, dict[str, str]], cores: int | None = None
     ) -> None:
-        """Load nothing yet.
+        """Store the arguments; models are loaded on first use.
 
         Args:
-            job: what is asked for.
-            models: name and digest by medium, as the plan has them.
-            cores: that it may take; None: all.
+            job: the job.
+            models: name and digest by medium, from the plan.
+            cores: number of cores to use; None: all.
         """
         self._job, self._models = job, models
         self._places = Places()
-        self._router = Router(job.model, files=_MANY, cores=cores)
+        self._router = ModelPool(job.model, files=_MANY, cores=cores)
         self._limits: dict[str, int] = {}
 
-    def run(self, units: Iterable[Numbered]) -> Iterator[Done]:
-        """Caption units, a few batches ahead of what is written, and say of each when it is there.
+    def run(self, units: Iterable[Numbered]) -> Iterator[FinishedUnit]:
+        """Caption units a few batches ahead of writing; yield each when its rows are written.
 
         Raises:
             ConfigError: a setting is wrong, or the model here is not the plan's.
-            RegardError: nothing can be written, or a model cannot be loaded.
+            RegardError: rows cannot be written, or a model cannot be loaded.
         """
         with ExitStack() as open_shard:
             shard: Shard | None = None
-            for begun, row in self._rows(iter(units)):
+            for pending, row in self._rows(iter(units)):
                 if shard is None:
-                    shard = open_shard.enter_context(self._shard(begun.unit))
+                    shard = open_shard.enter_context(self._shard(pending.unit))
                 if row is not None:
-                    shard.add({"unit": begun.unit, "index": begun.index} | row)
+                    shard.add({"unit": pending.unit, "index": pending.index} | row)
                     continue
-                done, shard = Done(begun.unit, shard.rows, shard.failed), None
-                open_shard.close()  # which puts the shard in its place
+                done, shard = FinishedUnit(pending.unit, shard.rows, shard.failed), None
+                open_shard.close()  # moves the shard to its final name
                 yield done
 
-    def refuse(self, number: int, unit: Unit, reason: str) -> Done:
-        """Write a unit whose every item failed, for one reason."""
+    def write_failed(self, number: int, unit: Unit, reason: str) -> FinishedUnit:
+        """Write a unit in which every item failed for the same reason."""
         with self._shard(number) as shard:
             for index, item in enumerate(items_of(unit, self._job.source, self._places)):
                 row = failed_row(item.name, item.error or reason)
                 shard.add({"unit": number, "index": index} | row)
-        return Done(number, shard.rows, shard.failed)
+        return FinishedUnit(number, shard.rows, shard.failed)
 
     def _shard(self, number: int) -> AbstractContextManager[Shard]:
         place, out = self._places.find(self._job.out)
         path = f"{out}/{part_name(number, self._job.form)}"
         return new_shard(place, path, self._job.form, traces=self._job.traces)
 
-    def _rows(self, units: Iterator[Numbered]) -> Iterator[tuple[_Begun, Row | None]]:
-        """Yield every item with its row, and at the end of a unit no row."""
-        begun: deque[_Begun] = deque()
-        batches = self._batches(units, begun)
+    def _rows(self, units: Iterator[Numbered]) -> _Rows:
+        """Yield every item with its row, and the end of every unit with None."""
+        pending: deque[_PendingItem] = deque()
+        batches = self._batches(units, pending)
         while True:
             try:
                 for result in self._captions(batches):
-                    yield from self._known(begun)
-                    yield begun[0], self._row(begun.popleft(), result)
-                    yield from self._known(begun)
-                yield from self._known(begun)
+                    yield from self._known(pending)
+                    yield pending[0], self._row(pending.popleft(), result)
+                    yield from self._known(pending)
+                yield from self._known(pending)
                 return
             except (RegardError, OSError):
                 raise
             except Exception:
                 ended = getgeneratorstate(batches) == GEN_CLOSED
-                if ended and not (begun and begun[-1] is _LAST):
-                    raise  # it came from the source itself, which cannot go on
-                # An item that nobody foresaw took its batch with it. Those that were begun are
-                # done again one by one, so that it fails alone.
-                yield from self._one_by_one(begun)
+                if ended and not (pending and pending[-1] is _LAST):
+                    raise  # the source itself raised and cannot continue
+                # An unforeseen error of one item failed its whole batch. The pending items are
+                # done again one by one, so that only that item fails.
+                yield from self._one_by_one(pending)
 
     def _captions(self, batches: Iterable[_Batch]) -> Iterator[Caption | Failure]:
         return self._router.caption_batches(batches, keep_pixels=False, **self._job.options)
 
-    def _known(self, begun: deque[_Begun]) -> Iterator[tuple[_Begun, Row | None]]:
-        """Take off what needs no captioning, as far as it stands in front."""
-        while begun and (begun[0].item is None or begun[0].item.source is None):
-            first = begun.popleft()
+    def _known(self, pending: deque[_PendingItem]) -> _Rows:
+        """Yield the pending items at the front that need no captioning."""
+        while pending and (pending[0].item is None or pending[0].item.source is None):
+            first = pending.popleft()
             if first is not _LAST:
                 yield first, first.item and failed_row(first.item.name, first.item.error)
 
-    def _one_by_one(self, begun: deque[_Begun]) -> Iterator[tuple[_Begun, Row | None]]:
-        while begun:
-            yield from self._known(begun)
-            if not begun:
+    def _one_by_one(self, pending: deque[_PendingItem]) -> _Rows:
+        while pending:
+            yield from self._known(pending)
+            if not pending:
                 return
-            first = begun.popleft()
+            first = pending.popleft()
             item = first.item
             assert item is not None
             assert item.source is not None
@@ -154,45 +158,152 @@ class Worker:
                 yield first, failed_row(item.name, reason)
 
     def _batches(
-        self, units: Iterator[Numbered], begun: deque[_Begun]
+        self, units: Iterator[Numbered], pending: deque[_PendingItem]
     ) -> Generator[_Batch, None, None]:
-        """Yield a unit's items in batches, which depend on nothing but the unit.
+        """Yield the items of each unit in batches that depend on nothing but the unit.
 
-        Every item is put on `begun` before the batch that it is in, and every unit's end.
+        Every item is appended to `pending` before its batch is yielded, and so is a unit's end.
         """
         for number, unit in units:
             batch: list[Source] = []
             medium = ""
             for index, item in enumerate(items_of(unit, self._job.source, self._places)):
                 if item.source is None:
-                    begun.append(_Begun(number, index, item))
+                    pending.append(_PendingItem(number, index, item))
                     continue
                 full = len(batch) == self._at_once(item.medium)
                 if batch and (full or item.medium != medium):
                     yield medium, batch
                     batch = []
-                begun.append(_Begun(number, index, item))
+                pending.append(_PendingItem(number, index, item))
                 medium = item.medium
                 batch.append(item.source)
             if batch:
                 yield medium, batch
-            begun.append(_Begun(number))
-        begun.append(_LAST)
+            pending.append(_PendingItem(number))
+        pending.append(_LAST)
 
     def _at_once(self, medium: str) -> int:
-        """Return how many items of a medium go together; see that its model is the plan's."""
+        """Return the batch size of a medium; check that its model is the plan's."""
         if medium not in self._limits:
             wanted = self._models[medium]
             if model_digest(find_model(self._job.model, medium)) != wanted["digest"]:
                 raise ConfigError(
-                    f"the model {wanted['model']!r} here is not the one that the work was begun "
-                    "with. Bring that one to every machine."
+                    f"the model {wanted['model']!r} here differs from the one in the job's "
+                    "plan. Copy that one to every machine."
                 )
             self._limits[medium] = self._router.items_at_once(medium, self._job.batch_size)
         return self._limits[medium]
 
-    def _row(self, begun: _Begun, result: Caption | Failure) -> Row:
+    def _row(self, pending: _PendingItem, result: Caption | Failure) -> Row:
         if isinstance(result, Failure):
             return failed_row(result.file, str(result.error))
         row = caption_row(result, traces=self._job.traces)
         return row | {"model_digest": self._models[result.medium]["digest"]}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture, clip or scan to caption, or one that cannot be captioned.
+
+    Attributes:
+        name: its name in rows and messages.
+        medium: "image", "video" or "volume".
+        source: returns its bytes or path; None where it cannot be captioned.
+        error: the reason why it cannot be captioned, or "".
+    """
+
+    name: str
+    medium: str
+    source: Deferred | None
+    error: str = ""
+
+
+def items_of(unit: Unit, source: str, places: Places) -> Iterator[Item]:
+    """Yield a unit's items in the order of the source.
+
+    Args:
+        unit: a unit of the source.
+        source: path or URL of the job's source.
+        places: opens it.
+    """
+    place, _ = places.find(source)
+    if unit.kind == "files":
+        for path, error in unit.entries:
+            name = place.url(path)
+            yield _failed(name, error) if error else _file(name, place, path)
+    elif unit.kind == "listed":
+        for entry, error in unit.entries:
+            yield (
+                _failed(shown(entry), error) if error else _named(entry, unit.file, source, places)
+            )
+    elif unit.kind == "tar":
+        for name, content, error in files_of_tar(place, unit):
+            yield _failed(name, error) if content is None else _held(name, name, content)
+    else:
+        yield from _rows(unit, place, source, places)
+
+
+def _rows(unit: Unit, place: Place, source: str, places: Places) -> Iterator[Item]:
+    url, done = place.url(unit.file), 0
+    assert unit.count is not None
+    try:
+        for value, inner in values_of_parquet(place, unit):
+            name = f"{url}#{unit.first + done}"
+            done += 1
+            if value is None:
+                yield _failed(name, f"its column {unit.column!r} is empty.")
+            elif isinstance(value, bytes):
+                yield _held(name, inner or name, value)
+            else:
+                yield _named(value, unit.file, source, places)
+    except MediaError as error:
+        for row in range(done, unit.count):
+            yield _failed(f"{url}#{unit.first + row}", str(error))
+
+
+def _named(entry: str, file: str, source: str, places: Places) -> Item:
+    """Return the item of a file that a list or Parquet file names."""
+    try:
+        return _file(shown(entry), *places.beside(source, file, entry))
+    except RegardError as error:
+        return _failed(shown(entry), str(error))
+
+
+def _file(name: str, place: Place, path: str) -> Item:
+    if place.is_local:
+        return Item(name, medium_of(path), Deferred(name, lambda: path))
+    return Item(name, _medium(name), Deferred(name, _fetching(place, path, name)))
+
+
+def _held(name: str, inner: str, content: bytes) -> Item:
+    medium = medium_by_name(inner) or medium_of_head(content[:352])
+    return Item(name, medium, Deferred(name, lambda: content))
+
+
+def _failed(name: str, error: str) -> Item:
+    return Item(name, _medium(name), None, error)
+
+
+def _medium(name: str) -> str:
+    named = medium_by_name(name) or medium_by_name(name.partition("?")[0])  # without a URL's query
+    return named or "image"  # the image reader reports what is wrong
+
+
+def _fetching(place: Place, path: str, name: str) -> Callable[[], bytes]:
+    def fetch() -> bytes:
+        for attempt in range(_TRIES):
+            try:
+                return place.read(path)
+            except (FileNotFoundError, IsADirectoryError) as error:
+                raise MediaError(f"{name} is not there.") from error
+            except Exception as error:  # file systems raise exceptions of any class
+                if attempt == _TRIES - 1:
+                    reason = " ".join(str(error).split())
+                    raise MediaError(
+                        f"{name} could not be fetched, tried {_TRIES} times: {reason}"
+                    ) from error
+                time.sleep(_PAUSE * 2**attempt)
+        raise AssertionError("the last try returns or raises")
+
+    return fetch

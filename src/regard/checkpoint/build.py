@@ -1,99 +1,50 @@
-"""A model is its parts: put together from a checkpoint, and described for one."""
+"""Modules of torch from a checkpoint, and a checkpoint from modules of torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from regard.checkpoint.folder import SPECIAL_IDS, Checkpoint, load_weights
+from regard.checkpoint.folder import (
+    DIGESTED,
+    FORMAT_VERSION,
+    SPECIAL_IDS,
+    Checkpoint,
+    file_digest,
+)
+from regard.checkpoint.model_card import model_card
 from regard.config import Recipe
-from regard.config.io import from_dict, to_dict
+from regard.config.io import to_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, build_encoder
-from regard.reliability.confidence import Confidence, stored_confidence
-from regard.reliability.out_of_distribution import Familiarity, stored_familiarity
 from regard.text.vocabulary import Vocabulary
+from regard.util.atomic import replaced_whole
 from regard.version import __version__
 
+if TYPE_CHECKING:
+    from regard.checkpoint.components import Components
 
-@dataclass(frozen=True)
-class Model:
-    """The parts of a captioner.
-
-    Attributes:
-        encoder: pixels to annotations.
-        decoder: annotations to words.
-        vocabulary: ids to words.
-        recipe: what they were made by.
-        name: printed with every caption.
-        familiarity: what its training items were like, where that was learned.
-        confidence: how sure to be of its words, where it was calibrated.
-    """
-
-    encoder: Encoder
-    decoder: AttentionDecoder
-    vocabulary: Vocabulary
-    recipe: Recipe
-    name: str
-    familiarity: Familiarity | None = None
-    confidence: Confidence | None = None
-
-    def weights(self, *, half: bool) -> dict[str, Tensor]:
-        """Return all weights by the names that they bear in a checkpoint.
-
-        Args:
-            half: as float16.
-        """
-        return {
-            key: value.half() if half and value.is_floating_point() else value
-            for key, value in _modules(self.encoder, self.decoder).state_dict().items()
-        }
-
-    def describe(self, *, resumable: bool) -> dict[str, Any]:
-        """Return what `config.json` says.
-
-        Args:
-            resumable: keep the paths of the data, so that the run can go on; else only their
-                names are kept, not the place where they lay on one machine.
-        """
-        described = {
-            "regard_version": __version__,
-            "name": self.name,
-            "medium": self.encoder.medium,
-            "recipe": to_dict(self.recipe if resumable else _without_places(self.recipe)),
-            "preprocessing": to_dict(self.encoder.spec),
-            "encoder": {
-                "name": self.encoder.name,
-                "digest": self.encoder.digest(),
-                "annotation_dim": self.encoder.annotation_dim,
-                "grid_shape": list(self.encoder.grid_shape),
-            },
-            "special_ids": SPECIAL_IDS,
-        }
-        if self.familiarity is not None:  # never required
-            described["familiarity"] = self.familiarity.to_json()
-        if self.confidence is not None:
-            described["confidence"] = self.confidence.to_json()
-        return described
+_FAULTS_SHOWN = 4
 
 
-def assemble(checkpoint: Checkpoint) -> Model:
-    """Build the parts that a checkpoint describes, with its weights, in evaluation mode.
+def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, AttentionDecoder]:
+    """Build the modules that a checkpoint describes, with its weights, in evaluation mode.
 
     Raises:
         CheckpointError: the parts do not fit each other.
         MissingExtra: the encoder needs a package that is not installed.
     """
-    config = checkpoint.config
     try:
         # Fresh weights are drawn and overwritten; the caller's random numbers go on unmoved.
         with torch.random.fork_rng(devices=[]):
-            recipe = from_dict(Recipe, config["recipe"])
             encoder = build_encoder(recipe.encoder, pretrained=False)
             decoder = AttentionDecoder(
                 recipe.decoder,
@@ -103,49 +54,18 @@ def assemble(checkpoint: Checkpoint) -> Model:
     except (ConfigError, UnknownName) as error:
         raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
     _check_encoder(checkpoint, encoder)
-    load_weights(_modules(encoder, decoder), checkpoint.weights, str(checkpoint.path))
-    if encoder.digest() != config["encoder"]["digest"]:
+    load_weights(_module(encoder, decoder), checkpoint.weights, str(checkpoint.path))
+    if encoder.digest() != checkpoint.config["encoder"]["digest"]:
         raise CheckpointError(
             f"{checkpoint.path}: the encoder's weights are not those that config.json names; "
             "model.safetensors is damaged or of another model."
         )
-    return Model(
-        encoder.eval(),
-        decoder.eval(),
-        checkpoint.vocabulary,
-        recipe,
-        config["name"],
-        stored_familiarity(config),
-        stored_confidence(config),
-    )
+    return encoder.eval(), decoder.eval()
 
 
-def _modules(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:
-    """Return both under the names that their weights bear in a checkpoint."""
+def _module(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:
+    """Return both under the names that their weights have in a checkpoint."""
     return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-
-
-def _without_places(recipe: Recipe) -> Recipe:
-    names = {
-        key: Path(getattr(recipe.data, key)).name for key in ("annotations", "images", "store")
-    }
-    encoder = replace(recipe.encoder, weights=_name_of_model(recipe.encoder.weights))
-    training = replace(recipe.training, init_from=_name_of_model(recipe.training.init_from))
-    objective = replace(
-        recipe.objective,
-        teachers=tuple(_name_of_model(place) for place in recipe.objective.teachers),
-        teacher_stores=tuple(Path(place).name for place in recipe.objective.teacher_stores),
-    )
-    data = replace(recipe.data, **names)
-    return replace(recipe, encoder=encoder, data=data, objective=objective, training=training)
-
-
-def _name_of_model(place: str) -> str:
-    """Return a model's name without the folder that it lay in: of a run's best, the run's too."""
-    path = Path(place)
-    if not path.is_absolute():
-        return place
-    return "/".join(path.parts[-2:]) if path.name in ("best", "last") else path.name
 
 
 def _check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
@@ -162,3 +82,167 @@ def _check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
                 f"{encoder.name} has {own}. The config was changed by hand, or the encoder is of "
                 "another version."
             )
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Put weights into a module: every one that it has, no other, each of its shape.
+
+    Args:
+        module: is filled in place.
+        weights: by the names of `module.state_dict()`.
+        source: where they come from, for the message.
+
+    Raises:
+        CheckpointError: names or shapes differ; the module is then untouched.
+    """
+    wanted = module.state_dict()
+    faults = [f"{key} is missing" for key in wanted if key not in weights]
+    faults += [f"{key} belongs to nothing" for key in weights if key not in wanted]
+    faults += [
+        f"{key} has shape {tuple(weights[key].shape)}, wanted {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if faults:
+        more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+        raise CheckpointError(
+            f"{source}: the weights do not fit the config: {'; '.join(faults[:_FAULTS_SHOWN])}"
+            f"{more}. The files are of different models."
+        )
+    module.load_state_dict(weights)
+
+
+def save_components(
+    components: Components,
+    folder: str | Path,
+    *,
+    metrics: dict[str, Any] | None = None,
+    training_state: dict[str, Any] | None = None,
+    half: bool = False,
+) -> None:
+    """Write the checkpoint of a captioner; see `Captioner.save`."""
+    metrics = components.metrics if metrics is None else metrics
+    config = _described(components, resumable=training_state is not None)
+    weights = _module(components.encoder, components.decoder).state_dict()
+    save_checkpoint(
+        folder,
+        config=config,
+        vocabulary=components.vocabulary,
+        weights={
+            name: value.half() if half and value.is_floating_point() else value
+            for name, value in weights.items()
+        },
+        metrics=metrics,
+        card=model_card(config, metrics, len(components.vocabulary)),
+        training_state=training_state,
+    )
+
+
+def save_checkpoint(
+    folder: str | Path,
+    *,
+    config: dict[str, Any],
+    vocabulary: Vocabulary,
+    weights: dict[str, Tensor],
+    metrics: dict[str, Any],
+    card: str,
+    training_state: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint; an old one at the same place is replaced only when this is whole.
+
+    Args:
+        folder: where it is written; a checkpoint that is there is replaced as a whole.
+        config: plain values; the format version and the files' digests are added.
+        vocabulary: the words.
+        weights: by name; stored in the type they have.
+        metrics: plain values.
+        card: the model card, Markdown.
+        training_state: tensors and plain values for resuming.
+
+    Raises:
+        CheckpointError: it cannot be written, or the folder holds something else; what was
+            there before is untouched.
+    """
+    folder = Path(folder).resolve()
+    try:
+        with replaced_whole(folder, marker="config.json") as new:
+            (new / "vocabulary.json").write_text(vocabulary.to_json(), "utf-8")
+            # Safetensors refuses tensors that share memory; tied weights are stored once each.
+            plain = {
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in weights.items()
+            }
+            save_file(plain, new / "model.safetensors", metadata={"format": "pt"})
+            files = {name: file_digest(new / name) for name in DIGESTED}
+            config = {"format_version": FORMAT_VERSION} | config | {"files": files}
+            _write_json(new / "config.json", config)
+            _write_json(new / "metrics.json", metrics)
+            (new / "README.md").write_text(card, "utf-8")
+            if training_state is not None:
+                torch.save(training_state, new / "training.pt")
+    except FileExistsError as error:
+        raise CheckpointError(
+            f"{folder} exists and is not a checkpoint, so it is not replaced. Name another folder."
+        ) from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint {folder} cannot be written: {error}. What was there before is "
+            "untouched. Free some space or name another folder."
+        ) from error
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+
+def _described(components: Components, *, resumable: bool) -> dict[str, Any]:
+    """Return what `config.json` says of a captioner.
+
+    Args:
+        components: of the captioner.
+        resumable: keep the paths of the data, so that the run can go on; else only their names
+            are kept, not the place where they lay on one machine.
+    """
+    encoder, recipe = components.encoder, components.config
+    described: dict[str, Any] = {
+        "regard_version": __version__,
+        "name": components.name,
+        "medium": encoder.medium,
+        "recipe": to_dict(recipe if resumable else _without_places(recipe)),
+        "preprocessing": to_dict(encoder.spec),
+        "encoder": {
+            "name": encoder.name,
+            "digest": encoder.digest(),
+            "annotation_dim": encoder.annotation_dim,
+            "grid_shape": list(encoder.grid_shape),
+        },
+        "special_ids": SPECIAL_IDS,
+    }
+    for key in ("familiarity", "confidence"):  # never required
+        if (part := getattr(components, key)) is not None:
+            described[key] = part.to_json()
+    return described
+
+
+def _without_places(recipe: Recipe) -> Recipe:
+    data, objective = recipe.data, recipe.objective
+    names = {key: Path(getattr(data, key)).name for key in ("annotations", "images", "store")}
+    return replace(
+        recipe,
+        encoder=replace(recipe.encoder, weights=_name_of_model(recipe.encoder.weights)),
+        data=replace(data, **names),
+        objective=replace(
+            objective,
+            teachers=tuple(_name_of_model(place) for place in objective.teachers),
+            teacher_stores=tuple(Path(place).name for place in objective.teacher_stores),
+        ),
+        training=replace(recipe.training, init_from=_name_of_model(recipe.training.init_from)),
+    )
+
+
+def _name_of_model(place: str) -> str:
+    """Return a model's name without the folder that it lay in: of a run's best, the run's too."""
+    path = Path(place)
+    if not path.is_absolute():
+        return place
+    return "/".join(path.parts[-2:]) if path.name in ("best", "last") else path.name

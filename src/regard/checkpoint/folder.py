@@ -9,7 +9,7 @@
     training.pt         only where the run can be resumed; loaded weights-only
     graphs.json, *.onnx only where `regard export` made the model light
 
-It is written whole or not at all (`regard.util.atomic`). Reading it needs no torch until the
+It is written whole or not at all (`regard.checkpoint.build`). Reading needs no torch until the
 weights are asked for.
 """
 
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,22 +27,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from regard.checkpoint.validate import check_config, check_metrics
+from regard.config import DecodingConfig
+from regard.config.io import to_dict
 from regard.errors import CheckpointError, needs_torch
 from regard.text.vocabulary import SPECIALS, Vocabulary
-from regard.util.atomic import recovered, replaced_whole
+from regard.types.media import MEDIA
 from regard.util.safe_io import Unreadable, json_of, text_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
 """Which id means what; stored in every config and compared when it is read."""
 
 _NEEDED = ("config.json", "vocabulary.json", "model.safetensors")
-_DIGESTED = ("vocabulary.json", "model.safetensors")
-_FAULTS_SHOWN = 4
+DIGESTED = ("vocabulary.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -86,62 +88,6 @@ class Checkpoint:
             }
 
 
-def save_checkpoint(
-    folder: str | Path,
-    *,
-    config: dict[str, Any],
-    vocabulary: Vocabulary,
-    weights: dict[str, Tensor],
-    metrics: dict[str, Any],
-    card: str,
-    training_state: dict[str, Any] | None = None,
-) -> None:
-    """Write a checkpoint; an old one at the same place is replaced only when this is whole.
-
-    Args:
-        folder: where it shall lie; a checkpoint that is there is replaced as a whole.
-        config: plain values; the format version and the files' digests are added.
-        vocabulary: the words.
-        weights: by name; stored in the type they have.
-        metrics: plain values.
-        card: the model card, Markdown.
-        training_state: tensors and plain values for resuming.
-
-    Raises:
-        CheckpointError: it cannot be written, or the folder holds something else; what was
-            there before is untouched.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    folder = Path(folder).resolve()
-    try:
-        with replaced_whole(folder, marker="config.json") as temporary:
-            (temporary / "vocabulary.json").write_text(vocabulary.to_json(), "utf-8")
-            # Safetensors refuses tensors that share memory; tied weights are stored once each.
-            plain = {
-                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in weights.items()
-            }
-            save_file(plain, temporary / "model.safetensors", metadata={"format": "pt"})
-            files = {name: file_digest(temporary / name) for name in _DIGESTED}
-            config = {"format_version": FORMAT_VERSION} | config | {"files": files}
-            _write_json(temporary / "config.json", config)
-            _write_json(temporary / "metrics.json", metrics)
-            (temporary / "README.md").write_text(card, "utf-8")
-            if training_state is not None:
-                torch.save(training_state, temporary / "training.pt")
-    except FileExistsError as error:
-        raise CheckpointError(
-            f"{folder} exists and is no checkpoint, so it is not replaced. Name another folder."
-        ) from error
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the checkpoint {folder} cannot be written: {error}. What was there before is "
-            "untouched. Free some space or name another folder."
-        ) from error
-
-
 def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
     """Read a checkpoint.
 
@@ -153,12 +99,16 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         CheckpointError: a file is missing or damaged, the format is newer than this regard
             knows, or the parts do not fit each other.
     """
-    folder = recovered(Path(folder))
+    folder = Path(folder)
+    if not folder.exists():  # a kill may have left the old one under another name
+        from regard.util.atomic import recovered
+
+        folder = recovered(folder)
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} is no checkpoint: {', '.join(missing)} missing. Wanted: a folder with "
-            f"{', '.join(_NEEDED)}. `regard models` lists the shipped ones."
+            f"{folder} is not a checkpoint: it lacks {', '.join(missing)}. A checkpoint is a "
+            f"folder with {', '.join(_NEEDED)}. `regard models` lists the shipped ones."
         )
     config = inspect_checkpoint(folder)
     vocabulary = Vocabulary.from_json(_read_text(folder / "vocabulary.json"))
@@ -193,34 +143,6 @@ def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Put weights into a module: every one that it has, no other, each of its shape.
-
-    Args:
-        module: is filled in place.
-        weights: by the names of `module.state_dict()`.
-        source: where they come from, for the message.
-
-    Raises:
-        CheckpointError: names or shapes differ; the module is then untouched.
-    """
-    wanted = module.state_dict()
-    faults = [f"{key} is missing" for key in wanted if key not in weights]
-    faults += [f"{key} belongs to nothing" for key in weights if key not in wanted]
-    faults += [
-        f"{key} has shape {tuple(weights[key].shape)}, wanted {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    if faults:
-        more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
-        raise CheckpointError(
-            f"{source}: the weights do not fit the config: {'; '.join(faults[:_FAULTS_SHOWN])}"
-            f"{more}. The files are of different models."
-        )
-    module.load_state_dict(weights)
-
-
 def _check_fit(checkpoint: Checkpoint) -> None:
     stored = checkpoint.config["special_ids"]
     if stored != SPECIAL_IDS:
@@ -230,7 +152,7 @@ def _check_fit(checkpoint: Checkpoint) -> None:
         )
     shape = checkpoint.shapes.get("decoder.embedding.weight")
     if shape is None:
-        raise CheckpointError(f"{checkpoint.path} holds no word embedding: it is no captioner.")
+        raise CheckpointError(f"{checkpoint.path} holds no word embedding: it is not a captioner.")
     if shape[0] != len(checkpoint.vocabulary):
         raise CheckpointError(
             f"{checkpoint.path}: the vocabulary has {len(checkpoint.vocabulary)} words and the "
@@ -242,12 +164,12 @@ def _check_fit(checkpoint: Checkpoint) -> None:
 def _check_digests(checkpoint: Checkpoint) -> None:
     """Refuse files that were changed: a turned bit or two words exchanged fit the config, too."""
     stored = checkpoint.config.get("files", {})  # older checkpoints have none
-    for name in _DIGESTED:
+    for name in DIGESTED:
         if name in stored and stored[name] != file_digest(checkpoint.path / name):
             raise CheckpointError(
                 f"{checkpoint.path / name} is not the file that config.json names: it is damaged, "
-                "or of another model. Bring it again; where it was changed on purpose, take "
-                "`files` out of config.json."
+                "or of another model. Copy or download it again; if it was changed on purpose, "
+                "remove `files` from config.json."
             )
 
 
@@ -299,9 +221,142 @@ def _read_json(path: Path) -> dict[str, Any]:
     except Unreadable as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}; an object was wanted.")
+        raise CheckpointError(f"{path} holds {type(values).__name__}; an object was expected.")
     return values
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", "utf-8")
+def change_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a checkpoint's `config.json`; nothing else of the model is touched.
+
+    Args:
+        folder: of the checkpoint.
+        change: receives the config and changes it in place.
+
+    Raises:
+        CheckpointError: the config cannot be read or written; what was there before is untouched.
+    """
+    from regard.util.atomic import whole_file
+
+    path = folder / "config.json"
+    try:
+        config = json_of(text_of(path))
+        if not isinstance(config, dict):
+            raise Unreadable("it is not a table of settings")
+        change(config)
+        with whole_file(path) as new:
+            new.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", "utf-8")
+            new.chmod(path.stat().st_mode)
+    except (OSError, Unreadable) as error:
+        raise CheckpointError(f"{path} cannot be changed: {error}. It is as it was.") from error
+
+
+def store_decoding(folder: Path, decoding: DecodingConfig) -> None:
+    """Store with a checkpoint how its captions are decoded; see `change_config`."""
+    change_config(folder, lambda config: config["recipe"].update(decoding=to_dict(decoding)))
+
+
+# What the two JSON files must hold. A checkpoint may come from a stranger, so every value is
+# checked by its name before anything is built from it.
+
+_LONGEST_NAME = 1000
+_MOST_CELLS, _MOST_FEATURES = 2**20, 2**20
+
+_Check = tuple[Callable[[Any], bool], str]
+"""Whether a value is right, and what was expected."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_FEATURES
+
+
+def _is_grid(value: Any) -> bool:
+    if not isinstance(value, list) or not 1 <= len(value) <= 3:
+        return False
+    return all(map(_is_count, value)) and math.prod(value) <= _MOST_CELLS
+
+
+def _is_digests(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(digest, str) for digest in value.values())
+
+
+def _is_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        score is None or (isinstance(score, int | float) and not isinstance(score, bool))
+        for score in value.values()
+    )
+
+
+_TEXT: _Check = (_is_text, f"text of at most {_LONGEST_NAME} characters")
+_TABLE: _Check = (_is_table, "an object")
+_REQUIRED: dict[str, _Check] = {
+    "name": _TEXT,
+    "medium": (lambda value: value in [*MEDIA], f"one of {', '.join(MEDIA)}"),
+    **dict.fromkeys(("recipe", "preprocessing", "special_ids", "encoder"), _TABLE),
+    **dict.fromkeys(("encoder.name", "encoder.digest"), _TEXT),
+    "encoder.annotation_dim": (_is_count, f"a whole number from 1 to {_MOST_FEATURES}"),
+    "encoder.grid_shape": (
+        _is_grid,
+        f"a list of 1 to 3 numbers of cells, {_MOST_CELLS} cells at most",
+    ),
+}
+_OPTIONAL: dict[str, _Check] = {
+    **dict.fromkeys(("regard_version", "recipe.name", "recipe.encoder.level"), _TEXT),
+    **dict.fromkeys(("recipe.encoder", "recipe.encoder.video", "recipe.decoder"), _TABLE),
+    "files": (_is_digests, "an object of digests by file name"),
+}
+_METRICS: dict[str, _Check] = {
+    "scores": (_is_scores, "an object of numbers by name"),
+    "settings": _TABLE,
+}
+_ABSENT = object()
+
+
+def check_config(config: dict[str, Any], source: str) -> None:
+    """Refuse a `config.json` that lacks something or holds values of other types.
+
+    Args:
+        config: as it was read.
+        source: its path, for messages.
+
+    Raises:
+        CheckpointError: names all that is missing, or the first thing that is wrong.
+    """
+    missing = [key for key in _REQUIRED if _at(config, key) is _ABSENT]
+    if missing:
+        raise CheckpointError(f"{source} is incomplete: it lacks {', '.join(missing)}.")
+    _check(config, _REQUIRED | _OPTIONAL, source)
+
+
+def check_metrics(metrics: dict[str, Any], source: str) -> None:
+    """Refuse a `metrics.json` of other types; see `check_config`.
+
+    Raises:
+        CheckpointError: names the first thing that is wrong.
+    """
+    _check(metrics, _METRICS, source)
+
+
+def _check(values: dict[str, Any], checks: dict[str, _Check], source: str) -> None:
+    for key, (is_right, expected) in checks.items():
+        value = _at(values, key)
+        if value is not _ABSENT and not is_right(value):
+            raise CheckpointError(
+                f"{source}: {key} is {value!r:.200}; it must be {expected}. The file is damaged, "
+                "or was written by another program. Copy or download the model again."
+            )
+
+
+def _at(values: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return _ABSENT
+        values = values[key]
+    return values

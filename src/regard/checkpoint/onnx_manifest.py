@@ -1,4 +1,4 @@
-"""The graphs of a light model, and whether they are of the model that they lie beside.
+"""The manifest of a model's exported graphs, and whether they belong to the model beside them.
 
     graphs.json   format version, digests of what the graphs were exported from, and of each
     encoder.onnx  pixels -> vectors; of a model of clips, the pixels of one frame
@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regard.backends.onnx_backend import OnnxBackend
 from regard.checkpoint.folder import Checkpoint, file_digest
 from regard.errors import CheckpointError
 from regard.util.safe_io import json_of, text_of
@@ -32,7 +31,7 @@ PRECISIONS = ("float32", "int8")
 
 
 @dataclass(frozen=True)
-class Graphs:
+class OnnxManifest:
     """What `graphs.json` says.
 
     Attributes:
@@ -58,39 +57,6 @@ class Graphs:
         return json.dumps({"format_version": FORMAT_VERSION} | asdict(self), indent=2) + "\n"
 
 
-@dataclass(frozen=True)
-class LightModel:
-    """A model whose graphs are loaded, or being loaded.
-
-    Attributes:
-        checkpoint: its parts, the weights unread.
-        graphs: which they are.
-        backend: runs them.
-    """
-
-    checkpoint: Checkpoint
-    graphs: Graphs
-    backend: OnnxBackend
-
-
-def open_light(checkpoint: Checkpoint) -> LightModel | None:
-    """Begin to load a checkpoint's graphs; None where it has none.
-
-    Raises:
-        CheckpointError: see `graphs_of`.
-    """
-    graphs = graphs_of(checkpoint)
-    if graphs is None:
-        return None
-    backend = OnnxBackend.open(
-        checkpoint.path,
-        list(graphs.files),
-        grid_shape=tuple(checkpoint.config["encoder"]["grid_shape"]),
-        per_frame=graphs.per_frame,
-    )
-    return LightModel(checkpoint, graphs, backend)
-
-
 def model_digest(config: dict[str, Any]) -> str:
     """Return a SHA-256 of what a model's graphs depend on, besides its weights.
 
@@ -106,7 +72,7 @@ def model_digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def graphs_of(checkpoint: Checkpoint) -> Graphs | None:
+def read_manifest(checkpoint: Checkpoint) -> OnnxManifest | None:
     """Return the graphs that lie in a checkpoint's folder, or None where there are none.
 
     Raises:
@@ -144,7 +110,7 @@ def graphs_of(checkpoint: Checkpoint) -> Graphs | None:
     return graphs
 
 
-def _read(path: Path) -> Graphs:
+def _read(path: Path) -> OnnxManifest:
     try:
         values = json_of(text_of(path))
         version = values.pop("format_version")
@@ -153,7 +119,7 @@ def _read(path: Path) -> Graphs:
                 f"{path} has format_version {version!r}; this regard knows {FORMAT_VERSION}. "
                 "Update regard, or export the model again."
             )
-        graphs = Graphs(**values)
+        graphs = OnnxManifest(**values)
         if not {ENCODER, INIT, STEP} <= set(graphs.files) <= set(FILES):
             raise ValueError(f"files are {sorted(graphs.files)}")
         together = values["pictures_per_item"]

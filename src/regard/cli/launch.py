@@ -1,8 +1,8 @@
-"""Start the processes of `regard train --devices N`, and end all of them when one ends.
+"""Launcher of the ranks of `regard train --devices N`: ends all of them when one ends.
 
-Every child is the same command with a rank in its environment, as torchrun sets it. A rank that
-dies leaves the others waiting for its gradients; so this process, which trains nothing, watches
-them. Where it dies itself, its children see their standard input end and go, too.
+Every child is the same command with a rank in its environment, as torchrun sets it. If a rank dies,
+the others wait for its gradients forever; so this process, which does not train, watches them. If
+the launcher itself dies, the standard input of its children ends, and they end, too.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from regard.errors import ConfigError
 from regard.util.atomic import recovered
 
 LOST = 75
-"""Status of a rank that ended because it lost the others; it says nothing itself."""
+"""Exit status of a rank that ended because it lost the others; it prints no error itself."""
 _LAUNCHED = "REGARD_LAUNCHED"
-_LOOK_EVERY = 0.1  # seconds
-_GRACE = 3.0  # seconds in which ranks may end by themselves, each with its own error
-_LINES_KEPT = 60  # of what a rank other than 0 writes to standard error
+_POLL_SECONDS = 0.1
+_GRACE = 3.0  # seconds that ranks have to end by themselves, each with its own error
+_LINES_KEPT = 60  # of the standard error of each rank other than 0
 
 
 @dataclass
@@ -44,8 +44,8 @@ def launch(arguments: Sequence[str], devices: int, nodes: int, folder: Path) -> 
 
     Args:
         arguments: of the command.
-        devices: ranks on this machine.
-        nodes: machines; with more than one MASTER_ADDR and NODE_RANK must be set.
+        devices: number of ranks on this machine.
+        nodes: number of machines; with more than one, MASTER_ADDR and NODE_RANK must be set.
         folder: of the run.
 
     Raises:
@@ -55,35 +55,35 @@ def launch(arguments: Sequence[str], devices: int, nodes: int, folder: Path) -> 
     ranks = [_start(arguments, place) for place in places]
     try:
         while not _over(ranks):
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
         return _status(ranks, devices, nodes, folder)
     except KeyboardInterrupt:
-        _wait(ranks)  # a terminal interrupts them, too, and they write what they have encoded
-        complain(f"stopped. {how_to_go_on(folder, devices, nodes)}")
+        _wait(ranks)  # a terminal interrupts them, too, and they save their encoded annotations
+        complain(f"stopped. {how_to_resume(folder, devices, nodes)}")
         return 130
     finally:
         _end(ranks)
 
 
-def how_to_go_on(folder: Path | None, devices: int = 1, nodes: int = 1) -> str:
-    """Return a sentence for who is told that a run ended early."""
+def how_to_resume(folder: Path | None, devices: int = 1, nodes: int = 1) -> str:
+    """Return a sentence that says how to resume a run that ended early."""
     if folder is None or not recovered(folder / "last").is_dir():
         return (
-            "The same command starts it again; what is encoded is kept, but of a process that was "
-            "killed up to half a minute's work."
+            "The same command starts it again; encoded annotations are kept, except up to half a "
+            "minute's work of a process that was killed."
         )
     more = f" --devices {devices}" if devices * nodes > 1 else ""
     more += f" --nodes {nodes}" if nodes > 1 else ""
-    return f"Go on with: regard train --resume {folder}{more}"
+    return f"Continue with: regard train --resume {folder}{more}"
 
 
 def launched() -> bool:
-    """Whether this process is a rank that `launch` started."""
+    """Return whether `launch` started this process as a rank."""
     return _LAUNCHED in os.environ
 
 
 def end_with_launcher() -> None:
-    """Have this rank end when the process that started it ends, however that came about."""
+    """Make this rank end when the process that started it ends for any reason."""
 
     def wait() -> None:
         while os.read(0, 1):
@@ -94,7 +94,7 @@ def end_with_launcher() -> None:
 
 
 def _places(environment: Mapping[str, str], devices: int, nodes: int) -> list[dict[str, str]]:
-    """Return what the environment of each rank of this machine says besides."""
+    """Return the variables to add to the environment of each rank of this machine."""
     node, address, port = "0", "127.0.0.1", ""
     if nodes > 1:
         missing = [name for name in ("MASTER_ADDR", "NODE_RANK") if name not in environment]
@@ -150,7 +150,7 @@ def _start(arguments: Sequence[str], place: dict[str, str]) -> _Rank:
 
 
 def _over(ranks: list[_Rank]) -> bool:
-    """Whether all ranks have ended, or one has failed."""
+    """Return whether all ranks have ended, or one has failed."""
     found = [rank.process.poll() for rank in ranks]
     return any(found) or None not in found
 
@@ -159,11 +159,11 @@ def _wait(ranks: list[_Rank]) -> None:
     """Give the ranks a little time to end by themselves."""
     latest = time.monotonic() + _GRACE
     while any(rank.process.poll() is None for rank in ranks) and time.monotonic() < latest:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
 
 
 def _status(ranks: list[_Rank], devices: int, nodes: int, folder: Path) -> int:
-    """Wait a little for the ranks that are left, say what was wrong, and return the status."""
+    """Wait a little for the remaining ranks, print the error, and return the exit status."""
     _wait(ranks)
     failed = [rank for rank in ranks if rank.process.returncode]
     if not failed:
@@ -173,19 +173,19 @@ def _status(ranks: list[_Rank], devices: int, nodes: int, folder: Path) -> int:
     if status != LOST and culprit.reader is not None:
         culprit.reader.join(1.0)
         sys.stderr.writelines(culprit.written)
-    if status == 2:  # it has said what is wrong with the run itself
+    if status == 2:  # wrong usage, which the rank has reported itself
         return 2
     if status == LOST:
         what = f"ranks {culprit.number} and up lost those of another machine"
     else:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"failed ({status})"
         what = f"rank {culprit.number} of {devices * nodes} (process {culprit.process.pid}) {how}"
-    complain(f"{what}; all ranks here were stopped. {how_to_go_on(folder, devices, nodes)}")
+    complain(f"{what}; all ranks here were stopped. {how_to_resume(folder, devices, nodes)}")
     return 1
 
 
 def _end(ranks: list[_Rank]) -> None:
-    """Kill what still runs: everything that a run writes is whole at every moment."""
+    """Kill all ranks that still run: files of a run are complete at every moment."""
     for rank in ranks:
         if rank.process.poll() is None:
             rank.process.kill()

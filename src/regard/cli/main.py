@@ -1,6 +1,6 @@
-"""`regard`: the table of commands, and the one place where errors become lines and statuses.
+"""`regard`: the table of commands, and the place where errors become messages and exit statuses.
 
-Statuses: 0 all went well; 1 an item failed, the others went on; 2 wrong usage or settings.
+Statuses: 0 success; 1 an item failed and the others went on; 2 wrong usage or settings.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from regard.cli.output import complain, never_fail_to_print
 from regard.errors import RegardError
 
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
-"""click's class of wrong usage; typer brings a click of its own in some versions."""
+"""click's class of wrong usage; some versions of typer have a click of their own."""
 
 _COMMANDS = {
-    "caption": "regard.cli.caption:caption",
-    "train": "regard.cli.train:train",
-    "evaluate": "regard.cli.evaluate:evaluate",
-    "explain": "regard.cli.explain:explain",
-    "faithfulness": "regard.cli.faithfulness:faithfulness",
-    "audit": "regard.cli.audit:audit",
-    "reading": "regard.cli.human_eval:app",
-    "bulk": "regard.cli.bulk:bulk",
-    "serve": "regard.cli.serve:serve",
-    "export": "regard.cli.export:export",
-    "models": "regard.cli.models:models",
-    "info": "regard.cli.models:info",
-    "data": "regard.cli.data:app",
+    "caption": "regard.cli.caption_command:caption",
+    "train": "regard.cli.train_command:train",
+    "evaluate": "regard.cli.evaluate_command:evaluate",
+    "explain": "regard.cli.explain_command:explain",
+    "faithfulness": "regard.cli.evaluate_command:faithfulness",
+    "audit": "regard.cli.audit_command:audit",
+    "reading": "regard.cli.audit_command:reading",
+    "bulk": "regard.cli.bulk_command:bulk",
+    "serve": "regard.cli.serve_command:serve",
+    "export": "regard.cli.models_command:export",
+    "models": "regard.cli.models_command:models",
+    "info": "regard.cli.models_command:info",
+    "data": "regard.cli.data_command:app",
 }
-"""Every command, or group of them, and where it is."""
+"""Every command or group of commands, and where it is defined."""
 
 
 def _version(wanted: bool) -> None:
@@ -48,41 +48,38 @@ def _version(wanted: bool) -> None:
 
 def _options(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="On an error show where it arose.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Hold the options that stand before a command."""
+    """Declare the options before a command."""
 
 
 def build(*names: str) -> typer.Typer:
-    """Return the command line with some commands, or all where none is named.
+    """Return the command line with the named commands, or with all.
 
-    A command's module brings what the command needs; who captions one picture does not wait for
-    what the others need.
+    Only the modules of these commands are imported, so that captioning one picture does not wait
+    for the imports of the others.
     """
-    made = typer.Typer(
+    application = typer.Typer(
         name="regard",
         help="Write captions for pictures, clips and scans, and show where the model looked.",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    made.callback()(_options)
+    application.callback()(_options)
     for name in names or _COMMANDS:
         module, member = _COMMANDS[name].split(":")
         command = getattr(importlib.import_module(module), member)
         if isinstance(command, typer.Typer):
-            made.add_typer(command, name=name)
+            application.add_typer(command, name=name)
         else:
-            made.command(name)(command)
-    return made
+            application.command(name)(command)
+    return application
 
 
 def __getattr__(name: str) -> Any:
-    if name == "app":  # the whole command line, for what documents it
+    if name == "app":  # the whole command line, for the documentation and the tests
         return build()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -91,44 +88,44 @@ def __dir__() -> list[str]:
     return [*globals(), "app"]
 
 
-def _asked(arguments: list[str]) -> tuple[str, ...]:
-    """Return the command that is called, or () where all are to be known: for help, completion."""
+def _called(arguments: list[str]) -> tuple[str, ...]:
+    """Return the command that is called, or () for help and completion, which need all."""
     completing = any(name.startswith("_REGARD_") for name in os.environ)
     return tuple(arguments[:1]) if arguments[0] in _COMMANDS and not completing else ()
 
 
-def _of_system(error: OSError) -> int:
-    """Say what the system refused; return the status."""
+def _report_system_error(error: OSError) -> int:
+    """Print an error of the system; return the exit status."""
     if isinstance(error, BrokenPipeError):
-        status = 1  # who reads no further, as `head`, is told nothing
+        status = 1  # a reader such as `head` closed the pipe; print nothing
     else:
         where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror or error}. What was whole before is untouched. Look at "
-                 "the space, the rights and the path, and start again.")  # fmt: skip
+        complain(f"{where}{error.strerror or error}. Files that were complete are untouched. Check "
+                 "the path, its permissions and the free space, and try again.")  # fmt: skip
         status = 2
     try:
         sys.stdout.flush()
-    except OSError:  # what is left in it would be complained of once more at the end
+    except OSError:  # else Python would report the rest of the buffer once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
 def main() -> None:
-    """Run the command line; wrong usage and regard's own errors become one line, status 2."""
+    """Run the command line; wrong usage and errors of regard become one line and status 2."""
     never_fail_to_print()
-    # Python looks for cycles in all that is left before it ends, a tenth of one caption's second.
+    # Before it exits Python collects cycles among all objects: a tenth of the time of one caption.
     atexit.register(gc.freeze)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        # --debug may stand anywhere, and no command needs to know of it.
+        # --debug is allowed anywhere; commands do not know it.
         arguments = [a for a in arguments if a != "--debug"] or ["--help"]
-        status = build(*_asked(arguments))(arguments, prog_name="regard", standalone_mode=False)
+        status = build(*_called(arguments))(arguments, prog_name="regard", standalone_mode=False)
         sys.stdout.flush()
-    except OSError as error:  # a disk that is full, a folder that is gone, a reader that went away
+    except OSError as error:  # such as a full disk, a missing folder, a closed pipe
         if debug:
             raise
-        status = _of_system(error)
+        status = _report_system_error(error)
     except RegardError as error:
         if debug:
             raise
@@ -136,6 +133,6 @@ def main() -> None:
         status = 2
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "regard"
-        complain(f"{error.format_message().rstrip('.')}. `{command} --help` says what there is.")
+        complain(f"{error.format_message().rstrip('.')}. Try `{command} --help`.")
         status = 2
     sys.exit(status)

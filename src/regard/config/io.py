@@ -1,20 +1,95 @@
-"""From TOML and plain values to recipes, and back.
+"""Config dataclasses from plain values and back, and the limits of their values.
 
-Unknown keys are refused with the nearest known name. This module imports neither torch nor numpy.
+Unknown keys are refused with the nearest known name. A limit stands in a field's type, as in
+`Annotated[int, Range(1, 4096)]`. This module imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-from regard.config import Recipe
 from regard.errors import ConfigError, UnknownName
-from regard.util.safe_io import Unreadable, text_of
 
 T = TypeVar("T")
+
+
+class OneOf:
+    """A limit: the value is one of some names."""
+
+    def __init__(self, *names: str) -> None:
+        """Take the names."""
+        self.names = names
+
+    def fault(self, value: Any) -> str:
+        """Return what the value must be, or "" if it is right."""
+        return "" if value in self.names else f"it must be one of {', '.join(self.names)}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A limit: the value, or every one of several, lies between two numbers.
+
+    Attributes:
+        low: the smallest.
+        high: the largest.
+        exclusive: whether `low` itself is too small.
+    """
+
+    low: float
+    high: float = math.inf
+    exclusive: bool = False
+
+    def fault(self, value: Any) -> str:
+        """Return what the value must be, or "" if it is right."""
+        values = value if isinstance(value, tuple) else (value,)
+        if all(self.low <= v <= self.high and (v > self.low or not self.exclusive) for v in values):
+            return ""
+        if self.exclusive:
+            return f"it must be above {self.low}"
+        if self.high == math.inf:
+            return f"it must be {self.low} or more"
+        return f"it must lie between {self.low} and {self.high}"
+
+
+class Length:
+    """A limit: there are so many values."""
+
+    def __init__(self, *lengths: int) -> None:
+        """Take the lengths that are allowed."""
+        self.lengths = lengths
+
+    def fault(self, value: Any) -> str:
+        """Return what the value must be, or "" if it is right."""
+        wanted = " or ".join(map(str, self.lengths))
+        return "" if len(value) in self.lengths else f"it must be a list of {wanted} numbers"
+
+
+class Section:
+    """A table of a recipe. Its values are checked against their limits when it is made."""
+
+    _section: ClassVar[str]
+
+    def __init_subclass__(cls, *, section: str) -> None:
+        """Note the dotted name of the table, for messages."""
+        cls._section = section
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            if get_origin(hint) is not Annotated:
+                continue
+            value = getattr(self, name)
+            for limit in get_args(hint)[1:]:
+                if fault := limit.fault(value):
+                    shown = list(value) if isinstance(value, tuple) else value
+                    raise ConfigError(f"{self._section}.{name} is {shown!r}; {fault}.")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -40,7 +115,7 @@ def from_dict(cls: type[T], values: dict[str, Any], section: str = "") -> T:
         ConfigError: a value has the wrong type or is out of range.
         UnknownName: a key does not exist; near names are listed.
     """
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     made: dict[str, Any] = {}
     for key, value in values.items():
@@ -52,6 +127,8 @@ def from_dict(cls: type[T], values: dict[str, Any], section: str = "") -> T:
 
 
 def _convert(hint: Any, value: Any, dotted: str) -> Any:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     if is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{dotted} is {value!r}; it must be a table of settings.")
@@ -87,64 +164,3 @@ def _finite(value: float, dotted: str) -> float:
 
 def _is_floats(hint: Any) -> bool:
     return get_origin(hint) is tuple and set(get_args(hint)) <= {float, Ellipsis}
-
-
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe from TOML.
-
-    Args:
-        path: the TOML file.
-        overrides: `section.key=value` settings laid over it.
-
-    Raises:
-        ConfigError: the file is missing or no TOML, or a value is wrong.
-        UnknownName: a key does not exist.
-    """
-    import tomllib  # takes long to import, and a stored recipe is JSON
-
-    try:
-        text = text_of(Path(path))
-    except Unreadable as error:
-        raise ConfigError(f"the recipe {path} cannot be read: {error}.") from error
-    try:
-        values = tomllib.loads(text)
-    except RecursionError as error:
-        raise ConfigError(f"the recipe {path} is nested too deeply.") from error
-    except ValueError as error:  # of more digits than Python takes, too
-        raise ConfigError(f"the recipe {path} is no valid TOML: {error}.") from error
-    return override(from_dict(Recipe, values), overrides or [])
-
-
-def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Lay `section.key=value` settings over a recipe.
-
-    A value is read as TOML; what is no TOML is taken as a string.
-
-    Raises:
-        ConfigError: a setting has no `=` or a wrong value.
-        UnknownName: a key does not exist.
-    """
-    values = to_dict(recipe)
-    for setting in settings:
-        dotted, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"the setting {setting!r} has no '='; write section.key=value.")
-        *sections, key = dotted.strip().split(".")
-        target = values
-        for section in sections:
-            if not isinstance(target.get(section), dict):
-                raise UnknownName(
-                    "section", section, [k for k, v in target.items() if isinstance(v, dict)]
-                )
-            target = target[section]
-        target[key] = _parse(text.strip())
-    return from_dict(Recipe, values)
-
-
-def _parse(text: str) -> Any:
-    import tomllib
-
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text

@@ -1,4 +1,4 @@
-"""Data sets: captions and pictures from files, checks, synthetic scenes, stored annotations."""
+"""Data sets: captions and pictures from files, checks, stored annotations."""
 
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.data.formats import load_dataset

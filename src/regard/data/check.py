@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set, in one report."""
+"""Data set checks: everything that is wrong with captions and pictures, in one report."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regard.data.dataset import SPLITS, UNUSED, CaptionDataset, CaptionedItem
+from regard.data.dataset import SPLITS, UNUSED, CaptionDataset, CaptionedItem, Row
 from regard.data.formats import CaptionFile, read_caption_file
-from regard.data.rows import Row
 from regard.errors import MediaError
 from regard.media import (
     ClipSpec,
@@ -22,16 +21,16 @@ from regard.media import (
     read_media,
 )
 from regard.text.vocabulary import words_of
+from regard.types import MEDIA
 
 _MIN_COUNTS = {5: "the recipes of Flickr8k", 3: "`regard train --data`", 2: "with `--init`"}
-"""The vocabularies that are counted, and what takes them unless data.min_count is set."""
+"""The vocabularies that are counted, by min_count, and what uses them by default."""
 _PICTURE = PreprocessingSpec(32, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _SPECS: dict[str, Spec] = {
     "image": _PICTURE,
     "video": ClipSpec(_PICTURE, 1, "chunks", "middle", 0, 1.0),
     "volume": ScanSpec((8, 8, 8), (), "percentile"),
 }
-_NAMES = {"image": "image", "video": "clip", "volume": "scan"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What was counted and what is wrong.
+    """The counts and problems of a data set.
 
     Attributes:
         counts: pictures, captions, words, vocabulary, and pictures by split.
@@ -70,7 +69,7 @@ class DatasetReport:
 
     def text(self) -> str:
         """Return the report as lines."""
-        lines = [f"{_named(name)}: {_told(value)}" for name, value in self.counts.items()]
+        lines = [_count_line(name, value) for name, value in self.counts.items()]
         lines += [f"{p.kind}: {p.where}: {p.what}" for p in self.problems]
         kinds = Counter(p.kind for p in self.problems)
         total = ", ".join(f"{n} × {kind}" for kind, n in kinds.items())
@@ -78,23 +77,20 @@ class DatasetReport:
         return "\n".join([*lines, f"{count}: {total}" if total else count])
 
 
-def _named(count: str) -> str:
-    """Return the name of a count as a reader shall see it, a vocabulary with what takes it."""
+def _count_line(count: str, value: int | dict[str, int]) -> str:
+    """Return a line of the report. A vocabulary's also says what uses it."""
     name, minimum = count.replace("_", " "), count.rpartition("_")[2]
-    return f"{name} ({_MIN_COUNTS[int(minimum)]})" if minimum.isdecimal() else name
-
-
-def _told(value: Any) -> str:
-    """Return a count, or counts by name, as a reader shall see them."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
-    return str(value)
+    if minimum.isdecimal():
+        name = f"{name} ({_MIN_COUNTS[int(minimum)]})"
+    if not isinstance(value, dict):
+        return f"{name}: {value}"
+    return f"{name}: {', '.join(f'{split} {n}' for split, n in value.items()) or 'none'}"
 
 
 def check_dataset(
     annotations: str | Path, images: str | Path = "", *, kind: str = "auto"
 ) -> DatasetReport:
-    """Look for everything that would spoil a training, opening every picture, clip and scan.
+    """Find everything that would spoil training. Every picture, clip and scan is opened.
 
     Args:
         annotations: see `load_dataset`.
@@ -175,24 +171,24 @@ def _picture_problems(found: CaptionFile) -> Iterator[Problem]:
         try:
             digest = read_media(item.file, _SPECS[medium]).digest
         except MediaError as error:
-            yield Problem(f"unreadable {_NAMES[medium]}", item.key, str(error))
+            noun = "image" if medium == "image" else MEDIA[medium].noun
+            yield Problem(f"unreadable {noun}", item.key, str(error))
             continue
         twin = by_content.setdefault(digest, item)
         if twin is not item:
-            name = "picture" if medium == "image" else _NAMES[medium]
-            yield from _twin_problems(twin, item, name, drawn)
+            yield from _twin_problems(twin, item, MEDIA[medium].noun, drawn)
 
 
 def _twin_problems(
     twin: CaptionedItem, item: CaptionedItem, name: str, drawn: bool
 ) -> Iterator[Problem]:
-    """Yield what is wrong with two items of the same bytes.
+    """Yield the problems of two items with the same bytes.
 
     Args:
-        twin: the first of them.
-        item: the other.
-        name: of what they are.
-        drawn: training draws the val split, since the data names none.
+        twin: the first item.
+        item: the second item.
+        name: noun of their medium.
+        drawn: the data names no val split, so training draws one.
     """
     if drawn and {twin.split, item.split} <= {"train", ""}:
         what = (
@@ -207,11 +203,11 @@ def _twin_problems(
 
 
 def _counts(dataset: CaptionDataset) -> dict[str, Any]:
-    """Count; the vocabulary is that of the training pictures, where the data names them."""
-    words = Counter(w for item in dataset for caption in item.captions for w in words_of(caption))
+    """Return all counts. Vocabularies are of the training pictures if the data names them."""
     train = dataset.split("train")
-    trained = Counter(
-        w for item in (train if len(train) else dataset) for c in item.captions for w in words_of(c)
+    words, trained = (
+        Counter(w for item in part for caption in item.captions for w in words_of(caption))
+        for part in (dataset, train if len(train) else dataset)
     )
     return {
         "pictures": len(dataset),

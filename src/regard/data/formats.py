@@ -1,4 +1,4 @@
-"""Caption files of every common kind to one data set."""
+"""Readers of caption files of every common kind."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with_rest_trained
-from regard.data.rows import Found, LineFault, Row, delimiter_of, numbered_lines, texts_in
+from regard.data.dataset import (
+    CaptionDataset,
+    CaptionedItem,
+    Entry,
+    LineFault,
+    Row,
+    delimiter_of,
+    numbered_lines,
+    split_named,
+    texts_in,
+    with_rest_trained,
+)
 from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
 from regard.errors import DatasetError, UnknownName
 from regard.media import is_there
@@ -19,14 +29,14 @@ from regard.util.safe_io import json_of
 
 @dataclass(frozen=True)
 class CaptionFile:
-    """All that a caption file says, right or wrong.
+    """The content of a caption file, with its faults.
 
     Attributes:
         rows: its captions, in order.
         faults: the lines that could not be read.
-        ids: (what it is, its id, the picture) of everything that should be unique.
-        pictures: all of them with their captions, those without captions too.
-        dataset: the pictures that have a caption.
+        ids: (kind of identifier, its text, the picture) of everything that should be unique.
+        pictures: all pictures, also those without captions.
+        dataset: the pictures with captions.
     """
 
     rows: tuple[Row, ...]
@@ -50,16 +60,16 @@ def load_dataset(
             (`name.jpg#0<TAB>caption`), CSV or JSONL with file, caption[, split]; of clips the
             files of MSVD (or their folder), its CSV, MSR-VTT's JSON, or a JSON list (see
             `regard.data.video_formats`).
-        images: folder of the files; empty: the annotations' own folder, or a folder `clips`,
+        images: folder of the files; empty: the folder of the annotations, or a folder `clips`,
             `YouTubeClips` or `videos` in it.
         kind: "karpathy", "coco", "flickr8k", "csv", "jsonl", "msvd", "msvd_csv", "msrvtt",
             "clips"; "auto" looks at the file.
-        present_only: leave out what has captions and no file: of MSVD, whose clips were
-            YouTube's, hardly anyone has all.
+        present_only: leave out captions without a file. Hardly anyone has all clips of MSVD,
+            which were YouTube's.
 
     Raises:
-        DatasetError: the file cannot be read, is none of these, or a line of it is wrong; or
-            only what is present was wanted, and nothing is.
+        DatasetError: the file cannot be read, is of no known kind, or has a faulty line; or
+            `present_only` leaves nothing.
         UnknownName: no such kind.
     """
     found = read_caption_file(annotations, images, kind=kind)
@@ -89,7 +99,7 @@ def load_dataset(
 def read_caption_file(
     annotations: str | Path, images: str | Path = "", *, kind: str = "auto"
 ) -> CaptionFile:
-    """Read captions and keep what is wrong with them; see `load_dataset`."""
+    """Read captions with their faults; see `load_dataset`."""
     path = Path(annotations)
     of_clips = kind_of_clips(path, "") if path.is_dir() else None
     text = "" if of_clips else _read(path)
@@ -103,18 +113,16 @@ def read_caption_file(
     faults: list[LineFault] = []
     ids: list[tuple[str, str, str]] = []
     try:
-        of_kind = (
-            CLIP_READERS[kind](text, path, folder) if kind in CLIP_READERS else _READERS[kind](text)
-        )
-        for found in of_kind:
-            if isinstance(found, Row):
-                rows.append(_checked(found))
-            elif isinstance(found, LineFault):
-                faults.append(found)
+        clips = CLIP_READERS.get(kind)
+        for entry in clips(text, path, folder) if clips else _READERS[kind](text):
+            if isinstance(entry, Row):
+                rows.append(_checked(entry))
+            elif isinstance(entry, LineFault):
+                faults.append(entry)
             else:
-                ids.append(found)
+                ids.append(entry)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise DatasetError(f"{path} is no whole {kind} file: {error!r}.") from error
+        raise DatasetError(f"{path} cannot be read as a {kind} file: {error!r}.") from error
     pictures = _items(rows, folder)
     captioned = tuple(item for item in pictures if item.captions)
     dataset = CaptionDataset(captioned, str(path), _in_two_splits(rows))
@@ -143,7 +151,7 @@ def _kind_of(path: Path, text: str) -> str:
     if "#" in text.partition("\t")[0]:
         return "flickr8k"
     raise DatasetError(
-        f"{path} is of no known kind. Wanted: Karpathy, COCO or MSR-VTT JSON (.json), .csv, "
+        f"{path} is of no known kind. Expected: Karpathy, COCO or MSR-VTT JSON (.json), .csv, "
         ".jsonl, a Flickr8k token file with lines such as name.jpg#0<TAB>caption, or MSVD's "
         "sentences with lines such as vid1<TAB>caption."
     )
@@ -151,7 +159,7 @@ def _kind_of(path: Path, text: str) -> str:
 
 def _checked(values: tuple[Any, ...]) -> Row:
     if not all(isinstance(value, str) for value in values):
-        raise TypeError(f"picture, caption and split must be text, and {tuple(values)} came")
+        raise TypeError(f"picture, caption and split must be texts; got {tuple(values)}")
     file, caption, split = values
     return Row(file, caption, split_named(split))
 
@@ -159,7 +167,7 @@ def _checked(values: tuple[Any, ...]) -> Row:
 def _items(rows: Iterable[Row], folder: Path) -> tuple[CaptionedItem, ...]:
     """Gather the captions of each file, in the order of first appearance.
 
-    A picture's split is the first that one of its rows names: the others may leave it out.
+    A picture's split is the first that its rows name; some rows may leave it out.
     """
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
@@ -178,12 +186,12 @@ def _items(rows: Iterable[Row], folder: Path) -> tuple[CaptionedItem, ...]:
 def _in_two_splits(rows: Iterable[Row]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     splits: dict[str, set[str]] = {}
     for row in rows:
-        if row.split:  # a row without one leaves it to the picture's others
+        if row.split:
             splits.setdefault(row.file, set()).add(row.split)
     return tuple((file, tuple(sorted(names))) for file, names in splits.items() if len(names) > 1)
 
 
-def _karpathy(text: str) -> Iterator[Found]:
+def _karpathy(text: str) -> Iterator[Entry]:
     for image in json_of(text)["images"]:
         file = str(Path(image.get("filepath", "")) / image["filename"])
         split = image.get("split", "")
@@ -203,7 +211,7 @@ def _of_tokens(sentence: dict[str, Any], file: str) -> str:
     return " ".join(texts_in(sentence["tokens"], f"the tokens of {file}"))
 
 
-def _coco(text: str) -> Iterator[Found]:
+def _coco(text: str) -> Iterator[Entry]:
     values = json_of(text)
     files: dict[Any, str] = {}
     for image in values["images"]:
@@ -223,7 +231,7 @@ def _coco(text: str) -> Iterator[Found]:
     yield from (Row(file, "", "") for name, file in files.items() if name not in captioned)
 
 
-def _flickr8k(text: str) -> Iterator[Found]:
+def _flickr8k(text: str) -> Iterator[Entry]:
     for number, line in numbered_lines(text):
         name, tab, caption = line.partition("\t")
         file = name.rpartition("#")[0] or name
@@ -235,12 +243,12 @@ def _flickr8k(text: str) -> Iterator[Found]:
             yield "caption id", name, file
 
 
-def _csv(text: str) -> Iterator[Found]:
+def _csv(text: str) -> Iterator[Entry]:
     delimiter = delimiter_of(text.partition("\n")[0])
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names = reader.fieldnames or ()
     if not {"file", "caption"} <= set(names):
-        yield LineFault(1, f"the columns are {list(names)}; wanted file, caption[, split]")
+        yield LineFault(1, f"the columns are {list(names)}; expected file, caption[, split]")
         return
     for record in reader:
         if None in record:
@@ -250,26 +258,26 @@ def _csv(text: str) -> Iterator[Found]:
             yield _row(record, reader.line_num)
 
 
-def _jsonl(text: str) -> Iterator[Found]:
+def _jsonl(text: str) -> Iterator[Entry]:
     for number, line in numbered_lines(text):
         try:
             record = json_of(line)
         except ValueError as error:
-            yield LineFault(number, f"no JSON: {error}")
+            yield LineFault(number, f"not JSON: {error}")
             continue
         yield _row(record, number)
 
 
 def _row(record: Any, line: int) -> Row | LineFault:
     if not isinstance(record, dict):
-        return LineFault(line, f"{record!r} is no object with file and caption")
+        return LineFault(line, f"{record!r} is not an object with file and caption")
     file, caption, split = (record.get(name) for name in ("file", "caption", "split"))
     if isinstance(file, str) and isinstance(caption, str) and isinstance(split, str | None):
         return Row(file, caption, split or "")
-    return LineFault(line, f"file, caption and split must be text, and {record!r} came")
+    return LineFault(line, f"file, caption and split must be texts; got {record!r}")
 
 
-_READERS: dict[str, Callable[[str], Iterator[Found]]] = {
+_READERS: dict[str, Callable[[str], Iterator[Entry]]] = {
     "karpathy": _karpathy,
     "coco": _coco,
     "flickr8k": _flickr8k,

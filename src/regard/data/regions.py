@@ -1,11 +1,11 @@
-"""Where named things lie on pictures: the truth that attention is compared with.
+"""Regions of named objects on pictures: the ground truth that attention is compared with.
 
 Three kinds of file are read:
 
-- `objects.json` of `regard data synthetic`: boxes, and which word speaks of which object;
+- `objects.json` of `regard data synthetic`: boxes, and the object of each word;
 - COCO's object annotations (`images`, `categories`, `annotations` with `bbox`): all boxes of a
   category belong to its name, singular or with an s;
-- a CSV with `file,word,mask`: a mask is a picture, seen where it is not black.
+- a CSV with `file,word,mask`: a mask is a picture, whose region is not black.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from regard.metrics.pointing import Region
 from regard.util.safe_io import Unreadable, json_of, text_of
 
 Regions = Mapping[str, Mapping[str, Sequence[Region]]]
-"""By picture and word: the region of each mention of the word; the last serves all further."""
+"""By picture and word: the region of each mention of the word; the last one serves later ones."""
 
 _Found = dict[str, dict[str, list[Region]]]
 
 
 def load_regions(path: str | Path) -> Regions:
-    """Read regions; pictures are known by the name that the captions' file gives them.
+    """Read regions, by the names that the caption file gives to pictures.
 
     Raises:
-        DatasetError: the file cannot be read or is none of these kinds.
+        DatasetError: the file cannot be read or is of none of these kinds.
     """
     path = Path(path)
     try:
@@ -51,11 +51,7 @@ def load_regions(path: str | Path) -> Regions:
 
 
 def _empty() -> _Found:
-    return defaultdict(_no_words)
-
-
-def _no_words() -> dict[str, list[Region]]:
-    return defaultdict(list)
+    return defaultdict(lambda: defaultdict(list))
 
 
 def _scenes(values: dict[str, Any]) -> _Found:

@@ -1,37 +1,46 @@
 """WebDataset shards: tars of `key.jpg` and `key.json`, on any path that fsspec opens.
 
 A data set of shards is named by its manifest `shards.json`, which `regard data shard` writes, or
-by a pattern of tars (`photos-{000..031}.tar`, `photos-*.tar`), which are then read through once to
-make the same list. Pictures stay where they are: one is read by its place in its tar when it is
-wanted, which is once where a frozen encoder's annotations are stored.
+by a pattern of tars (`photos-{000..031}.tar`, `photos-*.tar`), which are then scanned once for the
+same list. Pictures stay in the tars: one is read from its place when it is needed, which is once
+if the annotations of a frozen encoder are stored.
 
-Such a picture's file is written `TAR#OFFSET+SIZE!NAME`.
+The file of such a picture is written `TAR#OFFSET+SIZE!NAME`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from regard.data.dataset import CaptionDataset, CaptionedItem, split_named, with_rest_trained
+from regard.data.dataset import (
+    SPLITS,
+    CaptionDataset,
+    CaptionedItem,
+    split_named,
+    texts_in,
+    with_rest_trained,
+)
 from regard.data.formats import load_dataset
-from regard.data.rows import texts_in
-from regard.errors import DatasetError, MissingExtra
-from regard.media.find import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES
-from regard.types import Media
+from regard.errors import ConfigError, DatasetError, MissingExtra
+from regard.media import is_there
+from regard.types import MEDIA, Media
 
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
 _PLACE = re.compile(r"(?P<tar>.+)#(?P<offset>\d+)\+(?P<size>\d+)!(?P<name>[^!/]+)")
-_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
+_SUFFIXES = frozenset[str]().union(*(medium.suffixes for medium in MEDIA.values()))
+_OVERHEAD = 3 * 512  # bytes of a tar for each sample: two headers and padding
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,11 @@ class Sample:
     """One picture of a shard.
 
     Attributes:
-        name: in the tar: the key and the suffix.
+        name: key and suffix, as in the tar.
         offset: of its bytes in the tar.
-        size: of them.
-        sha256: of them.
-        file: what the data set calls it.
+        size: number of its bytes.
+        sha256: of its bytes.
+        file: its name in the data set.
         captions: raw texts.
         split: "train", "val", "test", or "".
     """
@@ -55,6 +64,9 @@ class Sample:
     file: str
     captions: tuple[str, ...]
     split: str
+
+
+# Reading
 
 
 def load_captions(
@@ -72,7 +84,7 @@ def load_captions(
 
 
 def names_shards(source: str) -> bool:
-    """Whether captions are named that lie in shards: a manifest, its folder, a URL, or tars."""
+    """Whether a source of captions names shards: a manifest, its folder, a URL, or tars."""
     path = source.removesuffix("/")
     if "://" in path or path.endswith((".tar", f"/{MANIFEST}")) or path == MANIFEST:
         return True
@@ -80,7 +92,7 @@ def names_shards(source: str) -> bool:
 
 
 def load_shards(source: str) -> CaptionDataset:
-    """Read which pictures shards hold, and their captions.
+    """List the pictures of shards with their captions.
 
     Args:
         source: the manifest, its folder, or a pattern of tars with `{000..031}` or `*`.
@@ -92,8 +104,8 @@ def load_shards(source: str) -> CaptionDataset:
     found: list[tuple[str, Sample]] = []
     if source.endswith(".tar"):
         for url in _expanded(source):
-            with opened(url) as file:
-                found += [(url, sample) for sample in scan(file, url)]
+            with _opened(url) as file:
+                found += [(url, sample) for sample in _scan(file, url)]
     else:
         path = source.removesuffix("/")
         path = path if path.endswith(MANIFEST) else f"{path}/{MANIFEST}"
@@ -114,38 +126,42 @@ def _item(url: str, sample: Sample) -> CaptionedItem:
 
 
 def read_item(item: CaptionedItem, read: Callable[[str], Media]) -> Media:
-    """Read a picture, clip or scan, wherever it lies.
+    """Read a picture, clip or scan from a folder or a shard.
 
     Args:
-        item: of a folder or a shard.
+        item: its file is a path or a place in a shard.
         read: reads a path.
 
     Raises:
-        DatasetError: the shard cannot be read, or holds other bytes than its list says.
+        DatasetError: the shard cannot be read, or its bytes are not those of its list.
         MediaError: of `read`.
     """
     place = _PLACE.fullmatch(item.file)
     if place is None:
         return read(item.file)
-    content = _fetched(place["tar"], int(place["offset"]), int(place["size"]))
+    offset, size = int(place["offset"]), int(place["size"])
+    with _of_filesystem(place["tar"]) as (files, path):
+        content = files.cat_file(path, start=offset, end=offset + size)
+    if len(content) > size:  # a server may ignore the range and send everything
+        content = content[offset : offset + size]
     if hashlib.sha256(content).hexdigest() != item.digest:
         raise DatasetError(
-            f"{place['tar']} holds other bytes of {item.key} than its list says: it was changed or "
-            "did not arrive whole. Write or copy the shards again; of a server that gives no parts "
-            f"of files take simplecache::{place['tar']}."
+            f"{place['tar']} holds other bytes of {item.key} than its list says: it was changed, "
+            "or is incomplete. Write or copy the shards again. If the server cannot send parts of "
+            f"files, use simplecache::{place['tar']}."
         )
     # Readers of clips and scans take files.
     with tempfile.TemporaryDirectory(prefix="regard-") as folder:
-        path = Path(folder, place["name"])
-        path.write_bytes(content)
-        return replace(read(str(path)), name=item.key)
+        file = Path(folder, place["name"])
+        file.write_bytes(content)
+        return replace(read(str(file)), name=item.key)
 
 
-def scan(file: IO[bytes], name: str) -> Iterator[Sample]:
-    """Yield the samples of a tar, which is read through once.
+def _scan(file: IO[bytes], name: str) -> Iterator[Sample]:
+    """Yield the samples of a tar, which is read once from end to end.
 
     Captions are the `captions` (a list) or the `caption` of a sample's .json, or its .txt; the
-    .json may say `file` and `split`.
+    .json may have `file` and `split`.
 
     Args:
         file: the tar.
@@ -196,8 +212,8 @@ def _sample(key: str, media: dict[str, Any], about: dict[str, Any]) -> Iterator[
 
 
 def _listed(path: str) -> list[tuple[str, Sample]]:
-    """Return the samples that a manifest lists, each with its tar."""
-    with opened(path) as file:
+    """Return the samples of a manifest, each with its tar."""
+    with _opened(path) as file:
         text = file.read()
     try:
         values = json.loads(text)
@@ -212,7 +228,7 @@ def _listed(path: str) -> list[tuple[str, Sample]]:
             for sample in shard["samples"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is no list of shards, or damaged: {error!r}.") from error
+        raise DatasetError(f"{path} is not a list of shards, or is damaged: {error!r}.") from error
 
 
 def _checked(sample: dict[str, Any]) -> dict[str, Any]:
@@ -239,26 +255,19 @@ def _expanded(pattern: str) -> list[str]:
 
 
 @contextmanager
-def opened(url: str) -> Generator[IO[bytes]]:
-    """Open a file that any of fsspec's file systems holds.
-
-    Raises:
-        DatasetError: it cannot be read.
-        MissingExtra: fsspec is not installed.
-    """
+def _opened(url: str) -> Generator[IO[bytes]]:
     with _of_filesystem(url) as (files, path), files.open(path, "rb") as file:
         yield file
 
 
-def _fetched(url: str, offset: int, size: int) -> bytes:
-    with _of_filesystem(url) as (files, path):
-        content = files.cat_file(path, start=offset, end=offset + size)
-    # A server may ignore the range and send all.
-    return content if len(content) <= size else content[offset : offset + size]
-
-
 @contextmanager
 def _of_filesystem(url: str) -> Generator[tuple[Any, str]]:
+    """Yield fsspec's file system of a URL and the path in it.
+
+    Raises:
+        DatasetError: anything in the block fails.
+        MissingExtra: fsspec is not installed.
+    """
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
@@ -269,3 +278,131 @@ def _of_filesystem(url: str) -> Generator[tuple[Any, str]]:
         raise
     except Exception as error:  # every file system has its own
         raise DatasetError(f"{url} cannot be read: {type(error).__name__}: {error}.") from error
+
+
+# Writing
+
+
+def write_shards(
+    dataset: CaptionDataset,
+    out: str,
+    *,
+    size: int = 2**28,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
+    """Write tars of at most `size` bytes (or one picture), each of one split.
+
+    A tar gets its name when it is complete, and the manifest is written last: an interrupted
+    call leaves no data set, and the same call starts again.
+
+    Args:
+        dataset: pictures, clips or scans in one file each.
+        out: a folder, or the URL of one that fsspec can write to.
+        size: largest tar in bytes.
+        report: is called with (pictures written, pictures in all).
+
+    Returns:
+        The manifest's path, which training takes instead of a caption file.
+
+    Raises:
+        ConfigError: there are shards already.
+        DatasetError: a file is missing, is a folder, or is in two splits.
+        MissingExtra: webdataset is not installed.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise MissingExtra("fsspec", "devices", "writing shards") from error
+    _check_files(dataset)
+    files, folder = url_to_fs(out)
+    folder = folder.removesuffix("/")
+    manifest = f"{out.removesuffix('/')}/{MANIFEST}"
+    if files.exists(f"{folder}/{MANIFEST}"):
+        raise ConfigError(f"{manifest} is there already. Name another folder, or delete this one.")
+    files.makedirs(folder, exist_ok=True)
+    shards: list[dict[str, Any]] = []
+    done = 0
+    with tempfile.TemporaryDirectory(prefix="regard-") as place:
+        for name, items in _plan_shards(dataset, size):
+            tar = Path(place, name)
+            _write_tar(tar, items, done)
+            with tar.open("rb") as file:
+                samples = [asdict(sample) for sample in _scan(file, name)]
+            _publish(files, tar, f"{folder}/{name}")
+            shards.append({"name": name, "size": tar.stat().st_size, "samples": samples})
+            tar.unlink()
+            done += len(items)
+            report(done, len(dataset))
+        listing = Path(place, MANIFEST)
+        values = {"format_version": FORMAT_VERSION, "shards": shards}
+        listing.write_text(json.dumps(values, ensure_ascii=False) + "\n", "utf-8")
+        _publish(files, listing, f"{folder}/{MANIFEST}")
+    return manifest
+
+
+def _check_files(dataset: CaptionDataset) -> None:
+    dataset.check_one_split_each()
+    missing = [item.file for item in dataset if not is_there(item.file)]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(dataset)} files are missing, the first: {missing[0]}. "
+            "`regard data check` lists them all."
+        )
+    folders = [item.file for item in dataset if not os.path.isfile(item.file)]
+    if folders:
+        raise DatasetError(
+            f"{folders[0]} is a folder of slices; a shard holds one file for each scan. Save it as "
+            "NIfTI first."
+        )
+
+
+def _plan_shards(dataset: CaptionDataset, size: int) -> Iterator[tuple[str, list[CaptionedItem]]]:
+    """Yield each tar's name and items, in the order of the data set."""
+    names = {item.split for item in dataset}
+    for split in (*(s for s in SPLITS if s in names), *sorted(names - {*SPLITS})):
+        shard: list[CaptionedItem] = []
+        number, filled = 0, 0
+        for item in dataset.split(split):
+            more = os.path.getsize(item.file) + _OVERHEAD
+            if shard and filled + more > size:
+                yield f"{split or 'all'}-{number:06d}.tar", shard
+                shard, filled, number = [], 0, number + 1
+            shard.append(item)
+            filled += more
+        yield f"{split or 'all'}-{number:06d}.tar", shard
+
+
+def _write_tar(path: Path, items: list[CaptionedItem], first: int) -> None:
+    try:
+        from webdataset.writer import TarWriter
+    except ImportError as error:
+        raise MissingExtra("webdataset", "devices", "writing shards") from error
+    with TarWriter(str(path), mtime=0, encoder=False) as tar:
+        for number, item in enumerate(items, start=first):
+            about = {"file": item.key, "captions": item.captions, "split": item.split}
+            tar.write(
+                {
+                    "__key__": f"{number:09d}",
+                    _suffix(item.file): Path(item.file).read_bytes(),
+                    "json": json.dumps(about, ensure_ascii=False).encode(),
+                }
+            )
+
+
+def _suffix(file: str) -> str:
+    """Return a file's suffix without its dot: "jpg", "nii.gz"."""
+    name = os.path.basename(file).lower()
+    packed = ".gz" if name.endswith(".gz") else ""
+    return (os.path.splitext(name.removesuffix(".gz"))[1] + packed).removeprefix(".")
+
+
+def _publish(files: Any, source: Path, target: str) -> None:
+    """Copy a file to its place in one step. File systems other than the local one do so anyway."""
+    if "file" not in files.protocol:
+        files.put_file(str(source), target)
+        return
+    temporary = Path(f"{target}.{os.getpid()}.tmp")
+    shutil.copyfile(source, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(target)

@@ -1,11 +1,11 @@
 """The annotation store: encode once, train many times.
 
-A folder of shards, each a float16 .npy file (rows, L, D) that is memory-mapped, beside a JSON
-list that says which picture (clip, scan) and view every row is, and which of its cells are
-real, where not all are (a clip of fewer frames than the grid has; a scan smaller than the
-input). A shard is written under a temporary name and renamed when whole, its list last, so that a
-killed encoding leaves nothing half-written and goes on from the last shard; one that is stopped
-or fails first writes what it has. `store.json` says which encoder made it.
+It is a folder of shards. Each shard is a memory-mapped float16 .npy file (rows, L, D) and a JSON
+list of the picture (clip, scan) and view of every row, with the mask of its real cells if not all
+are (a clip with fewer frames than the grid; a scan smaller than the input). A shard is written
+under a temporary name and renamed when it is complete, its list last: a killed encoding leaves
+nothing half-written and continues from the last shard, one that is stopped or fails writes what
+it has. `store.json` names the encoder.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from regard.util.atomic import whole_file
 from regard.util.safe_io import Unreadable, json_of, text_of
 
 SHARD_ROWS = 512
-_SHARD_BYTES = 2**28  # a shard is made in memory: fewer rows of a long clip's many cells
-_SHARD_SECONDS = 30.0  # of encoding, which are all that a kill loses
-_SHARD_SHARE = 0.02  # of the encoding's time so far, where that is more: days make no 1000 shards
+_SHARD_BYTES = 2**28  # a shard is built in memory, so those of long clips have fewer rows
+_SHARD_SECONDS = 30.0  # of encoding; a kill loses no more than that
+_SHARD_SHARE = 0.02  # of the time so far, if that is more: days of encoding make few shards
 _STALE = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True)
 class StoreKey:
-    """What annotations depend on; two stores with different keys never mix.
+    """What annotations depend on. Stores with different keys never mix.
 
     Attributes:
         encoder: digest of the encoder's weights, level and preprocessing.
@@ -58,18 +58,18 @@ class StoreKey:
 
 
 class AnnotationStore:
-    """Annotation vectors of many pictures on disk, found by the picture's digest and view."""
+    """Annotation vectors of many pictures on disk, by the picture's digest and view."""
 
     def __init__(self, folder: str | Path, key: StoreKey) -> None:
-        """Open a store, or begin one.
+        """Open a store, or create one.
 
         Args:
-            folder: the store's folder; made where it does not exist.
-            key: the encoder that reads and writes it.
+            folder: the store's folder; created if it does not exist.
+            key: of the encoder.
 
         Raises:
-            DatasetError: the folder holds a store made by another encoder or preprocessing,
-                or a damaged one; or it cannot be made.
+            DatasetError: the store is damaged or of another encoder or preprocessing, or the
+                folder cannot be created.
         """
         self.folder = Path(folder)
         self.key = key
@@ -86,7 +86,7 @@ class AnnotationStore:
         return digest_and_view in self._rows
 
     def refresh(self) -> None:
-        """Open the shards that others have written since.
+        """Open the shards that other processes have written since.
 
         Raises:
             DatasetError: one of them is damaged.
@@ -122,7 +122,8 @@ class AnnotationStore:
     ) -> Generator[int]:
         """Encode what is missing, shard by shard.
 
-        However it ends (an error, Ctrl-C, a caller that closes it), what is encoded is written.
+        What is encoded is written even if the generator ends early (by an error, Ctrl-C, or a
+        caller that closes it).
 
         Args:
             wanted: (digest, view, file) of every picture and view.
@@ -130,10 +131,10 @@ class AnnotationStore:
             batch_size: pictures per call of `encode`.
 
         Yields:
-            How many rows are in the store, after every batch.
+            The number of rows in the store, after every batch.
 
         Raises:
-            DatasetError: a shard cannot be written; those before it are whole.
+            DatasetError: a shard cannot be written; those before it are complete.
         """
         missing = [w for w in dict.fromkeys(wanted) if (w[0], w[1]) not in self._rows]
         done, began = len(self._rows), time.monotonic()
@@ -151,7 +152,7 @@ class AnnotationStore:
         began: float,
         before: int,
     ) -> Generator[int]:
-        """Encode the rows of one shard, which becomes several where they take long."""
+        """Encode the rows of one shard, or of several if encoding takes long."""
         pairs = [(digest, view) for digest, view, _ in wanted]
         vectors = np.empty((len(wanted), *self._row_shape()), np.float16)
         real = np.empty(vectors.shape[:2], bool)
@@ -177,7 +178,7 @@ class AnnotationStore:
     def _open_or_begin(self) -> None:
         path = self.folder / "store.json"
         wanted = self.key.to_json()
-        for left in self.folder.glob(".new-*"):  # by a kill; what is young another run may write
+        for left in self.folder.glob(".new-*"):  # of killed runs; recent ones may be in use
             with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
                 if time.time() - left.stat().st_mtime > _STALE:
                     left.unlink()
@@ -200,8 +201,8 @@ class AnnotationStore:
             differing = [k for k in wanted if found.get(k) != wanted[k]] or ["version of regard"]
             raise DatasetError(
                 f"the annotation store {self.folder} was made with another "
-                f"{' and '.join(differing)}; its vectors mean something else to this encoder. "
-                "Name another folder in data.store, or delete this one."
+                f"{' and '.join(differing)}, so its vectors do not fit this encoder. Set "
+                "data.store to another folder, or delete this one."
             )
 
     def _open_shard(self, listing: Path) -> None:
@@ -209,7 +210,7 @@ class AnnotationStore:
             cells = self._row_shape()[0]
             rows = [_row(cells, *entry) for entry in json_of(text_of(listing))]
             vectors = _mapped(listing.with_suffix(".npy"))
-        except Exception as error:  # a header that is no Python raises whatever its parser does
+        except Exception as error:  # the parser of a damaged .npy header may raise anything
             raise DatasetError(
                 f"the shard {listing.with_suffix('.npy')} is damaged: {error}. Delete it and its "
                 ".json; the next run encodes its pictures again."
@@ -227,8 +228,8 @@ class AnnotationStore:
     def _write_shard(
         self, vectors: np.ndarray, pairs: list[tuple[str, str]], real: np.ndarray
     ) -> None:
-        # Named by what it holds, so that two runs that fill one store do not replace each
-        # other's shards.
+        # Named by its content, so that two runs that fill one store do not replace each other's
+        # shards.
         rows = [
             pair if mask.all() else (*pair, np.packbits(mask).tobytes().hex())
             for pair, mask in zip(pairs, real, strict=True)
@@ -248,29 +249,29 @@ class AnnotationStore:
     def _unwritten(self, error: OSError) -> DatasetError:
         return DatasetError(
             f"the annotation store {self.folder} cannot be written: {error.strerror or error}. "
-            "What it holds is whole, and the same command goes on from there. Free some space, "
-            "or name another folder in data.store."
+            "What it holds is complete, and the same command continues from there. Free some "
+            "space, or set data.store to another folder."
         )
 
 
 def _next_due(began: float) -> float:
-    """Return when a shard is written at the latest, in an encoding that began then."""
+    """Return when the current shard is written at the latest, given the start of encoding."""
     now = time.monotonic()
     return now + max(_SHARD_SECONDS, _SHARD_SHARE * (now - began))
 
 
 def _mapped(path: Path) -> np.ndarray:
-    if not path.is_file():  # a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would block
         raise FileNotFoundError("there is no such file")
-    return np.lib.format.open_memmap(path, mode="r")  # which knows no pickles and no archives
+    return np.lib.format.open_memmap(path, mode="r")  # reads neither pickles nor archives
 
 
 def _row(cells: int, digest: Any, view: Any, real: Any = "") -> tuple[tuple[str, str], str]:
-    """Return a row's picture and view, and its mask as hexadecimal bits; "" where all are real.
+    """Return a row's picture and view, and its mask as hexadecimal bits ("" if all are real).
 
     Raises:
-        TypeError: they are no text.
-        ValueError: the mask is not one of so many cells.
+        TypeError: they are not texts.
+        ValueError: the mask has another number of cells.
     """
     if not (isinstance(digest, str) and isinstance(view, str) and isinstance(real, str)):
         raise TypeError(f"a row of its list is {digest!r:.100}, {view!r:.100}, {real!r:.100}")

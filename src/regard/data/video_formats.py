@@ -1,12 +1,12 @@
-"""The files in which the common data sets of clips come.
+"""Readers of the caption files of common data sets of clips.
 
-- "msvd": `sents_train_lc_nopunc.txt` and its like, `vid1<TAB>caption`, with `youtube_mapping.txt`
-  beside it (`-4wsuPCjDBc_5_15 vid1`). The split is in the file's name; the folder that holds the
-  files stands for all of them.
-- "msvd_csv": the corpus as it was published, with the columns VideoID, Start, End, Language and
-  Description. English captions are taken, whatever their Source; the split is the official one by
-  number (1200, 100, 670) where `youtube_mapping.txt` lies beside it, and "unused" for what
-  that does not name; else none.
+- "msvd": `sents_train_lc_nopunc.txt` and the like, `vid1<TAB>caption`, with `youtube_mapping.txt`
+  beside it (`-4wsuPCjDBc_5_15 vid1`). The split is in the file's name; the folder of the files
+  stands for all of them.
+- "msvd_csv": the corpus as published, with the columns VideoID, Start, End, Language and
+  Description. English captions of any Source are read. If `youtube_mapping.txt` lies beside the
+  file, the split is the official one by number (1200, 100, 670), and "unused" for clips that it
+  does not name; else there is none.
 - "msrvtt": MSR-VTT's JSON of `videos` and `sentences`.
 - "clips": a JSON list of {file, split, captions}.
 
@@ -22,10 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from regard.data.dataset import UNUSED
-from regard.data.rows import Found, LineFault, Row, numbered_lines, texts_in
+from regard.data.dataset import UNUSED, Entry, LineFault, Row, numbered_lines, texts_in
 from regard.errors import DatasetError
-from regard.media.find import VIDEO_SUFFIXES
+from regard.types import MEDIA
 from regard.util.safe_io import json_of
 
 _SENTENCES = "sents_*_lc_nopunc.txt"
@@ -35,7 +34,7 @@ _LAST = (("train", 1200), ("val", 1300), ("test", 1970))  # MSVD's splits by the
 
 
 def kind_of_clips(path: Path, text: str) -> str | None:
-    """Return which of these kinds a file (or a folder, with no text) is, or None."""
+    """Return the kind of a file (or of a folder, without text), or None if it is none of these."""
     suffix = path.suffix.lower()
     if path.is_dir():
         return "msvd" if any(path.glob(_SENTENCES)) else None
@@ -49,25 +48,25 @@ def kind_of_clips(path: Path, text: str) -> str | None:
 
 
 def folder_of_clips(path: Path) -> Path:
-    """Return where the clips lie if nobody says: in a folder `clips` or the like, or beside."""
+    """Return the default folder of the clips: `clips` or the like, or that of the captions."""
     beside = path if path.is_dir() else path.parent
     return next((beside / name for name in _FOLDERS if (beside / name).is_dir()), beside)
 
 
 class _Clips:
-    """Names of clips to file names, by what lies in the folder."""
+    """File names of clips by their names, from the files in a folder."""
 
     def __init__(self, folder: Path, usual: str) -> None:
         self._usual = usual
         files = sorted(folder.iterdir()) if folder.is_dir() else []
-        self._names = {f.stem: f.name for f in files if f.suffix.lower() in VIDEO_SUFFIXES}
+        self._names = {f.stem: f.name for f in files if f.suffix.lower() in MEDIA["video"].suffixes}
 
     def file(self, name: str) -> str:
-        """Return a clip's file name, with the usual suffix where there is no such file."""
+        """Return the file name of a clip, with the usual suffix if there is no such file."""
         return self._names.get(name, name + self._usual)
 
 
-def _msvd(text: str, path: Path, folder: Path) -> Iterator[Found]:
+def _msvd(text: str, path: Path, folder: Path) -> Iterator[Entry]:
     if path.is_dir():
         files = {split: path / _SENTENCES.replace("*", split) for split, _ in _LAST}
         for file in files.values():
@@ -95,23 +94,25 @@ def _msvd(text: str, path: Path, folder: Path) -> Iterator[Found]:
 
 
 def _mapping(folder: Path) -> dict[str, str]:
-    """Return the number ("vid1") of each clip by its name; empty where no file tells."""
+    """Return the number ("vid1") of each clip by its name; empty without a mapping file."""
     path = folder / _MAPPING
     if not path.is_file():
         return {}
     pairs = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
-        raise DatasetError(f"{path} is no mapping; wanted lines such as `-4wsuPCjDBc_5_15 vid1`.")
+        raise DatasetError(
+            f"{path} is not a mapping; expected lines such as `-4wsuPCjDBc_5_15 vid1`."
+        )
     return {name: vid for name, vid in pairs}
 
 
-def _msvd_csv(text: str, path: Path, folder: Path) -> Iterator[Found]:
+def _msvd_csv(text: str, path: Path, folder: Path) -> Iterator[Entry]:
     numbers = _mapping(path.parent)
     clips = _Clips(folder, ".avi")
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     wanted = ["VideoID", "Start", "End", "Language", "Description"]
     if not set(wanted) <= set(reader.fieldnames or ()):
-        yield LineFault(1, f"the columns are {reader.fieldnames}; wanted {', '.join(wanted)}")
+        yield LineFault(1, f"the columns are {reader.fieldnames}; expected {', '.join(wanted)}")
         return
     for record in reader:
         name, start, end, language, caption = (record[column] for column in wanted)
@@ -131,7 +132,7 @@ def _official_split(numbers: dict[str, str], clip: str) -> str:
     return next((split for split, last in _LAST if number <= last), UNUSED)
 
 
-def _msrvtt(text: str, path: Path, folder: Path) -> Iterator[Found]:
+def _msrvtt(text: str, path: Path, folder: Path) -> Iterator[Entry]:
     values = json_of(text)
     clips = _Clips(folder, ".mp4")
     files: dict[str, tuple[str, str]] = {}
@@ -153,7 +154,7 @@ def _msrvtt(text: str, path: Path, folder: Path) -> Iterator[Found]:
     yield from (Row(file, "", split) for n, (file, split) in files.items() if n not in captioned)
 
 
-def _list(text: str, path: Path, folder: Path) -> Iterator[Found]:
+def _list(text: str, path: Path, folder: Path) -> Iterator[Entry]:
     entries: list[dict[str, Any]] = json_of(text)
     for entry in entries:
         file, split = entry["file"], entry.get("split", "")
@@ -162,10 +163,10 @@ def _list(text: str, path: Path, folder: Path) -> Iterator[Found]:
         yield from (Row(file, caption, split) for caption in captions)
 
 
-CLIP_READERS: dict[str, Callable[[str, Path, Path], Iterator[Found]]] = {
+CLIP_READERS: dict[str, Callable[[str, Path, Path], Iterator[Entry]]] = {
     "msvd": _msvd,
     "msvd_csv": _msvd_csv,
     "msrvtt": _msrvtt,
     "clips": _list,
 }
-"""By kind: (text, path of the captions, folder of the clips) to what they hold."""
+"""By kind: (text, path of the captions, folder of the clips) to entries."""

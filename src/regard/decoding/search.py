@@ -1,4 +1,4 @@
-"""The record of a search, from which the traces of its captions are read.
+"""Rows of a search: the decoder's steps, and the record that captions are traced back from.
 
 Every step is recorded once for all rows, with the row that each row continues; a caption is
 read backwards at the end. So beams never copy their histories.
@@ -12,14 +12,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from regard.backends import Backend
-from regard.decoding.filters import Filter, Ids
 from regard.decoding.search_options import DecodingOptions
-from regard.decoding.topk import Candidates, to_numpy
+from regard.decoding.topk import Candidates, Filter, Ids, to_numpy
 from regard.types import Annotations, Array, Hypothesis, Step
+
+_WORTH_A_COPY = 0.2
+"""Share of finished items from which on the others are copied into a smaller batch."""
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class Prediction:
+    """The decoder's step after a word, and the strongest words that may follow.
+
+    Attributes:
+        step: the decoder's step.
+        normaliser: (B,) log sum exp of the step's logits.
+        best: (B, M) the strongest allowed words.
+        alternatives: the model's strongest words, allowed or not, the end token among them;
+            None where none are kept.
+    """
+
+    step: Step
+    normaliser: np.ndarray
+    best: Candidates
+    alternatives: Candidates | None
+
+
+@dataclass(frozen=True)
+class _StepRecord:
     """One step: the first three per row after the choice, the others per row before it."""
 
     parent: np.ndarray
@@ -31,46 +51,43 @@ class _Recorded:
     location: np.ndarray | None
 
 
-class Record:
+class SearchRecord:
     """What happened at each step, for all rows."""
 
     def __init__(self) -> None:
-        self._steps: list[_Recorded] = []
+        self._steps: list[_StepRecord] = []
 
     def __len__(self) -> int:
-        """Return the number of steps, which is the number of words that a row has said."""
+        """Return the number of steps, which is the number of words in a row."""
         return len(self._steps)
 
     def add(
-        self,
-        step: Step,
-        alternatives: Candidates | None,
-        parent: np.ndarray,
-        token: np.ndarray,
-        logprob: np.ndarray,
+        self, prediction: Prediction, parent: np.ndarray, token: np.ndarray, logprob: np.ndarray
     ) -> None:
         """Add one step.
 
         Args:
-            step: what the decoder said, one row per row before the choice.
-            alternatives: the strongest words of those rows; None where none are kept.
+            prediction: one row per row before the choice.
             parent: (B,) the row that each new row continues.
             token: (B,) the word that it adds.
             logprob: (B,) that word's log-probability.
         """
+        step = prediction.step
         beta = None if step.beta is None else to_numpy(step.beta).mean(-1)
         location = None if step.location is None else to_numpy(step.location)
         alpha = to_numpy(step.alpha)
-        self._steps.append(_Recorded(parent, token, logprob, alternatives, alpha, beta, location))
+        self._steps.append(
+            _StepRecord(parent, token, logprob, prediction.alternatives, alpha, beta, location)
+        )
 
     def hypothesis(self, row: int, length: int, *, score: float, finished: bool) -> Hypothesis:
-        """Read the caption of the first `length` words that ends in `row`.
+        """Return the caption of the first `length` words that ends in `row`.
 
         Args:
-            row: a row as it stood after step `length`.
+            row: index of a row after step `length`.
             length: T.
-            score: passed on.
-            finished: passed on.
+            score: of the hypothesis.
+            finished: of the hypothesis.
         """
         path = self._path(row, length)
         cells = self._steps[0].alpha.shape[1]
@@ -85,9 +102,9 @@ class Record:
             alternatives=tuple(_pairs(s.alternatives, before) for s, _, before in path),
         )
 
-    def _path(self, row: int, length: int) -> list[tuple[_Recorded, int, int]]:
+    def _path(self, row: int, length: int) -> list[tuple[_StepRecord, int, int]]:
         """Return each step of a caption with its row after the choice and before it."""
-        path: list[tuple[_Recorded, int, int]] = []
+        path: list[tuple[_StepRecord, int, int]] = []
         for step in reversed(self._steps[:length]):
             before = int(step.parent[row])
             path.append((step, row, before))
@@ -108,30 +125,12 @@ def _pairs(candidates: Candidates | None, row: int) -> tuple[tuple[int, float], 
     if candidates is None:
         return ()
     pairs = zip(candidates.ids[row].tolist(), candidates.logprobs[row].tolist(), strict=True)
-    # A small vocabulary has fewer than were asked for.
+    # A small vocabulary may have fewer words than the number of alternatives.
     return tuple((word, logprob) for word, logprob in pairs if logprob > -math.inf)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the decoder said after a word.
-
-    Attributes:
-        step: the decoder's step.
-        normaliser: (B,) log sum exp of the step's logits.
-        best: (B, M) the strongest words that may be said.
-        alternatives: the model's strongest words, the end among them, whether or not they
-            may be said; None where none are kept.
-    """
-
-    step: Step
-    normaliser: np.ndarray
-    best: Candidates
-    alternatives: Candidates | None
-
-
 class Stepper:
-    """Reads words, moves the state along, and records what happened.
+    """Runs the decoder's step for all rows, chooses candidates and records every step.
 
     Rows n·G to (n + 1)·G - 1 are the captions of the n-th item that is still in the batch.
     """
@@ -148,13 +147,16 @@ class Stepper:
         self._backend, self._options, self._ids = backend, options, ids
         self._projected, self._state = backend.init_state(annotations, captions_per_item)
         self._generator = backend.generator(options.seed)
-        self._filter: Filter | None = None  # made when the first step shows the vocabulary's size
+        self._filter: Filter | None = None  # created once the first step shows the vocabulary size
         self.rows = self._state.hidden.shape[0]
-        self.record = Record()
-        self._said: list[tuple[int, ...]] = [()] * self.rows  # kept where n-grams are blocked
+        self.record = SearchRecord()
+        # The words of each row; None where no n-gram is blocked.
+        self._histories: list[tuple[int, ...]] | None = None
+        if options.block_ngram:
+            self._histories = [()] * self.rows
 
-    def read(self, token: np.ndarray, count: int) -> Reading:
-        """Read the words (B,) that were said last; find the `count` strongest next ones."""
+    def predict(self, token: np.ndarray, count: int) -> Prediction:
+        """Run one step on the last words (B,) and find the `count` strongest next words."""
         step = self._backend.step(
             self._backend.asarray(token),
             self._state,
@@ -163,61 +165,54 @@ class Stepper:
             generator=self._generator,
         )
         if self._options.method == "sample":
-            _ = step.logits  # all of them will be read: the ranking may as well come of them
-        best, alternatives, normaliser = self._filtering(step).choose(
-            step, count, len(self.record), self._histories()
+            _ = step.logits  # sampling needs all of them, so let the ranking use them, too
+        best, alternatives, normaliser = self._filter_for(step).choose(
+            step, count, len(self.record), self._histories
         )
-        return Reading(step, normaliser, best, alternatives)
+        return Prediction(step, normaliser, best, alternatives)
 
     def allowed(self, step: Step) -> Array:
-        """Return the step's logits (B, V), -inf for what may not be said."""
-        return self._filtering(step).apply(step.logits, len(self.record), self._histories())
+        """Return the step's logits (B, V), -inf for words that are not allowed."""
+        return self._filter_for(step).apply(step.logits, len(self.record), self._histories)
 
-    def leaves(self, done: np.ndarray) -> bool:
-        """Whether items that are done (N,) should leave the batch.
+    def should_leave(self, done: np.ndarray) -> bool:
+        """Return whether finished items, True in (N,), should leave the batch now.
 
-        To leave costs a copy of the others' annotations; to stay costs their share of a step.
-        Sampled locations are drawn for the whole batch, which then stays as it is.
+        Leaving costs a copy of the other items' annotations; staying costs a share of each step.
+        Sampled locations are drawn for the whole batch, which therefore stays as it is.
         """
         share = _WORTH_A_COPY if self._projected.copies else 0.0
         return self._options.context != "sample" and bool(done.any() and done.mean() >= share)
 
-    def move(
+    def advance(
         self,
-        reading: Reading,
+        prediction: Prediction,
         parent: np.ndarray,
         token: np.ndarray,
         logprob: np.ndarray,
         items: np.ndarray | None = None,
     ) -> None:
-        """Let every row continue the row `parent` with a word.
+        """Add a word to every row, which may continue another row than itself.
 
         Args:
-            reading: what was read last.
-            parent: (B',) rows as they were read.
+            prediction: the last one.
+            parent: (B',) indices of the predicted rows that are continued.
             token: (B',) the words.
             logprob: (B',) the words' log-probabilities.
-            items: the items, as they were read, whose rows these are; None: all of them.
+            items: indices of the items that stay, whose rows these are; None: all of them.
         """
-        self.record.add(reading.step, reading.alternatives, parent, token, logprob)
+        self.record.add(prediction, parent, token, logprob)
         unmoved = len(parent) == self.rows and bool((parent == np.arange(self.rows)).all())
-        state = reading.step.state
+        state = prediction.step.state
         self._state = state if unmoved else state.select(self._backend.asarray(parent))
         if items is not None:
             self._projected = self._projected.select(self._backend.asarray(items))
         self.rows = len(parent)
-        if self._options.block_ngram:
+        if (before := self._histories) is not None:
             words = zip(parent.tolist(), token.tolist(), strict=True)
-            self._said = [(*self._said[before], word) for before, word in words]
+            self._histories = [(*before[row], word) for row, word in words]
 
-    def _filtering(self, step: Step) -> Filter:
+    def _filter_for(self, step: Step) -> Filter:
         if self._filter is None:
             self._filter = Filter(self._backend, self._options, self._ids, step.words)
         return self._filter
-
-    def _histories(self) -> list[tuple[int, ...]] | None:
-        return self._said if self._options.block_ngram else None
-
-
-_WORTH_A_COPY = 0.2
-"""Share of items that are done from which the others are copied together."""

@@ -1,4 +1,4 @@
-"""How captions are searched for."""
+"""Options of decoding: the search, its limits, and the context of hard attention."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from regard.errors import ConfigError
 from regard.types import CONTEXTS
 
 METHODS = ("greedy", "beam", "sample")
-"""How words are searched for."""
+"""Ways to search for words."""
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Options of greedy, beam and sampled decoding; clashes are refused.
+    """Options of greedy, beam and sampled decoding. Options that clash raise `ConfigError`.
 
     Attributes:
         method: "greedy", "beam" or "sample".
         beam: beam width.
-        max_length: longest caption in tokens, the end token not counted. A captioner whose
-            tokens are no words takes its recipe's `data.max_length` where none is given.
-        min_length: the end token may not come before so many tokens.
-        length_penalty: a caption's score is sum(log p) / length ** length_penalty, the end
+        max_length: longest caption in tokens, without the end token. A captioner whose tokens
+            are not words uses its recipe's `data.max_length` by default.
+        min_length: smallest number of tokens before the end token.
+        length_penalty: a caption's score is sum(log p) / length ** length_penalty, with the end
             token counted; 0 compares plain sums, as the paper does; at most 10.
-        block_ngram: no n-gram of this size is said twice; 0 blocks nothing.
+        block_ngram: size of n-grams that must not occur twice; 0 allows all.
         temperature: divides the logits before sampling.
-        top_k: sample among the k most likely words; 0 among all.
-        top_p: sample among the fewest words whose probability reaches p.
+        top_k: sample from the k most likely words; 0: from all.
+        top_p: sample from the smallest set of most likely words whose probability reaches p.
         n_best: captions returned per item, best first.
         alternatives: strongest candidates kept per word.
-        prefix: ids that the caption begins with.
-        banned: ids that are never said.
+        prefix: ids that the caption starts with.
+        banned: ids that never occur in the caption.
         context: how hard attention forms the context: "expected", "sample" or "argmax".
-        seed: of sampled words and locations.
+        seed: seed of sampled words and locations.
     """
 
     method: str = "beam"
@@ -75,13 +75,13 @@ class DecodingOptions:
                 f"temperature is {self.temperature} and top_p {self.top_p}; temperature must be "
                 "above 0 and top_p in (0, 1]."
             )
-        self._refuse_clashes()
+        self._check_clashes()
 
-    def _refuse_clashes(self) -> None:
+    def _check_clashes(self) -> None:
         if self.method != "sample" and (self.temperature != 1 or self.top_k or self.top_p != 1):
             raise ConfigError(
                 f"method={self.method!r} does not sample words, so temperature, top_k and top_p "
-                "would do nothing. Leave them out, or use method='sample'."
+                "would have no effect. Leave them out, or use method='sample'."
             )
         if self.method == "beam" and self.n_best > self.beam:
             raise ConfigError(
@@ -98,8 +98,8 @@ class DecodingOptions:
             )
         if set(self.prefix) & set(self.banned):
             raise ConfigError(
-                f"prefix={self.prefix} and banned={self.banned} share a word: it cannot be both "
-                "forced and never said. Take it out of one."
+                f"prefix={self.prefix} and banned={self.banned} share a word, which cannot be both "
+                "required and banned. Remove it from one of them."
             )
         if len(self.prefix) > self.max_length:
             raise ConfigError(

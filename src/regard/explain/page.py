@@ -20,7 +20,7 @@ from regard.explain.html import assets_html, caption_html, escaped
 from regard.explain.scan.scan_html import scan_assets, scan_html
 from regard.explain.scan.volume_maps import cell_size, peak_of
 from regard.faithfulness.occlusion import Occlusion
-from regard.types import Caption, Scan
+from regard.types import MEDIA, Caption, Scan
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def _notes(explained: Sequence[Explained]) -> str:
         "Maps show where the decoder looked for each word, on one scale for the whole caption "
         "in multiples of uniform attention: a flat map looks flat."
     ]
-    if explained[0].caption.medium == "video":
+    source = MEDIA[explained[0].caption.medium].noun
+    if source == "clip":
         notes.append(
             "Of the clip the frames in the strip were read, each for the seconds around it. What "
             "happens between them was not seen."
@@ -128,12 +129,11 @@ def _notes(explained: Sequence[Explained]) -> str:
         shares = " and ".join(f"{share:.0%}" for share in sure)
         notes.append(
             "Confidence is the chance that what people say of such a "
-            f"{_SOURCES[explained[0].caption.medium]} supports a word, by how often the model was "
+            f"{source} supports a word, by how often the model was "
             f"right on others; of the caption's content words {shares} can be expected to be."
         )
     covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
     for cover, part in sorted(covers):
-        source = _SOURCES[explained[0].caption.medium]
         hidden = f"the {source}'s mean colour" if cover == "mean" else f"the blurred {source}"
         notes.append(
             f"What mattered was measured: each {part} was covered in turn with "
@@ -181,7 +181,6 @@ def _table(one: Explained) -> str:
     )
 
 
-_SOURCES = {"image": "picture", "video": "clip", "volume": "scan"}
 _STYLE = """
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1d2433; background: #f6f7f9; }
 main { max-width: 78rem; margin: 0 auto; padding: 1rem; }

@@ -18,7 +18,7 @@ import numpy as np
 from regard.backends import Backend
 from regard.errors import UnknownName
 from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnotations, Step
-from regard.util.arrays import array_namespace
+from regard.types.decoding import array_namespace
 
 SWAPS = ("uniform", "permuted", "other picture")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from regard.decoding.sampling import Forced, force_captions
+from regard.decoding.sampling import ForcedCaptions, force_captions
 from regard.errors import ConfigError
 from regard.text.vocabulary import START
 from regard.types import Annotations, Caption, Clip, Grid
@@ -112,7 +112,7 @@ class Prober:
         real = alpha[:, : self.grid.real_cells] if self.part == "frame" else alpha
         return real.reshape(len(alpha), parts, real.shape[1] // parts).sum(-1)
 
-    def read(self, kept: np.ndarray) -> Forced:
+    def read(self, kept: np.ndarray) -> ForcedCaptions:
         """Read the caption on N copies of the input, each with some parts covered.
 
         Args:
@@ -129,7 +129,7 @@ class Prober:
             for at in range(0, len(kept), batch)
         ]
         logprobs, alpha = zip(*((p.logprobs, p.alpha) for p in parts), strict=True)
-        return Forced(np.concatenate(logprobs), np.concatenate(alpha))
+        return ForcedCaptions(np.concatenate(logprobs), np.concatenate(alpha))
 
     def _annotations(self, kept: np.ndarray) -> Annotations:
         """Encode N copies (N, P), each with some parts covered."""

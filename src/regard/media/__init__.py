@@ -1,11 +1,10 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
-from regard.media.find import NOUNS, digest_of, find_files, is_there, medium_of, medium_of_bytes
+from regard.media.find import digest_of, find_files, is_there, medium_of, medium_of_bytes
 from regard.media.geometry import (
     cell_at,
     cell_bounds,
     cell_centre,
-    clip_grid,
     image_grid,
     places_of,
     real_mask,
@@ -13,21 +12,17 @@ from regard.media.geometry import (
     world_of,
 )
 from regard.media.image import read_image
-from regard.media.prepare import Input, medium_of_spec, prepare, read_media
 from regard.media.preprocess import (
     ClipSpec,
     PreprocessingSpec,
     ScanSpec,
     Spec,
-    covered_extent,
     preprocess,
     preprocess_pixels,
-    spec_digest,
 )
-from regard.media.video.video_reader import read_clip
+from regard.media.reader import Input, prepare, read_media
 
 __all__ = [
-    "NOUNS",
     "ClipSpec",
     "Input",
     "PreprocessingSpec",
@@ -36,24 +31,19 @@ __all__ = [
     "cell_at",
     "cell_bounds",
     "cell_centre",
-    "clip_grid",
-    "covered_extent",
     "digest_of",
     "find_files",
     "image_grid",
     "is_there",
     "medium_of",
     "medium_of_bytes",
-    "medium_of_spec",
     "places_of",
     "prepare",
     "preprocess",
     "preprocess_pixels",
-    "read_clip",
     "read_image",
     "read_media",
     "real_mask",
     "scan_grid",
-    "spec_digest",
     "world_of",
 ]

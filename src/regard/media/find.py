@@ -1,4 +1,4 @@
-"""From command-line arguments to files, and which medium a file is of."""
+"""Finds media files: tells their medium, expands globs and folders, and computes digests."""
 
 from __future__ import annotations
 
@@ -9,65 +9,74 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from regard.errors import RegardError
+from regard.errors import MediaError, RegardError
+from regard.media.source_file import is_dicom, read_start
+from regard.types.media import DICOM_SUFFIXES, MEDIA
 
-IMAGE_SUFFIXES = frozenset(
-    # Telephones write .heic, which Pillow does not read by itself: an error that says so, where
-    # leaving them out would look as if all were done.
-    (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2")
-    + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
-VIDEO_SUFFIXES = frozenset(
-    (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv")
-    + (".ts", ".webm", ".wmv")
-)
-DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
-VOLUME_SUFFIXES = DICOM_SUFFIXES | {".nii"}
-"""What is taken from a folder; a file named by itself is tried whatever its name."""
-
-
-_HEAD = 348 + 4  # bytes that tell a medium: a NIfTI-1 header ends with its kind
-_NIFTI = (b"n+1\0", b"ni1\0", b"n+2\0", b"ni2\0")  # of version 1 at byte 344, of 2 at byte 4
+_HEAD = 348 + 4  # bytes that decide the medium: a NIfTI-1 header, which ends with its magic
+_NIFTI = (b"n+1\0", b"ni1\0", b"n+2\0", b"ni2\0")  # version 1 at byte 344, version 2 at byte 4
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
-
-NOUNS = {"image": "picture", "video": "clip", "volume": "scan"}
-"""What one file of a medium is called."""
+_PICTURE_BOXES = (b"ftypavif", b"ftypheic", b"ftypmif1")  # pictures in a video container
 
 
 def medium_of(path: str) -> str:
-    """Return the medium that a path names: "image", "video" or "volume".
+    """Return the medium of a path: "image", "video" or "volume".
 
-    The suffix says it; where it says nothing, the first bytes do. A folder is taken as a
-    volume: its slices, or those of its N-th series (`FOLDER#N`). What is none of these is tried
-    as a picture.
+    The suffix decides, or else the first bytes. A folder is a volume: the slices in it, or those
+    of its N-th series (`FOLDER#N`). Everything else is tried as a picture.
     """
     if os.path.isdir(split_series(path)[0]):
         return "volume"
-    return medium_by_name(path) or _sniffed(path)
+    return medium_by_name(path) or _medium_by_content(path)
 
 
 def medium_by_name(name: str) -> str | None:
-    """Return the medium that a name's suffix says, or None where it says none."""
-    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
-    if suffix in VIDEO_SUFFIXES:
-        return "video"
-    if suffix in VOLUME_SUFFIXES:
-        return "volume"
-    return "image" if suffix in IMAGE_SUFFIXES else None
+    """Return the medium that the suffix of a name stands for, or None if it is not known."""
+    suffix = _suffix(name)
+    return next((medium for medium, its in MEDIA.items() if suffix in its.suffixes), None)
+
+
+def _suffix(name: str) -> str:
+    """Return the suffix of a name in lower case; that of "x.nii.gz" is ".nii"."""
+    return os.path.splitext(name.lower().removesuffix(".gz"))[1]
 
 
 def medium_of_head(head: bytes) -> str:
-    """Return the medium of a file by its first bytes, 352 of which tell."""
+    """Return the medium of a file from its first 352 bytes."""
     head = _unzipped(head)
-    if head[128:132] == b"DICM" or head[344:348] in _NIFTI or head[4:8] in _NIFTI:
+    if is_dicom(head) or head[344:348] in _NIFTI or head[4:8] in _NIFTI:
         return "volume"
-    boxes = (b"ftypavif", b"ftypheic", b"ftypmif1")  # pictures in a video's container
     is_video = head[:4] in (b"\x1a\x45\xdf\xa3", b"FLV\x01") or head[8:12] == b"AVI "
-    return "video" if is_video or (head[4:8] == b"ftyp" and head[4:12] not in boxes) else "image"
+    is_mp4 = head[4:8] == b"ftyp" and head[4:12] not in _PICTURE_BOXES
+    return "video" if is_video or is_mp4 else "image"
+
+
+def medium_of_bytes(name: str, head: bytes) -> str:
+    """Return the medium of an uploaded file; its name is not used as a path.
+
+    The first bytes decide; the suffix does where they are of no known kind.
+    """
+    medium = medium_of_head(head[:_HEAD])
+    if medium != "image" or head.startswith(_PICTURES):
+        return medium
+    return medium_by_name(name) or "image"
+
+
+def split_series(path: str) -> tuple[str, int | None]:
+    """Return the folder and the series number of `FOLDER#N`; of other paths the path and None."""
+    folder, mark, number = path.rpartition("#")
+    if mark and number.isdecimal() and not os.path.lexists(path) and os.path.isdir(folder):
+        return folder, int(number)
+    return path, None
+
+
+def is_there(path: str) -> bool:
+    """Return whether a file or folder exists; for `FOLDER#N`, whether the folder does."""
+    return os.path.exists(split_series(path)[0])
 
 
 def _unzipped(head: bytes) -> bytes:
-    """Return the beginning of what a gzipped file holds; of another file what came."""
+    """Return the first bytes of what a gzip file holds; other bytes as they are."""
     if not head.startswith(b"\x1f\x8b"):
         return head
     try:
@@ -76,21 +85,57 @@ def _unzipped(head: bytes) -> bytes:
         return head
 
 
-def split_series(path: str) -> tuple[str, int | None]:
-    """Return the folder and the number that `FOLDER#N` names; else the path and None."""
-    folder, mark, number = path.rpartition("#")
-    if mark and number.isdecimal() and not os.path.lexists(path) and os.path.isdir(folder):
-        return folder, int(number)
-    return path, None
+def _medium_by_content(path: str) -> str:
+    if not os.path.isfile(path):
+        return "image"  # bytes that are read from a pipe would be lost
+    try:
+        return medium_of_head(read_start(path, path, _HEAD))
+    except MediaError:
+        return "image"  # the picture reader reports what is wrong
 
 
-def is_there(path: str) -> bool:
-    """Whether a file or folder exists; of `FOLDER#N` the folder."""
-    return os.path.exists(split_series(path)[0])
+def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iterator[str]:
+    """Expand globs, folders and `-` to paths.
+
+    A folder gives the pictures, clips and scans in it, recursively and sorted, without hidden
+    files. DICOM files of one folder are one scan, or `FOLDER#1`, `FOLDER#2` ... with one for each
+    series. A pattern gives its matches, sorted. An argument that gives nothing (a missing path, a
+    pattern without a match, a folder without media) is returned as it is, so that reading it
+    reports the error.
+
+    Args:
+        arguments: as the user wrote them.
+        stdin: the stream from which `-` reads one path per line.
+
+    Returns:
+        The paths, in the order of the arguments; not all of them need to exist.
+    """
+    for argument in arguments:
+        if argument == "-" and stdin is not None:
+            yield from (line.rstrip("\r\n") for line in stdin if line.strip())
+        elif os.path.isdir(argument):
+            yield from _media_in(argument) or [argument]
+        elif not os.path.lexists(argument) and glob.has_magic(argument):
+            yield from _matches(argument) or [argument]
+        else:
+            yield argument
+
+
+def series_in(folder: str) -> list[int]:
+    """Return the numbers of a folder's DICOM series from 1; [0] for a single one, [] for none."""
+    from regard.media.scan.dicom_series import dicom_files, read_series
+
+    try:
+        if not dicom_files(folder):
+            return []
+        count = len(read_series(folder)[0])
+    except (RegardError, OSError):
+        count = 1  # its reader reports what is wrong
+    return [0] if count == 1 else [*range(1, count + 1)]
 
 
 def digest_of(path: str) -> str:
-    """Return a SHA-256 of a file's bytes; of a folder's its DICOM files' names and bytes.
+    """Return a SHA-256 of the bytes of a file; of a folder, of its DICOM files' names and bytes.
 
     Raises:
         OSError: it cannot be read.
@@ -117,80 +162,17 @@ def digest_of(path: str) -> str:
     return sha.hexdigest()
 
 
-def _sniffed(path: str) -> str:
-    if not os.path.isfile(path):
-        return "image"  # what is read of a pipe is gone
-    try:
-        with open(path, "rb") as file:
-            return medium_of_head(file.read(_HEAD))
-    except (OSError, ValueError):
-        return "image"  # whose reader says what is wrong
+def _media_in(folder: str) -> list[str]:
+    found: list[tuple[str, int]] = []  # (path, number of the series, or 0)
 
+    def add_unreadable(error: OSError) -> None:
+        found.append((os.fsdecode(error.filename), 0))  # reading it reports the error
 
-def medium_of_bytes(name: str, head: bytes) -> str:
-    """Return the medium of a file that came under a name, which is no path here.
-
-    The first bytes say it; where they are of no kind that they tell apart, the suffix does.
-    """
-    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
-    medium = medium_of_head(head[:_HEAD])
-    if medium != "image" or head.startswith(_PICTURES):
-        return medium
-    if suffix in VOLUME_SUFFIXES:
-        return "volume"
-    return "video" if suffix in VIDEO_SUFFIXES else "image"
-
-
-def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iterator[str]:
-    """Expand globs, folders and `-` to paths.
-
-    A folder gives its pictures, clips and scans, recursively and sorted, hidden ones left out; a
-    folder of DICOM files in it is one scan, or `FOLDER#1`, `FOLDER#2` ... one for each series. A
-    pattern gives what it matches, sorted. What gives nothing (a missing path, a pattern without
-    a match, a folder with nothing in it) is given as it is, so that it becomes that item's error.
-
-    Args:
-        arguments: as the user wrote them.
-        stdin: where `-` reads one path per line from.
-
-    Returns:
-        The paths, in the order of the arguments; not all of them need exist.
-    """
-    for argument in arguments:
-        if argument == "-" and stdin is not None:
-            yield from (line.rstrip("\r\n") for line in stdin if line.strip())
-        elif os.path.isdir(argument):
-            yield from _media(argument) or [argument]
-        elif not os.path.lexists(argument) and glob.has_magic(argument):
-            yield from _matches(argument) or [argument]
-        else:
-            yield argument
-
-
-def _media(folder: str) -> list[str]:
-    found: list[tuple[str, int]] = []  # with the number of the series, 0 where there is none
-
-    def closed(error: OSError) -> None:
-        found.append((os.fsdecode(error.filename), 0))  # whose reader says that it is
-
-    for place, folders, files in os.walk(folder, onerror=closed):
+    for place, folders, files in os.walk(folder, onerror=add_unreadable):
         folders[:] = [f for f in folders if not f.startswith(".")]
         found += [(os.path.join(place, f), 0) for f in files if _is_media(f)]
         found += [(place, number) for number in series_in(place)]
     return [f"{path}#{number}" if number else path for path, number in sorted(found)]
-
-
-def series_in(folder: str) -> list[int]:
-    """Return the numbers of a folder's series, 1 and on; [0] where it is one, [] for none."""
-    from regard.media.scan.dicom_series import dicom_files, read_series
-
-    try:
-        if not dicom_files(folder):
-            return []
-        count = len(read_series(folder)[0])
-    except (RegardError, OSError):
-        count = 1  # whose reader says what is wrong
-    return [0] if count == 1 else [*range(1, count + 1)]
 
 
 def _matches(pattern: str) -> list[str]:
@@ -198,7 +180,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _is_media(name: str) -> bool:
-    # macOS leaves `._photo.jpg` beside `photo.jpg`: no picture, whatever its suffix.
-    suffix = os.path.splitext(name.lower().removesuffix(".gz"))[1]
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES | VOLUME_SUFFIXES
-    return not name.startswith(".") and suffix in known - DICOM_SUFFIXES
+    # macOS leaves `._photo.jpg` beside `photo.jpg`, which is not a picture. DICOM files are found
+    # as series, by their content.
+    hidden, dicom = name.startswith("."), _suffix(name) in DICOM_SUFFIXES
+    return not hidden and not dicom and medium_by_name(name) is not None

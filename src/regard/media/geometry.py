@@ -1,25 +1,22 @@
-"""From a cell of the grid to the pixels, seconds or millimetres it covers, and back.
+"""Maps grid cells to the pixels, seconds or millimetres that they cover, and back.
 
-Nobody else computes this: drawings, pointing scores, heat maps and pages all ask here.
+Drawings, pointing scores, heat maps and pages all use these functions.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from regard.media.preprocess import PreprocessingSpec, covered_extent
+from regard.media.preprocess import Extent, PreprocessingSpec, covered_extent
 from regard.types import Clip, Grid, Scan
-
-Extent = tuple[tuple[float, float], ...]
-"""(start, stop) along each axis, in source units."""
 
 
 def image_grid(size: tuple[int, int], spec: PreprocessingSpec, shape: tuple[int, ...]) -> Grid:
-    """Return where an encoder's cells lie on a picture.
+    """Return the grid of an encoder's cells on a picture.
 
     Args:
         size: (height, width) of the upright picture in pixels.
-        spec: the preprocessing that it went through.
+        spec: how the picture is preprocessed.
         shape: (rows, cols) of the encoder's grid.
 
     Returns:
@@ -30,11 +27,11 @@ def image_grid(size: tuple[int, int], spec: PreprocessingSpec, shape: tuple[int,
 
 
 def clip_grid(clip: Clip, spec: PreprocessingSpec, shape: tuple[int, ...]) -> Grid:
-    """Return where an encoder's cells lie on a clip, in seconds and in pixels.
+    """Return the grid of an encoder's cells on a clip, in seconds and in pixels.
 
     Args:
         clip: with F frames, F at most shape[0].
-        spec: the preprocessing that each frame went through.
+        spec: how each frame is preprocessed.
         shape: (frames,) or (frames, rows, cols) of the encoder's grid.
     """
     first = (clip.spans[0][0], clip.spans[-1][1])
@@ -47,12 +44,12 @@ def clip_grid(clip: Clip, spec: PreprocessingSpec, shape: tuple[int, ...]) -> Gr
 
 
 def scan_grid(scan: Scan, extent: Extent, shape: tuple[int, ...]) -> Grid:
-    """Return where an encoder's cells lie in a scan, in millimetres along the scan's own axes.
+    """Return the grid of an encoder's cells in a scan, in millimetres along the scan's own axes.
 
     Args:
         scan: the scan.
-        extent: what the network's input covers of it, in millimetres from the scan's corner
-            (the outer corner of its first voxel); negative where it was padded.
+        extent: the part of it that the network's input covers, in millimetres from the scan's
+            corner (the outer corner of its first voxel); negative where it was padded.
         shape: (slices, rows, cols) of the encoder's grid.
     """
     spacing = np.array(scan.spacing)
@@ -65,11 +62,11 @@ def scan_grid(scan: Scan, extent: Extent, shape: tuple[int, ...]) -> Grid:
 
 
 def real_mask(grid: Grid) -> np.ndarray:
-    """Return (L,) bool: which cells lie on the source, not on padding.
+    """Return (L,) bool: True for cells on the source, False for padding.
 
-    Of a clip the cells of real frames; of a scan those whose middle lies in it (see
-    `Grid.real_along`). A picture's cells are all real: the square that it is padded to is part
-    of what its models learned.
+    The real cells of a clip are those of real frames; of a scan, those whose middle lies in it
+    (see `Grid.real_along`). All cells of a picture are real: its models learned from the square
+    that it is padded to.
     """
     if grid.axes[0] != "slices":
         return np.arange(grid.cells) < grid.real_cells
@@ -84,8 +81,8 @@ def world_of(grid: Grid, point: tuple[float, ...]) -> tuple[float, float, float]
     """Return a scan's point in world millimetres, RAS+.
 
     Args:
-        grid: of a scan.
-        point: (slices, rows, cols) in millimetres from the scan's corner, as `cell_bounds` gives.
+        grid: the grid of a scan.
+        point: (slices, rows, cols) in millimetres from the scan's corner, as in `cell_bounds`.
     """
     x, y, z, _ = np.array(grid.affine) @ (*point, 1.0)
     return float(x), float(y), float(z)
@@ -95,7 +92,7 @@ def places_of(grid: Grid, affine: np.ndarray) -> np.ndarray:
     """Return the 4×4 from a file's voxels to millimetres along a scan's own axes.
 
     Args:
-        grid: of the scan; the inverse of what `world_of` does is taken from it.
+        grid: the grid of the scan, whose inverse affine is taken (see `world_of`).
         affine: (4, 4) from voxels, of any order and direction, to world millimetres, RAS+.
     """
     return np.linalg.inv(np.array(grid.affine)) @ affine
@@ -107,23 +104,23 @@ def cell_centre(grid: Grid, cell: int) -> tuple[float, ...]:
 
 
 def cell_bounds(grid: Grid, cell: int) -> tuple[tuple[float, float], ...]:
-    """Return the (start, stop) that a cell covers along each axis, in source units.
+    """Return the interval (start, stop) that a cell covers along each axis, in source units.
 
     Args:
         grid: the grid.
         cell: flat index, row-major.
 
     Raises:
-        IndexError: the grid has no such cell, or it is padding of a short clip.
+        IndexError: the grid has no such cell, or the cell is padding of a short clip.
     """
     last = grid.real_cells if grid.axes[0] == "frames" else grid.cells
     if not 0 <= cell < last:
-        raise IndexError(f"cell {cell} of a grid of {last} cells")
+        raise IndexError(f"there is no cell {cell} in a grid of {last} cells")
     bounds: list[tuple[float, float]] = []
     for axis, at, count, (start, stop) in zip(
         grid.axes, np.unravel_index(cell, grid.shape), grid.shape, grid.extent, strict=True
     ):
-        if axis == "frames":  # their spans need not be equal
+        if axis == "frames":  # the spans of frames may differ in length
             bounds.append(grid.spans[int(at)])
             continue
         step = (stop - start) / count
@@ -132,7 +129,7 @@ def cell_bounds(grid: Grid, cell: int) -> tuple[tuple[float, float], ...]:
 
 
 def cell_at(grid: Grid, point: tuple[float, ...]) -> int | None:
-    """Return the flat index of the cell that covers a point; None outside the grid.
+    """Return the flat index of the cell that covers a point, or None outside the grid.
 
     Args:
         grid: the grid.

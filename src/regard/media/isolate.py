@@ -1,10 +1,10 @@
-"""A process that decodes media files for another, and may die of one without taking it along.
+"""A worker process that decodes media files, and that a file may crash without harm to others.
 
 `python -m regard.media.isolate BYTES` reads tasks from standard input and writes results to
-standard output, one after the other, until its input ends. BYTES bounds its address space; 0 does
-not. Decoders are large, written in C, and fed by strangers: here a crash, a hang or a hunger for
-memory is one task's. What comes back is JSON and bare numbers, never a pickle, so a decoder that
-was taken over has no hold on who reads it.
+standard output, one after the other, until its input ends. BYTES limits its address space; 0 is no
+limit. Decoders are large, written in C, and read untrusted bytes: here a crash, a hang or a lack
+of memory fails one task only. Results are JSON and plain numbers, never a pickle, so a decoder
+that an attacker has taken over cannot run code in the process that reads them.
 
 A task and a result are messages: the length of a header (4 bytes, little-endian), the header
 (JSON), and as many bytes as its `size` says.
@@ -27,50 +27,46 @@ from regard import errors
 from regard.config.io import from_dict
 from regard.errors import MediaError, MediaTooLarge, MissingExtra
 from regard.media.image import read_image
-from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
+from regard.media.preprocess import SPECS, ClipSpec, ScanSpec, Spec
 from regard.types import Clip, Media, Scan
 
 MAX_HEADER = 2**20
-_SPECS: dict[str, type[Spec]] = {
-    one.__name__: one for one in (PreprocessingSpec, ClipSpec, ScanSpec)
-}
 _KINDS: dict[str, type[Media]] = {one.__name__: one for one in (Media, Clip, Scan)}
 _RAISED = ("MediaError", "MediaTooLarge", "UnknownMedia")
 _LENGTH = 4
 
 
 class MissingReader(MediaError):
-    """A file of a kind whose reader is not installed where it was to be decoded."""
+    """The worker process lacks the package that reads files of this kind."""
 
 
 def task(
-    name: str, size: int, spec: Spec, *, pixels: int, frames: int, voxels: int, seconds: float
+    name: str, size: int, spec: Spec, limits: dict[str, int], seconds: float
 ) -> dict[str, Any]:
     """Return the header of a task.
 
     Args:
         name: what messages and results call the file.
         size: of the file in bytes.
-        spec: the encoder's, which says which medium it reads.
-        pixels: larger pictures and frames are refused before they are decoded.
-        frames: longer clips likewise.
-        voxels: larger scans likewise.
-        seconds: after which the process ends itself, where the system can.
+        spec: the encoder's, which tells which medium it reads.
+        limits: "max_pixels", "max_frames" and "max_voxels"; larger files are refused before they
+            are decoded.
+        seconds: after which the process ends itself, if the system supports it.
     """
     return {
         "name": name,
         "size": size,
-        "spec": [type(spec).__name__, asdict(spec)],
-        "limits": {"pixels": pixels, "frames": frames, "voxels": voxels},
+        "spec": [spec.medium, asdict(spec)],
+        "limits": limits,
         "seconds": seconds,
     }
 
 
 def write_message(stream: BinaryIO, header: dict[str, Any], content: Any) -> None:
-    """Write a header and the bytes that it speaks of.
+    """Write a header and the bytes that belong to it.
 
     Raises:
-        OSError: nobody reads.
+        OSError: the other process does not read any more.
     """
     head = json.dumps(header, default=lambda number: number.item()).encode()
     stream.write(len(head).to_bytes(_LENGTH, "little") + head)
@@ -79,10 +75,10 @@ def write_message(stream: BinaryIO, header: dict[str, Any], content: Any) -> Non
 
 
 def read_header(stream: BinaryIO) -> dict[str, Any] | None:
-    """Read a message's header; None where the stream ends before it does.
+    """Read a message's header; None if the stream ends before it does.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a header.
     """
     length = int.from_bytes(stream.read(_LENGTH), "little")
     if length > MAX_HEADER:
@@ -92,13 +88,12 @@ def read_header(stream: BinaryIO) -> dict[str, Any] | None:
 
 
 def describe(media: Media) -> tuple[dict[str, Any], memoryview]:
-    """Return the header of what was read, and its pixels."""
+    """Return the header of a result, and its pixels."""
     pixels = np.ascontiguousarray(media.pixels)
     values = {f.name: getattr(media, f.name) for f in fields(media) if f.name != "pixels"}
-    told = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
     header = {
         "kind": type(media).__name__,
-        "values": told,
+        "values": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()},
         "dtype": pixels.dtype.name,
         "shape": pixels.shape,
         "size": pixels.nbytes,
@@ -107,26 +102,28 @@ def describe(media: Media) -> tuple[dict[str, Any], memoryview]:
 
 
 def read_result(stream: BinaryIO, most: int) -> Media | None:
-    """Read what a task gave; None where the process ended before.
+    """Read the result of a task; None if the process ended before.
 
     Args:
         stream: of its results.
         most: bytes of pixels.
 
     Raises:
-        MediaError: what was wrong with the file.
-        ValueError: it is no result.
+        MediaError: the file could not be read; the message says why.
+        ValueError: it is not a result.
     """
     header = read_header(stream)
     if header is None:
         return None
     if "error" in header:
-        raise _error(str(header["error"]), str(header["message"]))
+        name = str(header["error"])
+        kind = getattr(errors, name) if name in _RAISED else MissingReader
+        raise kind(str(header["message"]))
     dtype, shape = np.dtype(str(header["dtype"])), [int(n) for n in header["shape"]]
     if dtype.kind not in "uf" or min(shape, default=0) < 1 or len(shape) > 4:
         raise ValueError("the result has no pixels")
     if int(np.prod(shape, dtype=object)) * dtype.itemsize > most:
-        raise ValueError("the result is larger than what was let in")
+        raise ValueError("the result is larger than the limit")
     pixels = np.empty(shape, dtype)
     if stream.readinto(pixels.reshape(-1).view(np.uint8).data) != pixels.nbytes:  # type: ignore[attr-defined]
         return None
@@ -147,34 +144,30 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _error(name: str, message: str) -> MediaError:
-    kind = getattr(errors, name) if name in _RAISED else MissingReader
-    return kind(message)
-
-
 def read(header: dict[str, Any], content: bytes) -> Media:
-    """Do one task.
+    """Return what one task reads.
 
     Raises:
         MediaError: see `read_image`, `read_clip` and `read_scan`.
         MissingExtra: see there.
     """
-    kind, values = header["spec"]
-    spec, name, limits = from_dict(_SPECS[kind], values), header["name"], header["limits"]
-    if isinstance(spec, ClipSpec):
-        from regard.media.video.video_reader import read_clip
-
-        most = {"max_pixels": limits["pixels"], "max_frames": limits["frames"]}
-        return read_clip(content, spec, name=name, **most)
+    medium, values = header["spec"]
+    spec, name, limits = from_dict(SPECS[medium], values), header["name"], header["limits"]
     if isinstance(spec, ScanSpec):
         from regard.media.scan.scan_reader import read_scan
 
-        return read_scan(content, spec, name=name, max_voxels=limits["voxels"])
-    return read_image(content, name=name, max_pixels=limits["pixels"])
+        return read_scan(content, spec, name=name, max_voxels=limits["max_voxels"])
+    max_pixels = limits["max_pixels"]
+    if isinstance(spec, ClipSpec):
+        from regard.media.video.video_reader import read_clip
+
+        max_frames = limits["max_frames"]
+        return read_clip(content, spec, name=name, max_pixels=max_pixels, max_frames=max_frames)
+    return read_image(content, name=name, max_pixels=max_pixels)
 
 
 def serve(tasks: BinaryIO, results: BinaryIO) -> None:
-    """Do tasks until there are no more."""
+    """Read tasks and write their results until the tasks end."""
     while (header := read_header(tasks)) is not None:
         content = tasks.read(header["size"])
         if len(content) < header["size"]:
@@ -198,7 +191,7 @@ def _answer(header: dict[str, Any], content: bytes) -> tuple[dict[str, Any], Any
 
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Generator[None]:
-    """End this process if it takes longer: whoever waited may be gone, and cannot."""
+    """End this process if a task takes longer: its owner may have died before it could do so."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -209,11 +202,11 @@ def _alarm(seconds: float) -> Generator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _bound(memory: int) -> None:
-    """Bound what this process may take; a file that wants more is refused, or ends it."""
+def _limit_resources(memory: int) -> None:
+    """Limit this process's address space; a file that needs more is refused, or ends it."""
     try:
         import resource
-    except ImportError:  # no such limits on this system
+    except ImportError:  # this system has no such limits
         return
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
     if memory:
@@ -225,10 +218,10 @@ def _bound(memory: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Take tasks from standard input; whatever libraries print goes nowhere."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the end of the input ends it, in good order
+    """Take tasks from standard input, and discard whatever libraries print."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # it ends with its input, after the last task
         signal.signal(number, signal.SIG_IGN)
-    _bound(int(arguments[0]))
+    _limit_resources(int(arguments[0]))
     results = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -1,4 +1,4 @@
-"""From upright pixels to a network's input, by a specification that is stored as data."""
+"""Turns upright pixels and voxels into network inputs, as a stored specification says."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from regard.errors import ConfigError
-from regard.media.scan.voxels import CT_WINDOWS
-from regard.types import Media
+from regard.types import Media, Scan
+
+CT_WINDOWS = {
+    "lung": (-600.0, 1500.0),
+    "mediastinum": (40.0, 400.0),
+    "bone": (400.0, 1800.0),
+    "brain": (40.0, 80.0),
+    "liver": (60.0, 150.0),
+}
+"""Level and width in Hounsfield units: black is level - width / 2, white level + width / 2."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_RESIZES = ("squash", "crop", "pad")
 _CHOICES = ("chunks", "seconds", "all")
 _WINDOWS = (*CT_WINDOWS, "percentile", "zscore")
 _MOST_VALUES = 2**28  # pixels or voxels of one input: 1 GiB of float32 for each channel
-_RESIZES = ("squash", "crop", "pad")
+_PERCENTILES = (1.0, 99.0)
+_SAMPLED = 2**22  # voxels that are enough to estimate a percentile
+_DRAWN_DEVIATIONS = 2.0  # standard deviations from black to the mean, and from there to white
 
-Extent = tuple[tuple[float, float], tuple[float, float]]
-"""((top, bottom), (left, right)) in source pixels."""
+Extent = tuple[tuple[float, float], ...]
+"""(start, stop) along each axis, in source units: ((top, bottom), (left, right)) of a picture."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +42,15 @@ class PreprocessingSpec:
 
     Attributes:
         size: side of the input in pixels.
-        resize: "squash" (aspect ratio lost), "crop" (short side, then centre crop) or "pad"
+        resize: "squash" (the aspect ratio is lost), "crop" (short side, then centre crop) or "pad"
             (long side, then padded with the mean colour).
         interpolation: "bilinear" or "bicubic", both with antialiasing.
-        mean: subtracted from red, green, blue on the 0-255 scale.
-        std: divided by, on the same scale.
+        mean: subtracted from red, green and blue on the 0-255 scale.
+        std: the divisor, on the same scale.
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "image"
     size: int
     resize: str
     interpolation: str
@@ -47,12 +61,12 @@ class PreprocessingSpec:
         if self.resize not in _RESIZES or self.interpolation not in _FILTERS:
             raise ConfigError(
                 f"preprocessing resize={self.resize!r}, interpolation={self.interpolation!r}; "
-                f"wanted one of {', '.join(_RESIZES)} and one of {', '.join(_FILTERS)}."
+                f"expected one of {', '.join(_RESIZES)} and one of {', '.join(_FILTERS)}."
             )
-        _refuse_many("preprocessing of pictures", (self.size, self.size))
+        _check_sizes("preprocessing of pictures", (self.size, self.size))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
-                f"preprocessing mean={self.mean}, std={self.std}; wanted three numbers each, for "
+                f"preprocessing mean={self.mean}, std={self.std}; expected three numbers each, for "
                 "red, green and blue, std above 0."
             )
 
@@ -63,13 +77,15 @@ class ClipSpec:
 
     Attributes:
         picture: how a frame becomes a square input.
-        frames: K, frames that are read at most.
+        frames: K, the largest number of frames that are read.
         choice: "chunks", "seconds" or "all".
         take: frame of each chunk: "middle" or "first".
-        first_frames: only the first so many frames of a clip; 0: all.
-        every: seconds between frames where choice is "seconds".
+        first_frames: number of frames at the start of a clip that are used; 0: all.
+        every: seconds between frames if choice is "seconds".
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "video"
     picture: PreprocessingSpec
     frames: int
     choice: str
@@ -80,14 +96,14 @@ class ClipSpec:
     def __post_init__(self) -> None:
         if self.choice not in _CHOICES or self.take not in ("middle", "first"):
             raise ConfigError(
-                f"preprocessing choice={self.choice!r:.100}, take={self.take!r:.100}; wanted one "
+                f"preprocessing choice={self.choice!r:.100}, take={self.take!r:.100}; expected one "
                 f"of {', '.join(_CHOICES)} and one of middle, first."
             )
-        _refuse_many("preprocessing of clips", (self.frames, self.picture.size, self.picture.size))
+        _check_sizes("preprocessing of clips", (self.frames, self.picture.size, self.picture.size))
         if self.first_frames < 0 or self.every <= 0:
             raise ConfigError(
-                f"preprocessing first_frames={self.first_frames}, every={self.every}; wanted 0 or "
-                "more, and above 0."
+                f"preprocessing first_frames={self.first_frames}, every={self.every}; expected 0 "
+                "or more, and above 0."
             )
 
 
@@ -97,41 +113,42 @@ class ScanSpec:
 
     Attributes:
         shape: voxels of the input, (slices, rows, cols).
-        spacing: millimetres between them; empty: the whole scan is squashed into the shape.
+        spacing: millimetres between voxels; empty: the whole scan is squashed into the shape.
         window: name of the intensity window.
+        medium: that the encoder reads.
     """
 
+    medium: ClassVar[str] = "volume"
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     window: str
 
     def __post_init__(self) -> None:
-        if (
-            len(self.shape) != 3
-            or len(self.spacing) not in (0, 3)
-            or min(self.spacing, default=1) <= 0
-        ):
+        counts = len(self.shape) == 3 and len(self.spacing) in (0, 3)
+        if not counts or min(self.spacing, default=1) <= 0:
             raise ConfigError(
-                f"preprocessing shape={self.shape!r:.100}, spacing={self.spacing!r:.100}; wanted "
+                f"preprocessing shape={self.shape!r:.100}, spacing={self.spacing!r:.100}; expected "
                 "three numbers each, for slices, rows and cols, or no spacing."
             )
-        _refuse_many("preprocessing of scans", self.shape)
+        _check_sizes("preprocessing of scans", self.shape)
         if self.window not in _WINDOWS:
             raise ConfigError(
-                f"preprocessing window={self.window!r:.100}; wanted one of {', '.join(_WINDOWS)}."
+                f"preprocessing window={self.window!r:.100}; expected one of {', '.join(_WINDOWS)}."
             )
 
 
-def _refuse_many(what: str, sizes: tuple[int, ...]) -> None:
+def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:
     if min(sizes) < 1 or math.prod(sizes) > _MOST_VALUES:
         raise ConfigError(
-            f"{what}: sizes are {sizes!r:.200}; wanted at least 1 each, and a product of at most "
+            f"{what}: sizes are {sizes!r:.200}; expected at least 1 each, and a product of at most "
             f"{_MOST_VALUES}."
         )
 
 
 Spec = PreprocessingSpec | ClipSpec | ScanSpec
-"""Stored in every checkpoint; its type says which medium the encoder reads."""
+"""Stored in every checkpoint; its type tells which medium the encoder reads."""
+SPECS: dict[str, type[Spec]] = {s.medium: s for s in (PreprocessingSpec, ClipSpec, ScanSpec)}
+"""The specification of each medium."""
 
 
 def spec_digest(spec: Spec) -> str:
@@ -139,8 +156,11 @@ def spec_digest(spec: Spec) -> str:
     return hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()
 
 
+# Pictures
+
+
 def covered_extent(size: tuple[int, int], spec: PreprocessingSpec) -> Extent:
-    """Return which part of the source the input covers.
+    """Return the part of the source that the input covers.
 
     Args:
         size: (height, width) of the source in pixels.
@@ -167,8 +187,8 @@ def _padded_side(side: int, spec: PreprocessingSpec, longest: int) -> tuple[int,
 
 
 def _padded_extent(side: int, spec: PreprocessingSpec, longest: int) -> tuple[float, float]:
-    # From the whole pixels that are really filled, so that a cell lies where it was seen even
-    # on a strip of 10000 by 1, which cannot be thinner than one pixel of the input.
+    # It is computed from the whole pixels that are filled, so that a cell lies where the network
+    # saw it, even on a strip of 10000 by 1, which fills at least one row of the input.
     first, filled = _padded_side(side, spec, longest)
     step = side / filled
     return -first * step, (spec.size - first) * step
@@ -192,9 +212,9 @@ def preprocess_pixels(pixels: np.ndarray, spec: PreprocessingSpec) -> np.ndarray
 
 
 def _planes(square: np.ndarray, spec: PreprocessingSpec) -> np.ndarray:
-    """Return (3, size, size), normalised, of what `_square` gave."""
-    # Channels first, then one number at a time for all of a channel: as ((square - mean) / std),
-    # in a third of the time.
+    """Return (3, size, size) float32, normalised, from the result of `_square`."""
+    # Channels first, then one number at a time for a whole channel: this takes a third of the
+    # time of (square - mean) / std.
     planes = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)
     planes -= np.asarray(spec.mean, np.float32)[:, None, None]
     planes /= np.asarray(spec.std, np.float32)[:, None, None]
@@ -215,3 +235,112 @@ def _square(picture: Image.Image, size: tuple[int, int], spec: PreprocessingSpec
     resized = np.asarray(picture.resize((width, height), resample))
     square[row : row + height, col : col + width] = resized
     return square
+
+
+# Scans
+
+
+def resample(scan: Scan, spec: ScanSpec) -> tuple[np.ndarray, Extent]:
+    """Return the network's input and the part of the scan that it covers.
+
+    Voxels are interpolated linearly along each of the scan's own axes. Along an axis that gets
+    fewer voxels, each is a mean over its neighbourhood, weighted by a triangle (no aliasing).
+    Nothing is rounded to whole voxels: the middle of the input is exactly the scan's middle.
+
+    Args:
+        scan: in canonical orientation.
+        spec: the encoder's. Its window is used, not the scan's, which may have been read for
+            another model.
+
+    Returns:
+        (1, slices, rows, cols) float32: 0..1 from black to white, or z-scores; 0 outside the
+        scan. And the extent along each axis in millimetres from the scan's corner, the outer
+        corner of its first voxel: negative where it was padded.
+    """
+    sizes = [n * mm for n, mm in zip(scan.pixels.shape, scan.spacing, strict=True)]
+    steps = spec.spacing or [s / n for s, n in zip(sizes, spec.shape, strict=True)]
+    starts = [(size - n * step) / 2 for size, n, step in zip(sizes, spec.shape, steps, strict=True)]
+    values = scan.pixels
+    ratios = [n / m for n, m in zip(spec.shape, scan.pixels.shape, strict=True)]
+    outside = np.zeros(spec.shape, bool)
+    for axis in np.argsort(ratios):  # first the axis that loses most: the others have less to do
+        spacing = scan.spacing[axis]
+        centres = starts[axis] + (np.arange(spec.shape[axis]) + 0.5) * steps[axis]
+        values = _interpolate(values, int(axis), centres / spacing - 0.5, steps[axis] / spacing)
+        # A voxel that the scan covers in part is filled: a thin slice must not be lost.
+        half = steps[axis] / 2
+        beyond = (centres + half <= 0) | (centres - half >= sizes[axis])
+        outside |= np.expand_dims(beyond, [other for other in range(3) if other != axis])
+    values = apply_window(values, intensity_window(scan.pixels, spec.window), spec.window)
+    values[outside] = 0.0
+    extent = tuple(
+        (float(start), float(start + n * step))
+        for start, n, step in zip(starts, spec.shape, steps, strict=True)
+    )
+    return np.ascontiguousarray(values[None], np.float32), extent
+
+
+def _interpolate(values: np.ndarray, axis: int, places: np.ndarray, reach: float) -> np.ndarray:
+    """Interpolate one axis.
+
+    Args:
+        values: (slices, rows, cols).
+        axis: the axis.
+        places: positions on the axis in voxels; 0 is the middle of the first voxel.
+        reach: input voxels per output voxel; above 1, so many are averaged.
+    """
+    count = values.shape[axis]
+    reach = max(1.0, reach)
+    inside = places.clip(0, count - 1)  # the outer half of the outermost voxels, and beyond
+    distance = np.abs(inside[:, None] - np.arange(count))
+    weights = (1 - distance / reach).clip(0)
+    weights /= weights.sum(1, keepdims=True)
+    used = np.flatnonzero(weights.any(0))
+    first, last = used[0], used[-1] + 1
+    part = np.take(values, range(first, last), axis)
+    found = np.tensordot(weights[:, first:last].astype(np.float32), part, (1, axis))
+    return np.moveaxis(found, 0, axis)
+
+
+def intensity_window(pixels: np.ndarray, preset: str) -> tuple[float, float]:
+    """Return the values that become black and white.
+
+    Args:
+        pixels: finite voxels in the scan's own units.
+        preset: one of `CT_WINDOWS`; "percentile" (1st to 99th of the foreground); or "zscore" (the
+            foreground's mean, two standard deviations to each side).
+
+    Returns:
+        (low, high), high above low even if all voxels are equal.
+    """
+    if preset in CT_WINDOWS:
+        level, width = CT_WINDOWS[preset]
+        return level - width / 2, level + width / 2
+    every = max(1, pixels.size // _SAMPLED)
+    values = pixels.reshape(-1)[::every].astype(np.float64)
+    foreground = values[values > values.min()]
+    # The foreground of a mask has one value and so no width; that of the whole scan has one.
+    for part in (foreground, values, pixels.reshape(-1).astype(np.float64)):
+        low, high = _spread(part, preset) if part.size else (0.0, 0.0)
+        if high > low:
+            return low, high
+    low, high = float(pixels.min()), float(pixels.max())  # almost all voxels are equal
+    return (low, high) if high > low else (low, low + max(1.0, abs(low)))
+
+
+def apply_window(pixels: np.ndarray, window: tuple[float, float], preset: str) -> np.ndarray:
+    """Return the network's values: 0..1 from black to white, or the z-score for "zscore"."""
+    low, high = window
+    shades = (pixels - np.float32(low)) / np.float32(high - low)
+    if preset == "zscore":
+        return (shades - np.float32(0.5)) * np.float32(2 * _DRAWN_DEVIATIONS)
+    return shades.clip(0.0, 1.0)
+
+
+def _spread(values: np.ndarray, preset: str) -> tuple[float, float]:
+    if preset == "zscore":
+        reach = _DRAWN_DEVIATIONS * float(values.std())
+        mean = float(values.mean())
+        return mean - reach, mean + reach
+    low, high = np.percentile(values, _PERCENTILES)
+    return float(low), float(high)

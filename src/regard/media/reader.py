@@ -1,30 +1,112 @@
-"""What is known of an encoder without its weights: how its input is read, and the grid it makes.
+"""Reads media for an encoder: from any source to the network's input and the grid of its cells.
 
-Everything but the numbers: captioning by exported graphs needs no more, and no torch.
+A `Reader` is all that is known of an encoder without its weights. Captioning with exported graphs
+needs no more, and no torch. The type of its specification tells which medium it reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from regard.config import VideoConfig
 from regard.config.io import from_dict
-from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.media.prepare import Input, medium_of_spec, prepare, read_media
-from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec
-from regard.types import Media
+from regard.errors import CheckpointError, ConfigError, MediaError, UnknownName
+from regard.media.geometry import clip_grid, image_grid, real_mask, scan_grid
+from regard.media.image import read_image
+from regard.media.preprocess import (
+    SPECS,
+    ClipSpec,
+    PreprocessingSpec,
+    ScanSpec,
+    Spec,
+    preprocess,
+    preprocess_pixels,
+    resample,
+)
+from regard.types import MEDIA, Clip, Grid, Media, Scan
 
-_SPECS: dict[str, type[Spec]] = {
-    "image": PreprocessingSpec,
-    "video": ClipSpec,
-    "volume": ScanSpec,
-}
-_AXES = {
-    "image": ("rows", "cols"),
-    "video": ("frames", "rows", "cols"),  # the first alone on a temporal grid
-    "volume": ("slices", "rows", "cols"),
-}
+
+@dataclass(frozen=True)
+class Input:
+    """The network's input for one item, and the grid of its cells.
+
+    Attributes:
+        pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip, (1, slices, rows, cols) of a
+            scan; float32. Frames that a short clip lacks are 0.
+        mask: (L,) bool, True = real cell.
+        grid: of the L cells.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray
+    grid: Grid
+
+
+def read_media(
+    source: Any,
+    spec: Spec,
+    *,
+    name: str | None = None,
+    report: Callable[[int, int], None] | None = None,
+    shown: bool = True,
+) -> Media:
+    """Read a picture, clip or scan, as the specification says.
+
+    Args:
+        source: anything that `read_image`, `read_clip` or `read_scan` reads, or their result.
+        spec: the encoder's.
+        name: used in messages and results.
+        report: called while a clip is decoded, with the frames done and the frames in all.
+        shown: see `read_image`.
+
+    Raises:
+        MediaError: it cannot be read, or was read as another medium.
+        MissingExtra: clips need PyAV, scans nibabel and pydicom.
+    """
+    if isinstance(source, Media):
+        if source.medium != spec.medium:
+            noun = MEDIA[source.medium].noun
+            raise MediaError(
+                f"{source.name} was read as a {noun}, but this model reads "
+                f"{MEDIA[spec.medium].noun}s. Use a model for {noun}s."
+            )
+        return source
+    if isinstance(spec, ClipSpec):
+        from regard.media.video.video_reader import read_clip
+
+        return read_clip(source, spec, name=name, report=report)
+    if isinstance(spec, ScanSpec):
+        from regard.media.scan.scan_reader import read_scan
+
+        return read_scan(source, spec, name=name)
+    return read_image(source, name=name, shown=shown)
+
+
+def prepare(media: Media, spec: Spec, grid_shape: tuple[int, ...]) -> Input:
+    """Return the network's input for a medium that was read with the same specification.
+
+    Args:
+        media: a picture, clip or scan.
+        spec: the encoder's.
+        grid_shape: the encoder's.
+    """
+    if isinstance(spec, ClipSpec):
+        assert isinstance(media, Clip)
+        pixels = np.zeros(_input_shape(spec), np.float32)
+        for at, frame in enumerate(media.pixels):
+            pixels[at] = preprocess_pixels(frame, spec.picture)
+        grid = clip_grid(media, spec.picture, grid_shape)
+    elif isinstance(spec, ScanSpec):
+        assert isinstance(media, Scan)
+        pixels, extent = resample(media, spec)
+        grid = scan_grid(media, extent, grid_shape)
+    else:
+        pixels, grid = preprocess(media, spec), image_grid(media.size, spec, grid_shape)
+    return Input(pixels, real_mask(grid), grid)
 
 
 class Reader:
@@ -39,7 +121,7 @@ class Reader:
         spec: the preprocessing that its pixels need; stored in every checkpoint.
         input_shape: of one item's pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip,
             (1, slices, rows, cols) of a scan.
-        pictures_per_item: how many pictures' worth of work an item is: a clip's frames.
+        pictures_per_item: the work for one item, in pictures; for a clip, the number of frames.
         frames_alone: whether each vector of a clip depends on its own frame alone.
     """
 
@@ -48,15 +130,15 @@ class Reader:
     annotation_dim: int
     grid_axes: tuple[str, ...]
     grid_shape: tuple[int, ...]
-    spec: Any  # a Spec; children say which
+    spec: Any  # a Spec; subclasses narrow it
     input_shape: tuple[int, ...]
     pictures_per_item: int = 1
     frames_alone: bool = False
 
     @property
     def medium(self) -> str:
-        """What it reads: "image", "video" or "volume"."""
-        return medium_of_spec(self.spec)
+        """The medium that it reads: "image", "video" or "volume"."""
+        return self.spec.medium
 
     def read(
         self,
@@ -70,14 +152,14 @@ class Reader:
         return read_media(source, self.spec, name=name, report=report, shown=shown)
 
     def prepare(self, media: Media) -> Input:
-        """Return the pixels, mask and grid of what `read` gave."""
+        """Return the pixels, mask and grid of media that `read` returned."""
         return prepare(media, self.spec, self.grid_shape)
 
     def of_clips(self, config: VideoConfig) -> StoredReader:
         """Return the reader of clips whose frames this reader of pictures prepares."""
         spatial = config.grid == "spatio_temporal"
         return StoredReader(
-            clip_spec(self.spec, config),
+            spec=clip_spec(self.spec, config),
             name=self.name,
             level=self.level,
             annotation_dim=self.annotation_dim,
@@ -87,44 +169,39 @@ class Reader:
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class StoredReader(Reader):
-    """A reader made from what a checkpoint says of its encoder."""
+    """The reader of an encoder that a checkpoint describes; see `Reader`."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        *,
-        name: str,
-        level: str,
-        annotation_dim: int,
-        grid_shape: tuple[int, ...],
-        pictures_per_item: int = 1,
-        frames_alone: bool = False,
-    ) -> None:
-        """Take the values as they are; see `Reader`."""
-        self.spec, self.name, self.level = spec, name, level
-        self.annotation_dim, self.grid_shape = annotation_dim, grid_shape
-        self.grid_axes = _AXES[self.medium][: len(grid_shape)]
-        self.input_shape = _input_shape(spec)
-        self.pictures_per_item, self.frames_alone = pictures_per_item, frames_alone
+    spec: Spec
+    name: str
+    level: str
+    annotation_dim: int
+    grid_shape: tuple[int, ...]
+    pictures_per_item: int = 1
+    frames_alone: bool = False
+
+    def __post_init__(self) -> None:
+        self.grid_axes = MEDIA[self.medium].axes[: len(self.grid_shape)]
+        self.input_shape = _input_shape(self.spec)
 
     @classmethod
     def of(cls, config: dict[str, Any], *, pictures_per_item: int = 1) -> StoredReader:
-        """Read a checkpoint's `config.json`.
+        """Return the reader that a checkpoint's `config.json` describes.
 
         Raises:
-            CheckpointError: its preprocessing is no specification that is known.
+            CheckpointError: its preprocessing is not a known specification.
         """
         encoder, asked = config["encoder"], config["recipe"].get("encoder", {})
         try:
-            spec = from_dict(_SPECS[config["medium"]], config["preprocessing"], "preprocessing")
+            spec = from_dict(SPECS[config["medium"]], config["preprocessing"], "preprocessing")
         except (ConfigError, UnknownName, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"config.json names no preprocessing that is known: {error}. It was changed by "
-                "hand, or made by another version."
+                f"the preprocessing in config.json is not known: {error}. The file was edited, or "
+                "written by another version."
             ) from error
         return cls(
-            spec,
+            spec=spec,
             name=encoder["name"],
             level=asked.get("level", ""),
             annotation_dim=encoder["annotation_dim"],
@@ -136,14 +213,9 @@ class StoredReader(Reader):
 
 
 def clip_spec(picture: PreprocessingSpec, config: VideoConfig) -> ClipSpec:
-    """Return how a clip is read whose frames are prepared as pictures are."""
+    """Return the specification of a clip whose frames are prepared as pictures are."""
     return ClipSpec(
-        picture=picture,
-        frames=config.frames,
-        choice=config.choice,
-        take=config.take,
-        first_frames=config.first_frames,
-        every=config.every,
+        picture, config.frames, config.choice, config.take, config.first_frames, config.every
     )
 
 

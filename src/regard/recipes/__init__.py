@@ -1,13 +1,15 @@
-"""The recipes that ship with regard, one TOML each."""
+"""Recipes as TOML: those that ship with regard, files of users, and settings laid over them."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from regard.config import Recipe
-from regard.config.io import load_recipe
-from regard.errors import UnknownName
+from regard.config.io import from_dict, to_dict
+from regard.errors import ConfigError, UnknownName
+from regard.util.safe_io import Unreadable, text_of
 
 OWN = {"image": "own-data", "video": "own-clips", "volume": "own-scans"}
 """The recipe for a user's own media, where none is named."""
@@ -34,3 +36,64 @@ def find_recipe(name: str) -> Recipe:
     if Path(name).suffix == ".toml" or Path(name).is_file():
         return load_recipe(name)
     raise UnknownName("recipe", name, shipped)
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe from TOML.
+
+    Args:
+        path: the TOML file.
+        overrides: `section.key=value` settings laid over it.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a value is wrong.
+        UnknownName: a key does not exist.
+    """
+    import tomllib  # takes long to import, and a stored recipe is JSON
+
+    try:
+        text = text_of(Path(path))
+    except Unreadable as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error}.") from error
+    try:
+        values = tomllib.loads(text)
+    except RecursionError as error:
+        raise ConfigError(f"the recipe {path} is nested too deeply.") from error
+    except ValueError as error:  # of more digits than Python takes, too
+        raise ConfigError(f"the recipe {path} is no valid TOML: {error}.") from error
+    return override(from_dict(Recipe, values), overrides or [])
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """Lay `section.key=value` settings over a recipe.
+
+    A value is read as TOML; what is no TOML is taken as a string.
+
+    Raises:
+        ConfigError: a setting has no `=` or a wrong value.
+        UnknownName: a key does not exist.
+    """
+    values = to_dict(recipe)
+    for setting in settings:
+        dotted, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"the setting {setting!r} has no '='; write section.key=value.")
+        *sections, key = dotted.strip().split(".")
+        target = values
+        for section in sections:
+            if not isinstance(target.get(section), dict):
+                raise UnknownName(
+                    "section", section, [k for k, v in target.items() if isinstance(v, dict)]
+                )
+            target = target[section]
+        target[key] = _parse(text.strip())
+    return from_dict(Recipe, values)
+
+
+def _parse(text: str) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text

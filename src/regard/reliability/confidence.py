@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from regard.checkpoint.folder import change_config
 from regard.errors import CheckpointError
 from regard.text.words import is_judged, spoken_words
 from regard.types import Caption
-from regard.util.safe_io import change_config
 
 LEAST = 1e-6
 """Probabilities are taken to lie between this and 1 less this."""
@@ -59,7 +59,7 @@ class Confidence:
             if not low <= value <= high or (name == "scale" and value == 0):
                 raise ValueError(f"{name} is {value!r}; it must lie between {low} and {high}")
 
-    def of(self, logprob: float) -> float:
+    def chance(self, logprob: float) -> float:
         """Return the chance that people's captions support a content word.
 
         Args:
@@ -67,7 +67,7 @@ class Confidence:
         """
         return sigmoid(self.scale * logit(logprob) + self.shift)
 
-    def told(self, caption: Caption) -> Caption:
+    def rate(self, caption: Caption) -> Caption:
         """Return the caption with the confidence of its words and of itself.
 
         A word has one where its support can be judged at all: "dog" has, "a" has not. All tokens
@@ -78,7 +78,7 @@ class Confidence:
         known: list[float] = []
         for word in spoken_words(caption):
             if is_judged(word.text.lower()):
-                known.append(self.of(word.logprob))
+                known.append(self.chance(word.logprob))
                 tokens[word.first : word.stop] = known[-1:] * (word.stop - word.first)
         words = tuple(
             replace(word, confidence=own) for word, own in zip(caption.words, tokens, strict=True)
@@ -106,8 +106,8 @@ class Confidence:
             return cls(**values)
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"{_KEY} in config.json is damaged: {error}. Take the key out, and the model "
-                "captions without it; `regard evaluate --calibrate` makes it anew."
+                f"{_KEY} in config.json is damaged: {error}. Remove the key, and the model "
+                "captions without it; `regard evaluate --calibrate` makes a new one."
             ) from error
 
 

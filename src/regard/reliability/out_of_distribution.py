@@ -1,6 +1,6 @@
-"""Is an input like those that a model was trained on? Where it is not, the caption says so.
+"""Out-of-distribution detection: is an input like those that a model was trained on?
 
-Five things are compared, each with what the training items had:
+If it is not, its caption carries a notice. Five things are compared with the training items:
 
 - **size and spacing**: a scan's millimetres, a clip's seconds; outside their range by a tenth;
 - **modality**, where a file names one that no training file named;
@@ -9,10 +9,10 @@ Five things are compared, each with what the training items had:
 - **features**: the mean annotation vector, which is what the encoder makes of it.
 
 Layout, texture and features are vectors, compared by their Mahalanobis distance (divided by the
-root of their length) from the training items. Its limit is what 99 % of training items kept out of
-the estimate stay below, and a margin.
-That finds inputs of another kind, not every error: a scan that looks like the others and shows what
-none of them showed passes. Nothing is ever refused for it.
+root of their length) from the training items. Its limit is the distance that 99 % of training items
+kept out of the estimate stay below, times a margin. This finds inputs of another kind, not every
+error: a scan that looks like the others and shows what none of them showed passes. No input is ever
+refused for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 
 from regard.errors import CheckpointError
 from regard.media import Input
-from regard.types import Clip, Media, Scan
+from regard.types import MEDIA, Clip, Media, Scan
 
 _ROOM = 0.1  # beyond the range of the training items, as a share of its ends
 _MARGIN, _QUANTILE = 1.15, 0.99  # the limit: so much above what so many new items stay below
@@ -34,8 +34,6 @@ _FOLDS = 5  # each kept out of the estimate once, to see how far a new item lies
 _SHRINKAGE = 0.02  # of a covariance towards equal variances, since training items are few
 _PARTS = 4  # of an axis of the layout, at most
 _DIGITS = 5
-_AXES = ("slices", "rows", "cols")
-_NAMES = {"image": "pictures", "video": "clips", "volume": "scans"}
 _SAYS = {
     "layout": "what is bright and dark lies elsewhere",
     "texture": "neighbouring values differ more or less than theirs",
@@ -44,7 +42,7 @@ _SAYS = {
 
 
 @dataclass(frozen=True)
-class Sighting:
+class ItemStats:
     """What is compared of one item.
 
     Attributes:
@@ -58,8 +56,8 @@ class Sighting:
     vectors: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, media: Media, prepared: Input, annotations: np.ndarray) -> Sighting:
-        """Look at an item.
+    def measure(cls, media: Media, prepared: Input, annotations: np.ndarray) -> ItemStats:
+        """Measure an item.
 
         Args:
             media: as it was read.
@@ -69,7 +67,7 @@ class Sighting:
         quantities: dict[str, float] = {}
         if isinstance(media, Scan):
             sides = [n * mm for n, mm in zip(media.pixels.shape, media.spacing, strict=True)]
-            for axis, side, mm in zip(_AXES, sides, media.spacing, strict=True):
+            for axis, side, mm in zip(MEDIA["volume"].axes, sides, media.spacing, strict=True):
                 quantities[f"mm along {axis}"] = side
                 quantities[f"mm between {axis}"] = mm
         elif isinstance(media, Clip):
@@ -107,8 +105,8 @@ def _texture(pixels: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Cloud:
-    """Where the training items' vectors lie.
+class Gaussian:
+    """A normal distribution of the training items' vectors, with a limit to the distance from it.
 
     Attributes:
         mean: (D,).
@@ -124,11 +122,11 @@ class Cloud:
     def __post_init__(self) -> None:
         lengths = [len(row) for row in self.whitening]
         if lengths != list(range(1, len(self.mean) + 1)):
-            raise ValueError("a whitening matrix is no lower triangle as long as its mean")
+            raise ValueError("a whitening matrix is not a lower triangle as long as its mean")
 
     @classmethod
-    def around(cls, vectors: np.ndarray) -> Cloud:
-        """Fit to (n, D) vectors; the limit is met by items that their estimate did not see."""
+    def fit(cls, vectors: np.ndarray) -> Gaussian:
+        """Fit to (n, D) vectors; the limit comes from vectors kept out of the estimate."""
         fold = np.arange(len(vectors)) % _FOLDS
         met: list[float] = []
         for left_out in range(_FOLDS):
@@ -147,8 +145,8 @@ class Cloud:
         if len(vector) != len(self.mean):
             raise CheckpointError(
                 f"familiarity in config.json is of vectors of {len(self.mean)} numbers, and the "
-                f"model's have {len(vector)}: it is damaged, or of another model. Take the key "
-                "out; the model captions without it."
+                f"model's have {len(vector)}: it is damaged, or of another model. Remove the key; "
+                "the model captions without it."
             )
         whitening = np.zeros((len(self.mean), len(self.mean)))
         for i, row in enumerate(self.whitening):
@@ -178,27 +176,27 @@ def _plain(values: np.ndarray) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Familiarity:
-    """What the training items were like.
+class OutOfDistributionDetector:
+    """Compares inputs with the training items that it was fitted to.
 
     Attributes:
         medium: of the model.
         ranges: (lowest, highest) of every quantity.
         modalities: that their files named; "" among them where one named none.
-        clouds: by name of the vector.
-        items: how many were looked at.
+        clouds: the distribution of the training items' vectors, by name of the vector.
+        items: how many training items there were.
     """
 
     medium: str
     ranges: Mapping[str, tuple[float, float]]
     modalities: tuple[str, ...]
-    clouds: Mapping[str, Cloud]
+    clouds: Mapping[str, Gaussian]
     items: int
 
     @classmethod
-    def learn(cls, medium: str, sightings: Iterable[Sighting]) -> Familiarity:
+    def fit(cls, medium: str, items: Iterable[ItemStats]) -> OutOfDistributionDetector:
         """Sum up training items, at least `2 * _FOLDS` of them."""
-        seen = list(sightings)
+        seen = list(items)
         ranges = {
             name: (
                 _rounded(min(s.quantities[name] for s in seen)),
@@ -207,33 +205,37 @@ class Familiarity:
             for name in seen[0].quantities
         }
         clouds = {
-            name: Cloud.around(np.stack([s.vectors[name] for s in seen]).astype(np.float64))
+            name: Gaussian.fit(np.stack([s.vectors[name] for s in seen]).astype(np.float64))
             for name in seen[0].vectors
         }
         return cls(medium, ranges, tuple(sorted({s.modality for s in seen})), clouds, len(seen))
 
-    def notices(self, sighting: Sighting) -> tuple[str, ...]:
-        """Return one notice that names all that differs; none where nothing does."""
+    def notices(self, media: Media, prepared: Input, annotations: np.ndarray) -> tuple[str, ...]:
+        """Return one notice that names all that differs; none where nothing does.
+
+        The arguments are those of `ItemStats.measure`.
+        """
+        item = ItemStats.measure(media, prepared, annotations)
         differing = [
             f"{value:.4g} {name} ({low:.4g} to {high:.4g} there)"
-            for name, value in sighting.quantities.items()
+            for name, value in item.quantities.items()
             for low, high in (self.ranges.get(name, (-math.inf, math.inf)),)
             if not low * (1 - _ROOM) <= value <= high * (1 + _ROOM)
         ]
-        if sighting.modality and sighting.modality not in self.modalities:
+        if item.modality and item.modality not in self.modalities:
             named = [modality for modality in self.modalities if modality]
             there = f"{', '.join(named)} there" if named else "theirs is not named"
-            differing.append(f"it is {sighting.modality} ({there})")
+            differing.append(f"it is {item.modality} ({there})")
         differing += [
             says
             for name, says in _SAYS.items()
-            if name in self.clouds and name in sighting.vectors
-            if not self.clouds[name].holds(sighting.vectors[name])
+            if name in self.clouds and name in item.vectors
+            if not self.clouds[name].holds(item.vectors[name])
         ]
         if not differing:
             return ()
         return (
-            f"Unlike the {_NAMES[self.medium]} that the model was trained on: "
+            f"Unlike the {MEDIA[self.medium].noun}s that the model was trained on: "
             f"{'; '.join(differing)}.",
         )
 
@@ -242,21 +244,21 @@ class Familiarity:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Any) -> Familiarity:
+    def from_json(cls, values: Any) -> OutOfDistributionDetector:
         """Read what `to_json` gave.
 
         Raises:
             CheckpointError: it is damaged.
         """
         try:
-            if values["medium"] not in _NAMES:
+            if values["medium"] not in MEDIA:
                 raise ValueError(f"there is no medium {values['medium']!r:.100}")
             return cls(
                 values["medium"],
                 {name: (float(low), float(high)) for name, (low, high) in values["ranges"].items()},
                 tuple(map(str, values["modalities"])),
                 {
-                    name: Cloud(
+                    name: Gaussian(
                         tuple(map(float, cloud["mean"])),
                         tuple(tuple(map(float, row)) for row in cloud["whitening"]),
                         float(cloud["limit"]),
@@ -267,16 +269,6 @@ class Familiarity:
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(
-                f"familiarity in config.json is damaged: {error!r}. Take the key out; the model "
+                f"familiarity in config.json is damaged: {error!r}. Remove the key; the model "
                 "captions without it."
             ) from error
-
-
-def stored_familiarity(config: dict[str, Any]) -> Familiarity | None:
-    """Return what a checkpoint's `config.json` knows of its training items, or None.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    stored = config.get("familiarity")
-    return None if stored is None else Familiarity.from_json(stored)

@@ -1,4 +1,4 @@
-"""How much is in the house: files, bytes and pixels, and what there is no room for."""
+"""Admission control: limits on queued files, bytes and pixels."""
 
 from __future__ import annotations
 
@@ -6,43 +6,47 @@ import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from regard.serve.requests import Refused
+from regard.serve.requests import RequestError
 from regard.serve.settings import Settings
 
-_LONGEST = 60  # seconds that anybody is told to wait
+_MAX_RETRY = 60  # seconds: the longest Retry-After
 Add = Callable[[int], None]
 
 
-class Room:
-    """Counts what waits or is worked on, and refuses what there is no room for."""
+class Admission:
+    """Counts what waits or is worked on, and refuses what exceeds the limits.
+
+    Attributes:
+        files: that wait or are worked on.
+        pixels: of the decoded ones.
+        bytes: of request bodies.
+    """
 
     def __init__(self, settings: Settings, pace: Callable[[], float] = lambda: 0.0) -> None:
-        """Begin with nobody.
+        """Start with nothing.
 
         Args:
             settings: limits.
-            pace: says how many seconds a file takes at the moment.
+            pace: returns how many seconds a file takes at the moment.
         """
         self._settings, self._pace = settings, pace
-        self.pictures = 0
-        self.pixels = 0
-        self.bytes = 0
+        self.files = self.pixels = self.bytes = 0
 
-    def refuse_when_full(self) -> None:
-        """Refuse a request before its body costs anything.
+    def check_capacity(self) -> None:
+        """Refuse a request before its body is read.
 
         Raises:
-            Refused: as many files wait as may.
+            RequestError: the queue of files is full.
         """
-        if self.pictures >= self._settings.waiting:
+        if self.files >= self._settings.waiting:
             raise self._busy()
 
     @contextmanager
-    def body(self) -> Generator[Add]:
-        """Take room for a request's body; call what is given with the bytes that came.
+    def admit_body(self) -> Generator[Add]:
+        """Count the bytes of a request's body; yields the function that adds them.
 
         Raises:
-            Refused: more have come than may in all.
+            RequestError: there are more bytes in all than the limit.
         """
         mine = 0
 
@@ -59,22 +63,22 @@ class Room:
             self.bytes -= mine
 
     @contextmanager
-    def claim(self, pictures: int) -> Generator[Add]:
-        """Take room for some files; call what is given with each one's pixels.
+    def admit_files(self, files: int) -> Generator[Add]:
+        """Count the files of a request; yields the function that adds the pixels of each.
 
         Raises:
-            Refused: there is none, or a request alone would need more than there is.
+            RequestError: there are too many in all, or too many pixels in this request alone.
         """
-        if self.pictures and self.pictures + pictures > self._settings.waiting:
+        if self.files and self.files + files > self._settings.waiting:
             raise self._busy()
-        self.pictures += pictures
+        self.files += files
         mine = 0
 
         def add(pixels: int) -> None:
             nonlocal mine
             most = self._settings.waiting_pixels
             if mine + pixels > most:
-                raise Refused(413, f"the pictures have more than {most} pixels; send fewer.")
+                raise RequestError(413, f"the pictures have more than {most} pixels; send fewer.")
             if self.pixels + pixels > most:
                 raise self._busy()
             mine += pixels
@@ -83,12 +87,9 @@ class Room:
         try:
             yield add
         finally:
-            self.pictures -= pictures
+            self.files -= files
             self.pixels -= mine
 
-    def _busy(self) -> Refused:
-        wait = min(_LONGEST, max(1, math.ceil(self.pictures * self._pace())))
-        return Refused(429, f"too much is waiting; try again in {wait} s.", retry=wait)
-
-
-__all__ = ["Room"]
+    def _busy(self) -> RequestError:
+        wait = min(_MAX_RETRY, max(1, math.ceil(self.files * self._pace())))
+        return RequestError(429, f"too much is waiting; try again in {wait} s.", retry=wait)

@@ -1,22 +1,22 @@
-"""The application: routes over a `Service`.
+"""The application: the routes of the API and of the web page, over a `Service`.
 
 Annotations are evaluated here, unlike elsewhere: FastAPI reads those of the routes, which name
-classes that are imported where the extra is there.
+classes that are imported inside functions, because FastAPI is an extra.
 """
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from regard.errors import MissingExtra, RegardError
+from regard.errors import RegardError, needs_extra
+from regard.explain.html import escaped
 from regard.serve import openapi
 from regard.serve.decoders import Decoders
-from regard.serve.middleware import Guard
-from regard.serve.request_context import headers_of
-from regard.serve.requests import Refused, one_line, status_of
+from regard.serve.middleware import RequestMiddleware
+from regard.serve.requests import RequestError, one_line, status_of
 from regard.serve.service import CAPTION_FIELDS, EXPLAIN_FIELDS, FORMATS, Answer, Service
 from regard.serve.settings import Settings
-from regard.serve.web_page import PAGE_POLICY, REPORT_POLICY, asset, page_html, sample
 from regard.version import __version__
 
 if TYPE_CHECKING:
@@ -24,9 +24,40 @@ if TYPE_CHECKING:
 
     from regard.captioner import Captioner
 
-_SHUT = (400, 401, 403, 500, 503)
-_WORK = (*_SHUT, 408, 413, 415, 422, 429, 504)
-_REPORT = {"text/html": {"type": "string"}, "application/json": {"type": "object"}}
+_ACCESS = (400, 401, 403, 500, 503)
+_WORK = (*_ACCESS, 408, 413, 415, 422, 429, 504)
+_PROBE = (400, 500, 503)
+_JSON = "application/json"
+_REPORT = {"text/html": {"type": "string"}, _JSON: {"type": "object"}}
+
+_ASSETS = {
+    "page.css": ("regard.serve", "text/css"),
+    "page.js": ("regard.serve", "text/javascript"),
+    "paint.js": ("regard.serve", "text/javascript"),
+    "viewer.css": ("regard.explain", "text/css"),
+    "viewer.js": ("regard.explain", "text/javascript"),
+}
+"""The package and the media type of each part of the page."""
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""The page loads from its own server only."""
+_REPORT_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""A report holds its style and script, and loads nothing."""
+_SAMPLES = {
+    "dog.jpg": "a golden retriever",
+    "friends.jpg": "two dogs at a window",
+    "moonwalk.jpg": "an astronaut on the Moon",
+    "cat.jpg": "a cat",
+    "china.jpg": "a temple",
+    "astronaut.jpg": "an astronaut, portrait",
+}
+"""Sample pictures in the order of the page, with the titles of their buttons."""
 
 
 def create_app(
@@ -35,11 +66,11 @@ def create_app(
     *,
     decoders: Decoders | None = None,
 ) -> "FastAPI":
-    """Return the application that serves captioners: the page, the API, health and counts.
+    """Return an application that serves captioners: web page, API, probes and metrics.
 
     Args:
-        captioners: by the name that requests call them; the first is the default.
-        settings: limits, keys and times; None: the defaults. Where it listens is the server's.
+        captioners: by the name that requests use; the first is the default.
+        settings: limits, keys and timeouts; None: the defaults. The address is the server's.
         decoders: processes that several applications share, and that their owner ends; None: its
             own.
 
@@ -47,10 +78,8 @@ def create_app(
         ConfigError: there is no captioner, or the keys cannot be read.
         MissingExtra: fastapi or prometheus_client is not installed.
     """
-    try:
+    with needs_extra("fastapi", "serve", "serving"):
         from fastapi import FastAPI
-    except ImportError as error:
-        raise MissingExtra("fastapi", "serve", "serving") from error
     service = Service(captioners, settings or Settings(), decoders)
 
     @asynccontextmanager
@@ -59,16 +88,17 @@ def create_app(
         yield
         service.close()
 
-    # FastAPI's own pages of documentation load scripts from elsewhere; the schema is served.
+    # FastAPI's own pages of documentation load scripts from other sites; the schema is served.
     app = FastAPI(
         title="regard", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
         description="Captions for pictures, clips and scans, and where the model looked.",
     )  # fmt: skip
     app.state.service = service
     _add_api(app, service)
+    _add_probes(app, service)
     _add_page(app, service)
     _add_errors(app)
-    app.add_middleware(Guard, service=service)
+    app.add_middleware(RequestMiddleware, service=service)
     _add_cors(app, service.settings)
     if service.keys:
         plain = app.openapi
@@ -77,7 +107,7 @@ def create_app(
 
 
 def _add_cors(app: "FastAPI", settings: Settings) -> None:
-    """Let the named origins in; without any no other site's page learns an answer."""
+    """Allow the named origins; without any, pages of other sites cannot read an answer."""
     if not settings.cors_origins:
         return
     from fastapi.middleware.cors import CORSMiddleware
@@ -93,11 +123,10 @@ def _add_cors(app: "FastAPI", settings: Settings) -> None:
 
 def _add_api(app: "FastAPI", service: Service) -> None:
     from fastapi import Request, Response
-    from fastapi.responses import JSONResponse
 
     async def caption(request: Request) -> Response:
-        """Caption one file or many. A file that fails is an entry `{file, error}`; where all
-        fail, the status is the first one's."""
+        """Caption one file or many. A file that fails is an entry `{file, error}`; if all fail,
+        the status is that of the first one."""
         return _respond(await service.caption(request))
 
     async def explain(request: Request) -> Response:
@@ -106,60 +135,70 @@ def _add_api(app: "FastAPI", service: Service) -> None:
 
     async def models() -> Response:
         """List the models; the first is the default."""
-        return JSONResponse({"models": service.models.describe()})
+        return _respond(Answer(200, {"models": service.models.describe()}))
+
+    few = {"model": ("", *(one["name"] for one in service.models.describe())), "format": FORMATS}
+    for path, work, good, fields, many in (
+        ("/v1/caption", caption, {_JSON: openapi.CAPTIONS}, CAPTION_FIELDS, True),
+        ("/v1/explain", explain, _REPORT, EXPLAIN_FIELDS, False),
+    ):
+        form = openapi.body_schema(fields, few, many=many)
+        _add_route(app, path, work, _WORK, good, methods=["POST"], openapi_extra=form)
+    _add_route(app, "/v1/models", models, _ACCESS, {_JSON: openapi.MODELS})
+
+
+def _add_probes(app: "FastAPI", service: Service) -> None:
+    from fastapi import Response
 
     async def healthz() -> Response:
-        """Say that the service lives."""
-        return JSONResponse({"status": "ok", "version": __version__})
+        """Liveness probe: 200 while the service runs."""
+        return _respond(Answer(200, {"status": "ok", "version": __version__}))
 
     async def readyz() -> Response:
-        """Say whether it wants requests: not while it ends, nor where its model hangs."""
+        """Readiness probe: 503 while draining or when a model is stuck."""
         if why := service.unready():
-            raise Refused(503, f"not ready: {why}.")
-        return JSONResponse({"status": "ready"})
+            raise RequestError(503, f"not ready: {why}.")
+        return _respond(Answer(200, {"status": "ready"}))
 
     async def metrics() -> Response:
-        """Return counts in Prometheus' text format."""
-        return Response(service.meters.text(), media_type="text/plain; version=0.0.4")
+        """Return metrics in Prometheus' text format."""
+        return Response(service.metrics.render(), media_type="text/plain; version=0.0.4")
 
-    json = "application/json"
+    _add_route(app, "/healthz", healthz, _PROBE, {_JSON: openapi.STATUS})
+    _add_route(app, "/readyz", readyz, _PROBE, {_JSON: openapi.STATUS})
+    _add_route(app, "/metrics", metrics, _ACCESS, {"text/plain": {"type": "string"}})
 
-    def add(path: str, work: Any, *errors: int, good: Any, **more: Any) -> None:
-        found = openapi.answers(*errors, good=good, headers="text/html" in good)
-        app.add_api_route(path, work, response_model=None, responses=found, **more)
 
-    names = [one["name"] for one in service.models.describe()]
-    few = {"model": ("", *names), "format": FORMATS}
-    post: dict[str, Any] = {"methods": ["POST"]}
-    add("/v1/caption", caption, *_WORK, good={json: openapi.CAPTIONS},
-        openapi_extra=openapi.body_schema(CAPTION_FIELDS, few, many=True), **post)  # fmt: skip
-    add("/v1/explain", explain, *_WORK, good=_REPORT,
-        openapi_extra=openapi.body_schema(EXPLAIN_FIELDS, few, many=False), **post)  # fmt: skip
-    add("/v1/models", models, *_SHUT, good={json: openapi.MODELS})
-    add("/healthz", healthz, 400, 500, 503, good={json: openapi.STATUS})
-    add("/readyz", readyz, 400, 500, 503, good={json: openapi.STATUS})
-    add("/metrics", metrics, *_SHUT, good={"text/plain": {"type": "string"}})
+def _add_route(
+    app: "FastAPI", path: str, work: Any, errors: tuple[int, ...], good: Any, **more: Any
+) -> None:
+    found = openapi.answers(*errors, good=good, headers="text/html" in good)
+    app.add_api_route(path, work, response_model=None, responses=found, **more)
 
 
 def _add_page(app: "FastAPI", service: Service) -> None:
     from fastapi import HTTPException, Request, Response
 
     async def page() -> Response:
-        headers = {"Content-Security-Policy": PAGE_POLICY}
-        return Response(page_html(), media_type="text/html", headers=headers)
+        headers = {"Content-Security-Policy": _PAGE_POLICY}
+        return Response(_page_html(), media_type="text/html", headers=headers)
 
     async def page_caption(request: Request) -> Response:
         return _respond(await service.page(request))
 
     async def assets(name: str) -> Response:
-        if (found := asset(name)) is None:
+        if name not in _ASSETS:
             raise HTTPException(404)
-        return Response(found[0], media_type=found[1], headers={"Cache-Control": "no-cache"})
+        package, kind = _ASSETS[name]
+        content = (files(package) / name).read_bytes()
+        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     async def samples(name: str) -> Response:
-        if (found := sample(name)) is None:
+        if name not in _SAMPLES:
             raise HTTPException(404)
-        return Response(found, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+        content = (files("regard") / "samples" / name).read_bytes()
+        headers = {"Cache-Control": "max-age=3600"}
+        return Response(content, media_type="image/jpeg", headers=headers)
 
     hidden: dict[str, Any] = {"response_model": None, "include_in_schema": False}
     app.add_api_route("/", page, **hidden)
@@ -168,28 +207,32 @@ def _add_page(app: "FastAPI", service: Service) -> None:
     app.add_api_route("/samples/{name}", samples, **hidden)
 
 
+def _page_html() -> str:
+    buttons = "".join(
+        f"<button type='button' data-sample='{escaped(name)}' title='{escaped(what)}'>"
+        f"<img src='samples/{escaped(name)}' alt='{escaped(what)}' width='64' height='64'></button>"
+        for name, what in _SAMPLES.items()
+    )
+    text = (files("regard.serve") / "page.html").read_text("utf-8")
+    return text.replace("<!--samples-->", buttons).replace("<!--version-->", escaped(__version__))
+
+
 def _add_errors(app: "FastAPI") -> None:
     """Answer every error with `{"error": one line}`."""
-    from fastapi import HTTPException, Request
+    from fastapi import Request
     from fastapi.responses import JSONResponse
-    from starlette.exceptions import HTTPException as AnyHTTPException
+    from starlette.exceptions import HTTPException
 
-    def refused(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, Refused)
-        return JSONResponse({"error": one_line(error)}, error.status, headers_of(error))
-
-    def wrong(_: Request, error: Exception) -> JSONResponse:
+    def answer(_: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, HTTPException):
+            return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        if isinstance(error, RequestError):
+            return JSONResponse({"error": one_line(error)}, error.status, error.headers)
         assert isinstance(error, RegardError)
         return JSONResponse({"error": one_line(error)}, status_of(error))
 
-    def none(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, AnyHTTPException)
-        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
-
-    app.add_exception_handler(Refused, refused)
-    app.add_exception_handler(RegardError, wrong)
-    app.add_exception_handler(AnyHTTPException, none)
-    app.add_exception_handler(HTTPException, none)
+    for kind in (RequestError, RegardError, HTTPException):
+        app.add_exception_handler(kind, answer)
 
 
 def _respond(answer: Answer) -> Any:
@@ -197,7 +240,7 @@ def _respond(answer: Answer) -> Any:
 
     if isinstance(answer.content, dict):
         return JSONResponse(answer.content, answer.status)
-    headers = {"Content-Security-Policy": REPORT_POLICY}
+    headers = {"Content-Security-Policy": _REPORT_POLICY}
     if answer.name:
         headers["Content-Disposition"] = f'attachment; filename="{answer.name}"'
     return Response(answer.content, answer.status, headers, media_type="text/html")

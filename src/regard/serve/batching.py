@@ -1,7 +1,7 @@
-"""Pictures of many requests through the network together, on one thread.
+"""Batches the pictures of many requests through the network, on one thread.
 
-Requests that arrive within a few milliseconds and ask for the same go in one batch; while it is
-worked on, the next collects. The event loop never computes.
+Requests that arrive within a few milliseconds and ask for the same options share a batch; while it
+is worked on, the next one collects. The event loop itself never computes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MEMORY = 0.8  # of the pace so far, when a batch is done
+_MEMORY = 0.8  # weight of the past in the moving average of the pace
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _BatchItem:
+    """A picture that waits. Items of equal `kind`, (captioner, options), may share a batch."""
+
     kind: tuple[Any, ...]
     media: Media
     result: asyncio.Future[Caption]
@@ -36,8 +38,8 @@ class Batcher:
     """Runs captioners on one thread, in batches.
 
     Attributes:
-        pace: seconds that a picture took of late; 0 at first.
-        since: when what is worked on was begun, on the clock of `time.monotonic`; None: idle.
+        pace: moving average of the seconds that a picture takes; 0 at first.
+        since: when the present work began, on the clock of `time.monotonic`; None: idle.
     """
 
     def __init__(
@@ -51,27 +53,27 @@ class Batcher:
         Args:
             captioners: by name; more may be added.
             settings: limits.
-            watch: is told the size of every batch.
+            watch: called with the size of every batch.
         """
         self._captioners = captioners
         self._settings = settings
         self._watch = watch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="regard-model")
-        self._jobs: list[_Job] = []
+        self._waiting: list[_BatchItem] = []
         self._task: asyncio.Task[None] | None = None
         self.pace = 0.0
         self.since: float | None = None
 
     async def caption(self, model: str, media: Media, options: Mapping[str, Any]) -> Caption:
-        """Caption one picture together with whatever else asks for the same.
+        """Caption one picture, together with others that ask for the same.
 
         Args:
             model: name of a captioner.
             media: the picture.
-            options: of `Captioner.caption_many`, checked already.
+            options: of `Captioner.caption_many`, already checked.
         """
         result: asyncio.Future[Caption] = asyncio.get_running_loop().create_future()
-        self._jobs.append(_Job((model, tuple(sorted(options.items()))), media, result))
+        self._waiting.append(_BatchItem((model, tuple(sorted(options.items()))), media, result))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
         return await result
@@ -89,7 +91,7 @@ class Batcher:
         return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
 
     def close(self) -> None:
-        """End the thread once what it does is done."""
+        """End the thread after its present work."""
         self._thread.shutdown(cancel_futures=True)
 
     async def _drain(self) -> None:
@@ -97,44 +99,43 @@ class Batcher:
         while batch := self._take():
             await self._answer(batch)
 
-    async def _answer(self, batch: list[_Job]) -> None:
+    async def _answer(self, batch: list[_BatchItem]) -> None:
         self._watch(len(batch))
         began = time.monotonic()
         try:
             captions = await self.run(lambda: self._work(batch))
         except Exception as error:
-            if len(batch) > 1:  # whose fault it is shows when each goes alone
-                for job in batch:
-                    await self._answer([job])
+            if len(batch) > 1:  # running each alone shows which one fails
+                for item in batch:
+                    await self._answer([item])
             elif not batch[0].result.done():
                 batch[0].result.set_exception(error)
             return
         pace = (time.monotonic() - began) / len(batch)
         self.pace = _MEMORY * self.pace + (1 - _MEMORY) * pace if self.pace else pace
-        for job, caption in zip(batch, captions, strict=True):
-            if not job.result.done():
-                job.result.set_result(caption)
+        for item, caption in zip(batch, captions, strict=True):
+            if not item.result.done():
+                item.result.set_result(caption)
 
-    def _take(self) -> list[_Job]:
-        """Take the longest waiting job and those like it."""
-        self._jobs = [job for job in self._jobs if not job.result.done()]  # nobody waits for those
-        if not self._jobs:
+    def _take(self) -> list[_BatchItem]:
+        """Take the item that has waited longest, and others of its kind."""
+        self._waiting = [item for item in self._waiting if not item.result.done()]  # cancelled
+        if not self._waiting:
             return []
-        kind = self._jobs[0].kind
-        # One generator serves a batch: sampled in company, a picture would get other words.
+        kind = self._waiting[0].kind
+        # A batch has one random generator: a picture sampled with others would get other words.
         sampled = "sample" in (dict(kind[1]).get(name) for name in ("method", "context"))
-        like = [job for job in self._jobs if job.kind == kind]
-        batch = like[: 1 if sampled else self._settings.batch_size]
-        self._jobs = [job for job in self._jobs if job not in batch]
+        alike = [item for item in self._waiting if item.kind == kind]
+        batch = alike[: 1 if sampled else self._settings.batch_size]
+        self._waiting = [item for item in self._waiting if item not in batch]
         return batch
 
-    def _work(self, batch: list[_Job]) -> list[Caption]:
+    def _work(self, batch: list[_BatchItem]) -> list[Caption]:
         model, options = batch[0].kind
-        found = self._captioners[model].caption_many(
-            [job.media for job in batch], batch_size=len(batch), **dict(options)
-        )
         captions: list[Caption] = []
-        for result in found:
+        for result in self._captioners[model].caption_many(
+            [item.media for item in batch], batch_size=len(batch), **dict(options)
+        ):
             if isinstance(result, Failure):
                 raise result.error
             captions.append(result)

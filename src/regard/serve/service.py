@@ -1,4 +1,4 @@
-"""What the routes do: read a request, caption or explain its pictures, count what happened."""
+"""The service behind the routes: reads requests, captions or explains files, counts results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from regard.explain.html import caption_html
 from regard.explain.page import Explained, explanation_page
 from regard.faithfulness.occlusion import occlude
 from regard.media import medium_of_bytes
-from regard.serve.admission import Add, Room
-from regard.serve.auth import Buckets, Keys
+from regard.model_pool import NamedModels, WrongMedium
+from regard.serve.admission import Add, Admission
+from regard.serve.auth import ApiKeys, RateLimiter
 from regard.serve.batching import Batcher
 from regard.serve.decoders import Decoders
-from regard.serve.models import Models
-from regard.serve.prometheus import Meters
-from regard.serve.requests import Asked, Refused, Upload, one_line, read_request, status_of
+from regard.serve.prometheus import ServiceMetrics
+from regard.serve.requests import (
+    CaptionRequest,
+    RequestError,
+    Upload,
+    one_line,
+    read_request,
+    status_of,
+)
 from regard.serve.settings import Settings
 from regard.types import Caption, Media
 
@@ -34,19 +41,19 @@ CAPTION_FIELDS = {"model": "", "alpha": True}
 EXPLAIN_FIELDS = {"model": "", "format": "html", "occlusion": True}
 """Form fields of /v1/explain, likewise."""
 PAGE_FIELDS = {"model": "", "occlusion": False}
-"""Form fields of what the web page asks for, likewise."""
+"""Form fields of the web page's requests, likewise."""
 FORMATS = ("html", "json")
 _BYTES_OF_A_PIXEL = 3
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request is answered with.
+    """The answer of a route.
 
     Attributes:
         status: of HTTP.
         content: JSON values, or HTML.
-        name: that a file of it should bear; "" where it is no file.
+        name: of the file that it is saved as; "" if it is not a file.
     """
 
     status: int
@@ -55,10 +62,10 @@ class Answer:
 
 
 class Service:
-    """Captioners behind limits, a queue and meters.
+    """Captioners behind limits, a queue and metrics.
 
     Attributes:
-        draining: whether it is about to end, and wants no new requests.
+        draining: whether it is about to end, and should get no new requests.
     """
 
     def __init__(
@@ -67,55 +74,55 @@ class Service:
         settings: Settings,
         decoders: Decoders | None = None,
     ) -> None:
-        """Start the thread that works; processes start with the first file.
+        """Start the models' thread; decoding processes start with the first file.
 
         Args:
             captioners: by name; the first is the default.
             settings: limits.
-            decoders: processes that somebody else ends; None: its own.
+            decoders: processes that their owner ends; None: its own.
 
         Raises:
             ConfigError: there is no captioner, or the keys cannot be read.
             MissingExtra: prometheus_client is not installed.
         """
-        self.models = Models(captioners)
+        self.models = NamedModels(captioners)
         self.settings = settings
-        self.keys = Keys.read(settings.api_keys, settings.api_key_file)
-        self.buckets = Buckets(settings.rate, settings.burst)
-        self.room = Room(settings, lambda: self.batcher.pace)
-        self.meters = Meters(lambda: self.room.pictures)
-        self.batcher = Batcher(self.models.by_key, settings, self.meters.batch)
+        self.keys = ApiKeys.read(settings.api_keys, settings.api_key_file)
+        self.limiter = RateLimiter(settings.rate, settings.burst)
+        self.admission = Admission(settings, lambda: self.batcher.pace)
+        self.metrics = ServiceMetrics(lambda: self.admission.files)
+        self.batcher = Batcher(self.models.by_key, settings, self.metrics.count_batch)
         self._owns_decoders = decoders is None
         self.decoders = decoders or Decoders(
-            settings.decoders, settings.decoder_memory, self.meters.decoder
+            settings.decoders, settings.decoder_memory, self.metrics.count_decoder_exit
         )
         self.draining = False
 
     def unready(self) -> str:
-        """Return why it should get no requests at the moment; "" where it should."""
+        """Return why it should get no requests at the moment, or ""."""
         if self.draining:
-            return "it is ending"
+            return "it is draining"
         since = self.batcher.since
         if since is not None and time.monotonic() - since > self.settings.request_seconds:
-            return "the model does not come back from its work"
+            return "the model is stuck"
         return ""
 
     def warm(self) -> None:
-        """Start what would make the first request wait."""
+        """Start a decoding process, so that the first request does not wait for it."""
         if self._owns_decoders:
             self.decoders.warm()
 
     def close(self) -> None:
-        """End threads and processes once what they do is done."""
+        """End threads and processes after their present work."""
         self.batcher.close()
         if self._owns_decoders:
             self.decoders.close()
 
     async def caption(self, request: Request) -> Answer:
-        """Answer /v1/caption: a file that fails is one entry, and the others go on."""
-        async with self._asked(request, CAPTION_FIELDS) as asked:
-            with self.room.claim(len(asked.files)) as claim:
-                results = await self._captions(asked, claim)
+        """Answer /v1/caption; a file that fails becomes an entry, and the others are captioned."""
+        async with self._read(request, CAPTION_FIELDS) as asked:
+            with self.admission.admit_files(len(asked.files)) as add_pixels:
+                results = await self._captions(asked, add_pixels)
             alpha = asked.extra["alpha"]
             records: list[dict[str, Any]] = [
                 one.to_json(alpha=alpha)
@@ -130,8 +137,8 @@ class Service:
         return Answer(status_of(failures[0]), {"error": error, "captions": records})
 
     async def explain(self, request: Request) -> Answer:
-        """Answer /v1/explain: one file's report, or its numbers."""
-        async with self._asked(request, EXPLAIN_FIELDS) as asked:
+        """Answer /v1/explain: the report of one file, or its numbers."""
+        async with self._read(request, EXPLAIN_FIELDS) as asked:
             form = asked.extra["format"]
             if form not in FORMATS:
                 raise ConfigError(f"format is {form!r}; it must be one of {', '.join(FORMATS)}.")
@@ -143,38 +150,44 @@ class Service:
         return Answer(200, content, "regard-report.html" if form == "html" else "")
 
     async def page(self, request: Request) -> Answer:
-        """Answer the web page: a picture's caption, and it and its runners-up as HTML fragments.
+        """Answer the web page: the caption of a picture, and its views and those of its runners-up.
 
-        Half a word while its reader types is no failure that a browser should log: options that
-        make no sense are answered with 200 and `error`.
+        The page sends requests while its user types. Options that are not valid yet are answered
+        with 200 and `error`, so that browsers do not log them as failures.
         """
 
         def work(explained: Explained) -> dict[str, Any]:
             best, occlusion = explained.caption, explained.occlusion
             views = [caption_html(best, occlusion, assets=False)]
             views += [caption_html(other, assets=False) for other in best.n_best]
-            others = [other.to_json(alpha=False) for other in best.n_best]
-            return {"captions": [best.to_json(alpha=False), *others], "views": views}
+            captions = [one.to_json(alpha=False) for one in (best, *best.n_best)]
+            return {"captions": captions, "views": views}
 
         try:
-            async with self._asked(request, PAGE_FIELDS) as asked:
+            async with self._read(request, PAGE_FIELDS) as asked:
                 kinds = {medium_of_bytes(one.name, one.content) for one in asked.files}
                 if kinds != {"image"}:
-                    raise Refused(415, "the page takes pictures; send others to /v1/explain.")
+                    raise RequestError(
+                        415, "the page takes pictures; send other media to /v1/explain."
+                    )
                 return Answer(200, await self._explained(asked, work))
+        except WrongMedium:  # a ConfigError, too, but not one of half a word
+            raise
         except (ConfigError, UnknownName) as error:
             return Answer(200, {"error": one_line(error)})
 
     @asynccontextmanager
-    async def _asked(self, request: Request, extra: Mapping[str, Any]) -> AsyncGenerator[Asked]:
-        """Read a request, and keep its bytes counted as long as it is worked on."""
-        with self.room.body() as took:
-            asked = await read_request(request, self.settings, extra, took)
+    async def _read(
+        self, request: Request, extra: Mapping[str, Any]
+    ) -> AsyncGenerator[CaptionRequest]:
+        """Read a request; its bytes count towards the limits as long as it is worked on."""
+        with self.admission.admit_body() as add_bytes:
+            asked = await read_request(request, self.settings, extra, add_bytes)
             model = asked.extra["model"]
             self.models.check(model)
             keys = [self._key(upload, model) for upload in asked.files]
             for key in {one for one in keys if isinstance(one, str)} or {self.models.default}:
-                # Options are checked when the call is made; nothing is captioned by it.
+                # The call checks the options; it captions nothing.
                 self.models.by_key[key].caption_many((), **asked.options)
             yield replace(asked, keys=tuple(keys))
 
@@ -184,9 +197,12 @@ class Service:
         except MediaError as error:
             return error
 
-    async def _captions(self, asked: Asked, claim: Add) -> list[Caption | RegardError]:
+    async def _captions(
+        self, asked: CaptionRequest, add_pixels: Add
+    ) -> list[Caption | RegardError]:
+        """Return the caption of each file, or its error."""
         media = [
-            await self._decoded(upload, key, claim)
+            await self._decoded(upload, key, add_pixels)
             for upload, key in zip(asked.files, asked.keys, strict=True)
         ]
         results = await asyncio.gather(
@@ -201,11 +217,11 @@ class Service:
             next(captions) if isinstance(one, Media) else one for one in media
         ]
         for one in found:
-            self.meters.picture("captioned" if isinstance(one, Caption) else "failed")
+            self.metrics.count_file("captioned" if isinstance(one, Caption) else "failed")
         return found
 
     async def _decoded(
-        self, upload: Upload, key: str | MediaError, claim: Add
+        self, upload: Upload, key: str | MediaError, add_pixels: Add
     ) -> Media | MediaError:
         if isinstance(key, MediaError):
             return key
@@ -214,15 +230,15 @@ class Service:
             media = await self.decoders.read(upload, spec, self.settings)
         except MediaError as error:
             return error
-        claim(-(-media.pixels.nbytes // _BYTES_OF_A_PIXEL))
+        add_pixels(-(-media.pixels.nbytes // _BYTES_OF_A_PIXEL))
         return media
 
-    async def _explained(self, asked: Asked, work: Callable[[Explained], Any]) -> Any:
-        """Caption the one file, cover its parts where wanted, and do the work on the result."""
+    async def _explained(self, asked: CaptionRequest, work: Callable[[Explained], Any]) -> Any:
+        """Caption the one file, cover its cells if asked to, and return the work on the result."""
         if len(asked.files) != 1:
-            raise Refused(422, f"{len(asked.files)} pictures came; one at a time is explained.")
-        with self.room.claim(1) as claim:
-            (caption,) = await self._captions(asked, claim)
+            raise RequestError(422, f"{len(asked.files)} pictures came; send one at a time.")
+        with self.admission.admit_files(1) as add_pixels:
+            (caption,) = await self._captions(asked, add_pixels)
             if not isinstance(caption, Caption):
                 raise caption
             captioner = self.models.by_key[str(asked.keys[0])]

@@ -1,4 +1,4 @@
-"""What a service may be told: limits, times, keys, addresses; from the environment or by hand."""
+"""Settings of a service: limits, timeouts, keys and addresses, from the environment or options."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, get_type_hints
 from regard.errors import ConfigError, UnknownName
 
 PREFIX = "REGARD_"
-"""What the names of a service's environment variables begin with."""
-_OTHERS = {"REGARD_KERNELS", "REGARD_AXE"}  # variables of other parts
+"""The prefix of a service's environment variables."""
+_OTHERS = {"REGARD_KERNELS", "REGARD_AXE"}  # variables that other parts read
 _TIMES = ("request_seconds", "body_seconds", "header_seconds", "decode_seconds", "drain_seconds")
 _COUNTS = (
     *("max_bytes", "max_pixels", "max_frames", "max_voxels", "max_files", "waiting"),
@@ -21,7 +21,7 @@ _COUNTS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of a service, its times, who may use it, and where it listens.
+    """Limits of a service, its timeouts, its access control, and its address.
 
     Attributes:
         max_bytes: largest request; more is refused while it arrives.
@@ -35,29 +35,29 @@ class Settings:
         waiting_pixels: decoded pixels (of a scan, three bytes of voxels), likewise. These two
             bound the memory.
         batch_size: pictures that go through the network together.
-        wait: seconds for which a request waits for others to go with.
-        request_seconds: from a request's last byte of header to the end of its answer.
+        wait: seconds for which a request waits for others to share its batch.
+        request_seconds: from the last byte of a request's header to the end of its answer.
         body_seconds: for a request's body to arrive.
         header_seconds: for a request's header to arrive.
         decode_seconds: for one file to be decoded; then its process is ended.
-        drain_seconds: for what is under way to be answered after SIGTERM.
-        drain_delay: seconds for which new requests are still taken after SIGTERM, while
-            /readyz says no.
+        drain_seconds: for running requests to be answered after SIGTERM.
+        drain_delay: seconds for which new requests are still accepted after SIGTERM, while
+            /readyz answers 503.
         decoders: processes that decode files.
-        decoder_memory: address space of each in bytes; 0: as much as there is.
-        api_keys: `name:sha256 of the key in hexadecimal`; with any, a key is asked for.
-        api_key_file: of such lines; "": none.
+        decoder_memory: address space of each in bytes; 0: unlimited.
+        api_keys: `name:sha256 of the key in hexadecimal`; with any, requests need a key.
+        api_key_file: a file of such lines; "": none.
         rate: requests per second that a key, or without keys an address, may make in the long
-            run; 0: any number. Each worker counts for itself.
+            run; 0: unlimited. Each worker counts for itself.
         burst: requests that it may make at once.
         cors_origins: origins whose pages may use the service from a browser; "*": all.
-        hosts: names that the service answers to, without ports; none: any.
+        hosts: host names that the service answers to, without ports; none: any.
         host: address to listen on.
         port: 0 takes a free one.
         workers: processes that each hold the models and answer requests.
-        max_connections: of each worker; beyond them requests are turned away unread.
+        max_connections: of each worker; requests beyond them are refused unread.
         models: folders, shipped models or hub ids; none: all shipped ones.
-        device: where models work, such as "cpu" or "cuda".
+        device: where models run, such as "cpu" or "cuda".
     """
 
     max_bytes: int = 32 * 2**20
@@ -110,15 +110,16 @@ class Settings:
 def read_settings(
     environment: Mapping[str, str], given: Mapping[str, Any] | None = None
 ) -> Settings:
-    """Return the settings of an environment, with others laid over them.
+    """Return the settings of an environment, overridden by given ones.
 
     Args:
-        environment: `REGARD_` and a setting's name in capitals; lists have commas.
+        environment: variables `REGARD_NAME` with a setting's name in capitals; items of a list
+            are separated by commas.
         given: by name: values, or their text.
 
     Raises:
-        ConfigError: a value is none of its kind, or makes no sense.
-        UnknownName: there is no such setting: a misspelt variable would leave a door open.
+        ConfigError: a value has the wrong type, or is out of range.
+        UnknownName: there is no such setting: a misspelt variable could leave the service open.
     """
     known = {field.name: field for field in fields(Settings)}
     found: dict[str, Any] = {}
@@ -137,7 +138,7 @@ def read_settings(
     return Settings(**found)
 
 
-def _value(field: Field[Any], said: str, text: str) -> Any:
+def _value(field: Field[Any], source: str, text: str) -> Any:
     kind = get_type_hints(Settings)[field.name]
     if kind is str:
         return text.strip()
@@ -146,9 +147,6 @@ def _value(field: Field[Any], said: str, text: str) -> Any:
     try:
         return kind(text.strip().replace("_", ""))
     except ValueError as error:
-        wanted = "a whole number" if kind is int else "a number"
-        # What stands there is not repeated: a key may have been put into the wrong variable.
-        raise ConfigError(f"{said} must be {wanted}, such as {field.default}.") from error
-
-
-__all__ = ["PREFIX", "Settings", "read_settings"]
+        expected = "a whole number" if kind is int else "a number"
+        # The message does not repeat the text: it may be a key in the wrong variable.
+        raise ConfigError(f"{source} must be {expected}, such as {field.default}.") from error

@@ -1,34 +1,33 @@
-"""Synthetic clips: captions that are decided by what happens in which order, at known times.
+"""Synthetic clips, whose events and their order determine the caption, at known times.
 
 A clip of 10 frames shows two coloured shapes, one after the other: each appears, moves left,
 right, up or down, or turns another colour. Its caption is
 
     a <colour> <shape> <event> then a <colour> <shape> <event>
 
-**No event leaves a trace in other frames**, and the set of frames says nothing of their order:
+**No event leaves a trace in other frames**, and the set of frames does not reveal their order:
 
-- Each coloured shape is seen during its own interval alone.
-- A move backwards is the opposite move, and a change of colour backwards the opposite change.
-  Tracks, the moments of change, intervals and what fills them are drawn so that a clip and its
+- Each coloured shape is visible only during its own interval.
+- A move played backwards is the opposite move, and a change of colour the opposite change.
+  Tracks, moments of change, intervals and the frames between them are drawn so that a clip and its
   *twin* (two events exchanged, or one event played backwards) are equally likely. A twin has the
-  very same frames in another order, and another caption.
+  same frames in another order, and another caption.
 
-So whoever sees the frames without their order cannot do better than chance on which event came
-first, where a shape moves, and which of two colours turns into the other.
+So a model that ignores the order of frames is at chance on which event came first, in which
+direction a shape moves, and which of two colours turns into the other.
 
-Frames without an event show a grey shape, which is never spoken of. A frame's vector is a mean,
-which keeps no places; so that a frame tells where its shape is, everything is darker the further
-right and larger the further down it lies.
+Frames without an event show a grey shape, which the caption never mentions. The vector of a frame
+is a mean over its places; to encode the place of a shape in it, everything is darker further right
+and larger further down.
 
-There are 27,720 captions, 3,404 of them for validation and 3,426 for testing. Which these are is
-decided by a digest of the events without their order and direction: twins are in one split, and
-no caption is in two.
+There are 27,720 captions, 3,404 of them for validation and 3,426 for testing. The split is chosen
+by a digest of the events without their order and direction: twins are in the same split, and no
+caption is in two.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,8 +36,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from regard.errors import ConfigError, DatasetError, UnknownName
-from regard.synthetic.scenes import COLOURS, OVERSAMPLING, SHAPES, SPLITS, begin_folder, outline
+from regard.data.dataset import write_synthetic
+from regard.errors import ConfigError
+from regard.synthetic.scenes import (
+    COLOURS,
+    GREY,
+    OVERSAMPLING,
+    SHAPES,
+    generators,
+    outline,
+    split_of_number,
+)
 
 FRAMES = 10
 RATE = 8
@@ -50,10 +58,9 @@ _SIDE = 0.32  # of a shape in the middle row, in sides of the frame
 _NEARER = 0.7  # how much larger a shape is at the bottom than at the top
 _DARKER = 0.6  # how much darker the frame is at its right than at its left
 _TRAVEL = (0.46, 0.54)  # how far a shape moves, in sides of the frame
-_CENTRAL = (0.4, 0.6)  # where a shape that keeps its place is, and the middle of a track
+_CENTRAL = (0.4, 0.6)  # place of a shape that does not move, and middle of a track
 _LENGTHS = (3, 4)  # frames of an event
 _MARGIN = _SIDE / 2 * (1 + _NEARER / 2)
-_GREY = (125, 125, 125)
 
 
 Place = tuple[float, float]
@@ -81,19 +88,19 @@ class Event:
 
     @property
     def backwards(self) -> Event:
-        """The event that its frames show in the opposite order."""
+        """The event that the frames show in reverse order."""
         if self.verb == "turns":
             return replace(self, colour=self.to, to=self.colour)
         return replace(self, to=OPPOSITE[self.to]) if self.verb == "moves" else self
 
 
 @dataclass(frozen=True)
-class Scene:
-    """An event, with all that its frames depend on.
+class ShownEvent:
+    """An event and how its frames show it.
 
     Attributes:
         event: what happens.
-        path: where the shape's middle is in each frame.
+        path: centre of the shape in each frame.
         colours: of the shape in each frame.
     """
 
@@ -102,9 +109,9 @@ class Scene:
     colours: tuple[str, ...]
 
     @property
-    def backwards(self) -> Scene:
-        """The same frames in the opposite order."""
-        return Scene(self.event.backwards, self.path[::-1], self.colours[::-1])
+    def backwards(self) -> ShownEvent:
+        """The same frames in reverse order."""
+        return ShownEvent(self.event.backwards, self.path[::-1], self.colours[::-1])
 
 
 @dataclass(frozen=True)
@@ -112,13 +119,13 @@ class Story:
     """A clip before it is drawn.
 
     Attributes:
-        scenes: in their order.
-        gaps: frames before each scene that belong to none.
-        greys: shape and place of what the frames without a scene show, in their order.
-        ground: red, green and blue of the ground at the left.
+        scenes: the two events in order.
+        gaps: number of frames without an event before each.
+        greys: shape and place in the frames without an event, in order.
+        ground: red, green and blue of the background at the left.
     """
 
-    scenes: tuple[Scene, Scene]
+    scenes: tuple[ShownEvent, ShownEvent]
     gaps: tuple[int, int]
     greys: tuple[tuple[str, Place], ...]
     ground: tuple[int, int, int]
@@ -140,7 +147,7 @@ class Story:
     def draw(self, size: int) -> np.ndarray:
         """Return the frames, (10, size, size, 3) uint8."""
         shown: list[tuple[str, tuple[int, ...], Place]] = []
-        shown += [(shape, _GREY, place) for shape, place in self.greys]
+        shown += [(shape, GREY, place) for shape, place in self.greys]
         for (start, _), scene in zip(self.intervals, self.scenes, strict=True):
             shown[start:start] = [
                 (scene.event.shape, COLOURS[colour], place)
@@ -169,35 +176,29 @@ def caption_of(events: Sequence[Event]) -> str:
 
 
 def split_of(events: Sequence[Event]) -> str:
-    """Return the split that a combination belongs to, whatever its order and directions."""
+    """Return the split of events, which does not depend on their order and directions."""
     names = sorted(min(str(event), str(event.backwards)) for event in events)
     digest = hashlib.sha256("; ".join(names).encode()).digest()
-    return {0: "val", 4: "test"}.get(digest[0] % 8, "train")
+    return split_of_number(digest[0])
 
 
 def make_stories(count: int, *, split: str = "train", seed: int = 0) -> list[Story]:
-    """Make stories; story i is the same whatever `count` is.
+    """Make stories. Story i does not depend on `count`.
 
     Args:
-        count: how many.
+        count: number of stories.
         split: "train", "val" or "test".
-        seed: of all that is drawn.
+        seed: of all random choices.
 
     Raises:
-        ConfigError: a negative count.
-        UnknownName: no such split.
+        ConfigError: the count is negative.
+        UnknownName: the split does not exist.
     """
-    if split not in SPLITS:
-        raise UnknownName("split", split, SPLITS)
-    if count < 0:
-        raise ConfigError(f"{count} clips cannot be made; wanted 0 or more.")
-    return [
-        _story(np.random.default_rng((seed, SPLITS.index(split), i)), split) for i in range(count)
-    ]
+    return [_story(draw, split) for draw in generators(count, split, seed, "clips")]
 
 
 def spoken_events(story: Story) -> list[tuple[str, int | None]]:
-    """Return each word of the caption with the index of the event it tells of, or None.
+    """Return each word of the caption with the index of the event it describes, or None.
 
     >>> story = make_stories(1)[0]
     >>> [word for word, event in spoken_events(story) if event is None][-1]
@@ -223,23 +224,23 @@ def write_clips(
     """Write clips as a data set: lossless videos, `dataset.json` and `events.json`.
 
     `dataset.json` is in Karpathy's form. `events.json` maps each file to its caption's words (for
-    every word the index of the event it tells of, or null) and its events with their interval in
+    every word the index of the event it describes, or null) and its events with their interval in
     seconds.
 
     Args:
-        folder: made where it does not exist; clips that were written into it are replaced.
-        train: training clips.
-        val: validation clips.
-        test: test clips.
-        seed: of all that is drawn.
+        folder: created if it does not exist; clips that were written into it are replaced.
+        train: number of training clips.
+        val: number of validation clips.
+        test: number of test clips.
+        seed: of all random choices.
         size: side of the frames in pixels.
 
     Returns:
         The path of `dataset.json`.
 
     Raises:
-        ConfigError: frames so small that shapes cannot be told apart, or the folder holds
-            something else.
+        ConfigError: the frames are too small to tell shapes apart, or the folder holds something
+            else.
         DatasetError: the folder cannot be written.
         MissingExtra: PyAV is not installed.
     """
@@ -248,32 +249,19 @@ def write_clips(
             f"clips of {size} pixels a side cannot be made; wanted an even number of 32 or more, "
             "so that shapes can be told apart."
         )
-    folder = Path(folder)
-    clips: list[dict[str, Any]] = []
-    events: dict[str, Any] = {}
-    try:
-        begin_folder(folder, "synthetic clips")
-        for split, count in zip(SPLITS, (train, val, test), strict=True):
-            (folder / split).mkdir(parents=True, exist_ok=True)
-            for i, story in enumerate(make_stories(count, split=split, seed=seed)):
-                name = f"{i:05d}.mov"
-                _write(folder / split / name, story.draw(size))
-                clips.append(_karpathy(story, split, name))
-                events[f"{split}/{name}"] = _record(story)
-        (folder / "events.json").write_text(json.dumps(events), "utf-8")
-        dataset = folder / "dataset.json"
-        dataset.write_text(json.dumps({"dataset": "synthetic clips", "images": clips}), "utf-8")
-    except OSError as error:
-        raise DatasetError(f"clips cannot be written to {folder}: {error.strerror}.") from error
-    return dataset
+    return write_synthetic(
+        folder,
+        "clips",
+        (train, val, test),
+        lambda count, split: make_stories(count, split=split, seed=seed),
+        lambda story, path: _save(story.draw(size), path),
+        _facts,
+        suffix=".mov",
+        facts_name="events.json",
+    )
 
 
-def _karpathy(story: Story, split: str, name: str) -> dict[str, Any]:
-    sentence = {"raw": story.caption, "tokens": story.caption.split()}
-    return {"filepath": split, "filename": name, "split": split, "sentences": [sentence]}
-
-
-def _record(story: Story) -> dict[str, Any]:
+def _facts(story: Story) -> dict[str, Any]:
     return {
         "words": spoken_events(story),
         "events": [
@@ -289,14 +277,14 @@ def _story(draw: np.random.Generator, split: str) -> Story:
     lengths = [int(n) for n in draw.choice(_LENGTHS, 2)]
     between = int(draw.integers(0, 2))
     before = int(draw.integers(0, FRAMES - sum(lengths) - between + 1))
-    first, second = (_scene(draw, event, n) for event, n in zip(events, lengths, strict=True))
+    first, second = (_show(draw, event, n) for event, n in zip(events, lengths, strict=True))
     greys = tuple(_grey(draw) for _ in range(FRAMES - sum(lengths)))
     red, green, blue = map(int, draw.integers(225, 251, 3))
     return Story((first, second), (before, between), greys, (red, green, blue))
 
 
 def _events(draw: np.random.Generator) -> list[Event]:
-    """Draw two events that share neither shape nor colour, so that none is taken for another."""
+    """Draw two events that share neither shape nor colour, so that they cannot be confused."""
     shapes, colours = draw.permutation(SHAPES), [str(c) for c in draw.permutation(list(COLOURS))]
     events: list[Event] = []
     for shape in map(str, shapes[:2]):
@@ -310,7 +298,7 @@ def _events(draw: np.random.Generator) -> list[Event]:
     return events
 
 
-def _scene(draw: np.random.Generator, event: Event, frames: int) -> Scene:
+def _show(draw: np.random.Generator, event: Event, frames: int) -> ShownEvent:
     colours = [event.colour] * frames
     ends = np.repeat(draw.uniform(*_CENTRAL, (1, 2)), 2, 0)
     if event.verb == "turns":
@@ -319,12 +307,12 @@ def _scene(draw: np.random.Generator, event: Event, frames: int) -> Scene:
     elif event.verb == "moves":
         along = np.abs(_AXES[event.to]).argmax()
         half = draw.uniform(*_TRAVEL) / 2 * _AXES[event.to][along]
-        # Around its middle, so that a track and its opposite are equally likely.
+        # Symmetric about its middle, so that a track and its reverse are equally likely.
         middle = ends[0, along].clip(_MARGIN + abs(half), 1 - _MARGIN - abs(half))
         ends[:, along] = middle - half, middle + half
-    # Weights that are the same from both ends: a track and its opposite meet the same pixels.
+    # These weights are symmetric, so a track and its reverse have exactly the same pixels.
     path = [(ends[0] * (frames - 1 - k) + ends[1] * k) / (frames - 1) for k in range(frames)]
-    return Scene(event, tuple((float(r), float(c)) for r, c in path), tuple(colours))
+    return ShownEvent(event, tuple((float(r), float(c)) for r, c in path), tuple(colours))
 
 
 def _grey(draw: np.random.Generator) -> tuple[str, Place]:
@@ -351,7 +339,7 @@ def _paint(
     )
 
 
-def _write(path: Path, frames: np.ndarray) -> None:
+def _save(frames: np.ndarray, path: Path) -> None:
     """Write frames without loss (QuickTime Animation), the same bytes every time."""
     from regard.media.video.pyav import import_av
 

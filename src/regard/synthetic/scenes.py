@@ -1,38 +1,37 @@
-"""Synthetic scenes: captions that are decided by the picture, and objects whose place is known.
+"""Synthetic scenes, whose picture determines the caption; and what synthetic data sets share.
 
-A scene holds two coloured objects and one or two grey ones on a light ground. Its caption is
+A scene shows two coloured objects and one or two grey ones on a light background. Its caption is
 
     a <colour> <shape> is <relation> a <colour> <shape>
 
-with six colours, four shapes and four relations, and the picture leaves no choice in it:
+with six colours, four shapes and four relations. Exactly one caption is right:
 
-- The grey objects are never spoken of; they put false shapes into the picture.
-- Colours lie on a wheel (red, yellow, green, cyan, blue, magenta, red ...). The subject is
-  the object from whose colour the other's is one or two steps on; colours three steps apart
-  do not meet.
-- The pair lies along one axis (at most 0.4 times as far apart along the other), so that one
+- The caption never mentions the grey objects; they are distractors.
+- Colours lie on a wheel (red, yellow, green, cyan, blue, magenta, red ...). The object's colour is
+  one or two steps after the subject's; colours three steps apart do not occur together.
+- The pair lies along one axis (at most 0.4 times as far apart along the other), so only one
   relation holds.
 
-There are 768 combinations (colour, shape, relation, colour, shape). Of a shuffled list, every
-eighth is kept for validation and every eighth for testing: no caption occurs in two splits.
+There are 768 combinations (colour, shape, relation, colour, shape). An eighth of a shuffled list
+is for validation and an eighth for testing: no caption occurs in two splits.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from regard.errors import ConfigError, DatasetError, UnknownName
-from regard.util.safe_io import Unreadable, json_of, text_of
+from regard.data.dataset import SPLITS, write_synthetic
+from regard.errors import ConfigError, UnknownName
 
 COLOURS = {
     "red": (210, 45, 45),
@@ -46,13 +45,14 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 RELATIONS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 0), "below": (-1, 0)}
 """Each with the (row, column) direction from the subject to the object."""
-SPLITS = ("train", "val", "test")
-
-_GREY = (125, 125, 125)
-_SIDES = (0.225, 0.244)  # of an object's box, in sides of the picture: at most 0.0595 of its area
-_GAP = 0.03  # free ground between two boxes, in sides of the picture
+GREY = (125, 125, 125)
 OVERSAMPLING = 4  # pictures are drawn this many times larger, then averaged
 
+_SIDES = (0.225, 0.244)  # of an object's box, in sides of the picture: at most 0.0595 of its area
+_GAP = 0.03  # free space between two boxes, in sides of the picture
+_HELD_OUT = {0: "val", 4: "test"}  # by the number of a combination, modulo 8
+
+T = TypeVar("T")
 Point = tuple[float, float]
 """(row, column) in pixels."""
 Combination = tuple[str, str, str, str, str]
@@ -94,29 +94,28 @@ class Scene:
 
 
 def make_scenes(count: int, *, split: str = "train", seed: int = 0, size: int = 64) -> list[Scene]:
-    """Make scenes; scene i is the same whatever `count` is.
+    """Make scenes. Scene i does not depend on `count`.
 
     Args:
-        count: how many.
+        count: number of scenes.
         split: "train", "val" or "test"; their combinations of colour, shape and relation differ.
-        seed: of all that is drawn.
+        seed: of all random choices.
         size: side of the pictures in pixels.
 
     Raises:
-        ConfigError: a picture so small that shapes cannot be told apart, or a negative count.
-        UnknownName: no such split.
+        ConfigError: the pictures are too small to tell shapes apart, or the count is negative.
+        UnknownName: the split does not exist.
     """
     allowed = combinations(split)
-    if size < 32 or count < 0:
+    if size < 32:
         raise ConfigError(
-            f"{count} scenes of {size} pixels a side cannot be made; wanted 0 or more, of 32 "
-            "pixels or more, so that shapes can be told apart."
+            f"scenes of {size} pixels a side cannot be made; expected 32 or more, so that shapes "
+            "can be told apart."
         )
-    scenes = []
-    for i in range(count):
-        draw = np.random.default_rng((seed, SPLITS.index(split), i))
-        scenes.append(_scene(draw, allowed[draw.integers(len(allowed))], size))
-    return scenes
+    return [
+        _scene(draw, allowed[draw.integers(len(allowed))], size)
+        for draw in generators(count, split, seed, "scenes")
+    ]
 
 
 def write_scenes(
@@ -134,11 +133,11 @@ def write_scenes(
     (for every word the index of the object it speaks of, or null) and its objects.
 
     Args:
-        folder: made where it does not exist; scenes that were written into it are replaced.
-        train: training scenes.
-        val: validation scenes.
-        test: test scenes.
-        seed: of all that is drawn.
+        folder: created if it does not exist; scenes that were written into it are replaced.
+        train: number of training scenes.
+        val: number of validation scenes.
+        test: number of test scenes.
+        seed: of all random choices.
         size: side of the pictures in pixels.
 
     Returns:
@@ -148,66 +147,24 @@ def write_scenes(
         ConfigError: see `make_scenes`; or the folder holds something else.
         DatasetError: the folder cannot be written.
     """
-    folder = Path(folder)
-    images: list[dict[str, Any]] = []
-    objects: dict[str, Any] = {}
-    try:
-        begin_folder(folder, "synthetic scenes")
-        for split, count in zip(SPLITS, (train, val, test), strict=True):
-            (folder / split).mkdir(parents=True, exist_ok=True)
-            for i, scene in enumerate(make_scenes(count, split=split, seed=seed, size=size)):
-                name = f"{i:05d}.png"
-                Image.fromarray(scene.pixels).save(folder / split / name)
-                images.append(_karpathy(scene, split, name))
-                objects[f"{split}/{name}"] = {
-                    "words": spoken_objects(scene),
-                    "objects": [asdict(thing) for thing in scene.objects],
-                }
-        (folder / "objects.json").write_text(json.dumps(objects), "utf-8")
-        dataset = folder / "dataset.json"
-        dataset.write_text(json.dumps({"dataset": "synthetic scenes", "images": images}), "utf-8")
-    except OSError as error:
-        raise DatasetError(f"scenes cannot be written to {folder}: {error.strerror}.") from error
-    return dataset
 
+    def save(scene: Scene, path: Path) -> None:
+        Image.fromarray(scene.pixels).save(path)
 
-def begin_folder(folder: Path, name: str) -> None:
-    """Make a folder for a data set, or take one that holds an earlier data set of the kind.
+    def facts(scene: Scene) -> dict[str, Any]:
+        objects = [asdict(thing) for thing in scene.objects]
+        return {"words": spoken_objects(scene), "objects": objects}
 
-    The folder then holds a `dataset.json` of the name, so that what a kill leaves is known again.
-
-    Args:
-        folder: to write into.
-        name: of the data set, as `dataset.json` has it under "dataset".
-
-    Raises:
-        ConfigError: the folder holds something else.
-        OSError: it cannot be made or read.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    dataset = folder / "dataset.json"
-    if _name_of(dataset) == name:
-        return
-    if any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise ConfigError(
-            f"{folder} holds something other than {name}, which might be written over; wanted a "
-            "new or empty folder, or one that this wrote before. Name another folder."
-        )
-    dataset.write_text(json.dumps({"dataset": name, "images": []}), "utf-8")
-
-
-def _name_of(dataset: Path) -> object:
-    """Return how a data set in Karpathy's form calls itself; None for anything else."""
-    try:
-        held = json_of(text_of(dataset))
-    except Unreadable:
-        return None
-    return held.get("dataset") if isinstance(held, dict) else None
-
-
-def _karpathy(scene: Scene, split: str, name: str) -> dict[str, Any]:
-    sentence = {"raw": scene.caption, "tokens": scene.caption.split()}
-    return {"filepath": split, "filename": name, "split": split, "sentences": [sentence]}
+    return write_synthetic(
+        folder,
+        "scenes",
+        (train, val, test),
+        lambda count, split: make_scenes(count, split=split, seed=seed, size=size),
+        save,
+        facts,
+        suffix=".png",
+        facts_name="objects.json",
+    )
 
 
 def spoken_objects(scene: Scene) -> list[tuple[str, int | None]]:
@@ -225,13 +182,17 @@ def spoken_objects(scene: Scene) -> list[tuple[str, int | None]]:
 
 
 def combinations(split: str) -> tuple[Combination, ...]:
-    """Return the combinations that scenes of a split show; the splits share none.
+    """Return the combinations that scenes of a split show. The splits share none.
 
     Raises:
-        UnknownName: no such split.
+        UnknownName: the split does not exist.
     """
-    if split not in SPLITS:
-        raise UnknownName("split", split, SPLITS)
+    check_split(split)
+    return _combinations()[split]
+
+
+@cache
+def _combinations() -> dict[str, tuple[Combination, ...]]:
     wheel = list(COLOURS)
     everything = [
         (colour, shape, relation, wheel[(i + on) % len(wheel)], other)
@@ -239,10 +200,7 @@ def combinations(split: str) -> tuple[Combination, ...]:
         for on in (1, 2)
         for shape, relation, other in itertools.product(SHAPES, RELATIONS, SHAPES)
     ]
-    # Shuffled once and for all: a regular pattern would be a rule that a model can learn.
-    random.Random(1).shuffle(everything)
-    kept = {0: "val", 4: "test"}
-    return tuple(c for i, c in enumerate(everything) if kept.get(i % 8, "train") == split)
+    return divide(everything)
 
 
 def _scene(draw: np.random.Generator, combination: Combination, size: int) -> Scene:
@@ -262,7 +220,7 @@ def _scene(draw: np.random.Generator, combination: Combination, size: int) -> Sc
 def _centres(
     draw: np.random.Generator, direction: tuple[int, int], sides: np.ndarray, size: int
 ) -> list[Point]:
-    """Draw places until nothing overlaps and the pair lies as the relation says."""
+    """Draw places until nothing overlaps and the relation of the pair holds."""
     margin = sides.max() / 2 + 1
     while True:
         along = draw.uniform(0.3, 0.7) * size
@@ -291,7 +249,7 @@ def _object(colour: str, shape: str, role: str, centre: Point, side: float) -> S
 
 
 def outline(shape: str) -> Iterator[Point]:
-    """Yield the outline within a box that reaches from -1 to 1."""
+    """Yield the outline of a shape in a box from -1 to 1."""
     if shape == "circle":
         for k in range(32):
             yield math.sin(k * math.tau / 32), math.cos(k * math.tau / 32)
@@ -307,16 +265,53 @@ def outline(shape: str) -> Iterator[Point]:
 
 
 def _draw(draw: np.random.Generator, objects: tuple[SceneObject, ...], size: int) -> np.ndarray:
-    """Return the picture: flat colours that vary a little, on a light and noisy ground."""
+    """Return the picture: flat colours that vary a little, on a light and noisy background."""
     side = size * OVERSAMPLING
     ground = tuple(int(v) for v in draw.integers(225, 251, 3))
     picture = Image.new("RGB", (side, side), ground)
     brush = ImageDraw.Draw(picture)
     for thing in objects:
-        pure = np.asarray(COLOURS.get(thing.colour, _GREY))
+        pure = np.asarray(COLOURS.get(thing.colour, GREY))
         shade = tuple(int(v) for v in (pure + draw.integers(-12, 13, 3)).clip(0, 255))
         points = [(c * OVERSAMPLING, r * OVERSAMPLING) for r, c in thing.polygon]
         brush.polygon(points, fill=shade)
     small = np.asarray(picture.reduce(OVERSAMPLING), np.float64)
     noisy = small + draw.normal(0, 4, small.shape)
     return noisy.round().clip(0, 255).astype(np.uint8)
+
+
+# What all synthetic data sets share
+
+
+def check_split(split: str) -> None:
+    """Raise UnknownName if there is no such split."""
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+
+
+def generators(count: int, split: str, seed: int, kind: str) -> Iterator[np.random.Generator]:
+    """Return a random generator for each sample. Generator i does not depend on `count`.
+
+    Raises:
+        ConfigError: the count is negative.
+        UnknownName: the split does not exist.
+    """
+    check_split(split)
+    if count < 0:
+        raise ConfigError(f"{count} {kind} cannot be made; expected 0 or more.")
+    return (np.random.default_rng((seed, SPLITS.index(split), i)) for i in range(count))
+
+
+def split_of_number(number: int) -> str:
+    """Return the split of a numbered combination: val and test get an eighth each."""
+    return _HELD_OUT.get(number % 8, "train")
+
+
+def divide(everything: list[T]) -> dict[str, tuple[T, ...]]:
+    """Divide combinations into splits, which share none. The list is shuffled in place."""
+    # Always in the same way: a regular pattern would be a rule that a model can learn.
+    random.Random(1).shuffle(everything)
+    return {
+        split: tuple(c for i, c in enumerate(everything) if split_of_number(i) == split)
+        for split in SPLITS
+    }

@@ -1,4 +1,7 @@
-"""What synthetic volumes are made of: a file's place in the world, lesions and their places.
+"""Synthetic volumes with lesions of known kinds and places.
+
+The caption names a bright and a dark lesion by size, kind and place; speckled ones are
+distractors. Files differ in orientation, tilt, spacing, origin and size.
 
 Points are in millimetres from the scan's middle, along the scan's own x, y, z: the patient's
 directions (RAS+), tilted.
@@ -7,8 +10,6 @@ directions (RAS+), tilted.
 from __future__ import annotations
 
 import itertools
-import json
-import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from regard.errors import ConfigError, DatasetError, MissingExtra, UnknownName
-from regard.synthetic.scenes import SPLITS, begin_folder
+from regard.data.dataset import write_synthetic
+from regard.errors import MissingExtra
+from regard.synthetic.scenes import check_split, divide, generators
 
 KINDS = ("ball", "shell", "disc", "bar")
 """Solid; hollow; flat; long. A disc and a bar lie along a random axis of the scan."""
@@ -46,14 +48,14 @@ Points = list[np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """How a file lies in the world; arrays are of three, one for each axis of the file.
+class VoxelGrid:
+    """The voxels of a file and their place in the world; arrays are (3,), by axis of the file.
 
     Attributes:
-        shape: voxels.
+        shape: number of voxels.
         spacing: in millimetres.
-        axes: which of the scan's own axes (0 x, 1 y, 2 z) it is.
-        signs: 1 where it runs the same way, -1 where it is turned round.
+        axes: the scan's own axis (0 x, 1 y, 2 z) of each.
+        signs: 1 for the same direction, -1 for the opposite one.
         tilt: (3, 3), the scan's own axes as columns, in the world.
         middle: of the scan in world millimetres.
     """
@@ -108,12 +110,12 @@ class Frame:
         return tuple(slices), self.points(fine)
 
 
-def draw_frame(draw: np.random.Generator) -> Frame:
+def draw_grid(draw: np.random.Generator) -> VoxelGrid:
     """Draw one of the 48 orders and directions, a tilt, spacings, an origin and a size."""
     spacing = draw.uniform(0.8, 1.6, 3)
     spacing[draw.integers(3)] = draw.uniform(1.6, 3.0)
     axis = draw.normal(size=3)
-    return Frame(
+    return VoxelGrid(
         shape=np.round(draw.uniform(FIELD, FIELD + 12, 3) / spacing).astype(int),
         spacing=spacing,
         axes=draw.permutation(3),
@@ -125,24 +127,24 @@ def draw_frame(draw: np.random.Generator) -> Frame:
 
 def arrange(
     draw: np.random.Generator, radii: np.ndarray, places: list[str]
-) -> tuple[Frame, np.ndarray]:
-    """Draw a frame and the lesions' centres until nothing overlaps.
+) -> tuple[VoxelGrid, np.ndarray]:
+    """Draw a grid and the lesions' centres until nothing overlaps.
 
-    The first lesions lie at the places, those beyond them anywhere. A place holds along the
-    world's axes and along the scan's own, which the tilt turns away from them.
+    The first lesions lie at the places, the others anywhere. A place is right both along the
+    world's axes and along the scan's own, which are tilted.
     """
     while True:
-        frame = draw_frame(draw)  # another one where that leaves no room
-        reach = np.minimum(frame.sides, FIELD) / 2 - _GAP - radii[:, None]
+        grid = draw_grid(draw)  # another one if the lesions do not fit
+        reach = np.minimum(grid.sides, FIELD) / 2 - _GAP - radii[:, None]
         for _ in range(_TRIES):
             centres = draw.uniform(-reach, reach)
             for i, place in enumerate(places):
                 centres[i] = _directions(place) * draw.uniform(_OFF_MIDDLE, reach[i])
-            if _hold(centres @ frame.tilt.T, places) and all(
+            if _hold(centres @ grid.tilt.T, places) and all(
                 np.linalg.norm(centres[i] - centres[j]) > radii[i] + radii[j] + _GAP
                 for i, j in itertools.combinations(range(len(radii)), 2)
             ):
-                return frame, centres
+                return grid, centres
 
 
 def _hold(points: np.ndarray, places: list[str]) -> bool:
@@ -155,23 +157,23 @@ def _hold(points: np.ndarray, places: list[str]) -> bool:
 def add_lesion(
     draw: np.random.Generator,
     values: np.ndarray,
-    frame: Frame,
+    grid: VoxelGrid,
     look: tuple[str, str],
     centre: np.ndarray,
     radius: float,
 ) -> None:
-    """Lay a lesion over the values, in place: 0.5 brighter or darker, or voxels of both.
+    """Add a lesion to the values, in place: 0.5 brighter or darker, or speckled with both.
 
     Args:
         draw: of a disc's or a bar's axis, and of speckles.
         values: (i, j, k).
-        frame: of the values.
-        look: (tone, kind); any other tone than those of `TONES` is speckled.
+        grid: of the values.
+        look: (tone, kind); a tone that is not in `TONES` is speckled.
         centre: in the scan's own millimetres.
         radius: in millimetres.
     """
     tone, kind = look
-    where, points = frame.near(centre - radius, centre + radius)
+    where, points = grid.near(centre - radius, centre + radius)
     x, y, z = ((point - c) / radius for point, c in zip(points, centre, strict=True))
     squared = x**2 + y**2 + z**2
     along = ((x, y, z)[int(draw.integers(3))]) ** 2
@@ -221,7 +223,7 @@ class Lesion:
         tone: one of `TONES`, or "speckled".
         size: one of `SIZES`.
         kind: one of `KINDS`.
-        place: one of `PLACES`; "" for a speckled one, which is not spoken of.
+        place: one of `PLACES`; "" for a speckled one, which the caption does not mention.
         centre: in world millimetres, RAS+.
         diameter: in millimetres.
     """
@@ -257,33 +259,29 @@ class SyntheticVolume:
 
 
 def combinations(split: str) -> tuple[Combination, ...]:
-    """Return the combinations of lesions that volumes of a split show; the splits share none.
+    """Return the combinations of lesions that volumes of a split show. The splits share none.
 
     Raises:
-        UnknownName: no such split.
+        UnknownName: the split does not exist.
     """
-    if split not in SPLITS:
-        raise UnknownName("split", split, SPLITS)
-    return _split_combinations()[split]
+    check_split(split)
+    return _combinations()[split]
 
 
 def make_volumes(count: int, *, split: str = "train", seed: int = 0) -> Iterator[SyntheticVolume]:
-    """Make volumes one by one; volume i is the same whatever `count` is.
+    """Make volumes one by one. Volume i does not depend on `count`.
 
     Args:
-        count: how many.
+        count: number of volumes.
         split: "train", "val" or "test"; their combinations of lesions differ.
-        seed: of all that is drawn.
+        seed: of all random choices.
 
     Raises:
-        UnknownName: no such split.
-        ConfigError: a negative count.
+        UnknownName: the split does not exist.
+        ConfigError: the count is negative.
     """
     allowed = combinations(split)
-    if count < 0:
-        raise ConfigError(f"{count} volumes cannot be made; wanted 0 or more.")
-    for i in range(count):
-        draw = np.random.default_rng((seed, SPLITS.index(split), i))
+    for draw in generators(count, split, seed, "volumes"):
         yield _volume(draw, allowed[draw.integers(len(allowed))])
 
 
@@ -293,15 +291,15 @@ def write_volumes(
     """Write volumes as a data set: NIfTI files, `dataset.json` and `lesions.json`.
 
     `dataset.json` is in Karpathy's form. `lesions.json` maps each file to its caption's words (for
-    every word the index of the lesion that it speaks of, or null) and its lesions, whose centres
+    every word the index of the lesion that it describes, or null) and its lesions, whose centres
     are in world millimetres.
 
     Args:
-        folder: made where it does not exist; volumes that were written into it are replaced.
-        train: training volumes.
-        val: validation volumes.
-        test: test volumes.
-        seed: of all that is drawn.
+        folder: created if it does not exist; volumes that were written into it are replaced.
+        train: number of training volumes.
+        val: number of validation volumes.
+        test: number of test volumes.
+        seed: of all random choices.
 
     Returns:
         The path of `dataset.json`.
@@ -315,30 +313,24 @@ def write_volumes(
         from nibabel.nifti1 import Nifti1Image
     except ImportError as error:
         raise MissingExtra("nibabel", "volume", "writing NIfTI") from error
-    folder = Path(folder)
-    images: list[dict[str, Any]] = []
-    lesions: dict[str, Any] = {}
-    try:
-        begin_folder(folder, "synthetic volumes")
-        for split, count in zip(SPLITS, (train, val, test), strict=True):
-            (folder / split).mkdir(parents=True, exist_ok=True)
-            for i, volume in enumerate(make_volumes(count, split=split, seed=seed)):
-                name = f"{i:05d}.nii.gz"
-                Nifti1Image(volume.values, volume.affine).to_filename(folder / split / name)
-                sentence = {"raw": volume.caption, "tokens": volume.caption.split()}
-                images.append(
-                    {"filepath": split, "filename": name, "split": split, "sentences": [sentence]}
-                )
-                lesions[f"{split}/{name}"] = {
-                    "words": spoken_lesions(volume),
-                    "lesions": [asdict(lesion) for lesion in volume.lesions],
-                }
-        (folder / "lesions.json").write_text(json.dumps(lesions), "utf-8")
-        dataset = folder / "dataset.json"
-        dataset.write_text(json.dumps({"dataset": "synthetic volumes", "images": images}), "utf-8")
-    except OSError as error:
-        raise DatasetError(f"volumes cannot be written to {folder}: {error.strerror}.") from error
-    return dataset
+
+    def save(volume: SyntheticVolume, path: Path) -> None:
+        Nifti1Image(volume.values, volume.affine).to_filename(path)
+
+    def facts(volume: SyntheticVolume) -> dict[str, Any]:
+        lesions = [asdict(lesion) for lesion in volume.lesions]
+        return {"words": spoken_lesions(volume), "lesions": lesions}
+
+    return write_synthetic(
+        folder,
+        "volumes",
+        (train, val, test),
+        lambda count, split: make_volumes(count, split=split, seed=seed),
+        save,
+        facts,
+        suffix=".nii.gz",
+        facts_name="lesions.json",
+    )
 
 
 def spoken_lesions(volume: SyntheticVolume) -> list[tuple[str, int | None]]:
@@ -359,20 +351,14 @@ def spoken_lesions(volume: SyntheticVolume) -> list[tuple[str, int | None]]:
 
 
 @cache
-def _split_combinations() -> dict[str, tuple[Combination, ...]]:
+def _combinations() -> dict[str, tuple[Combination, ...]]:
     looks = list(itertools.product(SIZES, KINDS))
     everything: list[Combination] = [
         ((*one, place), (*other, below))
         for place, below in itertools.permutations(PLACES, 2)
         for one, other in itertools.product(looks, repeat=2)
     ]
-    # Shuffled once and for all: a regular pattern would be a rule that a model can learn.
-    random.Random(1).shuffle(everything)
-    kept = {0: "val", 4: "test"}
-    return {
-        split: tuple(c for i, c in enumerate(everything) if kept.get(i % 8, "train") == split)
-        for split in SPLITS
-    }
+    return divide(everything)
 
 
 def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVolume:
@@ -382,21 +368,21 @@ def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVol
     ]
     lesions = [*named, *others]
     diameters = np.array([draw.uniform(*SIZES[size]) for _, size, _, _ in lesions])
-    frame, centres = arrange(draw, diameters / 2, [place for _, _, place in combination])
+    grid, centres = arrange(draw, diameters / 2, [place for _, _, place in combination])
     scale = draw.uniform(100, 3000)  # MRI has no absolute one
     slope = draw.uniform(-0.1, 0.1, 3)
-    points = frame.points([np.arange(n) for n in frame.shape])
+    points = grid.points([np.arange(n) for n in grid.shape])
     shades = 1 + sum(slope[a] * points[a] / (FIELD / 2) for a in range(3))
-    values = np.array(np.broadcast_to(shades, frame.shape))
+    values = np.array(np.broadcast_to(shades, grid.shape))
     for (tone, _, kind, _), centre, radius in zip(lesions, centres, diameters / 2, strict=True):
-        add_lesion(draw, values, frame, (tone, kind), centre, radius)
+        add_lesion(draw, values, grid, (tone, kind), centre, radius)
     values += draw.normal(0, _NOISE, values.shape)
     return SyntheticVolume(
         (values * scale).round().astype(np.int16),
-        frame.affine,
+        grid.affine,
         " and ".join(f"a {size} {tone} {kind} in the {place}" for tone, size, kind, place in named),
         tuple(
-            Lesion(*lesion, frame.world(centre), float(diameter))
+            Lesion(*lesion, grid.world(centre), float(diameter))
             for lesion, centre, diameter in zip(lesions, centres, diameters, strict=True)
         ),
     )

@@ -1,23 +1,48 @@
-"""Batches: which captions of which pictures go through one step together."""
+"""Batches: the splits of a run, and which of their captions go through one step together."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from regard.config import TrainingConfig
+from regard.data.dataset import CaptionDataset
 from regard.errors import ConfigError
-from regard.text.vocabulary import END, PAD, START
+from regard.text.vocabulary import END, PAD, START, Vocabulary
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The training and validation parts of a data set."""
+
+    train: CaptionDataset
+    val: CaptionDataset
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the keys, splits and captions of both parts."""
+        parts = [[(i.key, i.split, i.captions) for i in part] for part in (self.train, self.val)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def encode_captions(
+    dataset: CaptionDataset, vocabulary: Vocabulary, max_length: int | None = None
+) -> list[list[list[int]]]:
+    """Return the word ids of each caption of each picture, cut at `max_length` if it is given."""
+    return [[vocabulary.encode(c)[:max_length] for c in item.captions] for item in dataset.items]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some captions of one picture that share its projection.
+    """Captions of one picture that share its projection.
 
     Attributes:
         item: index of the picture.
@@ -36,14 +61,14 @@ class Chunk:
 def make_chunks(
     captions: Sequence[Sequence[Sequence[int]]], captions_per_image: int
 ) -> list[Chunk]:
-    """Split every picture's captions into chunks of similar length.
+    """Split the captions of every picture into chunks of similar length.
 
-    Captions are sorted by length first, so that the captions of a chunk waste little padding;
-    the chunks of a picture differ in size by one at most (5 captions at 3 a chunk: 3 and 2).
+    Captions are sorted by length first, which keeps the padding in a chunk small. The sizes of a
+    picture's chunks differ by at most one (5 captions with 3 per chunk: 3 and 2).
 
     Args:
-        captions: for each picture, the ids of each caption.
-        captions_per_image: largest chunk.
+        captions: word ids of each caption of each picture.
+        captions_per_image: size of the largest chunk.
     """
     chunks: list[Chunk] = []
     for item, of_picture in enumerate(captions):
@@ -56,10 +81,10 @@ def make_chunks(
 
 
 def check_batching(config: TrainingConfig) -> None:
-    """Refuse batches of one length where captions of several lengths share a chunk.
+    """Check that batches of one length do not take several captions of a picture.
 
-    A model that an older regard trained so still captions and can be resumed, so this is asked of
-    a new run and not of a recipe.
+    Only new runs are checked, not recipes: models that an older version trained like this still
+    load and can be resumed.
 
     Raises:
         ConfigError: training.batching and training.captions_per_image exclude each other.
@@ -76,18 +101,18 @@ def check_batching(config: TrainingConfig) -> None:
 def plan_epoch(
     chunks: Sequence[Chunk], batch_size: int, batching: str, seed: int, epoch: int
 ) -> list[list[Chunk]]:
-    """Return the batches of one epoch, the same for the same seed and epoch.
+    """Return the batches of one epoch. They depend only on the arguments.
 
-    All chunks of a batch hold the same number of captions, so that they line up as N·G rows.
-    Every caption occurs exactly once; a last batch may be smaller.
+    All chunks of a batch hold the same number of captions G, so a batch has N·G rows. Every
+    caption occurs exactly once; the last batch of each G may be smaller.
 
     Args:
-        chunks: all of them.
+        chunks: all chunks of the training split.
         batch_size: captions per batch (at least one chunk).
-        batching: "bucket" (similar lengths), "equal" (one length, the paper: of the longest
-            caption of each chunk), "random".
-        seed: of the run.
-        epoch: of the run.
+        batching: "bucket" (similar lengths), "equal" (one length, as in the paper: that of the
+            longest caption of each chunk) or "random".
+        seed: the run's seed.
+        epoch: number of the epoch.
     """
     order = random.Random(f"{seed} {epoch}")
     groups: dict[tuple[int, ...], list[Chunk]] = defaultdict(list)
@@ -99,7 +124,7 @@ def plan_epoch(
         members = list(groups[key])
         order.shuffle(members)
         if batching == "bucket":
-            # The noise lets pictures meet others than those of exactly their length.
+            # Noise mixes captions of nearly the same length.
             noisy = [(chunk.length + order.random() * 1.5, chunk) for chunk in members]
             members = [chunk for _, chunk in sorted(noisy, key=lambda pair: pair[0])]
         size = max(1, batch_size // key[0])
@@ -109,13 +134,14 @@ def plan_epoch(
 
 
 def collate(chunks: Sequence[Chunk], longest: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (tokens, targets, steps), each (B, T).
+    """Return (tokens, targets, steps), each (B, T): inputs, targets, and which steps are real.
 
-    tokens is what the decoder reads, targets what it should say, steps which are real.
+    For the captions [7, 8] and [9], with <start> 1, <end> 2 and <pad> 0:
+    tokens [[1, 9, 0], [1, 7, 8]], targets [[9, 2, 0], [7, 8, 2]].
 
     Args:
-        chunks: whose captions they are.
-        longest: words of the longest caption of the batch that these are a part of.
+        chunks: their captions are the rows.
+        longest: words of the longest caption of the whole batch, if the chunks are a part of one.
     """
     captions = [caption for chunk in chunks for caption in chunk.captions]
     steps = max(longest, *map(len, captions)) + 1

@@ -1,15 +1,15 @@
-"""One process, or several that train one model together.
+"""The processes that train one model together: one alone, or several (ranks).
 
-Every process (a rank) has a device, the whole model and a part of each batch. What they must agree
-on goes through `Devices`: gradients are summed, captions gathered, choices broadcast. The loop is
-the same for one process, whose `Devices` does nothing.
+Every rank has a device, the whole model and a part of each batch. Ranks communicate through
+`Devices`: gradients are summed, captions gathered, choices broadcast. The training loop is the
+same for a single process, whose `Devices` communicates with nobody.
 
-Between processes Lightning Fabric's DDP strategy does the work. The gradients are summed in one
-call after the backward pass and not by the hooks of `DistributedDataParallel`: those fire in a
-module's own `forward`, and a step of regard calls `project`, `forward` and `step` of a decoder
-whose kernels have their own backward. Summed at once they are also exact: every part is weighed
-by its pictures before its backward pass, so that the sum is the gradient of the batch's mean,
-whatever the parts' sizes, and an accumulated step sends them once.
+Several ranks use the DDP strategy of Lightning Fabric. The gradients are summed in one call after
+the backward pass and not by the hooks of `DistributedDataParallel`: those fire in a module's own
+`forward`, and a training step calls `project`, `forward` and `step` of a decoder whose kernels
+have their own backward. One sum is also exact: every part is weighted by its pictures before its
+backward pass, so the sum is the gradient of the batch's mean whatever the sizes of the parts, and
+an accumulated step sends its gradients once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,89 +29,58 @@ from regard.util.distributed_env import check_fabric, ranks_in
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=6)  # with ranks that are silent, say because one encodes more
+_TIMEOUT = timedelta(hours=6)  # of a collective call: one rank may encode more than another
 
 
-class Devices(Protocol):
-    """What the loop asks of the processes that train together.
-
-    Attributes:
-        rank: of this process, from 0; rank 0 writes logs, checkpoints and the diary.
-        world: number of processes.
-    """
-
-    rank: int
-    world: int
-
-    def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        """Compute in "fp32", or in "bf16" where torch's autocast takes it."""
-        ...
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradients to the parameters'."""
-        ...
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Return the sum over all ranks; the tensor may be changed."""
-        ...
-
-    def gather(self, value: T) -> list[T]:
-        """Return every rank's value, in the order of ranks, on rank 0; elsewhere []."""
-        ...
-
-    def broadcast(self, value: T) -> T:
-        """Return rank 0's value."""
-        ...
-
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        ...
-
-
-def computes_in_bf16() -> bool:
-    """Whether this processor has instructions for bf16; one without imitates it, slowly."""
+def supports_bf16() -> bool:
+    """Whether this processor has bf16 instructions. Without them it emulates bf16, slowly."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(has) for name, has in capabilities.items() if name.endswith("bf16"))
 
 
-class OneDevice:
-    """One process on its own; needs nothing but torch."""
+class Devices:
+    """A single process, which needs nothing but torch; also the interface of several.
+
+    Attributes:
+        rank: of this process, from 0. Rank 0 writes logs, checkpoints and the diary.
+        world: number of processes.
+    """
 
     rank = 0
     world = 1
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        """See `Devices.autocast`."""
+        """Compute in "fp32", or in "bf16" where torch's autocast supports it."""
         return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
     def backward(self, loss: Tensor) -> None:
-        """See `Devices.backward`."""
+        """Add the gradients of the loss to those of the parameters."""
         loss.backward()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """See `Devices.sum`."""
+        """Return the sum over all ranks; the tensor may be changed."""
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """See `Devices.gather`."""
+        """Return the values of all ranks in order on rank 0, and [] on the others."""
         return [value]
 
     def broadcast(self, value: T) -> T:
-        """See `Devices.broadcast`."""
+        """Return the value of rank 0."""
         return value
 
     def barrier(self) -> None:
-        """See `Devices.barrier`."""
+        """Wait until every rank is here."""
 
 
-class FabricDevices:
+class FabricDevices(Devices):
     """Several processes through Lightning Fabric; the environment says which rank this is."""
 
     def __init__(self) -> None:
-        """Meet the other ranks.
+        """Connect to the other ranks.
 
         Raises:
-            RankLost: they do not come.
+            RankLost: they cannot be reached.
         """
         from lightning_fabric import Fabric
         from lightning_fabric.plugins import MixedPrecision, Precision
@@ -120,7 +89,7 @@ class FabricDevices:
 
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
-        with _quiet("lightning_fabric", "lightning.fabric"), _ranks():
+        with _warnings_only("lightning_fabric", "lightning.fabric"), _rank_errors():
             self._fabric = Fabric(
                 accelerator="cpu",
                 devices=here,
@@ -128,11 +97,11 @@ class FabricDevices:
                 strategy=DDPStrategy(
                     cluster_environment=TorchElasticEnvironment(),
                     process_group_backend="gloo",
-                    timeout=_PATIENCE,
+                    timeout=_TIMEOUT,
                 ),
             )
             self._fabric.launch()
-        # A resumed run's precision is known only when its checkpoint is read.
+        # The precision of a resumed run is known only when its checkpoint is read.
         self._precisions = {"fp32": Precision(), "bf16": MixedPrecision("bf16-mixed", "cpu")}
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
@@ -145,7 +114,7 @@ class FabricDevices:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """See `Devices.sum`."""
-        with _ranks():
+        with _rank_errors():
             summed = self._fabric.all_reduce(tensor, reduce_op="sum")
         assert isinstance(summed, Tensor)
         return summed
@@ -153,24 +122,24 @@ class FabricDevices:
     def gather(self, value: T) -> list[T]:
         """See `Devices.gather`."""
         found: list[Any] | None = [None] * self.world if self.rank == 0 else None
-        with _ranks():
+        with _rank_errors():
             torch.distributed.gather_object(value, found)
         return found or []
 
     def broadcast(self, value: T) -> T:
         """See `Devices.broadcast`."""
-        with _ranks():
+        with _rank_errors():
             return self._fabric.broadcast(value)
 
     def barrier(self) -> None:
         """See `Devices.barrier`."""
-        with _ranks():
+        with _rank_errors():
             self._fabric.barrier()
 
 
 @contextmanager
-def meet() -> Generator[Devices]:
-    """Yield this process's `Devices`: alone, or together with those that the environment names.
+def connect() -> Generator[Devices]:
+    """Yield this process's `Devices`: alone, or connected to the ranks the environment names.
 
     Raises:
         ConfigError: the environment is incomplete.
@@ -178,36 +147,33 @@ def meet() -> Generator[Devices]:
         RankLost: another rank ended.
     """
     if ranks_in(os.environ) == 1:
-        yield OneDevice()
+        yield Devices()
         return
     check_fabric()
     devices = FabricDevices()
     try:
         yield devices
-        devices.barrier()  # nobody hangs up while another still reads
+        devices.barrier()  # no rank disconnects while another still reads
     finally:
         torch.distributed.destroy_process_group()
 
 
 @contextmanager
-def _ranks() -> Generator[None]:
-    """Turn what torch says of lost connections into one error."""
+def _rank_errors() -> Generator[None]:
+    """Raise one error for everything that torch says about lost connections."""
     try:
         yield
     except RuntimeError as error:
+        first_line = str(error).strip().partition("\n")[0][:160]
         raise RankLost(
-            f"another process of this training ended or cannot be reached ({_first_line(error)}). "
-            "Go on with --resume and the run's folder."
+            f"another process of this training ended or cannot be reached ({first_line}). "
+            "Resume with --resume and the run's folder."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:160]
-
-
 @contextmanager
-def _quiet(*names: str) -> Generator[None]:
-    """Keep loggers from announcing what the run says itself."""
+def _warnings_only(*names: str) -> Generator[None]:
+    """Silence the announcements of loggers; the run makes its own."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

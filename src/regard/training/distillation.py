@@ -1,9 +1,9 @@
-"""Teachers: trained models whose word probabilities a run learns besides the captions.
+"""Distillation: teachers, trained models whose word probabilities a run learns besides captions.
 
-Of a picture people wrote five captions; a teacher says of every word what else might have stood
-there (Hinton et al. 2015). Several teachers are averaged, so that a large model, or many, are put
-into one that is small. A teacher sees the same view of a picture that the learner sees, through its
-own encoder, whose annotations have a store of their own.
+A picture has a few captions; a teacher's probabilities of every word say what else could stand
+there (Hinton et al. 2015). The probabilities of several teachers are averaged, so that a large
+model, or an ensemble, is distilled into a small one. A teacher sees the same view of a picture as
+the student, through its own encoder, whose annotations have their own store.
 """
 
 from __future__ import annotations
@@ -15,55 +15,55 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regard.checkpoint.build import assemble
+from regard.checkpoint.components import build_components
 from regard.checkpoint.folder import load_checkpoint
 from regard.config import ObjectiveConfig, Recipe
 from regard.data.dataset import CaptionedItem
 from regard.errors import ConfigError
-from regard.media import NOUNS
 from regard.model.decoder import AttentionDecoder
 from regard.pretrained import find_model
 from regard.text.vocabulary import Vocabulary
+from regard.training.batches import Splits
 from regard.training.devices import Devices
 from regard.training.inputs import Pictures, views_of
 from regard.training.objectives.base import Batch
-from regard.training.prepare import Splits
+from regard.types import MEDIA
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model that does not learn.
+    """A trained model that does not change.
 
     Attributes:
         decoder: in evaluation mode.
-        pictures: as its own encoder sees them.
+        pictures: encoded by its own encoder.
     """
 
     decoder: AttentionDecoder
     pictures: Pictures
 
-    def taught(self, batch: Batch, items: list[CaptionedItem], views: list[str]) -> Tensor:
-        """Return its probabilities of every word where a real one stands, (R, V) float32.
+    def probs(self, batch: Batch, items: list[CaptionedItem], views: list[str]) -> Tensor:
+        """Return its word probabilities at every real word, (R, V) float32.
 
-        A teacher of hard attention looks at every cell as far as it would draw it.
+        A teacher with hard attention uses the expected context.
 
         Args:
-            batch: whose captions it reads.
+            batch: the captions.
             items: the batch's pictures.
             views: of each picture.
         """
         with torch.inference_mode():
             stored, mask = self.pictures.read(items, views)
             projected = self.decoder.project(self.pictures.vectors(stored, mask), mask)
-            read = self.decoder(batch.tokens, projected, steps=batch.steps)
-            return torch.softmax(read.output(read.features).float(), -1)
+            unrolled = self.decoder(batch.tokens, projected, steps=batch.steps)
+            return torch.softmax(unrolled.output(unrolled.features).float(), -1)
 
 
-def mean_taught(
+def mean_probs(
     teachers: Sequence[Teacher], batch: Batch, items: list[CaptionedItem], views: list[str]
 ) -> Tensor:
-    """Return the mean of what the teachers say, (R, V); see `Teacher.taught`."""
-    return torch.stack([t.taught(batch, items, views) for t in teachers]).mean(0)
+    """Return the mean probabilities of the teachers, (R, V); see `Teacher.probs`."""
+    return torch.stack([t.probs(batch, items, views) for t in teachers]).mean(0)
 
 
 def open_teachers(
@@ -74,44 +74,40 @@ def open_teachers(
     report: Callable[[int, int], None],
     devices: Devices,
 ) -> list[Teacher]:
-    """Load the teachers that `objective.teachers` names and encode what they shall see.
+    """Load the teachers that `objective.teachers` names and encode their pictures.
 
     Args:
         recipe: objective and data are read.
-        splits: whose pictures are wanted.
+        splits: all of their pictures are encoded.
         vocabulary: the run's.
         out: the run's folder.
-        report: is told (views done, views wanted).
-        devices: that train together.
+        report: is called with (views done, views wanted).
+        devices: train together.
 
     Raises:
-        CheckpointError: there is no such model, or it is damaged.
-        ConfigError: it has other words, or is of another medium.
+        CheckpointError: a model does not exist or is damaged.
+        ConfigError: its words or its medium are not those of the run.
     """
     config = recipe.objective
     stores = config.teacher_stores or [
         str(out / f"teacher{number + 1}") for number in range(len(config.teachers))
     ]
-    teachers = []
-    for name, store in zip(config.teachers, stores, strict=True):
-        model = assemble(load_checkpoint(find_model(name)))
-        _check(name, model.encoder.medium, model.vocabulary, recipe, vocabulary)
-        if model.encoder.frozen_part() is None:  # it was trained whole, and is no longer
-            model.encoder.requires_grad_(False)
-        pictures = Pictures(
-            model.encoder,
-            splits,
-            Path(store),
-            views=views_of(recipe.data)[1:],
-            report=report,
-            devices=devices,
-        )
+    teachers: list[Teacher] = []
+    views = views_of(recipe.data)[1:]
+    for name, folder in zip(config.teachers, stores, strict=True):
+        model = build_components(load_checkpoint(find_model(name)))
+        encoder = model.encoder
+        _check(name, encoder.medium, model.vocabulary, recipe, vocabulary)
+        if encoder.frozen_part() is None:  # it was trained as a whole
+            encoder.requires_grad_(False)
+        store = Path(folder)
+        pictures = Pictures(encoder, splits, store, views=views, report=report, devices=devices)
         teachers.append(Teacher(model.decoder, pictures))
     return teachers
 
 
 def absolute_teachers(config: ObjectiveConfig) -> ObjectiveConfig:
-    """Return the same folders as absolute paths, so that a run can go on from any folder."""
+    """Make the paths of teachers absolute, so that a run can be resumed from any folder."""
     return replace(
         config,
         teachers=tuple(str(Path(t).absolute()) if Path(t).is_dir() else t for t in config.teachers),
@@ -122,8 +118,8 @@ def absolute_teachers(config: ObjectiveConfig) -> ObjectiveConfig:
 def _check(name: str, medium: str, words: Vocabulary, recipe: Recipe, own: Vocabulary) -> None:
     if medium != recipe.encoder.medium:
         raise ConfigError(
-            f"the teacher {name} captions {NOUNS[medium]}s, and the run "
-            f"{NOUNS[recipe.encoder.medium]}s. Name a teacher of the same medium."
+            f"the teacher {name} captions {MEDIA[medium].noun}s, and the run "
+            f"{MEDIA[recipe.encoder.medium].noun}s. Name a teacher of the same medium."
         )
     if words.tokens != own.tokens or words.words != own.words:
         raise ConfigError(

@@ -1,28 +1,29 @@
-"""Free-running evaluation: what the model says of val pictures without help."""
+"""What a run measures after each epoch: captions and scores, and statistics of training items."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from regard.backends.torch_backend import TorchBackend
-from regard.config import Recipe
 from regard.config.io import to_dict
-from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.dataset import CaptionDataset
 from regard.decoding import DecodingOptions, decode
 from regard.metrics import score_captions
-from regard.model.decoder import AttentionDecoder
+from regard.reliability.out_of_distribution import ItemStats, OutOfDistributionDetector
 from regard.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
-from regard.training.batches import Chunk, make_chunks
-from regard.training.devices import Devices
-from regard.training.inputs import Pictures, make_batch
+from regard.training.batches import Chunk, encode_captions, make_chunks
+from regard.training.inputs import make_batch, stacked
 from regard.training.objectives.base import caption_logprob
-from regard.training.prepare import Splits, encode_captions
+from regard.training.setup import TrainingRun
 from regard.types import Annotations, Hypothesis
 
 _PICTURES_PER_BATCH = 50
+_FORBIDDEN = (PAD, START, UNKNOWN)
+_ITEMS = 400  # training items whose statistics are computed, spread evenly
+_ITEMS_PER_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -40,58 +41,50 @@ class Evaluation:
     hypotheses: dict[str, Hypothesis]
 
 
-def evaluate_decoder(
-    decoder: AttentionDecoder,
-    vocabulary: Vocabulary,
-    splits: Splits,
-    pictures: Pictures,
-    recipe: Recipe,
-    devices: Devices,
-) -> Evaluation:
+def evaluate_run(run: TrainingRun) -> Evaluation:
     """Caption the val split and score the captions.
 
-    Every device captions its part of the pictures. Device 0 counts and scores them all; the
-    others get the scores, and keep no captions.
+    Every device captions its part of the pictures. Rank 0 scores the captions of all; the other
+    ranks receive the scores and keep no captions.
 
     Raises:
-        RuntimeError: the devices' captions are not one of each picture.
+        RuntimeError: the captions of all devices are not one of each picture.
     """
-    items = splits.val.items[devices.rank :: devices.world]
-    beam, max_length = recipe.evaluation.beam, recipe.data.max_length
-    method = "greedy" if beam == 1 else "beam"
-    own = to_dict(recipe.decoding)
-    options = DecodingOptions(method=method, beam=beam, max_length=max_length, **own)
-    backend = TorchBackend(None, decoder)
+    devices, recipe = run.devices, run.recipe
+    items = run.splits.val.items[devices.rank :: devices.world]
+    beam = recipe.evaluation.beam
+    options = DecodingOptions(
+        method="greedy" if beam == 1 else "beam",
+        beam=beam,
+        max_length=recipe.data.max_length,
+        **to_dict(recipe.decoding),
+    )
+    backend = TorchBackend(None, run.state.decoder)
     hypotheses: dict[str, Hypothesis] = {}
-    for start in range(0, len(items), _PICTURES_PER_BATCH):
-        batch = items[start : start + _PICTURES_PER_BATCH]
-        best = decode(
-            backend,
-            _annotations(batch, pictures),
-            options,
-            start=START,
-            end=END,
-            forbidden=(PAD, START, UNKNOWN),
-        )
-        hypotheses |= {item.key: found[0] for item, found in zip(batch, best, strict=True)}
-    nll = _nll(decoder, vocabulary, splits, pictures, max_length, devices)
-    gathered = devices.gather((hypotheses, *nll))
+    for first in range(0, len(items), _PICTURES_PER_BATCH):
+        batch = items[first : first + _PICTURES_PER_BATCH]
+        with torch.inference_mode():
+            found, mask = run.pictures.read(list(batch), ["plain"] * len(batch))
+            annotations = Annotations(run.pictures.vectors(found, mask), mask, ())
+        best = decode(backend, annotations, options, start=START, end=END, forbidden=_FORBIDDEN)
+        hypotheses |= {item.key: ranked[0] for item, ranked in zip(batch, best, strict=True)}
+    gathered = devices.gather((hypotheses, *_nll(run)))
     if devices.rank != 0:
         return Evaluation(devices.broadcast({}), {}, {})
-    evaluation = _scored(gathered, splits.val, vocabulary)
+    evaluation = _score(gathered, run.splits.val, run.vocabulary)
     devices.broadcast(evaluation.scores)
     return evaluation
 
 
-def _scored(
+def _score(
     gathered: list[tuple[dict[str, Hypothesis], float, int]],
     val: CaptionDataset,
     vocabulary: Vocabulary,
 ) -> Evaluation:
     """Score the captions of all devices, each picture once."""
-    said = [key for found, _, _ in gathered for key in found]
-    if sorted(said) != sorted(item.key for item in val.items):
-        raise RuntimeError(f"{len(said)} captions came of {len(val.items)} val pictures")
+    keys = [key for found, _, _ in gathered for key in found]
+    if sorted(keys) != sorted(item.key for item in val.items):
+        raise RuntimeError(f"{len(keys)} captions came of {len(val.items)} val pictures")
     unordered = {key: h for found, _, _ in gathered for key, h in found.items()}
     hypotheses = {item.key: unordered[item.key] for item in val.items}
     captions = {key: vocabulary.decode(h.tokens) for key, h in hypotheses.items()}
@@ -102,31 +95,20 @@ def _scored(
     return Evaluation(scores, captions, hypotheses)
 
 
-def _annotations(items: Sequence[CaptionedItem], pictures: Pictures) -> Annotations:
-    with torch.inference_mode():
-        found, mask = pictures.read(list(items), ["plain"] * len(items))
-        return Annotations(pictures.vectors(found, mask), mask, ())
+def _nll(run: TrainingRun) -> tuple[float, int]:
+    """Return this device's teacher-forced negative log-likelihood in nats, and its words.
 
-
-def _nll(
-    decoder: AttentionDecoder,
-    vocabulary: Vocabulary,
-    splits: Splits,
-    pictures: Pictures,
-    max_length: int,
-    devices: Devices,
-) -> tuple[float, int]:
-    """Sum this device's teacher-forced negative log-likelihood, in nats, and count the words.
-
-    The end token is a word.
+    The end token counts as a word.
     """
-    ids = encode_captions(splits.val, vocabulary, max_length)
+    devices, pictures, val = run.devices, run.pictures, run.splits.val
+    decoder = run.state.decoder
+    ids = encode_captions(val, run.vocabulary, run.recipe.data.max_length)
     chunks = make_chunks(ids, max(map(len, ids)))[devices.rank :: devices.world]
     total, words = 0.0, 0
     with torch.inference_mode():
         for start in range(0, len(chunks), _PICTURES_PER_BATCH):
-            for group in _same_size(chunks[start : start + _PICTURES_PER_BATCH]):
-                batch = make_batch(group, splits.val, pictures, ["plain"] * len(group))
+            for group in _by_size(chunks[start : start + _PICTURES_PER_BATCH]):
+                batch = make_batch(group, val, pictures, ["plain"] * len(group))
                 projected = decoder.project(pictures.vectors(batch.vectors, batch.mask), batch.mask)
                 unrolled = decoder(batch.tokens, projected, steps=batch.steps)
                 total -= caption_logprob(unrolled, batch).sum().item()
@@ -134,6 +116,25 @@ def _nll(
     return total, words
 
 
-def _same_size(chunks: list[Chunk]) -> list[list[Chunk]]:
+def _by_size(chunks: list[Chunk]) -> list[list[Chunk]]:
     sizes = sorted({len(c.captions) for c in chunks})
     return [[c for c in chunks if len(c.captions) == size] for size in sizes]
+
+
+def learn_item_statistics(run: TrainingRun) -> OutOfDistributionDetector:
+    """Return the statistics of training items as the trained encoder sees them.
+
+    They are stored with the model for out-of-distribution checks.
+    """
+    encoder, items = run.state.encoder, run.splits.train.items
+    chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, _ITEMS).astype(int))]
+    statistics: list[ItemStats] = []
+    for start in range(0, len(chosen), _ITEMS_PER_BATCH):
+        media = [run.pictures.media(item.file) for item in chosen[start : start + _ITEMS_PER_BATCH]]
+        inputs = [encoder.prepare(m) for m in media]
+        with torch.inference_mode():
+            vectors = encoder(*map(torch.from_numpy, stacked(inputs))).float().numpy()
+        statistics += [
+            ItemStats.measure(*seen) for seen in zip(media, inputs, vectors, strict=True)
+        ]
+    return OutOfDistributionDetector.fit(encoder.medium, statistics)

@@ -1,14 +1,15 @@
-"""Beginning from a model that is there: its networks and its words, and new words after them.
+"""Fine-tuning: start from the networks and words of a trained model, and add new words.
 
-The new rows of the vocabulary's matrices begin where they disturb least and learn soonest:
+The new rows of the vocabulary's matrices are initialised so that they disturb little and learn
+fast:
 
-- **embedding**: drawn as the old words' rows are spread, mean and deviation of each feature, so
-  that the LSTM reads nothing of a size that it has never met;
+- **embedding**: drawn with the mean and deviation of each feature over the old words' rows, so
+  that the LSTM sees inputs of a familiar size;
 - **output**: the mean of the old words' rows, which prefers no picture and no place in a caption
-  (with tied embeddings it is the embedding's);
-- **bias**: such that the model, over the new captions, gives the word the share that it has in
-  them. With a bias like the others' the val loss of 400 scenes with three new words was 1.75
-  after 4 epochs, with this one 1.24.
+  (with tied embeddings it is the embedding);
+- **bias**: such that the mean probability of the word over the new captions is its frequency in
+  them. With the mean bias of the old words the val loss of 400 scenes with three new words was
+  1.75 after 4 epochs, with this one 1.24.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from regard.backends.torch_backend import evaluating
-from regard.checkpoint.folder import Checkpoint, inspect_checkpoint, load_checkpoint, load_weights
+from regard.checkpoint.build import load_weights
+from regard.checkpoint.folder import Checkpoint, inspect_checkpoint, load_checkpoint
 from regard.config import ObjectiveConfig, Recipe
 from regard.config.io import from_dict
 from regard.data.dataset import CaptionDataset
 from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.media import NOUNS
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder
 from regard.pretrained import find_model
@@ -37,6 +38,7 @@ from regard.recipes import FINE_TUNE, find_recipe
 from regard.text.vocabulary import END, SPECIALS, Vocabulary
 from regard.training.batches import Chunk
 from regard.training.inputs import Pictures, make_batch
+from regard.types import MEDIA
 
 _FREE = (
     "encoder.trainable",
@@ -46,29 +48,30 @@ _FREE = (
     "decoder.dropout",
     "decoder.embedding_dropout",
 )
-"""What a run may set anew of the networks that it begins from: it fits all weights."""
+"""Settings of the networks that a run may change: the weights fit any value of them."""
 _FILLED_IN = ("encoder.weights", "decoder.grid_shape")
-_LOOKED_AT = 128  # captions, one of a picture, that say how probable a word is
+_SAMPLE_CAPTIONS = 128  # one of a picture each, to estimate how probable words are
 _WORDS_NAMED = 8
+_ROWS = ("embedding.weight", "output.weight", "output.bias")
+"""Weights with a row for each word."""
 
 
 def fine_tuning_recipe(model: str, recipe: Recipe | None = None) -> Recipe:
-    """Return a recipe that goes on with a model.
+    """Return a recipe that continues from a model.
 
-    Encoder and decoder are the model's, and the kind of tokens. A recipe that is given says all
-    else, and of the networks what may change (which blocks of the encoder are trained,
-    `decoder.attention` and the dropouts). Without one the shipped `fine-tune` says it, but the
-    objective, mirrored pictures, the length of captions, how they are decoded, and whether
-    familiarity is learned (anew) are as the model's own run had them; only self-critical
-    training, which needs words that are known, begins again by what came before it, and an
-    encoder whose last blocks were tuned is left as it is.
+    Encoder, decoder and the kind of tokens are the model's. A given recipe defines everything
+    else, also the settings of the networks that may change (which blocks of the encoder are
+    trained, `decoder.attention` and the dropouts). Without a recipe the shipped `fine-tune` does,
+    except that objective, mirroring, caption length, decoding and `familiarity` are as in the
+    model's own run. Self-critical training, which needs known words, is then replaced by the
+    objective before it, and an encoder whose last blocks were tuned is frozen.
 
     Args:
-        model: as `find_model` takes it.
-        recipe: of the rest.
+        model: a name or folder for `find_model`.
+        recipe: everything but the networks.
 
     Raises:
-        CheckpointError: there is no such model, or it is damaged.
+        CheckpointError: the model does not exist or is damaged.
     """
     old = _recipe_of(inspect_checkpoint(find_model(model)), model)
     given = recipe or _defaults(old)
@@ -91,7 +94,7 @@ def open_start(recipe: Recipe, data: CaptionDataset) -> Checkpoint:
 
     Raises:
         CheckpointError: it is missing or damaged.
-        ConfigError: recipe or data do not fit it; the message names what differs.
+        ConfigError: recipe or data do not fit it; the message names the difference.
     """
     name = recipe.training.init_from
     if recipe.encoder.weights:
@@ -102,7 +105,7 @@ def open_start(recipe: Recipe, data: CaptionDataset) -> Checkpoint:
     start = load_checkpoint(find_model(name))
     old = _recipe_of(start.config, name)
     if old.encoder.medium != data.medium:
-        known, wanted = (f"{NOUNS[medium]}s" for medium in (old.encoder.medium, data.medium))
+        known, wanted = (f"{MEDIA[medium].noun}s" for medium in (old.encoder.medium, data.medium))
         raise ConfigError(
             f"{name} captions {known}, and {recipe.data.annotations} is of {wanted}. Begin from a "
             f"model of {wanted}, or from none."
@@ -124,23 +127,23 @@ def open_start(recipe: Recipe, data: CaptionDataset) -> Checkpoint:
     return start
 
 
-def begin_from(
+def load_start(
     start: Checkpoint,
     decoder: AttentionDecoder,
     encoder: Encoder,
     vocabulary: Vocabulary,
     seed: int,
 ) -> None:
-    """Give the networks a model's weights, with rows for the words that it lacks.
+    """Load a model's weights into the networks, with rows for the new words.
 
-    Rows of old words are its own, bit for bit. See the module's head for the new ones; their
-    bias is the old ones' mean until `set_priors` is called.
+    Rows of old words stay the same bit for bit. See the module's docstring for the new rows; their
+    bias is the mean of the old ones until `set_new_biases` is called.
 
     Args:
         start: the model.
-        decoder: as large as `vocabulary`; is filled in place.
-        encoder: is filled in place.
-        vocabulary: the model's, and perhaps words after them.
+        decoder: for `vocabulary`; changed in place.
+        encoder: changed in place.
+        vocabulary: the model's words, and perhaps new words after them.
         seed: of the embeddings of new words.
 
     Raises:
@@ -155,9 +158,6 @@ def begin_from(
     load_weights(nn.ModuleDict({"encoder": encoder, "decoder": decoder}), weights, str(start.path))
 
 
-_ROWS = ("embedding.weight", "output.weight", "output.bias")
-
-
 def _new_rows(old: dict[str, Tensor], added: int, tied: bool, seed: int) -> dict[str, Tensor]:
     embedding, output, bias = (old[key][len(SPECIALS) :] for key in _ROWS)
     drawn = torch.randn(added, embedding.shape[1], generator=torch.Generator().manual_seed(seed))
@@ -166,7 +166,7 @@ def _new_rows(old: dict[str, Tensor], added: int, tied: bool, seed: int) -> dict
     return dict(zip(_ROWS, (embeddings, outputs, bias.mean().expand(added)), strict=True))
 
 
-def set_priors(
+def set_new_biases(
     decoder: AttentionDecoder,
     known: int,
     captions: Sequence[Sequence[Sequence[int]]],
@@ -180,17 +180,17 @@ def set_priors(
     where b_w = log f - log(1 - F) + mean(log Z - W_w x).
 
     Args:
-        decoder: is changed in place.
-        known: how many words are old; the ids from there on are new.
+        decoder: changed in place.
+        known: number of old words; later ids are new.
         captions: ids of each training caption of each picture.
         dataset: the training pictures.
         pictures: gives their vectors.
     """
     counts = Counter(token for of in captions for ids in of for token in (*ids, END))
     new = range(known, decoder.vocabulary_size)
-    # What stands only where captions are cut off counts once: a share of 0 has no logarithm.
+    # Words that only occur in the part that is cut off count once: log 0 is not finite.
     share = torch.tensor([max(1, counts[i]) / counts.total() for i in new])
-    chosen = np.unique(np.linspace(0, len(captions) - 1, _LOOKED_AT).astype(int)).tolist()
+    chosen = np.unique(np.linspace(0, len(captions) - 1, _SAMPLE_CAPTIONS).astype(int)).tolist()
     chunks = [Chunk(i, (tuple(captions[i][0]),)) for i in chosen]
     batch = make_batch(chunks, dataset, pictures, ["plain"] * len(chunks))
     with torch.no_grad(), evaluating(decoder):
@@ -203,8 +203,8 @@ def set_priors(
         bias[known:] = share.log() - (1 - share.sum()).log() + level
 
 
-def words_added(start: Vocabulary, vocabulary: Vocabulary) -> str:
-    """Say which words a run has that the model that it begins from lacks."""
+def describe_words(start: Vocabulary, vocabulary: Vocabulary) -> str:
+    """Return a text about the words of a model and the new words of a run."""
     new = vocabulary.words[len(start) :]
     named = ", ".join(new[:_WORDS_NAMED]) + (", ..." if len(new) > _WORDS_NAMED else "")
     noun = {"word": "word", "character": "character", "bpe": "piece"}[start.tokens]
@@ -224,7 +224,7 @@ def _defaults(old: Recipe) -> Recipe:
     names = ("flip", "max_length", "familiarity")
     data = replace(recipe.data, **{name: getattr(old.data, name) for name in names})
     encoder = old.encoder
-    if encoder.frozen_blocks:  # tuned for much data; of little it would learn by heart
+    if encoder.frozen_blocks:  # tuned on much data; it would overfit on little
         encoder = replace(encoder, trainable=False, frozen_blocks=0)
     return replace(
         recipe,
@@ -237,7 +237,7 @@ def _defaults(old: Recipe) -> Recipe:
 
 
 def _objective(old: Recipe) -> ObjectiveConfig:
-    alone = replace(old.objective, teachers=(), teacher_stores=())  # they do not know new words
+    alone = replace(old.objective, teachers=(), teacher_stores=())  # they lack the new words
     if alone.kind != "self_critical":
         return alone
     kind = "hard_attention" if old.decoder.attention == "hard" else "cross_entropy"
@@ -245,7 +245,7 @@ def _objective(old: Recipe) -> ObjectiveConfig:
 
 
 def _differences(one: Any, other: Any, section: str) -> list[tuple[str, Any, Any]]:
-    """Return (key, one's value, the other's) of what differs and may not."""
+    """Return (key, one's value, the other's) of settings that differ and must not."""
     found: list[tuple[str, Any, Any]] = []
     for field in fields(one):
         key, values = f"{section}.{field.name}", [getattr(c, field.name) for c in (one, other)]

@@ -1,7 +1,7 @@
-"""Views of a training picture: as it is, mirrored, or a random part of it.
+"""Inputs of the network: views of pictures, their stored annotations, and batches of them.
 
-A view is known by its name, from which the same pixels come at any time, on any machine: the store
-keeps the annotations of every view, and the next run finds them.
+A view is the whole picture, mirrored or not, or a random crop. Its name determines its pixels at
+any time and on any machine: the store keeps the annotations of every view for later runs.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from regard.errors import ConfigError, DatasetError, MediaError
 from regard.media import Input, digest_of
 from regard.model.encoders import Encoder
 from regard.model.encoders.onnx_encoder import encode_with
-from regard.training.batches import Chunk, collate
+from regard.training.batches import Chunk, Splits, collate
 from regard.training.devices import Devices
 from regard.training.objectives.base import Batch
-from regard.training.prepare import Splits
 from regard.types import Media
 
-_LEAST_SIDE = 0.75  # of the picture's; people describe the whole, which should stay in view
 _CROP = "crop"
+_LEAST_SIDE = 0.75  # of the picture's side: captions describe all of it, so most stays in view
+_KEPT_BYTES = 2**31  # of decoded media that a trainable encoder reads in every epoch
+_PICTURES_AT_ONCE = 32  # pictures, frames or slices that are encoded together
 
 
 def views_of(config: DataConfig) -> list[str]:
     """Return the names of all views of a training picture, "plain" first.
 
-    Of the views "crop1", "crop2", ... every second one is mirrored where pictures may be.
+    If pictures may be mirrored, every second one of the views "crop1", "crop2", ... is.
     """
     flip = ["flip"] if config.flip else []
     mirror = ["", "-flip"] if config.flip else [""]
@@ -48,13 +49,13 @@ def views_of(config: DataConfig) -> list[str]:
 
 
 def check_views(recipe: Recipe) -> None:
-    """Refuse views that a medium does not have.
+    """Check that only pictures are cropped.
 
-    A model of pictures that was trained on parts of them may still caption clips, so this is asked
-    of a run and not of a recipe.
+    Runs are checked and not recipes, since a model that was trained on crops of pictures may still
+    caption clips.
 
     Raises:
-        ConfigError: parts are wanted of clips or scans.
+        ConfigError: the recipe asks for crops of clips or scans.
     """
     crops, medium = recipe.data.crops, recipe.encoder.medium
     if crops and medium != "image":
@@ -65,22 +66,23 @@ def check_views(recipe: Recipe) -> None:
 
 
 def draw_views(config: DataConfig, pictures: int, generator: torch.Generator) -> list[str]:
-    """Draw a view for each of so many pictures, all views alike."""
+    """Draw a view for each of a number of pictures, all views with the same probability."""
     views = views_of(config)
     drawn = torch.randint(len(views), (pictures,), generator=generator)
     return [views[k] for k in drawn.tolist()]
 
 
-def mirrored(view: str) -> bool:
-    """Whether a view is mirrored, left for right."""
+def is_mirrored(view: str) -> bool:
+    """Whether left and right are swapped in a view."""
     return view.endswith("flip")
 
 
-def cut(media: Media, view: str) -> Media:
-    """Return the part of a picture that a view shows, at its own place and shape.
+def crop(media: Media, view: str) -> Media:
+    """Return the part of a picture that a view shows.
 
-    Each side is cut to between three quarters and the whole of its length, so that a part is also
-    stretched a little. Where it lies depends on the picture and the view's name alone.
+    Each side is cropped to between three quarters and all of its length, so the encoder, which
+    resizes to a square, also sees it stretched a little. The crop depends only on the picture and
+    the name of the view.
 
     Args:
         media: (height, width, 3) pixels.
@@ -89,25 +91,24 @@ def cut(media: Media, view: str) -> Media:
     if not view.startswith(_CROP):
         return media
     draws = random.Random(f"{view} {media.digest}")
-    rows, cols = (_interval(side, draws) for side in media.pixels.shape[:2])
-    return replace(media, pixels=np.ascontiguousarray(media.pixels[rows, cols]))
+    intervals: list[slice] = []
+    for side in media.pixels.shape[:2]:
+        kept = max(1, round(side * draws.uniform(_LEAST_SIDE, 1.0)))
+        first = round((side - kept) * draws.random())
+        intervals.append(slice(first, first + kept))
+    return replace(media, pixels=np.ascontiguousarray(media.pixels[tuple(intervals)]))
 
 
-def _interval(side: int, draws: random.Random) -> slice:
-    kept = max(1, round(side * draws.uniform(_LEAST_SIDE, 1.0)))
-    first = round((side - kept) * draws.random())
-    return slice(first, first + kept)
-
-
-_KEPT_BYTES = 2**31  # of decoded media that a trainable encoder reads in every epoch
-_PICTURES_AT_ONCE = 32  # pictures, frames or slices that are encoded together
+def stacked(inputs: Sequence[Input]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels and masks of several inputs as arrays."""
+    return np.stack([i.pixels for i in inputs]), np.stack([i.mask for i in inputs])
 
 
 class Pictures:
-    """Gives a batch its pictures (clips, scans): stored annotation vectors, or pixels.
+    """The pictures (clips, scans) of batches: stored annotation vectors, or pixels.
 
-    A frozen encoder, or the frozen part of one, is run once and its vectors are read from the
-    store; one that is trained as a whole gets pixels, since its vectors change with every step.
+    A frozen encoder, or the frozen part of one, runs once and its vectors are read from the store.
+    An encoder that is trained as a whole receives pixels, since its vectors change with every step.
     """
 
     def __init__(
@@ -120,36 +121,34 @@ class Pictures:
         report: Callable[[int, int], None],
         devices: Devices,
     ) -> None:
-        """Encode what the store does not hold yet.
+        """Encode what is not in the store yet.
 
         Args:
             encoder: frozen or trainable.
-            splits: whose pictures are wanted.
+            splits: all of their pictures are encoded.
             folder: of the store.
-            views: of training pictures that are wanted besides "plain" (`training.views`).
-            report: is told (rows done, rows wanted) after each batch.
-            devices: that share the work; their folder is one.
+            views: of training pictures besides "plain" (`views_of`).
+            report: is called with (rows done, rows wanted) after each batch.
+            devices: share the work and the folder.
 
         Raises:
             DatasetError: a picture cannot be read; the message names the first ones.
         """
         self.encoder = encoder
-        self._digests: dict[str, str] = {}
         self._items: dict[str, CaptionedItem] = {}
         self._kept: dict[str, Media] = {}
         self._kept_bytes = 0
         self.store: AnnotationStore | None = None
-        everything = (*splits.train.items, *splits.val.items)
-        self._check(everything)
+        self._find((*splits.train.items, *splits.val.items))
         frozen = encoder.frozen_part()
         self._unfinished = frozen is not encoder
         if frozen is None:
             return
         key = StoreKey(frozen.digest(), frozen.grid_shape, frozen.annotation_dim)
         self.store = AnnotationStore(folder, key)
-        # All views of a picture one after the other: it is read once for those of a batch.
+        # All views of a picture in a row, so that a batch reads the picture once for them.
         wanted = [
-            (self._digests[item.file], view, item.file)
+            (self._items[item.file].digest, view, item.file)
             for split, seen in ((splits.train, ("plain", *views)), (splits.val, ("plain",)))
             for item in split.items
             for view in seen
@@ -164,7 +163,7 @@ class Pictures:
         report: Callable[[int, int], None],
         devices: Devices,
     ) -> None:
-        """Encode this device's part of what is missing, and find what the others encoded."""
+        """Encode this device's share of what is missing, and find what the others encoded."""
         first, after = (r * len(wanted) // devices.world for r in (devices.rank, devices.rank + 1))
         share = wanted[first:after]
         missing = {(digest, view) for digest, view, _ in share if (digest, view) not in store}
@@ -177,11 +176,11 @@ class Pictures:
                     files = list(dict.fromkeys(file for file, _ in batch))
                     media = dict(zip(files, pool.map(self._read, files), strict=True))
                     inputs = list(pool.map(lambda p: self._input(frozen, media[p[0]], p[1]), batch))
-                    mask = np.stack([i.mask for i in inputs])
-                    return encode(np.stack([i.pixels for i in inputs]), mask), mask
+                    pixels, mask = stacked(inputs)
+                    return encode(pixels, mask), mask
 
                 at_once = max(1, _PICTURES_AT_ONCE // self.encoder.pictures_per_item)
-                # Closed at once where `report` is interrupted: then it writes what it has.
+                # If `report` raises, the generator is closed and writes what is encoded.
                 with closing(store.fill(share, vectors, at_once)) as filled:
                     for done in filled:
                         report(done, total)
@@ -191,38 +190,36 @@ class Pictures:
         if absent:
             raise DatasetError(
                 f"the store {store.folder} lacks {len(absent)} of {len(wanted)} views, which other "
-                "devices encoded elsewhere. Name a folder in data.store that all of them see."
+                "devices encoded elsewhere. Set data.store to a folder that all of them share."
             )
 
     def read(self, items: list[CaptionedItem], views: list[str]) -> tuple[Tensor, Tensor]:
-        """Return what `vectors` takes, as float32, and mask (N, L) of the vectors.
+        """Return the input of `vectors`, float32, and the mask (N, L) of its output.
 
-        That is pixels (N, ...), or what the store holds: vectors, or those of the frozen part.
+        The input is pixels (N, ...), or from the store vectors of the encoder or its frozen part.
         """
         if self.store is None:
-            media = (self.media(i.file) for i in items)
-            pairs = zip(media, views, strict=True)
-            inputs = [self._input(self.encoder, m, v) for m, v in pairs]
-            mask = np.stack([i.mask for i in inputs])
-            return torch.from_numpy(np.stack([i.pixels for i in inputs])), torch.from_numpy(mask)
-        wanted = [(self._digests[i.file], v) for i, v in zip(items, views, strict=True)]
+            pairs = zip((self.media(item.file) for item in items), views, strict=True)
+            pixels, mask = stacked([self._input(self.encoder, m, v) for m, v in pairs])
+            return torch.from_numpy(pixels), torch.from_numpy(mask)
+        wanted = [(self._items[i.file].digest, v) for i, v in zip(items, views, strict=True)]
         vectors, mask = self.store.read(wanted)
-        if self._unfinished:  # another grid, of pictures, all of whose cells are real
+        if self._unfinished:  # the stored grid is another; all cells of pictures are real
             mask = np.ones((len(items), math.prod(self.encoder.grid_shape)), bool)
         return torch.from_numpy(vectors).float(), torch.from_numpy(mask)
 
     def vectors(self, pictures: Tensor, mask: Tensor) -> Tensor:
-        """Return annotation vectors of what `read` gave; gradients reach the encoder."""
+        """Return the annotation vectors of what `read` returned; gradients reach the encoder."""
         if self.store is None:
             return self.encoder(pictures, mask)
         return self.encoder.finish(pictures)
 
-    def _check(self, items: tuple[CaptionedItem, ...]) -> None:
+    def _find(self, items: tuple[CaptionedItem, ...]) -> None:
         missing: list[str] = []
         for item in items:
             try:
-                self._items[item.file] = item
-                self._digests[item.file] = item.digest or digest_of(item.file)
+                digest = item.digest or digest_of(item.file)
+                self._items[item.file] = replace(item, digest=digest)
             except OSError:
                 missing.append(item.file)
         if missing:
@@ -240,7 +237,7 @@ class Pictures:
             ) from error
 
     def media(self, file: str) -> Media:
-        """Return a file as it was read; it is kept, and not decoded again."""
+        """Return the decoded file. It is cached up to a limit of memory."""
         if file in self._kept:
             return self._kept[file]
         media = self._read(file)
@@ -251,8 +248,8 @@ class Pictures:
 
     @staticmethod
     def _input(encoder: Encoder, media: Media, view: str) -> Input:
-        found = encoder.prepare(cut(media, view))
-        if not mirrored(view):
+        found = encoder.prepare(crop(media, view))
+        if not is_mirrored(view):
             return found
         return replace(found, pixels=np.ascontiguousarray(found.pixels[..., ::-1]))
 
@@ -264,13 +261,13 @@ def make_batch(
     views: list[str],
     longest: int = 0,
 ) -> Batch:
-    """Gather one batch, or a part of one, from the chunks that an epoch's plan put together.
+    """Return one batch, or a part of one, from chunks of `plan_epoch`.
 
     Args:
-        chunks: of the part.
-        dataset: whose items they name.
+        chunks: of the batch or part.
+        dataset: the chunks name its items.
         pictures: gives their vectors or pixels.
-        views: of each chunk (`training.views`).
+        views: of each chunk (`draw_views`).
         longest: words of the longest caption of the whole batch.
     """
     tokens, targets, steps = collate(chunks, longest)

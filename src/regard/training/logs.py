@@ -1,8 +1,9 @@
-"""What a run leaves behind for people: JSON lines, TensorBoard events, and its reporter."""
+"""What a run leaves for people: JSON lines, TensorBoard events, the diary, and its reporter."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,13 +13,13 @@ from regard.data.dataset import CaptionDataset
 from regard.explain.diary import Diary, DiaryEntry, DiaryPicture, Said
 from regard.explain.tiles import tiled
 from regard.text.vocabulary import Vocabulary
-from regard.training.evaluation import Evaluation
 from regard.training.inputs import Pictures
+from regard.types import Hypothesis
 from regard.util.atomic import whole_file
 
 
 class Reporter(Protocol):
-    """Whoever watches a run: the command line's progress bar, a notebook, nobody."""
+    """Receives the progress of a run, for example to show a progress bar."""
 
     def progress(
         self,
@@ -28,84 +29,90 @@ class Reporter(Protocol):
         losses: dict[str, float],
         seconds_left: float,
     ) -> None:
-        """A step was made."""
+        """Report a step."""
 
     def encoded(self, done: int, wanted: int) -> None:
-        """So many views of pictures (mirrored ones count) are in the store."""
+        """Report how many views of pictures (mirrored ones count) are in the store."""
 
     def evaluated(
         self, epoch: int, scores: dict[str, float], samples: list[tuple[str, str]]
     ) -> None:
-        """An epoch was evaluated; samples are (file, caption)."""
+        """Report the evaluation of an epoch; samples are (file, caption)."""
 
     def message(self, text: str) -> None:
-        """Something worth a line."""
+        """Report a line of text."""
 
 
-class Silent:
-    """A reporter for runs that nobody watches."""
-
-    def progress(
-        self,
-        step: int,
-        steps: int,
-        captions_per_second: float,
-        losses: dict[str, float],
-        seconds_left: float,
-    ) -> None:
-        """Say nothing."""
-
-    def encoded(self, done: int, wanted: int) -> None:
-        """Say nothing."""
-
-    def evaluated(
-        self, epoch: int, scores: dict[str, float], samples: list[tuple[str, str]]
-    ) -> None:
-        """Say nothing."""
-
-    def message(self, text: str) -> None:
-        """Say nothing."""
-
-
-class NoLog:
-    """The log of a process that writes none."""
-
-    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Write nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
+class Silent(Reporter):
+    """A reporter that ignores everything."""
 
 
 class RunLog:
-    """`log.jsonl` and TensorBoard events of one run; a resumed run goes on in both."""
+    """`log.jsonl`, TensorBoard events and `diary.html` of one run. A resumed run extends them."""
 
-    def __init__(self, folder: Path, resumed_at: int, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        resumed_at: int,
+        epoch: int = 0,
+        val: CaptionDataset | None = None,
+        pictures: int = 0,
+    ) -> None:
         """Open the logs.
 
         Args:
             folder: the run's folder.
-            resumed_at: steps that the resumed state has made; later lines, which the killed
-                run wrote and this one writes again, are dropped.
-            epoch: that the resumed state is in; evaluations after it are dropped likewise.
+            resumed_at: steps of the state that is resumed, 0 for a new run. Later lines, which
+                the interrupted run wrote and this one writes again, are dropped.
+            epoch: epoch of that state; later evaluations are dropped likewise.
+            val: the val split, whose pictures the diary shows.
+            pictures: how many of them, spread evenly.
         """
+        items = val.items if val else ()
+        self.items = items[:: max(1, len(items) // max(1, pictures))][:pictures]
+        """The pictures of the diary."""
+        self._diary = Diary(folder / "diary.html", up_to_epoch=epoch if resumed_at else None)
         self._path = folder / "log.jsonl"
         kept = _lines_up_to(self._path, resumed_at, epoch)
         with whole_file(self._path) as new:
             new.write_text("".join(kept), "utf-8")
         self._tensorboard = _tensorboard(folder / "tensorboard", resumed_at)
 
-    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Append one record; numbers also go to TensorBoard."""
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one record. Numbers also go to TensorBoard."""
+        record = {"kind": kind, "step": step, **values}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step} | values, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
         if self._tensorboard is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
+    def add_to_diary(
+        self,
+        epoch: int,
+        scores: dict[str, float],
+        hypotheses: Mapping[str, Hypothesis],
+        vocabulary: Vocabulary,
+        source: Pictures,
+    ) -> None:
+        """Add one evaluation to the diary and rewrite its page."""
+        pictures: list[DiaryPicture] = []
+        said: dict[str, Said] = {}
+        for item in self.items:
+            found = hypotheses[item.key]
+            media = source.media(item.file)
+            picture, grid, cells = tiled(media, source.encoder.prepare(media).grid)
+            words = [vocabulary.word(token) for token in found.tokens]
+            pictures.append(DiaryPicture(item.key, picture.pixels, grid))
+            chosen = None
+            if found.location is not None:
+                chosen = [int(np.flatnonzero(cells == cell)[0]) for cell in found.location]
+            said[item.key] = Said(words, found.alpha[:, cells], chosen)
+        self._diary.add(DiaryEntry(epoch, scores, said), pictures)
+
     def close(self) -> None:
-        """Flush what is pending."""
+        """Flush the TensorBoard events."""
         if self._tensorboard is not None:
             self._tensorboard.close()
 
@@ -120,7 +127,7 @@ def _lines_up_to(path: Path, step: int, epoch: int) -> list[str]:
             if record["step"] <= step and record.get("epoch", epoch) <= epoch:
                 kept.append(line)
         except (ValueError, KeyError):
-            continue  # the line that the kill cut in two
+            continue  # the last line of an interrupted run may be incomplete
     return kept
 
 
@@ -130,39 +137,3 @@ def _tensorboard(folder: Path, resumed_at: int) -> Any:
     except ImportError:
         return None  # the JSON lines hold the same numbers
     return SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
-
-
-class DiaryKeeper:
-    """Writes `diary.html` anew after each evaluation."""
-
-    def __init__(self, folder: Path, val: CaptionDataset, pictures: int, epoch: int | None) -> None:
-        """Choose the pictures, evenly over the val split.
-
-        Args:
-            folder: the run's folder.
-            val: the val split.
-            pictures: how many.
-            epoch: that the run is resumed in; later entries of a killed run are dropped. None:
-                the run begins.
-        """
-        step = max(1, len(val.items) // max(1, pictures))
-        self.items = val.items[::step][:pictures]
-        self._diary = Diary(folder / "diary.html", up_to_epoch=epoch)
-
-    def add(
-        self, epoch: int, evaluation: Evaluation, vocabulary: Vocabulary, source: Pictures
-    ) -> None:
-        """Add one evaluation and rewrite the page."""
-        pictures: list[DiaryPicture] = []
-        said: dict[str, Said] = {}
-        for item in self.items:
-            found = evaluation.hypotheses[item.key]
-            media = source.media(item.file)
-            picture, grid, cells = tiled(media, source.encoder.prepare(media).grid)
-            words = [vocabulary.word(token) for token in found.tokens]
-            pictures.append(DiaryPicture(item.key, picture.pixels, grid))
-            chosen = None
-            if found.location is not None:
-                chosen = [int(np.flatnonzero(cells == cell)[0]) for cell in found.location]
-            said[item.key] = Said(words, found.alpha[:, cells], chosen)
-        self._diary.add(DiaryEntry(epoch, evaluation.scores, said), pictures)

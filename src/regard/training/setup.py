@@ -4,39 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from regard.checkpoint.folder import Checkpoint, load_checkpoint
-from regard.config import Recipe, TrainingConfig
+from regard.config import DataConfig, Recipe, TrainingConfig
 from regard.config.io import from_dict
-from regard.errors import CheckpointError
-from regard.media import NOUNS
+from regard.data.dataset import SPLITS, UNUSED, CaptionDataset
+from regard.data.shards import load_captions
+from regard.errors import CheckpointError, ConfigError, DatasetError
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, build_encoder
 from regard.text.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary
-from regard.training.batches import Chunk, check_batching, make_chunks
-from regard.training.devices import Devices, computes_in_bf16
+from regard.training.batches import Chunk, Splits, check_batching, encode_captions, make_chunks
+from regard.training.devices import Devices, supports_bf16
 from regard.training.distillation import Teacher, absolute_teachers, open_teachers
-from regard.training.fine_tune import begin_from, open_start, set_priors, words_added
+from regard.training.fine_tune import describe_words, load_start, open_start, set_new_biases
 from regard.training.inputs import Pictures, check_views, views_of
-from regard.training.item_statistics import check_enough
 from regard.training.logs import Reporter
 from regard.training.objectives import build_objective
-from regard.training.prepare import (
-    Splits,
-    absolute_paths,
-    check_unchanged,
-    cut_captions,
-    encode_captions,
-    load_splits,
-)
 from regard.training.state import TrainState
+from regard.types import MEDIA
+
+_FEWEST_ITEMS = 10  # training items that statistics can be learned from
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a run is made of; only its state changes."""
+class TrainingRun:
+    """What a run is made of. Only its state changes."""
 
     recipe: Recipe
     folder: Path
@@ -51,98 +47,109 @@ class Run:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes what the run leaves behind."""
+        """Whether this process writes the files of the run."""
         return self.devices.rank == 0
 
 
 def prepare_run(
     recipe: Recipe, out: Path, resume: bool, reporter: Reporter, devices: Devices
-) -> Run:
-    """Load captions, vocabulary, encoder, annotations and state; see `regard.training.train`."""
-    saved = _saved(out) if resume else None
+) -> TrainingRun:
+    """Load captions, networks, annotations and state; see `regard.training.train`."""
+    saved, saved_state = _load_saved(out) if resume else (None, {})
     if saved is not None:
         recipe = from_dict(Recipe, saved.config["recipe"])
     else:
         check_batching(recipe.training)
-        recipe = _of_this_machine(recipe, reporter, devices)
+        recipe = _resolve(recipe, reporter, devices)
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
-    if saved is not None and saved.training_state is not None:
-        check_unchanged(splits, saved.training_state.get("data"))
+    check_unchanged(splits, saved_state.get("data"))
     if recipe.data.familiarity:
-        check_enough(splits)
+        _check_item_count(splits)
     check_views(recipe)
-    begins = saved is None and bool(recipe.training.init_from)
-    start = open_start(recipe, splits.train) if begins else saved
-    encoder = _encoder(recipe, start)
+    start = saved
+    if saved is None and recipe.training.init_from:
+        start = open_start(recipe, splits.train)
+    encoder = _build_encoder(recipe, start)
     recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
-    vocabulary = saved.vocabulary if saved else _words(recipe, splits, start)
-    decoder = _fresh_decoder(recipe, encoder.annotation_dim, len(vocabulary))
+    vocabulary = saved.vocabulary if saved else _build_words(recipe, splits, start)
+    decoder = _build_decoder(recipe, encoder.annotation_dim, len(vocabulary))
     if start is not None:
-        begin_from(start, decoder, encoder, vocabulary, recipe.training.seed)
-    if start is not None and begins:
-        words = words_added(start.vocabulary, vocabulary)
-        reporter.message(f"begins from {recipe.training.init_from}: {words}")
-    reporter.message(
-        f"{len(splits.train.items)} training and {len(splits.val.items)} val "
-        f"{NOUNS[encoder.medium]}s, "
-        f"{len(vocabulary)} words, {sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} "
-        "million decoder weights"
-    )
-    out.mkdir(parents=True, exist_ok=True)  # where a wish was wrong, no empty folder stays behind
-    pictures = Pictures(
-        encoder,
-        splits,
-        Path(recipe.data.store or out / "annotations"),
-        views=views_of(recipe.data)[1:],
-        report=reporter.encoded,
-        devices=devices,
-    )
-    whole = encode_captions(splits.train, vocabulary)
-    captions, remark = cut_captions(whole, recipe.data.max_length)
+        load_start(start, decoder, encoder, vocabulary, recipe.training.seed)
+    _report_contents(reporter, recipe, splits, vocabulary, decoder, None if saved else start)
+    out.mkdir(parents=True, exist_ok=True)  # only now: a wrong setting leaves no empty folder
+    store = Path(recipe.data.store or out / "annotations")
+    views, report = views_of(recipe.data)[1:], reporter.encoded
+    pictures = Pictures(encoder, splits, store, views=views, report=report, devices=devices)
+    encoded = encode_captions(splits.train, vocabulary)
+    captions, remark = cut_captions(encoded, recipe.data.max_length)
     if remark:
         reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary)
     if start is not None and len(vocabulary) > len(start.vocabulary):
-        set_priors(decoder, len(start.vocabulary), captions, splits.train, pictures)
-    state = TrainState.begin(recipe, decoder, encoder, objective, devices.world)
-    if saved is not None and saved.training_state is not None:
-        state.load(saved.training_state)
+        set_new_biases(decoder, len(start.vocabulary), captions, splits.train, pictures)
+    state = TrainState.create(recipe, decoder, encoder, objective, devices.world)
+    if saved_state:
+        state.load(saved_state)
     if devices.world > 1:
-        state.load(devices.broadcast(state.to_dict()))  # whatever differs between machines
+        state.load(devices.broadcast(state.to_dict()))  # machines may differ in a rounding
     chunks = make_chunks(captions, recipe.training.captions_per_image)
-    teachers = open_teachers(recipe, splits, vocabulary, out, reporter.encoded, devices)
-    return Run(
+    teachers = open_teachers(recipe, splits, vocabulary, out, report, devices)
+    return TrainingRun(
         recipe, out, splits, vocabulary, pictures, chunks, state, teachers, reporter, devices
     )
 
 
-def _saved(out: Path) -> Checkpoint:
-    """Return where a run stopped."""
-    saved = load_checkpoint(out / "last", training=True)
-    if saved.training_state is None:
-        raise CheckpointError(f"{out / 'last'} holds no training.pt, so it cannot be resumed.")
-    return saved
-
-
-def _of_this_machine(recipe: Recipe, reporter: Reporter, devices: Devices) -> Recipe:
-    """Name files by their whole paths, and choose the precision where it is "auto"."""
-    encoder = recipe.encoder
-    if encoder.weights:
-        encoder = replace(encoder, weights=str(Path(encoder.weights).absolute()))
-    return replace(
-        recipe,
-        data=absolute_paths(recipe.data),
-        encoder=encoder,
-        objective=absolute_teachers(recipe.objective),
-        training=_in_its_precision(recipe.training, reporter, devices),
+def _report_contents(
+    reporter: Reporter,
+    recipe: Recipe,
+    splits: Splits,
+    vocabulary: Vocabulary,
+    decoder: AttentionDecoder,
+    start: Checkpoint | None,
+) -> None:
+    if start is not None:
+        words = describe_words(start.vocabulary, vocabulary)
+        reporter.message(f"begins from {recipe.training.init_from}: {words}")
+    reporter.message(
+        f"{len(splits.train.items)} training and {len(splits.val.items)} val "
+        f"{MEDIA[recipe.encoder.medium].noun}s, {len(vocabulary)} words, "
+        f"{sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} million decoder weights"
     )
 
 
-def _in_its_precision(
+def _load_saved(out: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """Return the last checkpoint of a run and its training state."""
+    saved = load_checkpoint(out / "last", training=True)
+    if saved.training_state is None:
+        raise CheckpointError(f"{out / 'last'} holds no training.pt, so it cannot be resumed.")
+    return saved, saved.training_state
+
+
+# Recipe
+
+
+def _resolve(recipe: Recipe, reporter: Reporter, devices: Devices) -> Recipe:
+    """Make paths absolute, so that a run can be resumed from any folder, and choose "auto"."""
+    data, weights = recipe.data, recipe.encoder.weights
+    places = {key: _absolute(getattr(data, key)) for key in ("annotations", "images", "store")}
+    return replace(
+        recipe,
+        data=replace(data, **places),
+        encoder=replace(recipe.encoder, weights=_absolute(weights)),
+        objective=absolute_teachers(recipe.objective),
+        training=_choose_precision(recipe.training, reporter, devices),
+    )
+
+
+def _absolute(place: str) -> str:
+    return str(Path(place).absolute()) if place and "://" not in place else place
+
+
+def _choose_precision(
     training: TrainingConfig, reporter: Reporter, devices: Devices
 ) -> TrainingConfig:
-    """Choose the precision where it is "auto"; a run that is resumed elsewhere keeps it."""
-    native = devices.broadcast(computes_in_bf16())
+    """Resolve the precision "auto". A run that is resumed on another machine keeps its own."""
+    native = devices.broadcast(supports_bf16())
     if training.precision == "bf16" and not native:
         reporter.message(
             "training.precision is bf16, which this processor only imitates: a step takes many "
@@ -153,16 +160,122 @@ def _in_its_precision(
     return replace(training, precision="bf16" if native else "fp32")
 
 
-def _encoder(recipe: Recipe, start: Checkpoint | None) -> Encoder:
-    """Build the encoder; where there is a checkpoint its weights are put in later."""
+# Captions
+
+
+def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices) -> Splits:
+    """Load captions and split them, by picture if the data names no val split.
+
+    Args:
+        config: the `[data]` section.
+        seed: of the random split.
+        val_limit: number of val pictures to keep, from the first; 0 keeps all.
+        devices: rank 0 reads the captions and broadcasts them, since shards without a manifest
+            are read from end to end.
+
+    Raises:
+        ConfigError: the recipe names no captions.
+        DatasetError: the captions cannot be read, a split is empty or has an unknown name, or a
+            picture is in two splits.
+    """
+    if not config.annotations:
+        raise ConfigError(
+            "the recipe names no captions. Give --data FILE --images DIR, or set "
+            "data.annotations and data.images."
+        )
+    dataset = devices.broadcast(
+        load_captions(config.annotations, config.images, present_only=config.present_only)
+        if devices.rank == 0
+        else CaptionDataset((), "")
+    )
+    _check_split_names(dataset)
+    dataset.check_one_split_each()
+    if not any(item.split == "val" for item in dataset.items):
+        dataset = dataset.with_split(config.val_fraction, seed)
+    train, val = dataset.split("train"), dataset.split("val")
+    for name, part in (("train", train), ("val", val)):
+        if not part.items:
+            raise DatasetError(f"{config.annotations} has no pictures in the {name} split.")
+    if config.limit:
+        train = replace(train, items=train.items[: config.limit])
+    if val_limit:
+        val = replace(val, items=val.items[:val_limit])
+    return Splits(train, val)
+
+
+def _check_split_names(dataset: CaptionDataset) -> None:
+    """Reject unknown split names: held-out pictures must neither be trained on nor be lost."""
+    odd = [item for item in dataset.items if item.split not in (*SPLITS, UNUSED, "")]
+    if odd:
+        raise DatasetError(
+            f"{dataset.source} names the split {odd[0].split!r} for {odd[0].key} "
+            f"({len(odd)} such pictures); it must be train, val, test, unused or empty. Rename "
+            "it; unused leaves pictures out. `regard data check` lists them all."
+        )
+
+
+def check_unchanged(splits: Splits, digest: str | None) -> None:
+    """Check that a resumed run reads the captions and splits that it was started with.
+
+    Otherwise pictures could move between train and val, and the epochs would be planned anew.
+
+    Args:
+        splits: as read now.
+        digest: of the splits at the start; None if an older version did not save it.
+
+    Raises:
+        DatasetError: they differ.
+    """
+    if digest is not None and digest != splits.digest:
+        source = splits.train.source
+        raise DatasetError(
+            f"{source} no longer gives the captions and splits that this run was started with "
+            f"({len(splits.train)} training and {len(splits.val)} val pictures now). Restore "
+            "them, or start a new run: --init with this run's folder, --data with the new "
+            "captions, --out with another folder."
+        )
+
+
+def _check_item_count(splits: Splits) -> None:
+    """Check, before anything is trained, that there are enough items for their statistics."""
+    items = splits.train.items
+    if len(items) < _FEWEST_ITEMS:
+        raise ConfigError(
+            f"data.familiarity is true, and {len(items)} training items are too few to say what "
+            f"is familiar; expected {_FEWEST_ITEMS} or more. Set it to false."
+        )
+
+
+def cut_captions(
+    captions: list[list[list[int]]], max_length: int
+) -> tuple[list[list[list[int]]], str]:
+    """Cut captions at `max_length` words. Also return how many are longer; "" if none is.
+
+    The model learns to stop in mid-sentence from captions that are cut, so the user is told.
+    """
+    lengths = [len(ids) for of_picture in captions for ids in of_picture]
+    longer = sum(length > max_length for length in lengths)
+    if not longer:
+        return captions, ""
+    return [[ids[:max_length] for ids in of_picture] for of_picture in captions], (
+        f"{longer} of {len(lengths)} training captions have more than data.max_length = "
+        f"{max_length} tokens and are cut; the longest has {max(lengths)}"
+    )
+
+
+# Networks and words
+
+
+def _build_encoder(recipe: Recipe, start: Checkpoint | None) -> Encoder:
+    """Build the encoder. If there is a checkpoint, its weights are loaded later."""
     if start is None:
         return build_encoder(recipe.encoder, pretrained=True)
     with torch.random.fork_rng(devices=[]):
         return build_encoder(recipe.encoder, pretrained=False)
 
 
-def _words(recipe: Recipe, splits: Splits, start: Checkpoint | None) -> Vocabulary:
-    """Return the words of the training captions, after those of the model it begins from."""
+def _build_words(recipe: Recipe, splits: Splits, start: Checkpoint | None) -> Vocabulary:
+    """Return the words of the training captions, after those of the model to start from."""
     data = recipe.data
     captions = (caption for item in splits.train.items for caption in item.captions)
     limits = {"min_count": data.min_count, "max_words": data.max_words}
@@ -171,8 +284,8 @@ def _words(recipe: Recipe, splits: Splits, start: Checkpoint | None) -> Vocabula
     return build_vocabulary(captions, tokens=data.tokens, **limits)
 
 
-def _fresh_decoder(recipe: Recipe, annotation_dim: int, words: int) -> AttentionDecoder:
-    """Build a decoder from the recipe's seed, leaving torch's global generator as it was."""
+def _build_decoder(recipe: Recipe, annotation_dim: int, words: int) -> AttentionDecoder:
+    """Build a decoder from the recipe's seed. Torch's global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
         return AttentionDecoder(

@@ -18,10 +18,11 @@ from regard.types.decoding import (
     Step,
     location_chooser,
 )
-from regard.types.media import Clip, Grid, Media, Scan
+from regard.types.media import MEDIA, Clip, Grid, Media, Medium, Scan
 
 __all__ = [
     "CONTEXTS",
+    "MEDIA",
     "SCHEMA_VERSION",
     "Annotations",
     "Array",
@@ -33,6 +34,7 @@ __all__ = [
     "Hypothesis",
     "LocationChooser",
     "Media",
+    "Medium",
     "ProjectedAnnotations",
     "Ranking",
     "Scan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from regard.types.media import Grid, Media
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DRAWN_BY = "regard.explain"
+"""The module whose `draw` and `caption_html` draw captions. It is imported by name at the first
+drawing: types know no drawings, and captions that nobody draws need no matplotlib."""
 SCHEMA_VERSION = 1
 """Version of the caption JSON; keys are only ever added to it."""
 
@@ -153,14 +157,10 @@ class Caption:
         A picture becomes a contact sheet, a clip a film strip, a scan a three-plane montage;
         takes the options of that drawing (`regard.explain.draw`).
         """
-        from regard.explain import draw
-
-        return draw(self, **options)
+        return import_module(DRAWN_BY).draw(self, **options)
 
     def _repr_html_(self) -> str:
-        from regard.explain import caption_html
-
-        return caption_html(self)
+        return import_module(DRAWN_BY).caption_html(self)
 
 
 def _grid_json(grid: Grid) -> dict[str, Any]:

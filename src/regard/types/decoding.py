@@ -19,9 +19,21 @@ Array = Any
 """A numpy array or a torch tensor: anything that array-api-compat understands."""
 
 
-CONTEXTS = ("expected", "sample", "argmax")
-"""How hard attention forms the context: an expectation, or one cell, sampled or the likeliest."""
+def array_namespace(*arrays: Array) -> Any:
+    """Return the module whose functions work on these arrays, after the array API standard.
 
+    numpy follows the standard by itself. array-api-compat would import all of numpy for it, which
+    takes longer than a caption does.
+    """
+    if all(isinstance(x, np.ndarray) for x in arrays):
+        return np
+    import array_api_compat
+
+    return array_api_compat.array_namespace(*arrays)
+
+
+CONTEXTS = ("expected", "sample", "argmax")
+"""Ways in which hard attention forms the context: an expectation, or a cell that it chooses."""
 
 LocationChooser = Callable[[Array], Array]
 """Maps alpha (B, L) to the cells (B,) that hard attention looks at."""

@@ -13,6 +13,51 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Medium:
+    """A kind of source: what messages call it, and the axes of the grids that lie on it.
+
+    Attributes:
+        noun: what one file of it is called.
+        phrase: the noun with its article, in full.
+        axes: names of the grid's axes; a clip may have the first alone.
+        suffixes: of the files that are taken from a folder. A file named by itself is tried
+            whatever its suffix.
+    """
+
+    noun: str
+    phrase: str
+    axes: tuple[str, ...]
+    suffixes: frozenset[str]
+
+
+DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
+MEDIA = {
+    "image": Medium(
+        "picture",
+        "a picture",
+        ("rows", "cols"),
+        # Telephones write .heic, which Pillow does not read by itself. It is listed so that a
+        # folder of such files gives errors instead of nothing.
+        frozenset(
+            (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2")
+            + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+        ),
+    ),
+    "video": Medium(
+        "clip",
+        "a video clip",
+        ("frames", "rows", "cols"),
+        frozenset(
+            (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
+            + (".ogv", ".ts", ".webm", ".wmv")
+        ),
+    ),
+    "volume": Medium("scan", "a scan", ("slices", "rows", "cols"), DICOM_SUFFIXES | {".nii"}),
+}
+"""All media that are captioned, by the names that models, recipes and JSON use."""
+
+
+@dataclass(frozen=True)
 class Grid:
     """Where the cells of an annotation grid lie on their source.
 

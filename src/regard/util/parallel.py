@@ -19,45 +19,43 @@ R = TypeVar("R")
 _AHEAD = 1  # batches that wait for a thread, so that none waits for a slow reader of results
 
 
-def in_lanes(
-    work: Callable[[list[T]], list[R]],
-    items: Iterator[T],
+def ordered_map(
+    work: Callable[[T], R],
+    batches: Iterator[T],
     *,
-    batch_size: int,
-    lanes: int,
-    alone: Callable[[], Callable[[], None]],
+    threads: int,
+    start: Callable[[], Callable[[], None]],
 ) -> Iterator[R]:
-    """Yield what `work` makes of the items, in their order, several batches at a time.
+    """Yield what `work` returns for each batch, in their order, several batches at a time.
 
-    No more than lanes + 1 batches are begun ahead of what was yielded, so memory stays flat.
+    No more than threads + 1 batches are begun ahead of what was yielded, so memory stays flat.
 
     Args:
-        work: makes a batch's results.
-        items: all of them, taken as they are needed.
-        batch_size: items of a batch.
-        lanes: threads.
-        alone: is called in each thread before its first batch and sees to it that this thread's
-            work takes one core; what it returns is called in the caller's thread once all have
-            done so, and takes back what else that changed.
+        work: returns a batch's result.
+        batches: taken as they are needed.
+        threads: how many.
+        start: is called in each thread before its first batch, to limit the thread's work to one
+            core. What it returns is called in the caller's thread once all threads have started,
+            to undo what else that changed.
     """
-    with ThreadPoolExecutor(lanes) as pool:
-        started = Barrier(lanes)
+    with ThreadPoolExecutor(threads) as pool:
+        started = Barrier(threads)
 
-        def start(_: int) -> Callable[[], None]:
-            restore = alone()
+        def start_thread(_: int) -> Callable[[], None]:
+            restore = start()
             started.wait()  # or one thread could start twice, and another never
             return restore
 
-        for restore in list(pool.map(start, range(lanes)))[:1]:
+        for restore in list(pool.map(start_thread, range(threads)))[:1]:
             restore()
-        ahead: deque[Future[list[R]]] = deque()
+        ahead: deque[Future[R]] = deque()
         try:
             while True:
-                while len(ahead) < lanes + _AHEAD and (batch := list(islice(items, batch_size))):
-                    ahead.append(pool.submit(work, batch))
+                wanted = threads + _AHEAD - len(ahead)
+                ahead.extend(pool.submit(work, batch) for batch in islice(batches, wanted))
                 if not ahead:
                     return
-                yield from ahead.popleft().result()
+                yield ahead.popleft().result()
         finally:
             for future in ahead:
                 future.cancel()

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from regard.errors import CheckpointError
-from regard.util.atomic import whole_file
 
 MAX_BYTES = 2**28
 """Largest text that is read: ten times the captions of COCO."""
@@ -53,26 +49,3 @@ def json_of(text: str) -> Any:
         raise Unreadable("it is nested too deeply") from error
     except ValueError as error:
         raise Unreadable(str(error)) from error
-
-
-def change_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a checkpoint's `config.json`; nothing else of the model is touched.
-
-    Args:
-        folder: of the checkpoint.
-        change: is given the config, and changes it in place.
-
-    Raises:
-        CheckpointError: the config cannot be read or written; what was there before is untouched.
-    """
-    path = folder / "config.json"
-    try:
-        config = json_of(text_of(path))
-        if not isinstance(config, dict):
-            raise Unreadable("it is no table of settings")
-        change(config)
-        with whole_file(path) as new:
-            new.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", "utf-8")
-            new.chmod(path.stat().st_mode)
-    except (OSError, Unreadable) as error:
-        raise CheckpointError(f"{path} cannot be changed: {error}. It is as it was.") from error

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from regard.captioner import Captioner
 from regard.cli.main import main
 from regard.config import EncoderConfig, Recipe
-from regard.config.io import override
 from regard.errors import ConfigError, MissingExtra
 from regard.model.encoders import Encoder, build_encoder
+from regard.recipes import override
 from regard.training import train
 from tests.helpers import toys
 

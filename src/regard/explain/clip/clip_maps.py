@@ -18,7 +18,7 @@ from PIL import Image
 from regard.errors import ConfigError, MediaError
 from regard.explain.maps import SCALE_LEAST, absolute_scale
 from regard.media import digest_of
-from regard.media.video.frame_orientation import upright_frame
+from regard.media.video.frames import upright_frame
 from regard.media.video.pyav import (
     MAX_FRAME_PIXELS,
     decode_frames,

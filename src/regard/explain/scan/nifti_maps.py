@@ -19,7 +19,7 @@ from regard.errors import ConfigError
 from regard.explain import labels
 from regard.explain.scan.volume_maps import along, mixed
 from regard.media import places_of
-from regard.media.scan.voxels import import_nibabel
+from regard.media.scan import import_nibabel
 from regard.pipeline import NOT_CLINICAL
 from regard.types import Caption, Scan
 from regard.util.atomic import whole_file

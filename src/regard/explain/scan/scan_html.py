@@ -38,7 +38,7 @@ from regard.explain.scan.volume_maps import (
     smoothing_along,
 )
 from regard.explain.tiles import grey_slice
-from regard.media.scan.voxels import import_nibabel
+from regard.media.scan import import_nibabel
 from regard.types import Caption, Grid, Scan
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""DICOM slices and multi-frame files to a volume as it is stored: sorted, placed, in real units.
+"""Reads DICOM slices and multi-frame files as a stored volume: sorted, placed, in real units.
 
-Nothing that pydicom says of a file reaches a message: it may repeat what the file says.
+Messages never repeat what pydicom says of a file, which may be what the file says of a patient.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from regard.errors import MediaError, MediaTooLarge, RegardError
-from regard.media.quiet import quiet
-from regard.media.scan.dicom_geometry import Plane, placed
-from regard.media.scan.dicom_series import Header, read_dataset
-from regard.media.scan.voxels import Stored
+from regard.errors import MediaError, MediaTooLarge
+from regard.media.scan import StoredVolume, damage_as_media_error
+from regard.media.scan.dicom_geometry import DicomPlane, place_slices
+from regard.media.scan.dicom_series import DicomHeader, read_dataset
+from regard.media.source_file import quiet_libraries
 
 _MAX_SLICES = 2**16
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -24,16 +24,16 @@ _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """One frame of a file and how its values become real ones."""
+class DicomFrame:
+    """One frame of a file, with its plane and the (slope, intercept) of its values."""
 
-    header: Header
+    header: DicomHeader
     index: int
-    plane: Plane
+    plane: DicomPlane
     rescale: tuple[float, float] | None
 
 
-def read_dicom(headers: Sequence[Header], name: str, max_voxels: int) -> Stored:
+def read_dicom(headers: Sequence[DicomHeader], name: str, max_voxels: int) -> StoredVolume:
     """Read the files of one series, or one file of one or many frames.
 
     Args:
@@ -42,40 +42,29 @@ def read_dicom(headers: Sequence[Header], name: str, max_voxels: int) -> Stored:
         max_voxels: more are refused by the headers, before anything is allocated.
 
     Returns:
-        Values in (column, row, slice) order, slices by their place along the normal; Hounsfield
-        units of a CT by RescaleSlope and RescaleIntercept, of each frame its own.
+        Values in (column, row, slice) order, with slices sorted along the normal; Hounsfield
+        units of a CT, by the RescaleSlope and RescaleIntercept of each frame.
 
     Raises:
-        MediaError: it holds no image, colours, slices that make no volume, or is damaged.
+        MediaError: no image, colours, slices that do not form a volume, or damaged.
     """
-    try:
-        with quiet:
-            return _read(headers, name, max_voxels)
-    except RegardError:
-        raise
-    except MemoryError:
-        raise MediaTooLarge(
-            f"{name} does not fit into memory. Cut or thin it first."
-        ) from None  # here as below: the chain may hold what the file says
-    except Exception as error:
-        raise MediaError(
-            f"{name} cannot be read as DICOM ({type(error).__name__}): it is cut short or damaged. "
-            "Export it again."
-        ) from None
+    with damage_as_media_error(name, "DICOM"), quiet_libraries:
+        return _read(headers, name, max_voxels)
 
 
-def _read(headers: Sequence[Header], name: str, max_voxels: int) -> Stored:
+def _read(headers: Sequence[DicomHeader], name: str, max_voxels: int) -> StoredVolume:
     for header in headers:
-        _check(header, name)
+        _check_kind(header, name)
+        _check_codec(header.dataset, name)
     shape = _common_shape(headers, name)
     count = sum(header.shape[0] for header in headers)
     if count > _MAX_SLICES or count * shape[0] * shape[1] > max_voxels:
         raise MediaTooLarge(
-            f"{name} has {count} slices of {shape[0]}×{shape[1]}; wanted at most "
-            f"{_MAX_SLICES} slices and {max_voxels} voxels. Cut or thin it, or set max_voxels."
+            f"{name} has {count} slices of {shape[0]}×{shape[1]}; expected at most "
+            f"{_MAX_SLICES} slices and {max_voxels} voxels. Crop or thin it, or set max_voxels."
         )
     frames = [frame for header in headers for frame in _frames(header)]
-    order, affine, notes = placed([frame.plane for frame in frames], name)
+    order, affine, notes = place_slices([frame.plane for frame in frames], name)
     values = np.empty((count, *shape), np.float32)
     slots = {(id(frames[at].header), frames[at].index): k for k, at in enumerate(order)}
     for header in headers:
@@ -88,26 +77,25 @@ def _read(headers: Sequence[Header], name: str, max_voxels: int) -> Stored:
     if headers[0].dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         values = values.max() + values.min() - values
         notes = (*notes, "its low values are white (MONOCHROME1): turned round")
-    return Stored(values.transpose(2, 1, 0), affine, headers[0].modality, notes)
+    return StoredVolume(values.transpose(2, 1, 0), affine, headers[0].modality, notes)
 
 
-def _check(header: Header, name: str) -> None:
+def _check_kind(header: DicomHeader, name: str) -> None:
     dataset = header.dataset
     if not header.shape[0]:
         kind = header.modality or "unknown kind"
         raise MediaError(
             f"{name} is a DICOM file of {kind} that holds no image, such as a report or a "
-            "structure set. Wanted slices of a scan."
+            "structure set. Give the slices of a scan."
         )
     photometric = str(dataset.get("PhotometricInterpretation") or "")
     if int(dataset.get("SamplesPerPixel") or 1) > 1 or photometric == "PALETTE COLOR":
-        raise MediaError(f"{name} is a DICOM file in colours; wanted one value per voxel.")
+        raise MediaError(f"{name} is a DICOM file in colours; expected one value per voxel.")
     if "MOSAIC" in (dataset.get("ImageType") or ()):
         raise MediaError(
             f"{name} is a mosaic: the slices of a volume as tiles of one picture. Convert it to "
             "NIfTI, such as with dcm2niix."
         )
-    _check_codec(dataset, name)
 
 
 def _check_codec(dataset: Any, name: str) -> None:
@@ -123,9 +111,9 @@ def _check_codec(dataset: Any, name: str) -> None:
             "with gdcmconv --raw."
         ) from None
     if not decoder.is_available:
-        # "NAME - requires PACKAGE and PACKAGE"; what PyPI has under another name is named so.
-        wanted = [text.partition("requires ")[2] for text in decoder.missing_dependencies]
-        packages = ", or ".join(wanted).replace("numpy and ", "").replace("gdcm>", "python-gdcm>")
+        # pydicom lists "NAME - requires PACKAGE and PACKAGE"; gdcm is python-gdcm on PyPI.
+        needed = [text.partition("requires ")[2] for text in decoder.missing_dependencies]
+        packages = ", or ".join(needed).replace("numpy and ", "").replace("gdcm>", "python-gdcm>")
         raise MediaError(
             f"{name} is compressed as {syntax.name}, and its codec is missing. Install {packages}; "
             "or decompress it first, such as with gdcmconv --raw."
@@ -140,65 +128,59 @@ def _transfer_syntax(dataset: Any) -> str:
     return _NATIVE[0] if implicit else _NATIVE[1 if little else 2]
 
 
-def _common_shape(headers: Sequence[Header], name: str) -> tuple[int, int]:
+def _common_shape(headers: Sequence[DicomHeader], name: str) -> tuple[int, int]:
     shapes = sorted({header.shape[1:] for header in headers})
     if len(shapes) > 1:
         listed = ", ".join(f"{rows}×{cols}" for rows, cols in shapes[:4])
         raise MediaError(
-            f"{name} has slices of {len(shapes)} sizes ({listed}): they make no volume. Put the "
-            "slices of one size into a folder of their own."
+            f"{name} has slices of {len(shapes)} sizes ({listed}): they do not form a volume. Put "
+            "the slices of one size into a folder of their own."
         )
     return shapes[0]
 
 
-def _frames(header: Header) -> list[_Frame]:
+def _frames(header: DicomHeader) -> list[DicomFrame]:
     dataset = header.dataset
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    if per_frame:
+    count = header.shape[0]
+    if per_frame := dataset.get("PerFrameFunctionalGroupsSequence"):
         shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
-        # Too few of them leaves frames without a place, which is refused below.
-        groups = [*per_frame, *[{}] * header.shape[0]][: header.shape[0]]
+        # If there are too few, some frames have no plane, which `place_slices` refuses.
+        groups = [*per_frame, *[{}] * count][:count]
         return [_enhanced(header, i, (group, shared)) for i, group in enumerate(groups)]
-    planes = _classic_planes(dataset, header.shape[0])
-    return [_Frame(header, i, plane, _rescale(dataset)) for i, plane in enumerate(planes)]
+    planes = _classic_planes(dataset, count)
+    return [DicomFrame(header, i, plane, _rescale(dataset)) for i, plane in enumerate(planes)]
 
 
-def _classic_planes(dataset: Any, count: int) -> list[Plane]:
-    position, orientation = (
-        _numbers(dataset.get(key), size)
-        for key, size in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6))
-    )
+def _classic_planes(dataset: Any, count: int) -> list[DicomPlane]:
+    position = _numbers(dataset.get("ImagePositionPatient"), 3)
+    orientation = _numbers(dataset.get("ImageOrientationPatient"), 6)
     spacing = _numbers(dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing"), 2)
     depth = _depth(dataset)
     if count == 1:
-        return [Plane(position, orientation, spacing, depth)]
+        return [DicomPlane(position, orientation, spacing, depth)]
     offsets = _numbers(dataset.get("GridFrameOffsetVector"), count)  # of a dose grid
     if position is None or orientation is None or offsets is None:
-        return [Plane(None, None, spacing, depth)] * count
+        return [DicomPlane(None, None, spacing, depth)] * count
     normal = np.cross(orientation[:3], orientation[3:])
     # The first offset is 0, or the first slice's own place along the normal (PS3.3, C.8.8.3.2).
-    return [
-        Plane(tuple(np.add(position, (offset - offsets[0]) * normal)), orientation, spacing, depth)
-        for offset in offsets
-    ]
+    places = [np.add(position, (offset - offsets[0]) * normal) for offset in offsets]
+    return [DicomPlane(tuple(place), orientation, spacing, depth) for place in places]
 
 
-def _enhanced(header: Header, index: int, groups: tuple[Any, Any]) -> _Frame:
+def _enhanced(header: DicomHeader, index: int, groups: tuple[Any, Any]) -> DicomFrame:
+    """Return a frame of an enhanced file from its own and the shared functional groups."""
+
     def found(sequence: str) -> Any:
-        return next((g[sequence][0] for g in _holders(groups, sequence)), {})
+        return next((group[sequence][0] for group in groups if group.get(sequence)), {})
 
     measures = found("PixelMeasuresSequence")
-    plane = Plane(
+    plane = DicomPlane(
         _numbers(found("PlanePositionSequence").get("ImagePositionPatient"), 3),
         _numbers(found("PlaneOrientationSequence").get("ImageOrientationPatient"), 6),
         _numbers(measures.get("PixelSpacing"), 2),
         _depth(measures),
     )
-    return _Frame(header, index, plane, _rescale(found("PixelValueTransformationSequence")))
-
-
-def _holders(groups: tuple[Any, Any], sequence: str) -> list[Any]:
-    return [group for group in groups if group.get(sequence)]
+    return DicomFrame(header, index, plane, _rescale(found("PixelValueTransformationSequence")))
 
 
 def _rescale(holder: Any) -> tuple[float, float] | None:
@@ -219,13 +201,14 @@ def _depth(holder: Any) -> float | None:
 
 
 def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
+    """Return `count` finite numbers, or None if the attribute does not hold them."""
     if values is None or isinstance(values, str | float | int) or len(values) != count:
         return None
     numbers = tuple(float(value) for value in values)
     return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _pixels(header: Header, name: str) -> np.ndarray:
+def _pixels(header: DicomHeader, name: str) -> np.ndarray:
     """Return (frames, rows, cols) as they are stored, float32."""
     from pydicom.pixels.processing import apply_modality_lut
     from pydicom.pixels.utils import pixel_array
@@ -233,12 +216,12 @@ def _pixels(header: Header, name: str) -> np.ndarray:
 
     dataset = read_dataset(header.source, pixels=True)
     if not any(key in dataset for key in _PIXELS):
-        why = "its attributes are encrypted" if "EncryptedAttributesSequence" in dataset else ""
-        raise MediaError(f"{name} holds no pixels{why and ': ' + why}. Export it again, with them.")
+        why = ": its attributes are encrypted" if "EncryptedAttributesSequence" in dataset else ""
+        raise MediaError(f"{name} holds no pixels{why}. Export it again, with them.")
     dataset.file_meta.TransferSyntaxUID = UID(_transfer_syntax(dataset))
     try:
         pixels = pixel_array(dataset)
-    except RuntimeError:  # of every decoder that is installed
+    except RuntimeError:  # raised after every installed decoder failed
         raise MediaError(
             f"{name} cannot be decompressed ({dataset.file_meta.TransferSyntaxUID.name}): it is "
             "damaged, or of a variant that Pillow cannot read, such as JPEG of 12 bits. Install "

@@ -1,4 +1,4 @@
-"""Where DICOM slices lie: their order, their affine, and whether they make a volume at all."""
+"""Sorts DICOM slices, computes their affine, and refuses slices that do not form a volume."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from regard.errors import MediaError
 _SAME_DIRECTION = 1e-3  # of unit vectors, which files give to some six digits
 _SAME_PLACE = 1e-3  # millimetres
 _UNEVEN = 0.1  # of the usual gap between slices
-_ASIDE = 0.5  # of a pixel that a slice may lie beside the line through the others
+_ASIDE = 0.5  # of a pixel: how far a slice may lie beside the line through the others
 _SPLIT = (
     "Convert it into one volume per file, such as with dcm2niix, or put the slices of one volume "
     "into a folder of their own."
 )
 
-Found = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+Placement = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 """Slices in their order; (4, 4) from (column, row, slice, 1) to world millimetres, RAS+; notes."""
 
 
 @dataclass(frozen=True)
-class Plane:
-    """Where one slice lies, as DICOM says it: in millimetres towards left, back and head (LPS).
+class DicomPlane:
+    """The position of one slice as DICOM gives it, in millimetres to the left, back and head (LPS).
 
     Attributes:
-        position: of the first pixel's centre; None where the file does not say.
+        position: of the first pixel's centre; None if the file does not say.
         orientation: unit vectors along a row and down a column; None likewise.
         spacing: between rows and between columns, in millimetres; None likewise.
         depth: between slices, as the file says it.
@@ -39,15 +39,15 @@ class Plane:
     depth: float | None
 
 
-def placed(planes: Sequence[Plane], name: str) -> Found:
-    """Return the slices' order and affine; their number in the file decides nothing.
+def place_slices(planes: Sequence[DicomPlane], name: str) -> Placement:
+    """Return the order and the affine of slices, from their positions alone.
 
     Args:
         planes: of all slices, in any order.
         name: what messages call the scan.
 
     Raises:
-        MediaError: orientations or spacings differ, places are missing, or slices are missing,
+        MediaError: orientations or spacings differ, positions are missing, or slices are missing,
             double or beside the others.
     """
     spacing, notes = _spacing(planes, name)
@@ -66,20 +66,22 @@ def placed(planes: Sequence[Plane], name: str) -> Found:
     else:
         positions, heights = positions[order], heights[order]
         _check_gaps(np.diff(heights), name)
-        # Not along the normal where the gantry was tilted.
+        # The step does not follow the normal if the gantry was tilted.
         step = (positions[-1] - positions[0]) / (len(planes) - 1)
         aside = positions - (positions[0] + np.arange(len(planes))[:, None] * step)
         aside -= (aside @ normal)[:, None] * normal
         if np.abs(aside).max() > _ASIDE * min(spacing):
             raise MediaError(
                 f"{name} has slices that lie beside the others by up to {np.abs(aside).max():.3g} "
-                f"mm: they make no volume. {_SPLIT}"
+                f"mm: they do not form a volume. {_SPLIT}"
             )
-    first = positions[0]
-    return order, _ras(along * spacing[1], down * spacing[0], step, first), notes
+    affine = _ras_affine(along * spacing[1], down * spacing[0], step, positions[0])
+    return order, affine, notes
 
 
-def _spacing(planes: Sequence[Plane], name: str) -> tuple[tuple[float, float], tuple[str, ...]]:
+def _spacing(
+    planes: Sequence[DicomPlane], name: str
+) -> tuple[tuple[float, float], tuple[str, ...]]:
     found = {plane.spacing for plane in planes}
     if len({s and tuple(round(v, 4) for v in s) for s in found}) > 1:
         raise MediaError(f"{name} has slices of {len(found)} pixel spacings. {_SPLIT}")
@@ -91,8 +93,8 @@ def _spacing(planes: Sequence[Plane], name: str) -> tuple[tuple[float, float], t
     return (spacing[0], spacing[1]), ()
 
 
-def _orientation(planes: Sequence[Plane], name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return unit vectors along a row and down a column; None where no slice has a place."""
+def _orientation(planes: Sequence[DicomPlane], name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return unit vectors along a row and down a column; None if no slice has a position."""
     lost = sum(plane.position is None or plane.orientation is None for plane in planes)
     if lost == len(planes):
         return None
@@ -101,15 +103,14 @@ def _orientation(planes: Sequence[Plane], name: str) -> tuple[np.ndarray, np.nda
             f"{name} has {lost} of {len(planes)} slices that do not say where they lie. Take them "
             "out, or export them again."
         )
-    found = np.array([plane.orientation for plane in planes], np.float64)
     distinct: list[np.ndarray] = []
-    for row in found:
+    for row in np.array([plane.orientation for plane in planes], np.float64):
         if not any(np.abs(row - other).max() < _SAME_DIRECTION for other in distinct):
             distinct.append(row)
     if len(distinct) > 1:
         raise MediaError(
-            f"{name} has slices of {len(distinct)} orientations, such as a localizer has: they "
-            f"make no volume. {_SPLIT}"
+            f"{name} has slices of {len(distinct)} orientations, as localizers have: they do not "
+            f"form a volume. {_SPLIT}"
         )
     along, down = distinct[0][:3], distinct[0][3:]
     lengths = np.linalg.norm((along, down), axis=1)
@@ -122,26 +123,29 @@ def _orientation(planes: Sequence[Plane], name: str) -> tuple[np.ndarray, np.nda
 
 
 def _unplaced(
-    planes: Sequence[Plane], spacing: tuple[float, float], notes: tuple[str, ...], name: str
-) -> Found:
+    planes: Sequence[DicomPlane], spacing: tuple[float, float], notes: tuple[str, ...], name: str
+) -> Placement:
+    """Return the placement of a slice whose position is not known."""
     if len(planes) > 1:
         raise MediaError(
-            f"{name} has {len(planes)} frames or slices that do not say where they lie, as a film "
-            "has: their order in space is not known. Convert it to NIfTI with a right affine."
+            f"{name} has {len(planes)} frames or slices that do not say where they lie, such as "
+            "those of a film: their order in space is not known. Convert it to NIfTI with a right "
+            "affine."
         )
     depth, remark = _depth(planes[0])
     axes = np.diag((spacing[1], spacing[0], depth))
     notes += (*remark, "no position and orientation: left and right, front and back are not known")
-    return np.zeros(1, int), _ras(axes[0], axes[1], axes[2], np.zeros(3)), notes
+    return np.zeros(1, int), _ras_affine(axes[0], axes[1], axes[2], np.zeros(3)), notes
 
 
-def _depth(plane: Plane) -> tuple[float, tuple[str, ...]]:
+def _depth(plane: DicomPlane) -> tuple[float, tuple[str, ...]]:
     if plane.depth is None:
         return 1.0, ("one slice of unknown thickness: taken as 1 mm",)
     return plane.depth, ("one slice",)
 
 
 def _check_gaps(gaps: np.ndarray, name: str) -> None:
+    """Refuse slices at the same place, or at uneven distances."""
     double = int((gaps < _SAME_PLACE).sum())
     if double:
         count = len(gaps) + 1
@@ -149,7 +153,7 @@ def _check_gaps(gaps: np.ndarray, name: str) -> None:
             f"{name} has {count} slices at {count - double} places: several volumes in one "
             f"series, such as time points, echoes or diffusion weightings. {_SPLIT}"
         )
-    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # of two different ones the smaller
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # of two different gaps the smaller
     uneven = np.flatnonzero(np.abs(gaps - usual) > _UNEVEN * usual)
     if not uneven.size:
         return
@@ -164,7 +168,9 @@ def _check_gaps(gaps: np.ndarray, name: str) -> None:
     )
 
 
-def _ras(along: np.ndarray, down: np.ndarray, step: np.ndarray, first: np.ndarray) -> np.ndarray:
+def _ras_affine(
+    along: np.ndarray, down: np.ndarray, step: np.ndarray, first: np.ndarray
+) -> np.ndarray:
     affine = np.eye(4)
     affine[:3] = np.column_stack((along, down, step, first))
     affine[:2] *= -1  # LPS to RAS

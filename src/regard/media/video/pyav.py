@@ -1,11 +1,11 @@
-"""PyAV, and what keeps it safe: local bytes only, bounded work, frames upright in RGB.
+"""Reads video streams with PyAV, safely: local bytes only, bounded work, upright RGB frames.
 
-FFmpeg would open whatever a playlist or a reference inside a file names, over the network, too.
-Here it never opens anything: it is given an open Python file, is told which containers it may
-take that for, and every further file that it asks for is refused.
+FFmpeg opens whatever a playlist or a reference inside a file names, over the network, too. Here
+it opens nothing: it gets an open Python file, a list of the containers that it may take it for,
+and a refusal for every further file that it asks for.
 
-PyAV leaves FFmpeg's log off unless someone turns it on, and that switch is one for the whole
-process. So nothing is switched here: a program that wants the log has it, others have silence.
+PyAV leaves FFmpeg's log off unless a program turns it on, for the whole process. This module does
+not touch that switch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from regard.errors import MediaError, MediaTooLarge, MissingExtra, UnknownMedia
-from regard.media.video.frame_orientation import upright_frame
-from regard.media.video.frame_sampling import Timeline
+from regard.errors import MediaError, MediaTooLarge, UnknownMedia, needs_extra
+from regard.media.source_file import refuse_size
+from regard.media.video.frames import Timeline, upright_frame
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -37,21 +37,21 @@ _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,ogg,asf,gif,apng,"
     "h264,hevc,m4v,ivf,obu,yuv4mpegpipe,nut,mxf,dv,rm,wtv,swf,h261,h263,vc1,mjpeg"
 )
-_SEEKABLE = {"mp4", "matroska"}  # each packet a frame with a time of its own, and an index
-_WANTED = "Wanted: MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGV, GIF and the like."
+_SEEKABLE = {"mp4", "matroska"}  # each packet is a frame with its own time, and there is an index
+_SUPPORTED = "Use MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGV, GIF or a similar format."
 
 
 @dataclass
-class Decoded:
-    """What decoding gave.
+class DecodedFrames:
+    """The frames that were wanted, and what decoding found out.
 
     Attributes:
         frames: pixels, (height, width, 3) uint8, of the frames that were wanted, by number.
-        size: (height, width) of the first of them before it was made smaller.
+        size: (height, width) of the first of them before it was scaled down.
         timeline: of all frames that were decoded.
-        damaged: packets that could not be decoded, and frames that were mended.
+        damaged: packets that could not be decoded, and frames that were repaired.
         broken_off: whether the file could not be read to its end.
-        notes: what had to be decided about the pixels.
+        notes: decisions about the pixels.
     """
 
     timeline: Timeline
@@ -61,6 +61,13 @@ class Decoded:
     broken_off: bool = False
     notes: list[str] = field(default_factory=list)
 
+    def keep(self, number: int, frame: VideoFrame, stream: VideoStream) -> None:
+        """Store the upright pixels of a frame."""
+        pixels, size = upright_frame(frame, stream, self.notes)
+        if not self.frames:
+            self.size = size
+        self.frames[number] = pixels
+
 
 def import_av() -> Any:
     """Return the module `av`.
@@ -68,10 +75,8 @@ def import_av() -> Any:
     Raises:
         MissingExtra: PyAV is not installed.
     """
-    try:
+    with needs_extra("av", "video", "reading video clips"):
         import av
-    except ImportError as error:
-        raise MissingExtra("av", "video", "reading video clips") from error
     return av
 
 
@@ -82,8 +87,8 @@ def open_stream(
     """Open the video stream of a file, from its beginning.
 
     Raises:
-        UnknownMedia: it is no video of a kind that is read.
-        MediaError: it is damaged, or holds no moving picture; `MediaTooLarge` for its frames.
+        UnknownMedia: it is not a video of a supported kind.
+        MediaError: it is damaged, or holds no video; `MediaTooLarge` for its frames.
     """
     av = import_av()
     file.seek(0)
@@ -92,18 +97,20 @@ def open_stream(
             file,
             "r",
             options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
-            metadata_errors="replace",  # titles in an old encoding harm nobody
+            metadata_errors="replace",  # titles in an old encoding do not matter
             buffer_size=2**17,
             io_open=_refuse,
         )
-    except Exception as error:  # a stranger's bytes raise whatever PyAV's own code may
+    except Exception as error:  # PyAV's own code raises many kinds of error on untrusted bytes
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnknownMedia(
-            f"{name} is no video that can be read, or is cut off: {_reason(error)}. {_WANTED}"
+            f"{name} is not a video that can be read, or is cut off: {str(text).rstrip('.')}. "
+            f"{_SUPPORTED}"
         ) from error
     with container:
         stream = _video_stream(container, name)
         width, height = stream.codec_context.width, stream.codec_context.height
-        refuse_size(height, width, name, max_pixels)
+        refuse_size(height, width, name, max_pixels, what="frames of ")
         stream.codec_context.options = {"max_pixels": str(max_pixels)}
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 2
@@ -116,39 +123,17 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
     streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition)]
+    if not streams:
+        kinds = sorted({s.type for s in container.streams})
+        raise MediaError(f"{name} holds no video, only {' and '.join(kinds) or 'nothing'}.")
     best = container.streams.best("video")
-    if streams:
-        stream = next(
-            (s for s in streams if best is not None and s.index == best.index), streams[0]
+    stream = next((s for s in streams if best is not None and s.index == best.index), streams[0])
+    if cast("Any", stream.codec_context) is None:
+        raise MediaError(
+            f"{name} holds video of a kind that cannot be decoded here. Save it again as MP4 "
+            "(H.264)."
         )
-        if cast("Any", stream.codec_context) is None:
-            raise MediaError(
-                f"{name} holds video of a kind that cannot be decoded here. Save it anew as MP4 "
-                "(H.264)."
-            )
-        return stream
-    kinds = sorted({s.type for s in container.streams})
-    raise MediaError(
-        f"{name} holds no video, only {' and '.join(kinds) or 'nothing'}. A clip was wanted."
-    )
-
-
-def refuse_size(height: int, width: int, name: str, max_pixels: int) -> None:
-    """Refuse frames with too many pixels.
-
-    Raises:
-        MediaTooLarge: they have.
-    """
-    if height * width > max_pixels:
-        raise MediaTooLarge(
-            f"{name} has frames of {width}×{height} pixels; wanted at most {max_pixels} pixels. "
-            "Scale it down, or set max_pixels."
-        )
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).rstrip(".")
+    return stream
 
 
 def _timeline(stream: VideoStream) -> Timeline:
@@ -159,11 +144,11 @@ def _timeline(stream: VideoStream) -> Timeline:
 def list_packets(
     file: BinaryIO, name: str, max_pixels: int, max_frames: int = MAX_FRAMES
 ) -> tuple[Timeline, int]:
-    """Return the frames' times by the packets alone, nothing decoded, and how many are missing.
+    """Return the times of the frames from the packets alone, and how many packets are missing.
 
-    This is right wherever a packet is a frame with a time, and only a guess elsewhere (hidden
-    frames of VP8, packed ones of old AVI files): compare it with what is decoded. Packets that an
-    edit list cuts away do not count.
+    This is exact if every packet is a frame with a time. Elsewhere it is a guess (hidden frames of
+    VP8, packed ones of old AVI files): compare it with what is decoded. Packets that an edit list
+    cuts away do not count.
 
     Returns:
         The times, and how many packets the file's header promised and did not hold.
@@ -173,7 +158,7 @@ def list_packets(
         kind, promised, found = container.format.name, stream.frames, 0
         rows: list[tuple[int, int, bool]] = []
         stored: list[int] = []
-        for packet in _packets(container, stream, Decoded(timeline)):
+        for packet in _packets(container, stream, DecodedFrames(timeline)):
             if packet.pts is None and packet.dts is None and not packet.size:
                 continue
             found += 1
@@ -185,7 +170,7 @@ def list_packets(
     rows.sort()
     timeline.pts, timeline.durations = [row[0] for row in rows], [row[1] for row in rows]
     timeline.keys = [at for at, row in enumerate(rows) if row[2]]
-    # An AVI whose packets follow each other without a gap left no frame out.
+    # An AVI whose packets follow each other without a gap has left no frame out.
     ticks_are_frames = abs(timeline.tick * timeline.rate - 1) < 1e-6
     whole = bool(stored) and stored[-1] - stored[0] == found - 1
     timeline.even = kind == "avi" and ticks_are_frames and whole
@@ -205,22 +190,22 @@ def decode_frames(
     *,
     stop: int | None = None,
     report: Callable[[int], None] | None = None,
-) -> Decoded:
-    """Decode a clip, and keep the frames that are wanted.
+) -> DecodedFrames:
+    """Decode a clip, and keep some of its frames.
 
     Args:
         file: opened for reading bytes.
-        wanted: their numbers in the order of showing.
+        wanted: the numbers of the frames to keep, in the order of showing.
         name: for messages.
         max_pixels: larger frames are refused.
-        stop: end after so many frames; None: at the clip's end.
-        report: is told how many frames are decoded.
+        stop: number of frames after which to end; None: at the clip's end.
+        report: called with the number of frames that are decoded.
 
     Raises:
         MediaError: see `open_stream`.
     """
     with open_stream(file, name, max_pixels) as (container, stream):
-        decoded = Decoded(_timeline(stream))
+        decoded = DecodedFrames(_timeline(stream))
         for frame in _frames(container, stream, decoded):
             number = len(decoded.timeline)
             decoded.timeline.pts.append(frame.pts)
@@ -228,8 +213,8 @@ def decode_frames(
             decoded.damaged += frame.is_corrupt
             _refuse_count(number, name)
             if number in wanted:
-                refuse_size(frame.height, frame.width, name, max_pixels)
-                _keep(decoded, number, frame, stream)
+                refuse_size(frame.height, frame.width, name, max_pixels, what="frames of ")
+                decoded.keep(number, frame, stream)
             if report is not None:
                 report(number + 1)
             if stop is not None and number + 1 >= stop:
@@ -245,26 +230,26 @@ def decode_by_seeking(
     listed: Timeline,
     *,
     report: Callable[[int], None] | None = None,
-) -> Decoded | None:
+) -> DecodedFrames | None:
     """Decode only from the key frame before each frame that is wanted.
 
-    Exact or nothing: every frame that is decoded on the way must carry the very time that
-    `list_packets` promised for its number.
+    It is exact or gives up: every frame that is decoded on the way must have exactly the time
+    that `list_packets` gave for its number.
 
     Args:
         file: opened for reading bytes.
-        wanted: the numbers of the frames, in the order of showing.
+        wanted: the numbers of the frames to keep, in the order of showing.
         name: for messages.
         max_pixels: larger frames are refused.
-        listed: of all frames.
-        report: is told how many frames are passed or decoded.
+        listed: the times of all frames.
+        report: called with the number of frames that are passed or decoded.
 
     Returns:
-        The frames; None where the file does not keep what it promised, is damaged, or is of a
-        kind in which times are guessed.
+        The frames; None if the times differ, or if the file is damaged or of a kind whose times
+        are guessed.
     """
     with open_stream(file, name, max_pixels) as (container, stream):
-        decoded = Decoded(listed)
+        decoded = DecodedFrames(listed)
         if not _SEEKABLE & set(container.format.name.split(",")):
             return None
         key, at, frames = 0, 0, _frames(container, stream, decoded)
@@ -276,15 +261,15 @@ def decode_by_seeking(
                 container.seek(time, stream=stream)
                 key, at, frames = begin, begin, _frames(container, stream, decoded)
             for frame in frames:
-                # After a seek come frames that are shown before the key frame: they are not whole.
+                # Frames that are shown before the key frame are incomplete after a seek.
                 if frame.pts is None or (at == key and frame.pts < (listed.pts[key] or 0)):
                     continue
                 if frame.pts != listed.pts[at] or decoded.damaged or frame.is_corrupt:
                     return None
                 at += 1
                 if at > number:
-                    refuse_size(frame.height, frame.width, name, max_pixels)
-                    _keep(decoded, number, frame, stream)
+                    refuse_size(frame.height, frame.width, name, max_pixels, what="frames of ")
+                    decoded.keep(number, frame, stream)
                     if report is not None:
                         report(at)
                     break
@@ -293,42 +278,10 @@ def decode_by_seeking(
     return decoded
 
 
-def _packets(
-    container: InputContainer, stream: VideoStream, decoded: Decoded
-) -> Iterator[Packet[VideoStream]]:
-    try:
-        yield from container.demux(stream)
-    except Exception:  # a stream that turns up late is an IndexError of PyAV's own
-        decoded.broken_off = True
-
-
-def _frames(
-    container: InputContainer, stream: VideoStream, decoded: Decoded
-) -> Iterator[VideoFrame]:
-    """Decode what can be decoded; a packet that cannot is counted and passed over."""
-    for packet in _packets(container, stream, decoded):
-        try:
-            yield from packet.decode()
-        except Exception:
-            decoded.damaged += 1
-    if decoded.broken_off:  # no empty packet came, which would have called up the last frames
-        try:
-            yield from stream.codec_context.decode(None)
-        except Exception:
-            decoded.damaged += 1
-
-
-def _keep(decoded: Decoded, number: int, frame: VideoFrame, stream: VideoStream) -> None:
-    pixels, size = upright_frame(frame, stream, decoded.notes)
-    if not decoded.frames:
-        decoded.size = size
-    decoded.frames[number] = pixels
-
-
 def each_frame(
     file: BinaryIO, name: str, max_pixels: int = MAX_FRAME_PIXELS
 ) -> Iterator[tuple[VideoFrame, VideoStream]]:
-    """Decode a clip frame by frame in the order of showing; damaged ones are passed over.
+    """Decode a clip frame by frame in the order of showing; damaged frames are skipped.
 
     Args:
         file: opened for reading bytes.
@@ -339,6 +292,31 @@ def each_frame(
         MediaError: see `open_stream`.
     """
     with open_stream(file, name, max_pixels) as (container, stream):
-        for frame in _frames(container, stream, Decoded(_timeline(stream))):
-            refuse_size(frame.height, frame.width, name, max_pixels)
+        for frame in _frames(container, stream, DecodedFrames(_timeline(stream))):
+            refuse_size(frame.height, frame.width, name, max_pixels, what="frames of ")
             yield frame, stream
+
+
+def _packets(
+    container: InputContainer, stream: VideoStream, decoded: DecodedFrames
+) -> Iterator[Packet[VideoStream]]:
+    try:
+        yield from container.demux(stream)
+    except Exception:  # PyAV raises an IndexError for a stream that appears late
+        decoded.broken_off = True
+
+
+def _frames(
+    container: InputContainer, stream: VideoStream, decoded: DecodedFrames
+) -> Iterator[VideoFrame]:
+    """Decode what can be decoded; damaged packets are counted and skipped."""
+    for packet in _packets(container, stream, decoded):
+        try:
+            yield from packet.decode()
+        except Exception:
+            decoded.damaged += 1
+    if decoded.broken_off:  # the empty packet that flushes the last frames did not come
+        try:
+            yield from stream.codec_context.decode(None)
+        except Exception:
+            decoded.damaged += 1

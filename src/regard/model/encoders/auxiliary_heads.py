@@ -1,7 +1,7 @@
 """An encoder with auxiliary heads: numbers of the whole scan, and shares of its parts.
 
 A fresh 3D network learns little from a few hundred captions. If masks and numbers are known for
-the training scans, it can learn those first (`projects.hippocampus.pretrain_masks`), and its
+the training scans, it can learn those first (as `projects/hippocampus` does), and its
 predictions stay in the vectors. After the D features of the network, normalised, each cell's vector
 has
 

@@ -1,8 +1,7 @@
-"""Soft attention's objective: cross-entropy with the doubly stochastic penalty."""
+"""The objective of soft attention: cross-entropy with the doubly stochastic penalty."""
 
 from __future__ import annotations
 
-from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder
 from regard.model.rng import Rng
 from regard.training.objectives.base import (
@@ -11,7 +10,6 @@ from regard.training.objectives.base import (
     Objective,
     caption_logprob,
     doubly_stochastic,
-    expand_cells,
 )
 from regard.types import ProjectedAnnotations
 
@@ -20,12 +18,8 @@ class CrossEntropy(Objective):
     """L_d = -log p(y | a) + lambda_ds sum_i (1 - sum_t alpha_ti)^2 (equation 14).
 
     The negative log-likelihood is **summed over a caption's words and averaged over
-    captions**, as the paper writes it, so that lambda_ds weighs two sums over one caption.
+    captions**, as in the paper, so that lambda_ds weights two sums over one caption.
     """
-
-    def __init__(self, config: ObjectiveConfig) -> None:
-        super().__init__()
-        self.config = config
 
     def loss(
         self,
@@ -36,10 +30,8 @@ class CrossEntropy(Objective):
     ) -> Loss:
         """See `Objective.loss`."""
         unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=generator)
-        logprob = caption_logprob(unrolled, batch, self.config)
-        cells = expand_cells(projected.mask, batch.tokens.shape[0])
-        penalty = doubly_stochastic(unrolled.alpha, batch.steps, cells)
-        nll = -logprob.mean()
+        nll = -caption_logprob(unrolled, batch, self.config).mean()
+        penalty = doubly_stochastic(unrolled.alpha, batch.steps, projected.mask)
         words = batch.steps.sum() / batch.steps.shape[0]
         return Loss(
             nll + self.config.lambda_ds * penalty,

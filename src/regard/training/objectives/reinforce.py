@@ -1,4 +1,4 @@
-"""Hard attention's objective: a lower bound on log p(y | a), trained by REINFORCE."""
+"""The objective of hard attention: a lower bound on log p(y | a), trained by REINFORCE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from regard.training.objectives.base import (
     attention_entropy,
     caption_logprob,
     doubly_stochastic,
-    expand_cells,
 )
 from regard.types import ProjectedAnnotations
 
@@ -27,16 +26,16 @@ class HardAttentionObjective(Objective):
 
     with one sample s per caption, **each term summed over the words of a caption and averaged
     over captions**; b <- 0.9 b + 0.1 log p(y|s,a), averaged over the batch's sampled captions.
-    With `expectation_probability` a picture's sample is replaced by its expectation: drawn
-    once per picture, as the paper says (the released code draws once per batch). Such captions
+    With probability `expectation_probability` a picture's sample is replaced by its expectation,
+    drawn once per picture as in the paper (the released code draws once per batch). Such captions
     have no sample, so they add nothing to the REINFORCE term or the baseline.
 
-    The reward log p(y|s,a) is the paper's with `reward = "sum"`. The released code's is its mean
-    over the words (`reward = "mean"`, with lambda_r = 0.1): a sum is mostly the caption's length,
-    so that one baseline for all lengths calls every long caption bad.
+    `reward = "sum"` is the paper's reward log p(y|s,a). `reward = "mean"` is the released code's,
+    its mean over the words, with lambda_r = 0.1: a sum is mostly the caption's length, so one
+    baseline for all lengths makes every long caption look bad.
 
-    Deviation: where labels are smoothed or there are teachers, log p(y|s,a) is `caption_logprob`'s
-    in every place above, in the reward and its baseline too: sum_v q(v) log p(v) of each word, the
+    Deviation: with label smoothing or teachers, log p(y|s,a) is that of `caption_logprob` in every
+    place above, also in the reward and its baseline: sum_v q(v) log p(v) of each word, the
     log-likelihood that the first term trains, and not the log-probability of the caption's own
     words. Without both the two are the same.
     """
@@ -45,8 +44,7 @@ class HardAttentionObjective(Objective):
     started: Tensor
 
     def __init__(self, config: ObjectiveConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.register_buffer("baseline", torch.zeros(()))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
@@ -58,7 +56,7 @@ class HardAttentionObjective(Objective):
         generator: Rng,
     ) -> Loss:
         """See `Objective.loss`."""
-        expected = self._draw_switch(projected, batch, generator)
+        expected = self._draw_expected(projected, batch, generator)
         unrolled = decoder(
             batch.tokens, projected, steps=batch.steps, context=expected, generator=generator
         )
@@ -69,8 +67,7 @@ class HardAttentionObjective(Objective):
         words = batch.steps.sum(1)
         reward = logprob.detach() / (words if self.config.reward == "mean" else 1)
         entropy = attention_entropy(unrolled.alpha, batch.steps).mean()
-        cells = expand_cells(projected.mask, batch.tokens.shape[0])
-        penalty = doubly_stochastic(unrolled.alpha, batch.steps, cells)
+        penalty = doubly_stochastic(unrolled.alpha, batch.steps, projected.mask)
         total = (
             -logprob.mean()
             + self.config.lambda_r * self.reinforce(reward, path, ~expected)
@@ -83,21 +80,21 @@ class HardAttentionObjective(Objective):
             "baseline": self.baseline.item(),
             "entropy_per_word": (entropy / words_per_caption).item(),
         }
-        seen = torch.stack([(reward * ~expected).sum(), (~expected).sum()]).double()
-        return Loss(total, parts, int(words.sum()), seen)
+        statistics = torch.stack([(reward * ~expected).sum(), (~expected).sum()]).double()
+        return Loss(total, parts, int(words.sum()), statistics)
 
     @property
-    def looks_first(self) -> bool:
-        """Whether there is no baseline yet: the first batch sets it, before its own losses.
+    def needs_first_pass(self) -> bool:
+        """Whether there is no baseline yet. The first batch sets it before its own losses.
 
-        No early step is so weighed against 0.
+        Otherwise the first rewards would be compared with 0.
         """
         return not bool(self.started)
 
     def reinforce(self, reward: Tensor, path: Tensor, sampled: Tensor) -> Tensor:
         """Return -(reward - b) log p(s|a), **averaged over all captions**.
 
-        Its gradient is the REINFORCE term; its value means nothing.
+        Its gradient is the REINFORCE term; its value has no meaning.
 
         Args:
             reward: (B,) log p(y|s,a) or its mean over the words; no gradient passes through it.
@@ -109,13 +106,13 @@ class HardAttentionObjective(Objective):
         return -(advantage * path).mean()
         # --8<-- [end:reinforce]
 
-    def remember(self, seen: Tensor) -> None:
+    def update(self, statistics: Tensor) -> None:
         """Move b towards the mean reward of the sampled captions (0.9 and 0.1).
 
         Args:
-            seen: the sum of their rewards, and how many they are; the first sets b.
+            statistics: the sum of their rewards and their number; the first ones set b.
         """
-        rewards, sampled = seen.tolist()
+        rewards, sampled = statistics.tolist()
         if not sampled:
             return
         mean = rewards / sampled
@@ -123,11 +120,11 @@ class HardAttentionObjective(Objective):
         self.baseline.copy_(decay * self.baseline + (1 - decay) * mean)
         self.started.fill_(True)
 
-    def _draw_switch(self, projected: ProjectedAnnotations, batch: Batch, generator: Rng) -> Tensor:
+    def _draw_expected(
+        self, projected: ProjectedAnnotations, batch: Batch, generator: Rng
+    ) -> Tensor:
         """Return (B,) bool, True where a picture's sample is replaced by its expectation."""
         pictures = projected.mask.shape[0]
-        chance = uniform(
-            projected.values.new_empty((), dtype=torch.float32), (pictures,), generator
-        )
-        switch = chance < self.config.expectation_probability
-        return switch.repeat_interleave(batch.tokens.shape[0] // pictures)
+        like = projected.values.new_empty((), dtype=torch.float32)
+        drawn = uniform(like, (pictures,), generator) < self.config.expectation_probability
+        return drawn.repeat_interleave(batch.tokens.shape[0] // pictures)

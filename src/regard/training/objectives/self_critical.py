@@ -1,4 +1,4 @@
-"""Self-critical training: raise what the captions that the model itself says are worth."""
+"""Self-critical training: raise the expected reward of the captions that the model samples."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor
 
 from regard.backends.torch_backend import TorchStep, evaluating
 from regard.config import ObjectiveConfig
+from regard.data.dataset import CaptionDataset
+from regard.metrics.cider import CiderD
+from regard.metrics.sentence_bleu import sentence_bleu
 from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
 from regard.model.rng import Rng, sample_categorical, spawn
-from regard.text.vocabulary import END, PAD, START, UNKNOWN
+from regard.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
 from regard.training.objectives.base import Batch, Loss, Objective
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.types import ProjectedAnnotations
@@ -20,8 +23,8 @@ from regard.types import ProjectedAnnotations
 Reward = Callable[[int, list[int]], float]
 """Maps (index of the training picture, sampled word ids) to a reward."""
 
-_NEVER_SAID = (PAD, START, UNKNOWN)
-_MOST_UNSAID = 0.999  # where rounding makes it 1, the rest has no logarithm
+_NEVER_SAMPLED = (PAD, START, UNKNOWN)
+_MAX_EXCLUDED = 0.999  # probability of the excluded words; the rest needs a logarithm
 
 
 class SelfCritical(Objective):
@@ -32,22 +35,21 @@ class SelfCritical(Objective):
 
     Deviations: with several samples per picture b is the mean reward of the picture's other
     samples (a better baseline that needs no second decoding); with one sample it is the
-    reward of the greedy caption, as in the paper. Captions are sampled without dropout, as they
-    will be said, and then read with it by teacher forcing, which gives log p(y): the policy that
-    speaks and the one that learns differ by the dropout. Sampling needs no gradients then, and
-    takes the compiled step.
+    reward of the greedy caption, as in the paper. Captions are sampled without dropout, as in
+    use, and then scored with dropout by teacher forcing, which gives log p(y): the sampling and
+    the trained policy differ by the dropout. Sampling then needs no gradients and uses the
+    compiled step.
     """
 
     def __init__(self, config: ObjectiveConfig, reward: Reward, max_length: int) -> None:
-        """Take the reward in.
+        """Set the objective up.
 
         Args:
             config: samples, reward_end_token and cross_entropy_weight are read.
             reward: scores one sampled caption of one picture.
-            max_length: longest sample.
+            max_length: length of the longest sample.
         """
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.reward = reward
         self.max_length = max_length
         self.cross_entropy = CrossEntropy(config)
@@ -66,7 +68,7 @@ class SelfCritical(Objective):
         baseline = self._baseline(decoder, projected, batch, rewards)
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
         unrolled = decoder(read, projected, steps=tokens != PAD, generator=generator)
-        logprob = said_logprob(unrolled, tokens).sum(1)
+        logprob = sampled_logprob(unrolled, tokens).sum(1)
         total = policy_loss(rewards, baseline, logprob)
         if self.config.cross_entropy_weight > 0:
             mixed = self.cross_entropy.loss(decoder, projected, batch, generator).total
@@ -81,11 +83,11 @@ class SelfCritical(Objective):
         captions_per_item: int,
         generator: Rng | None,
     ) -> Tensor:
-        """Sample captions, or take the greedy ones where `generator` is None.
+        """Sample captions, or decode greedily if `generator` is None.
 
         Returns:
-            (B, max_length) word ids, <pad> after <end>: all of that length, so that the reading
-            that follows draws the same numbers whatever was said.
+            (B, max_length) word ids, <pad> after <end>. The length is fixed, so that the teacher
+            forcing that follows draws the same random numbers whatever was sampled.
         """
         with torch.no_grad(), evaluating(decoder):
             compiled = TorchStep.from_decoder(decoder)
@@ -98,18 +100,21 @@ class SelfCritical(Objective):
             rows = state.hidden.shape[0]
             token = torch.full((rows,), START, device=state.hidden.device)
             alive = torch.ones_like(token, dtype=torch.bool)
-            said = torch.full((rows, self.max_length), PAD, device=token.device)
+            sampled = torch.full((rows, self.max_length), PAD, device=token.device)
             for t in range(self.max_length):
                 found = step(token, state)
                 logits = found.logits.float()
-                logits[:, list(_NEVER_SAID)] = -torch.inf
-                token = _draw(logits, generator)
-                said[:, t] = torch.where(alive, token, PAD)
+                logits[:, list(_NEVER_SAMPLED)] = -torch.inf
+                if generator is None:
+                    token = logits.argmax(-1)
+                else:
+                    token = sample_categorical(torch.softmax(logits, -1), generator)
+                sampled[:, t] = torch.where(alive, token, PAD)
                 alive = alive & (token != END)
                 state = found.state
                 if not bool(alive.any()):
                     break
-        return said
+        return sampled
 
     def _rewards(self, tokens: Tensor, items: tuple[int, ...], samples: int) -> Tensor:
         kept = {PAD} if self.config.reward_end_token else {PAD, END}
@@ -132,24 +137,54 @@ class SelfCritical(Objective):
         return self._rewards(self.sample(decoder, projected, 1, None), batch.items, 1)
 
 
-def said_logprob(unrolled: TeacherForcingOutput, words: Tensor) -> Tensor:
-    """Return log p of words among those that may be said, **not reduced**: (B, T), 0 at padding.
+def sampled_logprob(unrolled: TeacherForcingOutput, words: Tensor) -> Tensor:
+    """Return log p of words among those that are sampled, **not reduced**: (B, T), 0 at padding.
 
-    Without <pad>, <start> and <unk>, which are never sampled: a policy that gives them more must
-    not gain by it.
+    <pad>, <start> and <unk> are excluded, since they are never sampled: a policy must not gain by
+    making them more probable.
 
     Args:
-        unrolled: the decoder's reading of captions.
+        unrolled: the decoder's outputs for the captions.
         words: (B, T) their ids.
     """
     rows, layer = unrolled.packing, unrolled.output
     features, word = unrolled.features.float(), rows.pack(words)
     losses = rows.pack(unrolled.losses(words))
     normaliser = losses + (features * layer.weight[word]).sum(-1) + layer.bias[word]
-    never = list(_NEVER_SAID)
-    unsaid = features @ layer.weight[never].t() + layer.bias[never] - normaliser[:, None]
-    share = unsaid.exp().sum(-1).clamp(max=_MOST_UNSAID)
+    never = list(_NEVER_SAMPLED)
+    excluded = features @ layer.weight[never].t() + layer.bias[never] - normaliser[:, None]
+    share = excluded.exp().sum(-1).clamp(max=_MAX_EXCLUDED)
     return rows.unpack(-losses - torch.log1p(-share))
+
+
+def caption_reward(
+    config: ObjectiveConfig, train: CaptionDataset, vocabulary: Vocabulary
+) -> Reward:
+    """Return the reward: CIDEr-D (0 to 10) against a training picture's captions, and BLEU.
+
+    Document frequencies come from the training captions. With `reward_end_token` the end counts as
+    a word in samples, references and document frequencies, so that a caption gains by ending where
+    people end. `bleu_weight` times the smoothed BLEU-4 (0 to 1) is added.
+
+    Args:
+        config: reward_end_token and bleu_weight are read.
+        train: its captions are references and give the document frequencies.
+        vocabulary: turns sampled ids into words.
+    """
+    end = [SPECIALS[END]] if config.reward_end_token else []
+    references = [
+        tuple((*vocabulary.split(c), *end) for c in item.captions) for item in train.items
+    ]
+    scorer = CiderD.from_captions(references)
+
+    def reward(item: int, tokens: list[int]) -> float:
+        words = [vocabulary.words[t] for t in tokens]
+        value = scorer.score(words, references[item])
+        if config.bleu_weight > 0:
+            value += config.bleu_weight * sentence_bleu(words, references[item])
+        return value
+
+    return reward
 
 
 def policy_loss(rewards: Tensor, baseline: Tensor, logprob: Tensor) -> Tensor:
@@ -163,9 +198,3 @@ def policy_loss(rewards: Tensor, baseline: Tensor, logprob: Tensor) -> Tensor:
     # --8<-- [start:self_critical]
     return -((rewards - baseline) * logprob).mean()
     # --8<-- [end:self_critical]
-
-
-def _draw(logits: Tensor, generator: Rng | None) -> Tensor:
-    if generator is None:
-        return logits.argmax(-1)
-    return sample_categorical(torch.softmax(logits, -1), generator)

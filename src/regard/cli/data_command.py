@@ -1,0 +1,86 @@
+"""`regard data`: checks, shards and synthetic data sets."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regard.cli import options
+from regard.cli.options import argument, option
+from regard.cli.progress import reporting
+from regard.errors import ConfigError, UnknownName
+
+app = typer.Typer(
+    help="Check your own data, write shards, or make synthetic data whose truth is known.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def check(
+    annotations: Annotated[
+        Path,
+        argument("CSV, JSONL, Karpathy, COCO or MSR-VTT JSON, Flickr8k tokens, MSVD's folder."),
+    ],
+    images: options.Images = None,
+    kind: Annotated[
+        str, option("auto, karpathy, coco, flickr8k, csv, jsonl, msvd, msvd_csv, msrvtt or clips.")
+    ] = "auto",
+    as_json: Annotated[bool, option("Print the report as JSON.", "--json")] = False,
+) -> None:
+    """Report everything that is wrong with a data set; the status is then 1."""
+    from regard.data.check import check_dataset
+
+    report = check_dataset(annotations, images or "", kind=kind)
+    typer.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.text())
+    raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command()
+def shard(
+    dataset: Annotated[str, argument("Captions, as for `regard data check`.")],
+    out: Annotated[str, argument("Folder to write into, or an fsspec URL of one.")],
+    images: options.Images = None,
+    size: Annotated[int, option("Largest size of a shard in megabytes.", min=1)] = 256,
+) -> None:
+    """Write a data set as WebDataset shards, which `regard train --data` takes."""
+    from regard.data import load_dataset
+    from regard.data.shards import write_shards
+
+    with reporting() as report:
+        manifest = write_shards(
+            load_dataset(dataset, images or ""),
+            out,
+            size=size * 10**6,
+            report=partial(report, "writing"),
+        )
+    typer.echo(manifest)
+
+
+@app.command()
+def synthetic(
+    out: Annotated[Path, argument("Folder to write into.")],
+    medium: Annotated[str, option("image, video or volume.")] = "image",
+    train: Annotated[int, option("Training scenes.", min=0)] = 6000,
+    val: Annotated[int, option("Validation scenes, of other combinations.", min=0)] = 500,
+    test: Annotated[int, option("Test scenes, of yet others.", min=0)] = 500,
+    seed: Annotated[int, option("Seed of the random numbers.", min=0)] = 0,
+    size: Annotated[int | None, option("Pixels of a side: pictures 64, frames 32.")] = None,
+) -> None:
+    """Write scenes, clips or scans made by rule, and where or when their captions are true."""
+    from regard.synthetic.clips import write_clips
+    from regard.synthetic.scenes import write_scenes
+    from regard.synthetic.volumes import write_volumes
+
+    writers = {"image": write_scenes, "video": write_clips, "volume": write_volumes}
+    if medium not in writers:
+        raise UnknownName("medium", medium, writers)
+    if size is not None and medium == "volume":
+        raise ConfigError(f"--size is {size}, and volumes have a fixed size. Leave it out.")
+    sizes = {} if size is None else {"size": size}
+    path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
+    typer.echo(str(path))

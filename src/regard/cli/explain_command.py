@@ -1,0 +1,88 @@
+"""`regard explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regard.cli import options
+from regard.cli.options import option
+from regard.cli.output import OutputFolder, complain, sources_of, writing
+from regard.cli.progress import FileProgress
+
+if TYPE_CHECKING:
+    from regard.captioner import Captioner, Failure
+    from regard.model_pool import ModelPool
+    from regard.types import Caption
+
+
+def explain(
+    files: options.Files,
+    out: Annotated[Path, option("Folder for the results.")],
+    model: options.Model = None,
+    compare: Annotated[str | None, option("A second model, shown beside the first.")] = None,
+    beam: options.Beam = 3,
+    context: options.Context = "expected",
+    occlusion: Annotated[
+        bool, option("Cover each cell and measure how every word's probability falls.")
+    ] = True,
+    animation: Annotated[str, option("webp, gif or none.")] = "webp",
+    smooth: Annotated[bool, option("Smooth the maps; else raw cells.")] = True,
+    grids: Annotated[bool, option("Also the raw weights as .npy.", "--grids")] = False,
+    device: options.Device = "cpu",
+) -> None:
+    """Show where the model looked for every word: sheet, animation, page and numbers.
+
+    For each file NAME.png (contact sheet, film strip or three-plane montage), NAME.webp,
+    NAME.html and NAME.json, for scans also NAME.attention.nii.gz. A file that fails is one
+    line on standard error; the others go on, and the status is 1.
+    """
+    if animation not in ("webp", "gif", "none"):
+        raise typer.BadParameter(
+            f"{animation!r} is none of webp, gif, none", param_hint="--animation"
+        )
+    sources, total = sources_of(files)
+    folder = OutputFolder(out, "--out")
+    from regard.captioner import Failure
+    from regard.explain.outputs import Wanted, write_explanation
+    from regard.model_pool import ModelPool
+
+    def load(name: str | None) -> ModelPool:
+        return ModelPool(name, device=device, files=total or 1, covered=occlusion)
+
+    router, rivals = load(model), load(compare) if compare else None
+    wanted = Wanted(occlusion, animation, smooth, grids)
+    failed = False
+    progress = FileProgress("explaining", total)
+    search = {"beam": beam, "context": context}
+    for result in progress.watch(router.caption_many(sources, report=progress.report, **search)):
+        if isinstance(result, Failure):
+            failed = True
+            complain(result.error)
+            continue
+        for notice in result.notices:
+            complain(f"{result.file}: {notice}")
+        rival = None
+        if rivals is not None:
+            rival = _rival(rivals, result, search)
+            if isinstance(rival, Failure):
+                failed = True
+                complain(f"--compare {compare}: {rival.error}")
+                continue
+        stem = folder.stem(result.file, wanted.suffixes(result.medium))
+        with writing(f"{stem}.*"):
+            write_explanation(router.captioner(result.medium), result, stem, wanted, rival=rival)
+        typer.echo(f"{result.file}: {result.text}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _rival(
+    rivals: ModelPool, first: Caption, search: dict[str, int | str]
+) -> tuple[Captioner, Caption] | Failure:
+    """Return the second model and its caption of the same file, or why it failed."""
+    from regard.captioner import Failure
+
+    (result,) = rivals.caption_many([first.file], **search)
+    return result if isinstance(result, Failure) else (rivals.captioner(first.medium), result)
