@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +46,6 @@ class OnnxBackend:
         grid_shape: tuple[int, ...],
         per_frame: bool = False,
         files: Sequence[Path] = (),
-        encode_batch_size: int = 0,
-        cpp_step: CppStep | None = None,
     ) -> None:
         """Take the graphs.
 
@@ -55,13 +54,12 @@ class OnnxBackend:
             grid_shape: of an item; L is its product.
             per_frame: whether the encoder reads the frames of a clip one by one.
             files: of the graphs, if they came from files.
-            encode_batch_size: see `Backend.encode_batch_size`.
-            cpp_step: takes the place of the graph "step"; None: the graph is run.
         """
         self._graphs = dict(graphs)
         self.grid_shape, self.per_frame = grid_shape, per_frame
         self._files = tuple(files)
-        self.encode_batch_size, self._cpp_step = encode_batch_size, cpp_step
+        self.encode_batch_size = 0
+        self._cpp_step: CppStep | None = None  # takes the place of the graph "step"
 
     @classmethod
     def open(
@@ -104,14 +102,10 @@ class OnnxBackend:
         if not self._files:
             return self
         own = [f for f in self._files if cpp_step is None or f.stem != "step"]
-        return OnnxBackend(
-            self._opened(own, 1),
-            grid_shape=self.grid_shape,
-            per_frame=self.per_frame,
-            files=self._files,
-            encode_batch_size=CACHED_PICTURES,
-            cpp_step=cpp_step,
-        )
+        other = copy.copy(self)
+        other._graphs, other._cpp_step = self._opened(own, 1), cpp_step
+        other.encode_batch_size = CACHED_PICTURES
+        return other
 
     def use_one_core(self) -> Callable[[], None]:
         """Do nothing: `on_one_core` opened the sessions so; see `Backend.use_one_core`."""
@@ -119,14 +113,9 @@ class OnnxBackend:
 
     def for_frames(self, grid_shape: tuple[int, ...]) -> OnnxBackend:
         """Return a backend of clips whose frames a backend of pictures encodes one by one."""
-        return OnnxBackend(
-            self._graphs,
-            grid_shape=grid_shape,
-            per_frame=True,
-            files=self._files,
-            encode_batch_size=self.encode_batch_size,
-            cpp_step=self._cpp_step,
-        )
+        other = copy.copy(self)
+        other.grid_shape, other.per_frame = grid_shape, True
+        return other
 
     def encode(
         self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None

@@ -22,6 +22,7 @@ the paper's presets).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,16 +84,6 @@ class TeacherForcingOutput:
         layer = self.output
         losses = word_losses(self.features, layer.weight, layer.bias, target, label_smoothing)
         return self.packing.unpack(losses)
-
-
-@dataclass(frozen=True)
-class _RecurrentStep:
-    """The recurrent half of a step: everything but the vocabulary."""
-
-    state: DecoderState
-    context: Tensor
-    beta: Tensor | None
-    attended: AttentionOutput
 
 
 class AttentionDecoder(nn.Module):
@@ -196,19 +187,14 @@ class AttentionDecoder(nn.Module):
             generator: of sampled locations, and of the dropout in training mode.
         """
         embedded = self._embed(token, generator)
-        recurrence = self._recur(
-            self.lstm_word(embedded), state, projected, context=context, generator=generator
-        )
-        deep = self._deepen(embedded, recurrence.state.hidden, recurrence.context, generator)
-        attended = recurrence.attended
+        word_gates = self.lstm_word(embedded)
+        found, memory = self._recur(word_gates, state, projected, context, generator)
+        deep = self._deepen(embedded, found.hidden, found.context, generator)
+        state = DecoderState(found.hidden, memory)
         return Step(
-            self.output(deep),
-            recurrence.state,
-            attended.alpha,
-            recurrence.beta,
-            attended.location,
-            attended.location_logprob,
-        )
+            self.output(deep), state, found.alpha, found.beta, found.location,
+            found.location_logprob,
+        )  # fmt: skip
 
     def forward(
         self,
@@ -232,26 +218,19 @@ class AttentionDecoder(nn.Module):
                 `steps`.
         """
         captions, longest = tokens.shape
-        rows = (
-            pack_unpadded(captions, longest, tokens.device)
-            if steps is None
-            else pack_captions(steps)
-        )
+        if steps is None:
+            rows = pack_unpadded(captions, longest, tokens.device)
+        else:
+            rows = pack_captions(steps)
         captions_per_item = captions // projected.values.shape[0]
         state = self.init_state(projected, captions_per_item, generator=generator)
         embedded = self._embed(tokens, generator, rows)
         word_gates = self.lstm_word(embedded)
         found = self._unroll(word_gates, state, projected, rows, context, generator)
-        return TeacherForcingOutput(
-            self._deepen(embedded, found.hidden, found.context, generator, rows),
-            self.output,
-            rows,
-            rows.unpack(found.alpha),
-            *(
-                None if x is None else rows.unpack(x)
-                for x in (found.beta, found.location, found.location_logprob)
-            ),
-        )
+        deep = self._deepen(embedded, found.hidden, found.context, generator, rows)
+        optional = found.beta, found.location, found.location_logprob
+        unpacked = (None if x is None else rows.unpack(x) for x in optional)
+        return TeacherForcingOutput(deep, self.output, rows, rows.unpack(found.alpha), *unpacked)
 
     def _unroll(
         self,
@@ -269,38 +248,26 @@ class AttentionDecoder(nn.Module):
         )
         if compiled is not None:
             return compiled
-        gates = rows.unpack(word_gates)
-        found: list[_RecurrentStep] = []
-        for t in range(gates.shape[1]):
-            recurrence = self._recur(
-                gates[:, t], state, projected, context=context, generator=generator
-            )
-            state = recurrence.state
-            found.append(recurrence)
+        found: list[RecurrenceOutput] = []
+        for gates in rows.unpack(word_gates).unbind(1):
+            step, memory = self._recur(gates, state, projected, context, generator)
+            state = DecoderState(step.hidden, memory)
+            found.append(step)
 
-        def packed(steps: list[Tensor | None]) -> Tensor | None:
-            present = [s for s in steps if s is not None]
-            return rows.pack(torch.stack(present, 1)) if present else None
+        def packed(steps: tuple[Any, ...]) -> Any:
+            return None if steps[0] is None else rows.pack(torch.stack(steps, 1))
 
-        attended = [r.attended for r in found]
-        return RecurrenceOutput(
-            rows.pack(torch.stack([r.state.hidden for r in found], 1)),
-            rows.pack(torch.stack([r.context for r in found], 1)),
-            rows.pack(torch.stack([a.alpha for a in attended], 1)),
-            packed([r.beta for r in found]),
-            packed([a.location for a in attended]),
-            packed([a.location_logprob for a in attended]),
-        )
+        return RecurrenceOutput(*map(packed, zip(*found, strict=True)))
 
     def _recur(
         self,
         word_gates: Tensor,
         state: DecoderState,
         projected: ProjectedAnnotations,
-        *,
         context: str | Tensor,
         generator: Rng | None,
-    ) -> _RecurrentStep:
+    ) -> tuple[RecurrenceOutput, Tensor]:
+        """Run the recurrent half of one step of B captions; return it, and c_t (B, H)."""
         attended = self._attend(state.hidden, projected, context, generator)
         # --8<-- [start:gate]
         beta = None if self.gate is None else self.gate(state.hidden)
@@ -313,7 +280,7 @@ class AttentionDecoder(nn.Module):
         memory = f.sigmoid() * state.memory + i.sigmoid() * g.tanh()  # c_t
         hidden = o.sigmoid() * memory.tanh()  # h_t
         # --8<-- [end:lstm]
-        return _RecurrentStep(DecoderState(hidden, memory), visual, beta, attended)
+        return RecurrenceOutput(hidden, visual, attended.alpha, beta, *attended[2:]), memory
 
     def _attend(
         self,
