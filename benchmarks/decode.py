@@ -173,7 +173,7 @@ def make_run(name: str, work: DecodeWork) -> tuple[Callable[[], list[tuple[int, 
         every, threads = iter(range(work.pictures)), torch.get_num_threads()
         if threads > 1 and work.pictures > work.batch:  # as `Captioner` does with many pictures
             batches = iter(lambda: list(islice(every, work.batch)), [])
-            found = ordered_map(some, batches, threads=threads, start=TorchBackend.alone)
+            found = ordered_map(some, batches, threads=threads, start=TorchBackend.use_one_core)
             return [tokens for batch in found for tokens in batch]
         return [c for first in every for c in some([first, *islice(every, work.batch - 1)])]
 

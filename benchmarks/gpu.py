@@ -116,7 +116,8 @@ def compare(s: Sizes, data: Resident) -> Figures:
     Raises:
         RegardError: they differ by more than float32 explains, or the kernels do not run here.
     """
-    if data.vectors.is_cuda and not dispatch.takes(data.vectors):
+    case = dispatch.case_of(data.vectors)
+    if data.vectors.is_cuda and dispatch.triton_obstacle(case):
         raise RegardError("Triton's kernels do not run on this device; see the warning above.")
     items = torch.arange(8, device=data.vectors.device)
     tokens = data.tokens[items].flatten(0, 1)
@@ -127,7 +128,7 @@ def compare(s: Sizes, data: Resident) -> Figures:
         return [loss.detach(), *torch.autograd.grad(loss, list(decoder.parameters()))]
 
     found = differentiate()
-    with mock.patch.object(dispatch, "takes", return_value=False):
+    with mock.patch.object(dispatch, "triton_obstacle", return_value="switched off"):
         plain = differentiate()
     worst = max(
         float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in zip(found, plain, strict=True)
@@ -167,7 +168,7 @@ def attention(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures
         }
 
     found = run("")
-    with mock.patch.object(dispatch, "takes", return_value=False):
+    with mock.patch.object(dispatch, "triton_obstacle", return_value="switched off"):
         found |= run(", plain")
     read = work.step_bytes(s, pictures, backward=False)
     back = work.step_bytes(s, pictures, backward=True)

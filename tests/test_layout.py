@@ -127,19 +127,7 @@ TORCH = {*("export", "model", "training")}
 """Stations of the modules of torch; nothing that captions imports them before torch is wanted."""
 
 
-OF_TORCH = {
-    *("torch_backend.py", "torch_step.py", "build.py", "additive.py", "backward.py"),
-    *(
-        "dispatch.py",
-        "forward.py",
-        "kernels.py",
-        "linear.py",
-        "plan.py",
-        "product.py",
-        "products.py",
-    ),
-    *("teacher_forcing.py", "vocabulary_loss.py"),
-}
+OF_TORCH = {"torch_backend.py", "build.py", "functional.py", "teacher_forcing.py"}
 
 
 def needs_torch(path: Path) -> bool:

@@ -28,7 +28,7 @@ from regard.model.encoders import build_encoder
 from regard.recipes import find_recipe, override
 
 if TYPE_CHECKING:
-    from regard.model.encoders import TaughtEncoder
+    from regard.model.encoders import AuxiliaryHeads
 
 _SHARES_WEIGHT = 2.0  # of the shares' loss beside that of the numbers
 _BRIGHTNESS = 0.1  # standard deviation of a random factor and of a random addition
@@ -51,7 +51,7 @@ class Targets:
 
 
 def pretrain_encoder(
-    encoder: TaughtEncoder,
+    encoder: AuxiliaryHeads,
     targets: Targets,
     *,
     epochs: int,
@@ -85,7 +85,7 @@ def pretrain_encoder(
         encoder.train()
         losses: list[float] = []
         for batch in _batches(targets, batch_size, generator):
-            numbers, shares = encoder.answered(encoder(batch.pixels))
+            numbers, shares = encoder.predictions(encoder(batch.pixels))
             loss = F.mse_loss(numbers, batch.numbers)
             loss = loss + _SHARES_WEIGHT * F.binary_cross_entropy_with_logits(shares, batch.shares)
             optimizer.zero_grad(set_to_none=True)
@@ -141,7 +141,7 @@ def train_encoder(
             f"encoder.volume has numbers = {config.volume.numbers} and parts = "
             f"{config.volume.parts}; this data set has {len(FACTS)} facts and 2 parts. Set them so."
         )
-    encoder: TaughtEncoder = build_encoder(config)  # type: ignore[assignment]
+    encoder: AuxiliaryHeads = build_encoder(config)  # type: ignore[assignment]
     book = load_facts(folder / "facts.json")
     names = {s: [k for k, split in book.splits.items() if split == s] for s in ("train", "val")}
     numbers = {split: _numbers(book, keys) for split, keys in names.items()}
@@ -153,7 +153,7 @@ def train_encoder(
 
     def after_epoch(epoch: int, loss: float) -> None:
         with torch.inference_mode():
-            predicted = encoder.answered(encoder(targets["val"].pixels))[0].numpy()
+            predicted = encoder.predictions(encoder(targets["val"].pixels))[0].numpy()
         report(epoch, loss, _share_right(predicted * spread + mean, names["val"], book))
         save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, out)
 
@@ -177,7 +177,7 @@ def _share_right(numbers: np.ndarray, names: list[str], book: FactBook) -> float
 
 
 def read_targets(
-    encoder: TaughtEncoder, folder: Path, names: list[str], numbers: np.ndarray
+    encoder: AuxiliaryHeads, folder: Path, names: list[str], numbers: np.ndarray
 ) -> Targets:
     """Read scans and masks as an encoder takes them.
 

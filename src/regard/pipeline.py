@@ -120,7 +120,7 @@ class Pipeline:
                 lambda batch: self._caption([self._read(source) for source in batch]),
                 batches,
                 threads=self.components.threads,
-                start=self.components.backend.alone,
+                start=self.components.backend.use_one_core,
             )
             for captions in results:
                 yield from captions
@@ -252,7 +252,7 @@ def _words(found: Hypothesis, vocabulary: Vocabulary, grid: Grid) -> tuple[Word,
 
 def encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:
     """Encode N prepared items to their annotations (N, L, D)."""
-    size = backend.at_once or len(inputs)
+    size = backend.encode_batch_size or len(inputs)
     parts = [
         backend.encode(
             np.stack([item.pixels for item in some]),

@@ -16,7 +16,9 @@ from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
 from regard.checkpoint.folder import Checkpoint, load_checkpoint
 from regard.errors import ConfigError
-from regard.native import FastStep, StepWeights, cpp_library, library
+from regard.native import cpp_library
+from regard.native.cpp_library import library
+from regard.native.cpp_step import CppStep, StepWeights
 from regard.pretrained import shipped_models
 from regard.types import DecoderState
 from tests.helpers.alike import assert_same
@@ -49,8 +51,8 @@ def backend_of(captioner: Captioner) -> OnnxBackend:
     return captioner.backend
 
 
-def steps_of(captioner: Captioner) -> FastStep:
-    steps = backend_of(captioner)._steps
+def steps_of(captioner: Captioner) -> CppStep:
+    steps = backend_of(captioner)._cpp_step
     assert steps is not None
     return steps
 
@@ -148,15 +150,15 @@ def test_weights_that_do_not_fit_are_refused(pair: tuple[Captioner, Captioner]) 
     light, _ = pair
     named = load_checkpoint(shipped_models()[light.name]).arrays("decoder.")
     config = light.config.decoder
-    assert StepWeights.of(named, config) is not None
+    assert StepWeights.from_named(named, config) is not None
     for name in named:
         if name.startswith(("feature.", "norm.", "init_", "attention.scores.key.weight")):
             continue  # of the graph "init"
         cut = named | {name: named[name][..., :-1]}
         with pytest.raises(ValueError, match="has the shape"):
-            StepWeights.of(cut, config)
+            StepWeights.from_named(cut, config)
     with pytest.raises(KeyError):
-        StepWeights.of({}, config)
+        StepWeights.from_named({}, config)
 
 
 def test_annotations_and_states_of_another_model_are_refused(
@@ -167,16 +169,16 @@ def test_annotations_and_states_of_another_model_are_refused(
     projected, _ = light.backend.init_state(annotations)
     steps = steps_of(fast)
     given = projected.values, projected.keys, projected.mask
-    ready = steps.ready(*given)
+    ready = steps.pack(*given)
     short = np.zeros((1, light.config.decoder.hidden_dim - 1), np.float32)
     with pytest.raises(ValueError, match="states"):
         steps(np.array([1]), DecoderState(short, short), ready)
     for n in range(3):
         wrong = [x[:, :-1] if i == n else x for i, x in enumerate(given)]
-        with pytest.raises(ValueError, match="wanted"):
-            steps.ready(*wrong)
-    with pytest.raises(ValueError, match="wanted"):
-        steps.ready(given[0][..., :-1], *given[1:])
+        with pytest.raises(ValueError, match="expected"):
+            steps.pack(*wrong)
+    with pytest.raises(ValueError, match="expected"):
+        steps.pack(given[0][..., :-1], *given[1:])
 
 
 def test_clips_keep_the_steps(pair: tuple[Captioner, Captioner]) -> None:
@@ -189,22 +191,24 @@ import os, sys
 import numpy as np
 from regard.checkpoint.folder import load_checkpoint
 from regard.config import DecoderConfig
-from regard.native import FastStep, StepWeights, library
+from regard.native.cpp_library import library
+from regard.native.cpp_step import CppStep, StepWeights
 from regard.types import DecoderState
 
 def threads():
     return len(os.listdir("/proc/self/task"))
 
 named = load_checkpoint(sys.argv[1]).arrays("decoder.")
-weights, loops = StepWeights.of(named, DecoderConfig(scores="additive")), library("float32")
+weights, loops = StepWeights.from_named(named, DecoderConfig(scores="additive")), library("float32")
 before = threads()
-steps = FastStep(weights, loops, threads=int(sys.argv[2]))
+steps = CppStep(weights, loops, threads=int(sys.argv[2]))
 cells = np.zeros((2, 9, 512), np.float32)
 state = np.zeros((2, 512), np.float32)
-ready = steps.ready(cells, cells, np.ones((2, 9), bool))
+ready = steps.pack(cells, cells, np.ones((2, 9), bool))
 steps(np.array([1, 1]), DecoderState(state, state), ready)
 of_steps = threads() - before
-loops.call("exponentials", 100_000, np.ones(100_000, np.float32), np.empty(100_000, np.float32))
+one, out = np.ones(100_000, np.float32), np.empty(100_000, np.float32)
+loops.exponentials(one, out)
 print(of_steps, threads() - before)
 """
 

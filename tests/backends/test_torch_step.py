@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from regard.backends.torch_backend import TorchBackend, TorchStep
 from regard.decoding import DecodingOptions, decode
 from regard.errors import UnknownName
-from regard.native import ReadyAnnotations, library, vocabulary_search
-from regard.native.vocabulary_search import WordLayer
+from regard.native import dispatch
+from regard.native.cpp_library import library
+from regard.native.cpp_step import PackedAnnotations
+from regard.native.vocabulary_search import VocabularyLayer
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.types import Annotations, Hypothesis, ProjectedAnnotations, Step
 from tests.helpers import toys
@@ -55,7 +57,7 @@ def test_the_fast_step_is_the_step(
         attention=attention, scores=scores, gate=gate, output_activation=activation,
         temperature=0.8, seed=seed,
     ).to(dtype)  # fmt: skip
-    fast = TorchStep.of(decoder)
+    fast = TorchStep.from_decoder(decoder)
     assert fast is not None
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(items, cells, 6, generator=generator, dtype=dtype)
@@ -65,7 +67,7 @@ def test_the_fast_step_is_the_step(
     with torch.inference_mode():
         projected = decoder.project(vectors, mask)
         state = decoder.init_state(projected, group)
-        ready = fast.ready(projected)
+        ready = fast.pack(projected)
         for _ in range(3):
             draw = [torch.Generator().manual_seed(seed) for _ in range(2)]
             plain = decoder.step(token, state, projected, context=context, generator=draw[0])
@@ -77,14 +79,14 @@ def test_the_fast_step_is_the_step(
 @pytest.mark.parametrize("scores", ["additive", "dot"])
 def test_keys_are_spent_only_where_nobody_needs_them(scores: str) -> None:
     decoder = toys.decoder(scores=scores)
-    fast = TorchStep.of(decoder)
+    fast = TorchStep.from_decoder(decoder)
     assert fast is not None
     with torch.inference_mode():
         projected = decoder.project(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
         before = projected.keys.clone()
-        kept = fast.ready(projected)
+        kept = fast.pack(projected)
         assert torch.equal(projected.keys, before)
-        spent = fast.ready(projected, spend=True)
+        spent = fast.pack(projected, in_place=True)
     np.testing.assert_array_equal(kept.keys, spent.keys)
     assert np.shares_memory(spent.keys, projected.keys.numpy())
 
@@ -107,11 +109,11 @@ def test_the_backend_spends_the_keys_that_it_made(monkeypatch: pytest.MonkeyPatc
 
 def test_items_that_leave_leave_the_others_as_they_were() -> None:
     decoder = toys.decoder()
-    fast = TorchStep.of(decoder)
+    fast = TorchStep.from_decoder(decoder)
     assert fast is not None
     vectors, mask = torch.randn(4, 5, 6), torch.ones(4, 5, dtype=torch.bool)
     with torch.inference_mode():
-        ready = fast.ready(decoder.project(vectors, mask))
+        ready = fast.pack(decoder.project(vectors, mask))
         state = decoder.init_state(decoder.project(vectors, mask), 2)
         token = torch.arange(8) + 3
         every = fast(token, state, ready)
@@ -138,7 +140,7 @@ def test_a_large_vocabulary_is_searched_alike(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its strongest words are found without all logits (`regard.native.vocabulary_search`)."""
-    monkeypatch.setattr(vocabulary_search, "_pay", lambda _: True)  # whatever processor this is
+    monkeypatch.setattr(dispatch, "int16_pays", lambda _: True)  # whatever processor this is
     decoder = toys.decoder(words=3000)
     with torch.no_grad():
         decoder.output.weight.mul_(4)
@@ -164,11 +166,13 @@ def test_a_large_vocabulary_is_searched_alike(
 
 
 def test_sampling_computes_all_logits_and_nothing_besides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary_search, "_pay", lambda _: True)
+    monkeypatch.setattr(dispatch, "int16_pays", lambda _: True)
     asked: list[str] = []
-    full, some = WordLayer.full, WordLayer.strongest
-    monkeypatch.setattr(WordLayer, "full", lambda *given: asked.append("all") or full(*given))
-    monkeypatch.setattr(WordLayer, "strongest", lambda *given: asked.append("some") or some(*given))
+    full, some = VocabularyLayer.full, VocabularyLayer.strongest
+    monkeypatch.setattr(VocabularyLayer, "full", lambda *given: asked.append("all") or full(*given))
+    monkeypatch.setattr(
+        VocabularyLayer, "strongest", lambda *given: asked.append("some") or some(*given)
+    )
     annotations = Annotations(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool), ())
     backend = TorchBackend(None, toys.decoder(words=3000))
     for method, wanted in (("sample", {"all"}), ("greedy", {"some"}), ("beam", {"some"})):
@@ -186,7 +190,7 @@ def test_the_backend_notices_that_weights_changed() -> None:
     token = torch.tensor([4])
     for _ in range(2):
         projected, state = backend.init_state(annotations)
-        assert isinstance(projected, ReadyAnnotations)
+        assert isinstance(projected, PackedAnnotations)
         step = backend.step(token, state, projected)
         with torch.inference_mode():
             plain = decoder.step(
@@ -198,18 +202,18 @@ def test_the_backend_notices_that_weights_changed() -> None:
 
 
 def test_what_it_cannot_do_is_left_to_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert TorchStep.of(toys.decoder(scores="uniform")) is None
-    assert TorchStep.of(toys.decoder().bfloat16()) is None
+    assert TorchStep.from_decoder(toys.decoder(scores="uniform")) is None
+    assert TorchStep.from_decoder(toys.decoder().bfloat16()) is None
     monkeypatch.setenv("REGARD_KERNELS", "plain")
-    assert TorchStep.of(toys.decoder()) is None
+    assert TorchStep.from_decoder(toys.decoder()) is None
 
 
 def test_an_unknown_context_is_refused() -> None:
     decoder = toys.decoder(attention="hard")
-    fast = TorchStep.of(decoder)
+    fast = TorchStep.from_decoder(decoder)
     assert fast is not None
     with torch.inference_mode():
         projected = decoder.project(torch.randn(1, 5, 6), torch.ones(1, 5, dtype=torch.bool))
         state = decoder.init_state(projected)
         with pytest.raises(UnknownName, match="best"):
-            fast(torch.tensor([4]), state, fast.ready(projected), context="best")
+            fast(torch.tensor([4]), state, fast.pack(projected), context="best")

@@ -115,6 +115,12 @@ def test_info_models_and_version(model: str) -> None:
     assert found.exit_code == 0
     assert "2×2 cells" in found.stdout
     assert json.loads(run("info", model, "--json").stdout)["name"] == "toy"
+    machine = json.loads(run("info", "--runtime", "--json").stdout)
+    assert {"computation", "implementation", "reason", "others"} <= machine["computations"][
+        0
+    ].keys()
+    assert "vocabulary loss" in run("info", "--runtime").stdout
+    assert run("info", model, "--runtime").exit_code == 2
     names = [json.loads(x)["name"] for x in run("models", "--json").stdout.splitlines()]
     assert names == list(shipped_models())
     assert run("models").exit_code == 0

@@ -299,7 +299,11 @@ def test_weights_lie_where_the_header_says(exported: Path) -> None:
 
 def test_a_weight_of_another_shape_is_refused() -> None:
     graph = trace_graph(
-        nn.Linear(3, 2), (torch.zeros(2, 3),), takes=("x",), gives=("y",), dynamic=({},)
+        nn.Linear(3, 2),
+        (torch.zeros(2, 3),),
+        input_names=("x",),
+        output_names=("y",),
+        dynamic_axes=({},),
     )
     with pytest.raises(ConfigError, match="weight is stored as F16"):
         point_to_file(graph, {"weight": WeightLocation("F16", (3, 3), 0, 18)}, "model.safetensors")

@@ -173,7 +173,7 @@ class _StubBackend:
 
     words: int
     features: int
-    at_once: int = 0
+    encode_batch_size: int = 0
 
     def encode(self, pixels: np.ndarray, grids: Any, mask: Any = None) -> Any:
         from regard.types import Annotations
@@ -208,7 +208,7 @@ class _StubBackend:
     def generator(self, seed: int) -> Any:
         return np.random.default_rng(seed)
 
-    def alone(self) -> Callable[[], None]:
+    def use_one_core(self) -> Callable[[], None]:
         return lambda: None
 
 

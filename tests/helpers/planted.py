@@ -33,7 +33,7 @@ class PlantedBackend:
     def __init__(self, cells: tuple[int, ...]) -> None:
         self.cells = cells
         self.encoded = 0  # items
-        self.at_once = 0
+        self.encode_batch_size = 0
 
     def encode(self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray) -> Annotations:
         self.encoded += len(pixels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.config import DecoderConfig, EncoderConfig, VideoConfig
-from regard.model.decoder import AttentionDecoder, Unrolled
+from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
 from regard.model.encoders import Encoder, build_encoder
 
 FRAMES, WORDS = 7, 9
@@ -25,7 +25,7 @@ class Reader:
     decoder: AttentionDecoder
 
     @torch.inference_mode()
-    def read(self, pixels: Tensor, real: int = FRAMES) -> Unrolled:
+    def read(self, pixels: Tensor, real: int = FRAMES) -> TeacherForcingOutput:
         vectors = self.encoder(pixels, mask := self.mask(len(pixels), real))
         return self.decoder(TOKENS, self.decoder.project(vectors, mask))
 

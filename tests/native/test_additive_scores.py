@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from regard.native import additive
-from regard.native.kernels import additive_scores
+from regard.native import dispatch, functional
+from regard.native.functional import additive_scores
 
 SIZES = [(1, 1, 1, 1), (2, 3, 7, 5), (3, 1, 50, 8), (2, 2, 33, 16)]
 
@@ -29,8 +29,8 @@ def inputs(n: int, g: int, cells: int, a: int, dtype: torch.dtype) -> list[Tenso
 def test_values_and_gradients_are_those_of_the_formula(
     size: tuple[int, int, int, int], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(additive, "_BLOCK", block)
-    monkeypatch.setattr(additive, "BLOCKWISE_FROM", 1)
+    monkeypatch.setattr(functional, "_BLOCK", block)
+    monkeypatch.setattr(dispatch, "BLOCKWISE_FROM", 1)
     given = inputs(*size, torch.float64)
     weights = torch.randn(size[0], size[1], size[2], dtype=torch.float64)
     found = additive_scores(*given)
@@ -44,14 +44,14 @@ def test_values_and_gradients_are_those_of_the_formula(
 
 @pytest.fixture(autouse=True)
 def _blockwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(additive, "BLOCKWISE_FROM", 1)
+    monkeypatch.setattr(dispatch, "BLOCKWISE_FROM", 1)
 
 
 def test_a_pictures_few_cells_are_computed_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(additive, "BLOCKWISE_FROM", 8)
+    monkeypatch.setattr(dispatch, "BLOCKWISE_FROM", 8)
     few, many = (inputs(2, 2, cells, 3, torch.float64) for cells in (7, 8))
-    assert "AdditiveScores" not in str(additive_scores(*few).grad_fn)
-    assert "AdditiveScores" in str(additive_scores(*many).grad_fn)
+    assert "BlockwiseScores" not in str(additive_scores(*few).grad_fn)
+    assert "BlockwiseScores" in str(additive_scores(*many).grad_fn)
     torch.testing.assert_close(additive_scores(*few), plain(*few))
 
 

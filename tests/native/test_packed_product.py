@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.native import Library, Product, is_built, library
+from regard.native.cpp_library import Library, is_built, library
+from regard.native.packed_product import PackedProduct
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
 
@@ -39,7 +40,7 @@ def test_a_product_is_numpys(
     wanted = x.astype(np.float64) @ weight.astype(np.float64)
     scale = np.abs(x).astype(np.float64) @ np.abs(weight).astype(np.float64)
     given_x, given_weight = (torch.from_numpy(a) if tensors else a for a in (x, weight))
-    product = Product(given_weight, loops_of(dtype))
+    product = PackedProduct(given_weight, loops_of(dtype))
     error = np.abs(np.asarray(product(given_x)) - wanted) / (scale + 1e-30)
     assert error.max() < (1e-5 if dtype == "float32" else 1e-13)
     out = np.ones((rows, outer + 3), dtype)
@@ -51,7 +52,7 @@ def test_a_product_is_numpys(
 
 def test_what_is_written_begins_with_a_cache_line() -> None:
     x, weight = np.ones((3, 40), np.float32), np.ones((40, 50), np.float32)
-    product = Product(weight, loops_of("float32"))
+    product = PackedProduct(weight, loops_of("float32"))
     kept = [product(x) for _ in range(9)]
     assert {out.ctypes.data % 64 for out in kept} == {0}
     assert {out.strides for out in kept} == {(256, 4)}  # 64 numbers, so that every row does
@@ -64,12 +65,12 @@ def test_many_rows_go_to_the_threads_tile_by_tile(threads: int) -> None:
     loops = loops_of("float32")
     draw = np.random.default_rng(0)
     x, weight = (draw.normal(size=s).astype(np.float32) for s in ((2500, 40), (40, 50)))
-    product = Product(weight, loops)
+    product = PackedProduct(weight, loops)
     try:
-        loops.call("threads", threads)
+        loops.call("threads", count=threads)
         found = product(x)
     finally:
-        loops.call("threads", 0)
+        loops.call("threads", count=0)
     np.testing.assert_array_equal(found, np.concatenate([product(x[i : i + 6]) for i in
                                                          range(0, 2500, 6)]))  # fmt: skip
 

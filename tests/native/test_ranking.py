@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from regard.decoding.topk import log_normaliser, strongest
-from regard.native import library
-from regard.native.vocabulary_search import Ranking
+from regard.native.cpp_library import library
+from regard.native.vocabulary_search import LogitRanking
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
 
@@ -34,7 +34,7 @@ def test_it_finds_what_the_standard_finds(
     whole = x + bias
     logits = np.full((len(x), x.shape[1] + beside), np.nan, dtype)
     logits[:, : x.shape[1]] = x
-    ranking = Ranking(logits[:, : x.shape[1]], bias, loops)
+    ranking = LogitRanking(logits[:, : x.shape[1]], bias, loops)
     np.testing.assert_array_equal(logits[:, : x.shape[1]], whole)
     wanted = log_normaliser(whole)
     np.testing.assert_allclose(ranking.normaliser, wanted, rtol=1e-6, atol=1e-6)
@@ -49,5 +49,5 @@ def test_logits_that_are_no_numbers_are_not_hidden() -> None:
     assert loops is not None
     logits = np.zeros((2, 100), np.float32)
     logits[1, 70] = np.nan
-    ranking = Ranking(logits, np.zeros(100, np.float32), loops)
+    ranking = LogitRanking(logits, np.zeros(100, np.float32), loops)
     assert np.isfinite(ranking.normaliser).tolist() == [True, False]

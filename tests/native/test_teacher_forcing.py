@@ -14,9 +14,11 @@ from benchmarks.workload import Sizes
 from benchmarks.workload import make_batch as make_workload
 from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder
-from regard.model.packing import packing
-from regard.native import Product, cpp_library, library
-from regard.native.kernels import word_losses
+from regard.model.unroll import pack_captions
+from regard.native import cpp_library
+from regard.native.cpp_library import library
+from regard.native.functional import word_losses
+from regard.native.packed_product import PackedProduct
 from regard.training.objectives.base import Batch
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.training.objectives.reinforce import HardAttentionObjective
@@ -174,7 +176,7 @@ def test_packed_products_are_products(
     x = torch.randn(rows, inner + 3, generator=generator, dtype=dtype)[:, 1:-2]
     loops = library(dtype)
     assert loops is not None
-    product = Product(weight, loops)
+    product = PackedProduct(weight, loops)
     expected = x.double() @ weight.double()
     torch.testing.assert_close(product(x).double(), expected, rtol=1e-4, atol=1e-4)
     padded = torch.ones(rows, outer + 5, dtype=dtype)
@@ -190,7 +192,7 @@ def test_long_products_are_taken_in_parts() -> None:
     assert loops is not None
     generator = torch.Generator().manual_seed(0)
     weight, x = torch.randn(1100, 35, generator=generator), torch.randn(7, 1100)
-    torch.testing.assert_close(Product(weight, loops)(x), x @ weight, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(PackedProduct(weight, loops)(x), x @ weight, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("words", [35, 2048, 4100])  # packed in one part, exactly one, three
@@ -225,10 +227,13 @@ def test_tensors_that_the_loops_would_misread_are_refused() -> None:
     loops = library(torch.float32)
     assert loops is not None
     numbers = torch.ones(4, 6)
-    with pytest.raises(TypeError, match="takes float32, and an array is float64"):
-        loops.call("exponentials", 24, numbers.double(), torch.empty(4, 6))
-    with pytest.raises(TypeError, match="takes contiguous arrays"):
-        loops.call("exponentials", 24, numbers.t(), torch.empty(4, 6))
+    out = torch.empty(4, 6)
+    with pytest.raises(TypeError, match="exponentials: x is float64; expected float32"):
+        loops.exponentials(numbers.double(), out)
+    with pytest.raises(TypeError, match="exponentials: x is not contiguous"):
+        loops.exponentials(numbers.t(), out)
+    with pytest.raises(TypeError, match="missing or unknown arguments: coded, count, n"):
+        loops.call("exponentials", count=24, x=numbers, out=out)
 
 
 @needs_compiler
@@ -244,7 +249,7 @@ def test_a_second_backward_pass_is_refused() -> None:
 
 def test_packing_leaves_out_padding_and_puts_everything_back() -> None:
     steps = torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
-    rows = packing(steps)
+    rows = pack_captions(steps)
     assert rows.order.tolist() == [1, 2, 0]
     assert rows.counts == (3, 2, 1)
     numbers = torch.arange(9).view(3, 3)

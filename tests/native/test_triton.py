@@ -13,12 +13,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from regard.model.decoder import AttentionDecoder, Unrolled
+from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
 from regard.native import dispatch
 from regard.training.objectives.base import doubly_stochastic
 from tests.helpers.toys import decoder
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64")
+
+from regard.native import triton_kernels
 
 sizes = st.tuples(
     st.integers(1, 3),  # items
@@ -65,7 +67,7 @@ def check(found: Tensor, wanted: Tensor) -> None:
 def test_additive_scores(size: tuple[int, int, int, int, int], dtype: torch.dtype) -> None:
     n, g, cells, a, _ = size
     of = draw(sum(size), dtype, (n, cells, a), (n, g, a), (a,))
-    found = dispatch.additive_scores(*of.low)
+    found = triton_kernels.additive_scores(*of.low)
     keys, query, v = of.exact
     wanted = torch.tanh(keys[:, None] + query[:, :, None]) @ v
     assert found.dtype == torch.float32
@@ -86,7 +88,7 @@ def test_softmax_and_context(
     n, g, cells, _, d = size
     scores, values = draw(1, torch.float32, (n, g, cells)), draw(2, dtype, (n, cells, d))
     mask = masks(n, cells)
-    alpha, context = dispatch.attend(scores.low[0], values.low[0], mask, temperature)
+    alpha, context = triton_kernels.attend(scores.low[0], values.low[0], mask, temperature)
     exact = scores.exact[0].div(temperature).masked_fill(~mask[:, None], -torch.inf).softmax(-1)
     wanted = exact @ values.exact[0]
     assert (alpha.dtype, context.dtype) == (torch.float32, dtype)
@@ -111,15 +113,17 @@ def test_softmax_and_context(
 def test_large_scores_do_not_overflow() -> None:
     scores = torch.tensor([[[300.0, 299.0, -400.0, 500.0]]])
     mask = torch.tensor([[True, True, True, False]])
-    alpha, _ = dispatch.attend(scores, torch.ones(1, 4, 2), mask, 1.0)
+    alpha, _ = triton_kernels.attend(scores, torch.ones(1, 4, 2), mask, 1.0)
     torch.testing.assert_close(alpha[0, 0], torch.tensor([0.7310586, 0.2689414, 0.0, 0.0]))
-    huge = dispatch.additive_scores(
+    huge = triton_kernels.additive_scores(
         torch.full((1, 1, 1), -1e4), torch.zeros(1, 1, 1), torch.ones(1)
     )
     assert huge.item() == -1
 
 
-def unroll(model: AttentionDecoder, captions: int, context: str) -> tuple[Unrolled, list[Tensor]]:
+def unroll(
+    model: AttentionDecoder, captions: int, context: str
+) -> tuple[TeacherForcingOutput, list[Tensor]]:
     """Train a step on 3 items of 5 cells; return what it said and the gradients."""
     source = torch.Generator().manual_seed(5)
     vectors = torch.randn(3, 5, 6, generator=source).requires_grad_()
@@ -155,10 +159,10 @@ def test_the_decoder_says_and_learns_the_same(
     scores: str, attention: str, context: str, captions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = decoder(scores=scores, attention=attention, temperature=1.5, annotation_norm=True)
-    monkeypatch.setattr("regard.model.decoder.fast_unroll", lambda *_, **__: None)  # of the CPU
+    monkeypatch.setattr("regard.model.decoder.unroll_compiled", lambda *_, **__: None)  # of the CPU
     plain, wanted = unroll(model, captions, context)
     asked: list[bool] = []
-    monkeypatch.setattr(dispatch, "takes", lambda *_: asked.append(True) or True)
+    monkeypatch.setattr(dispatch, "triton_obstacle", lambda _: asked.append(True) or "")
     said, found = unroll(model, captions, context)
     assert bool(asked) == (scores == "additive" or attention == "soft")
     assert (said.alpha.view(3, captions, 4, 5)[1, ..., 3:] == 0).all()
@@ -191,35 +195,38 @@ class _Sizes(TorchDispatchMode):
 def test_nothing_of_captions_times_cells_times_features_is_written() -> None:
     of = draw(3, torch.float32, (2, 40, 24), (2, 3, 24), (24,), (2, 40, 16))
     with _Sizes() as sizes_of:
-        scores = dispatch.additive_scores(*of.low[:3])
-        alpha, context = dispatch.attend(scores, of.low[3], masks(2, 40), 1.0)
+        scores = triton_kernels.additive_scores(*of.low[:3])
+        alpha, context = triton_kernels.attend(scores, of.low[3], masks(2, 40), 1.0)
         torch.autograd.grad(alpha.square().sum() + context.square().sum(), of.low)
     assert sizes_of.largest == 2 * 40 * 24 * 4, "the largest is the keys' gradient"
 
 
 def test_what_is_on_the_cpu_never_comes_here() -> None:
-    assert not dispatch.takes(torch.ones(1))
+    assert dispatch.SOFT_ATTENTION.choose(dispatch.case_of(torch.ones(1))) == "torch"
     code = """
 import sys, torch
 from tests.helpers.toys import decoder
 model = decoder()
 projected = model.project(torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool))
 model(torch.zeros(1, 2, dtype=torch.long), projected).logits.sum().backward()
-assert "regard.native.triton_scores" not in sys.modules
+assert "regard.native.triton_kernels" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_float64_on_a_gpu_stays_with_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "works", lambda _: True)
+    monkeypatch.setattr(dispatch, "triton_works", lambda _: True)
     with FakeTensorMode():  # tensors that say they are on a GPU, and hold nothing
         single, half, double = (
             torch.empty(2, dtype=dtype, device="cuda")
             for dtype in (torch.float32, torch.bfloat16, torch.float64)
         )
-        assert dispatch.takes(single, half)
-        assert not dispatch.takes(single, double)
-        assert not dispatch.takes(single, torch.empty(2))
+        for tensors, chosen in (
+            ((single, half), "Triton"),
+            ((single, double), "torch"),
+            ((single, torch.empty(2)), "torch"),
+        ):
+            assert dispatch.SOFT_ATTENTION.choose(dispatch.case_of(*tensors)) == chosen
 
 
 def test_where_the_kernels_fail_the_plain_path_runs_and_says_so_once(
@@ -228,28 +235,28 @@ def test_where_the_kernels_fail_the_plain_path_runs_and_says_so_once(
     def fail(*_: object) -> Tensor:
         raise RuntimeError("Failed to find C compiler")
 
-    dispatch.works.cache_clear()
-    monkeypatch.setattr(dispatch, "additive_scores", fail)
+    dispatch.triton_works.cache_clear()
+    monkeypatch.setattr("regard.native.triton_kernels.additive_scores", fail)
     device = torch.device("cpu")
-    assert [dispatch.works(device), dispatch.works(device)] == [False, False]
+    assert [dispatch.triton_works(device), dispatch.triton_works(device)] == [False, False]
     assert [str(w.message) for w in recwarn] == [
         "the attention of cpu runs without Triton's kernels, slower and in more memory: "
         "RuntimeError: Failed to find C compiler"
     ]
-    dispatch.works.cache_clear()
+    dispatch.triton_works.cache_clear()
     monkeypatch.undo()
-    assert dispatch.works(device)
-    dispatch.works.cache_clear()
+    assert dispatch.triton_works(device)
+    dispatch.triton_works.cache_clear()
 
 
 _COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from regard.native.kernels import triton_attend, triton_scores
+from regard.native import triton_kernels
 
-FLOAT = {"v", "scores", "alpha", "of_scores", "of_v", "of_alpha", "of_alpha_itself"}
-BLOCKS = {"captions_block": 8, "cells_block": 32, "features_block": 64, "row_block": 256}
+FLOAT = {"v", "scores", "alpha", "grad_scores", "grad_v", "grad_total", "grad_alpha"}
+BLOCKS = {"captions_block": 8, "cells_block": 32, "features_block": 64, "softmax_block": 256}
 
 def kind(name, low, fixed):
     if name in fixed:
@@ -260,8 +267,8 @@ def kind(name, low, fixed):
         return "fp32"
     return "*i1" if name == "mask" else "*fp32" if name in FLOAT else "*" + low
 
-forward = triton_scores.scores_forward, triton_attend.attend_forward
-backward = triton_scores.scores_backward, triton_attend.attend_backward
+forward = triton_kernels.scores_forward, triton_kernels.attend_forward
+backward = triton_kernels.scores_backward, triton_kernels.attend_backward
 # Triton makes a constant of a size that is 1, such as the captions of greedy decoding.
 for kernels, low, one in ((forward + backward, "bf16", {}), (forward, "fp32", {"n_captions": 1})):
     for kernel in kernels:

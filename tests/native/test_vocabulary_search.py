@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.native import Library, cpp_library, library, vocabulary_search
-from regard.native.vocabulary_search import WordLayer, WordRanking
+from regard.native import cpp_library, dispatch
+from regard.native.cpp_library import Library, library
+from regard.native.vocabulary_search import LazyRanking, VocabularyLayer
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
 
@@ -27,8 +28,8 @@ def loops_of(dtype: str) -> Library:
     return loops
 
 
-def layer_of(weight: np.ndarray, bias: np.ndarray, loops: Library | None = None) -> WordLayer:
-    return WordLayer(weight, bias, loops or loops_of(str(weight.dtype)), short=True)
+def layer_of(weight: np.ndarray, bias: np.ndarray, loops: Library | None = None) -> VocabularyLayer:
+    return VocabularyLayer(weight, bias, loops or loops_of(str(weight.dtype)), int16=True)
 
 
 def drawn(
@@ -133,10 +134,10 @@ def test_threads_change_nothing(threads: int) -> None:
     layer, loops = layer_of(weight, bias), loops_of("float32")
     wanted = layer.strongest(deep, 7)
     try:
-        loops.call("threads", threads)
+        loops.call("threads", count=threads)
         found = layer.strongest(deep, 7)
     finally:
-        loops.call("threads", 0)
+        loops.call("threads", count=0)
     assert wanted is not None
     assert found is not None
     for a, b in zip(found, wanted, strict=True):
@@ -169,7 +170,7 @@ def test_more_words_than_there_are_blocks_take_all_logits() -> None:
     layer = layer_of(weight, bias)
     assert layer.strongest(deep, 10) is not None
     assert layer.strongest(deep, 11) is None
-    ids, _ = WordRanking(layer, deep, nullcontext).strongest(300)
+    ids, _ = LazyRanking(layer, deep, nullcontext).strongest(300)
     np.testing.assert_array_equal(ids, np.argsort(-logits_of(deep, weight, bias))[:, :300])
 
 
@@ -177,16 +178,16 @@ def test_integers_are_used_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> No
     deep, weight, bias = drawn(2, 2048, 30)
     loops = loops_of("float32")
     for pay, words, used in ((True, 2048, True), (True, 2047, False), (False, 2048, False)):
-        monkeypatch.setattr(vocabulary_search, "_pay", lambda _, pay=pay: pay)
-        found = WordLayer(weight[:words], bias[:words], loops).strongest(deep, 3)
+        monkeypatch.setattr(dispatch, "int16_pays", lambda _, pay=pay: pay)
+        found = VocabularyLayer(weight[:words], bias[:words], loops).strongest(deep, 3)
         assert (found is not None) == used
 
 
 def test_integers_pay_on_the_processors_that_they_are_written_for() -> None:
     answer = np.full(1, 7, np.int64)
-    loops_of("float64").call("pairs_pay", answer)
+    loops_of("float64").call("int16_pays", answer=answer)
     assert answer[0] == 0
-    loops_of("float32").call("pairs_pay", answer)
+    loops_of("float32").call("int16_pays", answer=answer)
     flags = Path("/proc/cpuinfo")
     if not flags.exists() or platform.machine() != "x86_64":
         pytest.skip("nothing says what the processor can do")
@@ -202,7 +203,7 @@ def test_a_ranking_computes_no_more_than_is_asked_for(monkeypatch: pytest.Monkey
     full, some = layer.full, layer.strongest
     monkeypatch.setattr(layer, "full", lambda x: asked.append("all") or full(x))
     monkeypatch.setattr(layer, "strongest", lambda x, n: asked.append(str(n)) or some(x, n))
-    ranking = WordRanking(layer, deep, nullcontext)
+    ranking = LazyRanking(layer, deep, nullcontext)
     assert (ranking.words, asked) == (700, [])
     ids, values = ranking.strongest(6)
     normaliser = ranking.normaliser
@@ -235,7 +236,7 @@ def test_without_the_processors_instructions(
     monkeypatch.setenv("CXX", str(script))
     plain = Library(cpp_library._built("float32"), "float32")  # type: ignore[reportPrivateUsage]
     answer = np.ones(1, np.int64)
-    plain.call("pairs_pay", answer)
+    plain.call("int16_pays", answer=answer)
     assert answer[0] == 0
     deep, weight, bias = drawn(13, 1000, 65)
     found = layer_of(weight, bias, plain).strongest(deep, 9)

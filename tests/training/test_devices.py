@@ -14,7 +14,7 @@ from regard.cli.main import main
 from regard.config import EncoderConfig, Recipe
 from regard.data import CaptionDataset
 from regard.errors import ConfigError
-from regard.model.rng import Draws, bernoulli, choose, exponential
+from regard.model.rng import SlicedGenerator, bernoulli, exponential, sample_categorical
 from regard.recipes import override
 from regard.training import loop, train
 from regard.training.batches import Chunk
@@ -199,13 +199,13 @@ def test_parts_draw_what_the_whole_draws(draw: object) -> None:
     whole = drawn(torch.Generator().manual_seed(3), 7 * 2).view(7, 2, 5)
     for part in (slice(0, None, 3), slice(1, None, 3), slice(2, None, 3), slice(0, 1)):
         pictures = len(range(7)[part])
-        found = drawn(Draws(torch.Generator().manual_seed(3), part, 7), pictures * 2)
+        found = drawn(SlicedGenerator(torch.Generator().manual_seed(3), part, 7), pictures * 2)
         assert torch.equal(found.view(-1, 2, 5), whole[part])
 
 
 def test_a_column_is_drawn_as_torch_draws_it() -> None:
     weights = torch.rand(400, 6, generator=torch.Generator().manual_seed(0))
-    found = choose(weights, torch.Generator().manual_seed(1))
+    found = sample_categorical(weights, torch.Generator().manual_seed(1))
     wanted = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(1))
     assert torch.equal(found, wanted[:, 0])
 

@@ -23,7 +23,7 @@ from regard.config import Recipe
 from regard.errors import ConfigError
 from regard.media import cell_at, cell_centre, world_of
 from regard.model.encoders import Encoder, build_encoder
-from regard.model.encoders.small_cnn3d import RECEPTIVE_FIELD
+from regard.model.encoders.small_cnn import RECEPTIVE_FIELD
 from regard.recipes import find_recipe
 from regard.synthetic.volumes import KINDS, SIZES, Lesion, SyntheticVolume, make_volumes
 from regard.types import AttentionTrace, Caption, Grid, Word

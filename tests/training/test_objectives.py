@@ -9,9 +9,9 @@ import torch
 
 from regard.config import ObjectiveConfig
 from regard.data import CaptionDataset, CaptionedItem
-from regard.model.decoder import Unrolled
-from regard.model.packing import packing
-from regard.model.rng import fork
+from regard.model.decoder import TeacherForcingOutput
+from regard.model.rng import spawn
+from regard.model.unroll import pack_captions
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.training.objectives import caption_reward
 from regard.training.objectives.base import (
@@ -68,9 +68,9 @@ def test_caption_logprob_sums_over_real_words() -> None:
     with torch.no_grad():
         output.weight.copy_(torch.eye(3))
         output.bias.zero_()
-    rows = packing(steps)
+    rows = pack_captions(steps)
     alpha = torch.zeros(1, 3, 1)
-    unrolled = Unrolled(rows.pack(logits), output, rows, alpha, None, None, None)
+    unrolled = TeacherForcingOutput(rows.pack(logits), output, rows, alpha, None, None, None)
     batch = Batch(alpha, steps, targets, targets, steps, (0,))
     value = caption_logprob(unrolled, batch)
     assert float(value) == pytest.approx(math.log(0.5) + math.log(0.8))
@@ -84,8 +84,10 @@ def test_what_teachers_say_is_learned_by_its_share() -> None:
     with torch.no_grad():
         output.weight.copy_(torch.eye(3))
         output.bias.zero_()
-    rows = packing(steps)
-    unrolled = Unrolled(rows.pack(logits), output, rows, torch.zeros(1, 2, 1), None, None, None)
+    rows = pack_captions(steps)
+    unrolled = TeacherForcingOutput(
+        rows.pack(logits), output, rows, torch.zeros(1, 2, 1), None, None, None
+    )
     taught = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
     made = Batch(
         torch.zeros(1, 1, 1), steps, targets, targets, steps, (0,), rows.pack(taught[None])
@@ -270,7 +272,7 @@ def test_self_critical_loss_is_that_of_its_samples_read_step_by_step(weight: flo
     made = batch(torch.tensor([[1, 4], [1, 5]]), torch.tensor([[4, 2], [5, 2]]), 2, 3)
     projected = decoder.project(made.vectors, made.mask)
     found = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
-    said = objective.sample(decoder, projected, 3, fork(torch.Generator().manual_seed(1)))
+    said = objective.sample(decoder, projected, 3, spawn(torch.Generator().manual_seed(1)))
 
     state, read = decoder.init_state(projected, 3), torch.full((6,), START)
     logprob = torch.zeros(6)

@@ -71,7 +71,9 @@ def test_each_thread_takes_one_core_and_torch_is_as_it_was() -> None:
         def work(_: int) -> int:
             return torch.get_num_threads()
 
-        assert set(ordered_map(work, iter(range(6)), threads=3, start=TorchBackend.alone)) == {1}
+        assert set(
+            ordered_map(work, iter(range(6)), threads=3, start=TorchBackend.use_one_core)
+        ) == {1}
         assert torch.get_num_threads() == 3
         other: list[int] = []
         thread = threading.Thread(target=lambda: other.append(torch.get_num_threads()))

@@ -8,7 +8,7 @@ import torch
 
 from projects.hippocampus.pretrain_masks import Targets, pretrain_encoder
 from regard.config import EncoderConfig, VolumeConfig
-from regard.model.encoders import TaughtEncoder, build_encoder
+from regard.model.encoders import AuxiliaryHeads, build_encoder
 
 CONFIG = EncoderConfig(
     "monai:resnet10",
@@ -30,9 +30,9 @@ def toy_targets() -> Targets:
     return Targets(pixels, (cells >= 4).float()[:, None] * 2 - 1, shares)
 
 
-def taught(**settings: Any) -> TaughtEncoder:
+def taught(**settings: Any) -> AuxiliaryHeads:
     encoder = build_encoder(CONFIG)
-    assert isinstance(encoder, TaughtEncoder)
+    assert isinstance(encoder, AuxiliaryHeads)
     pretrain_encoder(encoder, toy_targets(), **settings)
     return encoder
 
@@ -47,7 +47,7 @@ def test_it_learns_its_targets_and_ends_frozen() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert losses[-1] < 0.3 * losses[0]
     with torch.no_grad():
-        numbers, shares = encoder.answered(encoder(targets.pixels))
+        numbers, shares = encoder.predictions(encoder(targets.pixels))
     assert ((numbers > 0) == (targets.numbers > 0)).float().mean() > 0.95
     assert (shares[..., 0].argmax(1) == targets.shares[..., 0].argmax(1)).float().mean() > 0.95
     assert not encoder.training

@@ -1,33 +1,39 @@
-"""The light backend: exported graphs under onnxruntime, everything else in numpy. No torch."""
+"""The light backend: exported graphs under onnxruntime and numpy, without torch."""
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from regard.backends.base import IN_CACHE
-from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
+from regard.backends import CACHED_PICTURES
+from regard.errors import CheckpointError, ConfigError
+from regard.types import (
+    Annotations,
+    DecoderState,
+    Grid,
+    ProjectedAnnotations,
+    Step,
+    location_chooser,
+)
 from regard.util.onnx_session import Graph, open_session
 
 if TYPE_CHECKING:
-    from regard.native import FastStep, ReadyAnnotations
+    from regard.native.cpp_step import CppStep, PackedAnnotations
 
-_GIVE = {
+_OUTPUTS = {
     "encoder": {"vectors"},
     "motion": {"vectors"},
     "init": {"values", "keys", "hidden", "memory"},
     "step": {"logits", "next_hidden", "next_memory", "alpha"},
 }
-"""Outputs that every graph must have."""
-_CONTEXTS = ("expected", "sample", "argmax")
+"""Outputs that each graph must have."""
 
 
 class OnnxBackend:
@@ -40,8 +46,6 @@ class OnnxBackend:
         grid_shape: tuple[int, ...],
         per_frame: bool = False,
         files: Sequence[Path] = (),
-        at_once: int = 0,
-        steps: FastStep | None = None,
     ) -> None:
         """Take the graphs.
 
@@ -49,14 +53,13 @@ class OnnxBackend:
             graphs: by "encoder", "init", "step" and, of some models of clips, "motion".
             grid_shape: of an item; L is its product.
             per_frame: whether the encoder reads the frames of a clip one by one.
-            files: that the graphs came from, where they did.
-            at_once: see `Backend.at_once`.
-            steps: take the place of the graph "step"; None: none do.
+            files: of the graphs, if they came from files.
         """
         self._graphs = dict(graphs)
         self.grid_shape, self.per_frame = grid_shape, per_frame
         self._files = tuple(files)
-        self.at_once, self._steps = at_once, steps
+        self.encode_batch_size = 0
+        self._cpp_step: CppStep | None = None  # takes the place of the graph "step"
 
     @classmethod
     def open(
@@ -67,9 +70,9 @@ class OnnxBackend:
         grid_shape: tuple[int, ...],
         per_frame: bool = False,
     ) -> OnnxBackend:
-        """Load graphs from a checkpoint's folder, in their order and while others go on.
+        """Load graphs from a checkpoint's folder in the background, in their order.
 
-        What cannot be loaded is a `CheckpointError` when it is first used.
+        A graph that cannot be loaded raises `CheckpointError` when it is first used.
 
         Args:
             folder: with the graphs and `model.safetensors`.
@@ -88,40 +91,31 @@ class OnnxBackend:
         pool.shutdown(wait=False)
         return graphs
 
-    def on_one_core(self, steps: FastStep | None = None) -> OnnxBackend:
-        """Return a backend of the same graphs whose every call takes one core, or this one.
+    def on_one_core(self, cpp_step: CppStep | None = None) -> OnnxBackend:
+        """Return a backend of the same graphs whose calls use one core each, or this one.
 
         Several threads may call it side by side; see `regard.util.parallel`.
 
         Args:
-            steps: of the same decoder, on one thread; they take the place of the graph "step".
+            cpp_step: of the same decoder, on one thread; takes the place of the graph "step".
         """
         if not self._files:
             return self
-        own = [f for f in self._files if steps is None or f.stem != "step"]
-        return OnnxBackend(
-            self._opened(own, 1),
-            grid_shape=self.grid_shape,
-            per_frame=self.per_frame,
-            files=self._files,
-            at_once=IN_CACHE,
-            steps=steps,
-        )
+        own = [f for f in self._files if cpp_step is None or f.stem != "step"]
+        other = copy.copy(self)
+        other._graphs, other._cpp_step = self._opened(own, 1), cpp_step
+        other.encode_batch_size = CACHED_PICTURES
+        return other
 
-    def alone(self) -> Callable[[], None]:
-        """Do nothing: `on_one_core` has seen to it; see `regard.util.parallel.ordered_map`."""
+    def use_one_core(self) -> Callable[[], None]:
+        """Do nothing: `on_one_core` opened the sessions so; see `Backend.use_one_core`."""
         return lambda: None
 
     def for_frames(self, grid_shape: tuple[int, ...]) -> OnnxBackend:
         """Return a backend of clips whose frames a backend of pictures encodes one by one."""
-        return OnnxBackend(
-            self._graphs,
-            grid_shape=grid_shape,
-            per_frame=True,
-            files=self._files,
-            at_once=self.at_once,
-            steps=self._steps,
-        )
+        other = copy.copy(self)
+        other.grid_shape, other.per_frame = grid_shape, True
+        return other
 
     def encode(
         self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
@@ -139,7 +133,7 @@ class OnnxBackend:
         return Annotations(vectors, mask, grids)
 
     def _frames(self, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Encode (N, K, 3, S, S) frame by frame; the vectors of frames that lack are 0."""
+        """Encode (N, K, 3, S, S) frame by frame; the vectors of missing frames are 0."""
         items, frames = pixels.shape[:2]
         real = mask.reshape(items, frames, -1)[..., 0]
         cells = math.prod(self.grid_shape) // frames
@@ -154,9 +148,9 @@ class OnnxBackend:
         return vectors.reshape(items, frames * cells, -1)
 
     def _run(self, name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Run a graph; one of another model may not give what is wanted."""
+        """Run a graph; one of another model may lack an output."""
         found = self._graphs[name](**inputs)
-        lacking = _GIVE[name] - found.keys()
+        lacking = _OUTPUTS[name] - found.keys()
         if lacking:
             raise CheckpointError(
                 f"the graph {name} does not give {' and '.join(sorted(lacking))}: it is of another "
@@ -173,10 +167,10 @@ class OnnxBackend:
             np.repeat(found[name], captions_per_item, axis=0) for name in ("hidden", "memory")
         )
         state = DecoderState(hidden, memory)
-        given = found["values"], found["keys"], annotations.mask
-        if self._steps is not None:
-            return self._steps.ready(*given, spend=True), state
-        return ProjectedAnnotations(*given), state
+        projected = found["values"], found["keys"], annotations.mask
+        if self._cpp_step is not None:
+            return self._cpp_step.pack(*projected, in_place=True), state
+        return ProjectedAnnotations(*projected), state
 
     def step(
         self,
@@ -187,24 +181,20 @@ class OnnxBackend:
         context: str = "expected",
         generator: np.random.Generator | None = None,
     ) -> Step:
-        """Run the step's graph, or what does the same faster.
+        """Run the step's graph, or its compiled equivalent.
 
-        A location is sampled as arg max(log alpha + Gumbel noise), drawn from the generator;
-        without noise the same arg max is the most likely location.
+        The graph samples a location as arg max(log alpha + Gumbel noise). Since the noise is
+        -log E with exponential E, that is the rule of `location_chooser`.
 
         Raises:
-            UnknownName: there is no such context.
-            ConfigError: locations are to be sampled and no generator came.
+            UnknownName: `context` is unknown.
+            ConfigError: locations are to be sampled and `generator` is None.
         """
-        if context not in _CONTEXTS:
-            raise UnknownName("context", context, _CONTEXTS)
-        if self._steps is not None:
-            choose = None
-            if context != "expected" and self._steps.hard:
-                noise = _noise(context, (len(token), projected.mask.shape[1]), generator)
-                choose = partial(_likeliest, noise)
-            return self._steps(token, state, cast("ReadyAnnotations", projected), choose)
         items, cells = projected.mask.shape
+        choose = location_chooser(context, lambda alpha: np.exp(-_gumbel(alpha.shape, generator)))
+        if self._cpp_step is not None:
+            packed = cast("PackedAnnotations", projected)
+            return self._cpp_step(token, state, packed, choose if self._cpp_step.hard else None)
         grouped = (items, len(token) // items)
         feed: dict[str, Any] = {
             "token": token.reshape(grouped),
@@ -216,17 +206,18 @@ class OnnxBackend:
         }
         graph = self._graphs["step"]
         if "noise" in graph.takes:
-            feed["chosen"] = np.array(context != "expected")
-            feed["noise"] = _noise(context, (len(token), cells), generator)
+            shape = len(token), cells
+            sampled = context == "sample"
+            feed["chosen"] = np.array(choose is not None)
+            feed["noise"] = _gumbel(shape, generator) if sampled else np.zeros(shape, np.float32)
         found = self._run("step", **feed)
-        chosen = context != "expected"
         return Step(
             found["logits"],
             DecoderState(found["next_hidden"], found["next_memory"]),
             found["alpha"],
             found.get("beta"),
-            found.get("location") if chosen else None,
-            found.get("location_logprob") if chosen else None,
+            found.get("location") if choose else None,
+            found.get("location_logprob") if choose else None,
         )
 
     def asarray(self, x: np.ndarray) -> np.ndarray:
@@ -238,20 +229,10 @@ class OnnxBackend:
         return np.random.default_rng(seed)
 
 
-def _noise(
-    context: str, shape: tuple[int, int], generator: np.random.Generator | None
-) -> np.ndarray:
-    """Return what is added to log alpha (B, L) before its arg max is looked at."""
-    if context != "sample":
-        return np.zeros(shape, np.float32)
+def _gumbel(shape: tuple[int, int], generator: np.random.Generator | None) -> np.ndarray:
     if generator is None:
         raise ConfigError("context='sample' needs a generator; pass one.")
     return generator.gumbel(size=shape).astype(np.float32)
-
-
-def _likeliest(noise: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):  # cells that are none have alpha 0
-        return (np.log(alpha) + noise).argmax(-1)
 
 
 def available_cores() -> int:

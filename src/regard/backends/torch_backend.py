@@ -1,4 +1,4 @@
-"""Compiled steps (`regard.native.FastStep`) for a decoder of torch: its weights, its arrays."""
+"""The torch backend: the modules themselves, or compiled steps made of their weights."""
 
 from __future__ import annotations
 
@@ -11,86 +11,87 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.backends.base import IN_CACHE
-from regard.errors import UnknownName
+from regard.backends import CACHED_PICTURES
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder
-from regard.model.encoders.onnx_encoder import Encode, channels_last
-from regard.native import FastStep, ReadyAnnotations, StepWeights, library
-from regard.native.cpp_step import Choose
-from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
+from regard.model.encoders.onnx_encoder import EncodeFunction, channels_last
+from regard.model.rng import exponential
+from regard.native import dispatch
+from regard.native.cpp_step import CppStep, PackedAnnotations, StepWeights
+from regard.types import (
+    Annotations,
+    DecoderState,
+    Grid,
+    ProjectedAnnotations,
+    Step,
+    location_chooser,
+)
 
-_CONTEXTS = ("expected", "sample", "argmax")
 _ARRAYS = ("alpha", "beta", "location", "location_logprob")
 
 
 class TorchStep:
-    """Steps of one decoder whose weights stay as they are, on tensors."""
+    """Compiled steps of one decoder, on tensors; its weights must not change.
 
-    def __init__(self, decoder: AttentionDecoder, fast: FastStep) -> None:
+    Attributes:
+        versions: of the weights that the steps were made of (`weight_versions`).
+    """
+
+    def __init__(self, decoder: AttentionDecoder, cpp_step: CppStep) -> None:
         """Take the steps.
 
         Args:
-            decoder: that they are of.
-            fast: made of its weights.
+            decoder: whose steps they are.
+            cpp_step: made of its weights.
         """
-        self._fast = fast
-        self.seen = weights_seen(decoder)
+        self._cpp_step = cpp_step
+        self.versions = weight_versions(decoder)
 
     @staticmethod
-    def of(decoder: AttentionDecoder) -> TorchStep | None:
-        """Return the fast step of a decoder, or None where only its own step can do it."""
-        weight = decoder.output.weight
-        if weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return None
-        loops = library(weight.dtype)
-        if loops is None:
+    def from_decoder(decoder: AttentionDecoder) -> TorchStep | None:
+        """Return the compiled steps of a decoder, or None if it takes its own step."""
+        known = decoder.config.scores in dispatch.KNOWN_SCORES
+        case = dispatch.case_of(
+            decoder.output.weight,
+            autocast=torch.is_autocast_enabled("cpu"),
+            known_scores=known and decoder.attention.scores.weights() is not None,
+        )
+        library = dispatch.TORCH_STEP.library(case)
+        if library is None:
             return None
         named = {name: value.detach().numpy() for name, value in decoder.state_dict().items()}
-        weights = StepWeights.of(named, decoder.config)
-        return None if weights is None else TorchStep(decoder, FastStep(weights, loops))
+        return TorchStep(decoder, CppStep(StepWeights.from_named(named, decoder.config), library))
 
-    def ready(self, projected: ProjectedAnnotations, *, spend: bool = False) -> ReadyAnnotations:
-        """Return projected annotations in the form that `__call__` reads; see `FastStep.ready`."""
+    def pack(self, projected: ProjectedAnnotations, *, in_place: bool = False) -> PackedAnnotations:
+        """Return projected annotations as `__call__` reads them; see `CppStep.pack`."""
         arrays = (x.detach().numpy() for x in (projected.values, projected.keys, projected.mask))
-        return self._fast.ready(*arrays, spend=spend)
+        return self._cpp_step.pack(*arrays, in_place=in_place)
 
     def __call__(
         self,
         token: Tensor,
         state: DecoderState,
-        ready: ReadyAnnotations,
+        projected: PackedAnnotations,
         *,
         context: str = "expected",
         generator: torch.Generator | None = None,
     ) -> Step:
         """See `AttentionDecoder.step`."""
-        choose = None
-        if self._fast.hard and context != "expected":
-            choose = _chooser(context, generator)
-        given = DecoderState(state.hidden.numpy(), state.memory.numpy())
-        step = self._fast(token.numpy(), given, ready, choose)
+
+        def noise(alpha: np.ndarray) -> np.ndarray:
+            return exponential(torch.from_numpy(alpha), alpha.shape, generator).numpy()
+
+        choose = location_chooser(context, noise) if self._cpp_step.hard else None
+        arrays = DecoderState(state.hidden.numpy(), state.memory.numpy())
+        step = self._cpp_step(token.numpy(), arrays, projected, choose)
         arrays = {name: getattr(step, name) for name in _ARRAYS}
         tensors = {k: None if x is None else torch.from_numpy(x) for k, x in arrays.items()}
         after = DecoderState(*map(torch.from_numpy, (step.state.hidden, step.state.memory)))
         return replace(step, output=lambda: torch.from_numpy(step.logits), state=after, **tensors)
 
 
-def _chooser(context: str, generator: torch.Generator | None) -> Choose:
-    if context not in _CONTEXTS:
-        raise UnknownName("context", context, _CONTEXTS)
-    if context == "argmax":
-        return lambda alpha: alpha.argmax(-1)
-
-    def sample(alpha: np.ndarray) -> np.ndarray:
-        drawn = torch.multinomial(torch.from_numpy(alpha), 1, generator=generator)
-        return drawn[:, 0].numpy()
-
-    return sample
-
-
-def weights_seen(decoder: AttentionDecoder) -> tuple[tuple[int, int], ...]:
-    """Return what changes whenever a weight does."""
+def weight_versions(decoder: AttentionDecoder) -> tuple[tuple[int, int], ...]:
+    """Return a value that changes whenever a weight does."""
     return tuple(
         (p.data_ptr(), 0 if p.is_inference() else p._version) for p in decoder.parameters()
     )
@@ -105,29 +106,29 @@ class TorchBackend:
         decoder: AttentionDecoder,
         device: str | torch.device = "cpu",
         *,
-        encode: Encode | None = None,
+        encode: EncodeFunction | None = None,
     ) -> None:
         """Wrap the modules; they are used as they are, not copied.
 
         Args:
             encoder: may be None where annotations come from a store.
-            decoder: the decoder.
-            device: where pixels and annotations are put.
-            encode: a faster way to do what the encoder does (`regard.model.encoders.onnx_encoder`).
+            decoder: may not be None.
+            device: of pixels and annotations.
+            encode: a faster equivalent of the encoder (`regard.model.encoders.onnx_encoder`).
         """
         self.encoder = encoder
         self._encode = encode
         self.decoder = decoder
         self.device = torch.device(device)
-        self.at_once = 0 if encode is None else IN_CACHE
-        self._fast: TorchStep | None = None
+        self.encode_batch_size = 0 if encode is None else CACHED_PICTURES
+        self._compiled: TorchStep | None = None
 
     def encode(
         self, pixels: np.ndarray, grids: tuple[Grid, ...], mask: np.ndarray | None = None
     ) -> Annotations:
         """Encode preprocessed pixels (N, ...) to annotations (N, L, D); see `Backend.encode`."""
         if self.encoder is None:
-            raise ValueError("this backend was made without an encoder; pass annotations instead")
+            raise ValueError("this backend has no encoder; pass annotations instead")
         if mask is None:
             mask = np.ones((len(pixels), math.prod(self.encoder.grid_shape)), bool)
         real = self.asarray(mask)
@@ -145,10 +146,10 @@ class TorchBackend:
         with torch.inference_mode(), evaluating(self.decoder):
             projected = self.decoder.project(annotations.vectors.float(), annotations.mask)
             state = self.decoder.init_state(projected, captions_per_item)
-            if self._fast is None or self._fast.seen != weights_seen(self.decoder):
-                self._fast = TorchStep.of(self.decoder)
-            if self._fast is not None:
-                return self._fast.ready(projected, spend=True), state
+            if self._compiled is None or self._compiled.versions != weight_versions(self.decoder):
+                self._compiled = TorchStep.from_decoder(self.decoder)
+            if self._compiled is not None:
+                return self._compiled.pack(projected, in_place=True), state
             return projected, state
 
     def step(
@@ -160,21 +161,21 @@ class TorchBackend:
         context: str = "expected",
         generator: torch.Generator | None = None,
     ) -> Step:
-        """Run `AttentionDecoder.step`, or what does the same faster."""
-        if self._fast is not None and isinstance(projected, ReadyAnnotations):
+        """Run `AttentionDecoder.step`, or its compiled equivalent."""
+        if self._compiled is not None and isinstance(projected, PackedAnnotations):
             with torch.inference_mode():
-                return self._fast(token, state, projected, context=context, generator=generator)
+                return self._compiled(token, state, projected, context=context, generator=generator)
         with torch.inference_mode(), evaluating(self.decoder):
             return self.decoder.step(token, state, projected, context=context, generator=generator)
 
     @staticmethod
-    def alone() -> Callable[[], None]:
-        """Let the calling thread compute on one core; see `regard.util.parallel.ordered_map`.
+    def use_one_core() -> Callable[[], None]:
+        """Make the calling thread compute on one core; see `regard.util.parallel.ordered_map`.
 
-        torch keeps a number for every thread, and one for threads that are yet to come. The
-        second is given back.
+        torch keeps a number for every thread, and one for future threads. The returned function
+        restores the second.
         """
-        threads = torch.get_num_threads()  # also makes this thread's own number
+        threads = torch.get_num_threads()  # also creates this thread's own number
         torch.set_num_threads(1)
         return lambda: torch.set_num_threads(threads)
 
@@ -189,7 +190,7 @@ class TorchBackend:
 
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Generator[None]:
-    """Hold evaluation mode and give the former mode back."""
+    """Hold evaluation mode, then restore the former mode."""
     if not module.training:
         yield
         return

@@ -27,13 +27,12 @@ from regard.types import MEDIA
 if TYPE_CHECKING:
     from regard.model.decoder import AttentionDecoder
     from regard.model.encoders import Encoder
-    from regard.native import FastStep
+    from regard.native.cpp_step import CppStep
     from regard.reliability.out_of_distribution import OutOfDistributionDetector
 
 Modules: TypeAlias = "tuple[Encoder, AttentionDecoder]"
 
 _BACKENDS = ("auto", "onnx", "torch")
-_WORTH_A_COMPILER = 2000  # pictures whose steps save the seconds that compiling takes
 _WORTH_A_SESSION = 150  # pictures from which another session of onnxruntime pays
 _UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
@@ -71,7 +70,7 @@ class Components:
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     familiarity: OutOfDistributionDetector | None = None
     confidence: Confidence | None = None
-    native_step: Callable[[int], FastStep | None] = lambda _: None
+    native_step: Callable[[int], CppStep | None] = lambda _: None
     threads: int = 1
     most_at_once: int = PICTURES_AT_ONCE
 
@@ -233,18 +232,19 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
     reader = StoredReader.of(config, pictures_per_item=manifest.pictures_per_item)
     recipe = _recipe(checkpoint)
 
-    def native_step(pictures: int) -> FastStep | None:
-        from regard.native import FastStep, StepWeights, is_built, library
+    def native_step(pictures: int) -> CppStep | None:
+        from regard.native import dispatch
+        from regard.native.cpp_step import CppStep, StepWeights
 
-        worth = pictures >= _WORTH_A_COMPILER or is_built("float32")
-        loops = library("float32") if worth else None
-        if loops is None:
+        known = recipe.decoder.scores in dispatch.KNOWN_SCORES
+        library = dispatch.ONNX_STEP.library(dispatch.Case(items=pictures, known_scores=known))
+        if library is None:
             return None
         try:
-            weights = StepWeights.of(checkpoint.arrays("decoder."), recipe.decoder)
+            weights = StepWeights.from_named(checkpoint.arrays("decoder."), recipe.decoder)
         except (KeyError, ValueError, IndexError):
             return None  # the graphs will say what is wrong with the model
-        return None if weights is None else FastStep(weights, loops, threads=1)
+        return CppStep(weights, library, threads=1)
 
     return Components(
         reader, backend, cache(lambda: _build_modules(checkpoint, recipe)), checkpoint.vocabulary,

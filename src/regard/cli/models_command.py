@@ -66,8 +66,16 @@ def info(
         str | None, argument("Folder, shipped model or hub id; by default the shipped model.")
     ] = None,
     as_json: Annotated[bool, option("Print the whole config as JSON.", "--json")] = False,
+    runtime: Annotated[
+        bool, option("Show what computes what on this machine, and why.", "--runtime")
+    ] = False,
 ) -> None:
     """Show the parts and the settings of a model."""
+    if runtime:
+        if model is not None:
+            raise typer.BadParameter("--runtime describes this machine; leave MODEL out.")
+        _show_runtime(as_json)
+        return
     from regard.checkpoint.folder import load_checkpoint
     from regard.checkpoint.onnx_manifest import read_manifest
     from regard.pretrained import find_model
@@ -127,3 +135,19 @@ def export(
     examples = list(find_files([str(calibrate)])) if calibrate else []
     folder = export_model(find_model(model), to=to, out=out, int8=int8, examples=examples)
     typer.echo(str(folder))
+
+
+def _show_runtime(as_json: bool) -> None:
+    from regard.native import dispatch
+
+    case = dispatch.this_machine()
+    rows = list(dispatch.report(case))
+    if as_json:
+        json_line({"device": str(case.device), "computations": rows})
+        return
+    table = Table("computation", "used in", "runs as", "why", "not taken", show_lines=True)
+    for row in rows:
+        others = [f"{name}: {why}" for name, why in row["others"].items()]
+        taken = row["implementation"] or "–", row["reason"] or "–"
+        table.add_row(row["computation"], row["use"], *taken, "\n".join(others))
+    tables().print(table)

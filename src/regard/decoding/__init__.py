@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.decoding.beam import decode_beam
 from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Ids

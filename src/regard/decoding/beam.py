@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.decoding.search import Stepper
 from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Candidates, Ids

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.decoding.search import Prediction, Stepper
 from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Ids, keep_likely, log_softmax, to_numpy

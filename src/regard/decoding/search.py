@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Candidates, Filter, Ids, to_numpy
 from regard.types import Annotations, Array, Hypothesis, Step

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from regard.config.training import MOST_PENALTY
 from regard.errors import ConfigError
+from regard.types import CONTEXTS
 
 METHODS = ("greedy", "beam", "sample")
 """Ways to search for words."""
-CONTEXTS = ("expected", "sample", "argmax")
-"""Ways in which hard attention forms the context."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.decoding.search_options import DecodingOptions
 from regard.errors import ConfigError
 from regard.types import Array, Step

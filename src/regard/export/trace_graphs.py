@@ -20,7 +20,13 @@ from torch.nn import functional
 
 from regard.checkpoint.onnx_manifest import ENCODER, INIT, MOTION, STEP
 from regard.errors import MissingExtra
-from regard.model.attention import AdditiveScores, Attended, Attention, HardAttention, Scores
+from regard.model.attention import (
+    AdditiveScores,
+    Attention,
+    AttentionOutput,
+    HardAttention,
+    ScoreFunction,
+)
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, FrameEncoder
 from regard.model.encoders.onnx_encoder import trace_graph
@@ -47,28 +53,34 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
     graphs[INIT] = trace_graph(
         _InitGraph(decoder),
         (torch.zeros(2, length, decoder.annotation_dim), mask),
-        takes=("vectors", "mask"),
-        gives=("values", "keys", "hidden", "memory"),
-        dynamic=(axes, axes),
+        input_names=("vectors", "mask"),
+        output_names=("values", "keys", "hidden", "memory"),
+        dynamic_axes=(axes, axes),
     )
     state = torch.zeros(2, 3, decoder.config.hidden_dim)
     with torch.inference_mode():
         projected = decoder.project(torch.zeros(2, length, decoder.annotation_dim), mask)
     values, keys = (torch.zeros_like(x) for x in (projected.values, projected.keys))
     inputs = [torch.ones(2, 3, dtype=torch.long), state, state.clone(), values, keys, mask]
-    takes = ["token", "hidden", "memory", "values", "keys", "mask"]
-    gives = ["logits", "next_hidden", "next_memory", "alpha"]
-    dynamic: list[dict[int, Any]] = [{0: items, 1: captions}] * 3 + [{0: items, 1: cells}] * 3
+    input_names = ["token", "hidden", "memory", "values", "keys", "mask"]
+    output_names = ["logits", "next_hidden", "next_memory", "alpha"]
+    dynamic_axes: list[dict[int, Any]] = [{0: items, 1: captions}] * 3 + [{0: items, 1: cells}] * 3
     if decoder.gate is not None:
-        gives.append("beta")
+        output_names.append("beta")
     step = _StepGraph(decoder)
     if isinstance(decoder.attention, HardAttention):
         rows = torch.export.Dim("rows")
         inputs += [torch.tensor(True), torch.zeros(6, length)]
-        takes += ["chosen", "noise"]
-        gives += ["location", "location_logprob"]
-        dynamic += [{}, {0: rows, 1: cells}]
-    graphs[STEP] = trace_graph(step, tuple(inputs), takes=takes, gives=gives, dynamic=dynamic)
+        input_names += ["chosen", "noise"]
+        output_names += ["location", "location_logprob"]
+        dynamic_axes += [{}, {0: rows, 1: cells}]
+    graphs[STEP] = trace_graph(
+        step,
+        tuple(inputs),
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_axes=dynamic_axes,
+    )
     return graphs
 
 
@@ -83,16 +95,16 @@ def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
             graphs[MOTION] = trace_graph(
                 _MotionGraph(encoder),
                 (torch.zeros(2, *encoder.input_shape), frames),
-                takes=("pixels", "real"),
-                gives=("vectors",),
-                dynamic=({0: items}, {0: items}),
+                input_names=("pixels", "real"),
+                output_names=("vectors",),
+                dynamic_axes=({0: items}, {0: items}),
             )
     graphs[ENCODER] = trace_graph(
         _EncodeGraph(read, "picture" if read is not encoder else ""),
         (torch.zeros(2, *read.input_shape),),
-        takes=("pixels",),
-        gives=("vectors",),
-        dynamic=({0: items},),
+        input_names=("pixels",),
+        output_names=("vectors",),
+        dynamic_axes=({0: items},),
     )
     return graphs
 
@@ -178,7 +190,7 @@ class _NoisyHardAttention(Attention):
         *,
         context: str = "expected",
         generator: Any = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         chosen, noise = generator
         log_alpha = self.log_alpha(hidden, projected)
         alpha = log_alpha.exp()
@@ -187,10 +199,10 @@ class _NoisyHardAttention(Attention):
         one = (cells == location[:, None]).view(alpha.shape).to(alpha.dtype)
         attended = torch.where(chosen, one, alpha) @ projected.values
         logprob = log_alpha.flatten(0, 1).gather(1, location[:, None]).squeeze(1)
-        return Attended(attended.flatten(0, 1), alpha.flatten(0, 1), location, logprob)
+        return AttentionOutput(attended.flatten(0, 1), alpha.flatten(0, 1), location, logprob)
 
 
-class _PlainAdditive(Scores):
+class _PlainAdditive(ScoreFunction):
     """Additive scores as one expression, without kernels, which cannot be exported."""
 
     def __init__(self, scores: AdditiveScores) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.errors import UnknownName
 from regard.types import Annotations, Array, DecoderState, ProjectedAnnotations
 from regard.types.decoding import array_namespace
@@ -40,9 +40,9 @@ class SwappedAttention:
             raise UnknownName("swap of attention", swap, SWAPS)
         self._swap, self._rng = swap, np.random.default_rng(seed)
         self._init_state = backend.init_state
-        self.encode, self.step, self.at_once = backend.encode, backend.step, backend.at_once
+        self.encode, self.step = backend.encode, backend.step
         self.asarray, self.generator = backend.asarray, backend.generator
-        self.alone = backend.alone
+        self.encode_batch_size, self.use_one_core = backend.encode_batch_size, backend.use_one_core
 
     def init_state(
         self, annotations: Annotations, captions_per_item: int = 1

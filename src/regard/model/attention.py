@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import UnknownName
-from regard.model.rng import Randomness, choose
+from regard.model.rng import Rng, exponential
 from regard.native import dispatch
-from regard.native.kernels import additive_scores, project
-from regard.types import ProjectedAnnotations
+from regard.native.functional import additive_scores, project
+from regard.types import ProjectedAnnotations, location_chooser
 
 
 class Gate(nn.Module):
@@ -32,7 +32,7 @@ class Gate(nn.Module):
         return torch.sigmoid(self.linear(hidden))
 
 
-class Scores(nn.Module, ABC):
+class ScoreFunction(nn.Module, ABC):
     """A way to score N items' keys against the G captions of each.
 
     Attributes:
@@ -66,7 +66,7 @@ class Scores(nn.Module, ABC):
         return None
 
 
-class AdditiveScores(Scores):
+class AdditiveScores(ScoreFunction):
     """e_ti = v · tanh(W_a a_i + W_h h_{t-1} + b), the paper's MLP (Xu et al. 2015, 3.1.2).
 
     The tanh makes the query matter: without it, W_h h would add the same number to every
@@ -94,7 +94,7 @@ class AdditiveScores(Scores):
         # --8<-- [end:additive]
 
 
-class DotScores(Scores):
+class DotScores(ScoreFunction):
     """e_ti = (W_h h_{t-1}) · (W_a a_i): query from the hidden state, keys from the annotations.
 
     `scaled` divides by the square root of A (Vaswani et al. 2017, equation 1).
@@ -120,7 +120,7 @@ class DotScores(Scores):
         # --8<-- [end:dot]
 
 
-class UniformScores(Scores):
+class UniformScores(ScoreFunction):
     """e_ti = 0: attention frozen at uniform, 1/L on every valid cell.
 
     The control of Wiegreffe and Pinter (2019): a decoder trained so shows what captions owe to
@@ -137,7 +137,9 @@ class UniformScores(Scores):
 _NAMES = ("additive", "dot", "scaled_dot", "uniform")
 
 
-def build_scores(name: str, annotation_dim: int, hidden_dim: int, attention_dim: int) -> Scores:
+def build_scores(
+    name: str, annotation_dim: int, hidden_dim: int, attention_dim: int
+) -> ScoreFunction:
     """Build the score function that `decoder.scores` names.
 
     Raises:
@@ -152,7 +154,7 @@ def build_scores(name: str, annotation_dim: int, hidden_dim: int, attention_dim:
     raise UnknownName("score function", name, _NAMES)
 
 
-class Attended(NamedTuple):
+class AttentionOutput(NamedTuple):
     """What attention returns for B = N·G captions.
 
     Attributes:
@@ -169,9 +171,9 @@ class Attended(NamedTuple):
 
 
 class Attention(nn.Module, ABC):
-    """Scores, a softmax over valid cells, and a rule that forms the context."""
+    """ScoreFunction, a softmax over valid cells, and a rule that forms the context."""
 
-    def __init__(self, scores: Scores, temperature: float = 1.0) -> None:
+    def __init__(self, scores: ScoreFunction, temperature: float = 1.0) -> None:
         super().__init__()
         self.scores = scores
         self.temperature = temperature
@@ -183,8 +185,8 @@ class Attention(nn.Module, ABC):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: Randomness | None = None,
-    ) -> Attended:
+        generator: Rng | None = None,
+    ) -> AttentionOutput:
         """Attend.
 
         Args:
@@ -203,10 +205,10 @@ class Attention(nn.Module, ABC):
     def grouped_scores(self, hidden: Tensor, projected: ProjectedAnnotations) -> Tensor:
         """Return scores, (N, G, L): in float32 also under autocast, so that alpha sums to 1."""
         grouped = hidden.view(projected.values.shape[0], -1, hidden.shape[-1])
-        return widened(self.scores(grouped, projected.keys))
+        return at_least_float32(self.scores(grouped, projected.keys))
 
 
-def widened(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Return x in float32, or in float64 where it is that."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -225,20 +227,21 @@ class SoftAttention(Attention):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: Randomness | None = None,
-    ) -> Attended:
-        """See `Attention.forward`; whatever `context` says, soft attention is expected."""
-        if dispatch.takes(projected.values):  # what follows below, in one kernel
+        generator: Rng | None = None,
+    ) -> AttentionOutput:
+        """See `Attention.forward`; soft attention ignores `context`."""
+        values, mask = projected.values, projected.mask
+        if dispatch.SOFT_ATTENTION.choose(dispatch.case_of(values)) == dispatch.TRITON:
+            from regard.native import triton_kernels  # what follows below, in one kernel
+
             scores = self.grouped_scores(hidden, projected)
-            alpha, attended = dispatch.attend(
-                scores, projected.values, projected.mask, self.temperature
-            )
-            return Attended(attended.flatten(0, 1), alpha.flatten(0, 1))
+            alpha, attended = triton_kernels.attend(scores, values, mask, self.temperature)
+            return AttentionOutput(attended.flatten(0, 1), alpha.flatten(0, 1))
         # --8<-- [start:soft]
         alpha = self.log_alpha(hidden, projected).exp()  # alpha_ti = softmax_i(e_ti)
         attended = expected_context(alpha, projected)  # z_t = sum_i alpha_ti a_i
         # --8<-- [end:soft]
-        return Attended(attended.flatten(0, 1), alpha.flatten(0, 1))
+        return AttentionOutput(attended.flatten(0, 1), alpha.flatten(0, 1))
 
 
 class HardAttention(Attention):
@@ -255,8 +258,8 @@ class HardAttention(Attention):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: Randomness | None = None,
-    ) -> Attended:
+        generator: Rng | None = None,
+    ) -> AttentionOutput:
         """See `Attention.forward`.
 
         Raises:
@@ -264,18 +267,14 @@ class HardAttention(Attention):
         """
         log_alpha = self.log_alpha(hidden, projected)
         alpha = log_alpha.exp()
-        if context == "expected":
+        choose = location_chooser(context, lambda a: exponential(a, tuple(a.shape), generator))
+        if choose is None:
             attended = expected_context(alpha, projected)
-            return Attended(attended.flatten(0, 1), alpha.flatten(0, 1))
-        if context == "sample":
-            location = choose(alpha.detach().flatten(0, 1), generator)[:, None]
-        elif context == "argmax":
-            location = alpha.flatten(0, 1).argmax(dim=-1, keepdim=True)
-        else:
-            raise UnknownName("context", context, ("expected", "sample", "argmax"))
+            return AttentionOutput(attended.flatten(0, 1), alpha.flatten(0, 1))
+        location = choose(alpha.detach().flatten(0, 1))[:, None]
         location_logprob = log_alpha.flatten(0, 1).gather(1, location).squeeze(1)
         chosen = _gather(projected.values, location.view(log_alpha.shape[:2]))
-        return Attended(
+        return AttentionOutput(
             chosen.flatten(0, 1), alpha.flatten(0, 1), location.squeeze(1), location_logprob
         )
 
@@ -283,16 +282,3 @@ class HardAttention(Attention):
 def _gather(values: Tensor, location: Tensor) -> Tensor:
     """Return a_{s}, (N, G, D), of values (N, L, D) at cells (N, G)."""
     return values[torch.arange(values.shape[0], device=values.device)[:, None], location]
-
-
-__all__ = [
-    "AdditiveScores",
-    "Attended",
-    "Attention",
-    "DotScores",
-    "Gate",
-    "HardAttention",
-    "Scores",
-    "SoftAttention",
-    "build_scores",
-]

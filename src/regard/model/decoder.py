@@ -22,30 +22,31 @@ the paper's presets).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from regard.config import DecoderConfig
 from regard.model.attention import (
-    Attended,
     Attention,
+    AttentionOutput,
     Gate,
     HardAttention,
     SoftAttention,
+    at_least_float32,
     build_scores,
-    widened,
 )
-from regard.model.packing import Packing, packing, unpadded
 from regard.model.position import PositionCode
-from regard.model.rng import Randomness, bernoulli
-from regard.model.unroll import fast_unroll
-from regard.native.kernels import Recurrence, word_losses
+from regard.model.rng import Rng, bernoulli
+from regard.model.unroll import Packing, pack_captions, pack_unpadded, unroll_compiled
+from regard.native.functional import word_losses
+from regard.native.teacher_forcing import RecurrenceOutput
 from regard.types import DecoderState, ProjectedAnnotations, Step
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class TeacherForcingOutput:
     """What teacher forcing yields for B captions of T steps, of which R are real.
 
     Attributes:
@@ -83,16 +84,6 @@ class Unrolled:
         layer = self.output
         losses = word_losses(self.features, layer.weight, layer.bias, target, label_smoothing)
         return self.packing.unpack(losses)
-
-
-@dataclass(frozen=True)
-class _Recurrence:
-    """The recurrent half of a step: everything but the vocabulary."""
-
-    state: DecoderState
-    context: Tensor
-    beta: Tensor | None
-    attended: Attended
 
 
 class AttentionDecoder(nn.Module):
@@ -155,7 +146,7 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         captions_per_item: int = 1,
         *,
-        generator: Randomness | None = None,
+        generator: Rng | None = None,
     ) -> DecoderState:
         """Return h_0 and c_0 from the mean annotation over valid cells.
 
@@ -173,8 +164,8 @@ class AttentionDecoder(nn.Module):
         hidden = self._dropout(hidden, self.config.dropout, generator)
         memory = self._dropout(memory, self.config.dropout, generator)
         return DecoderState(
-            widened(hidden).repeat_interleave(captions_per_item, 0),
-            widened(memory).repeat_interleave(captions_per_item, 0),
+            at_least_float32(hidden).repeat_interleave(captions_per_item, 0),
+            at_least_float32(memory).repeat_interleave(captions_per_item, 0),
         )
 
     def step(
@@ -184,7 +175,7 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         *,
         context: str = "expected",
-        generator: Randomness | None = None,
+        generator: Rng | None = None,
     ) -> Step:
         """Read one word and say what may come next.
 
@@ -196,19 +187,14 @@ class AttentionDecoder(nn.Module):
             generator: of sampled locations, and of the dropout in training mode.
         """
         embedded = self._embed(token, generator)
-        recurrence = self._recur(
-            self.lstm_word(embedded), state, projected, context=context, generator=generator
-        )
-        deep = self._deepen(embedded, recurrence.state.hidden, recurrence.context, generator)
-        attended = recurrence.attended
+        word_gates = self.lstm_word(embedded)
+        found, memory = self._recur(word_gates, state, projected, context, generator)
+        deep = self._deepen(embedded, found.hidden, found.context, generator)
+        state = DecoderState(found.hidden, memory)
         return Step(
-            self.output(deep),
-            recurrence.state,
-            attended.alpha,
-            recurrence.beta,
-            attended.location,
-            attended.location_logprob,
-        )
+            self.output(deep), state, found.alpha, found.beta, found.location,
+            found.location_logprob,
+        )  # fmt: skip
 
     def forward(
         self,
@@ -217,8 +203,8 @@ class AttentionDecoder(nn.Module):
         *,
         steps: Tensor | None = None,
         context: str | Tensor = "expected",
-        generator: Randomness | None = None,
-    ) -> Unrolled:
+        generator: Rng | None = None,
+    ) -> TeacherForcingOutput:
         """Run teacher forcing: `step` for all words of captions that are given.
 
         Args:
@@ -232,22 +218,19 @@ class AttentionDecoder(nn.Module):
                 `steps`.
         """
         captions, longest = tokens.shape
-        rows = unpadded(captions, longest, tokens.device) if steps is None else packing(steps)
+        if steps is None:
+            rows = pack_unpadded(captions, longest, tokens.device)
+        else:
+            rows = pack_captions(steps)
         captions_per_item = captions // projected.values.shape[0]
         state = self.init_state(projected, captions_per_item, generator=generator)
         embedded = self._embed(tokens, generator, rows)
         word_gates = self.lstm_word(embedded)
         found = self._unroll(word_gates, state, projected, rows, context, generator)
-        return Unrolled(
-            self._deepen(embedded, found.hidden, found.context, generator, rows),
-            self.output,
-            rows,
-            rows.unpack(found.alpha),
-            *(
-                None if x is None else rows.unpack(x)
-                for x in (found.beta, found.location, found.location_logprob)
-            ),
-        )
+        deep = self._deepen(embedded, found.hidden, found.context, generator, rows)
+        optional = found.beta, found.location, found.location_logprob
+        unpacked = (None if x is None else rows.unpack(x) for x in optional)
+        return TeacherForcingOutput(deep, self.output, rows, rows.unpack(found.alpha), *unpacked)
 
     def _unroll(
         self,
@@ -256,47 +239,35 @@ class AttentionDecoder(nn.Module):
         projected: ProjectedAnnotations,
         rows: Packing,
         context: str | Tensor,
-        generator: Randomness | None,
-    ) -> Recurrence:
+        generator: Rng | None,
+    ) -> RecurrenceOutput:
         """Run the recurrent half of all steps; what is returned is packed."""
         parts = self.attention, self.gate, self.lstm_recurrent
-        fast = fast_unroll(
+        compiled = unroll_compiled(
             parts, word_gates, state, projected, rows, context=context, generator=generator
         )
-        if fast is not None:
-            return fast
-        gates = rows.unpack(word_gates)
-        found: list[_Recurrence] = []
-        for t in range(gates.shape[1]):
-            recurrence = self._recur(
-                gates[:, t], state, projected, context=context, generator=generator
-            )
-            state = recurrence.state
-            found.append(recurrence)
+        if compiled is not None:
+            return compiled
+        found: list[RecurrenceOutput] = []
+        for gates in rows.unpack(word_gates).unbind(1):
+            step, memory = self._recur(gates, state, projected, context, generator)
+            state = DecoderState(step.hidden, memory)
+            found.append(step)
 
-        def packed(steps: list[Tensor | None]) -> Tensor | None:
-            present = [s for s in steps if s is not None]
-            return rows.pack(torch.stack(present, 1)) if present else None
+        def packed(steps: tuple[Any, ...]) -> Any:
+            return None if steps[0] is None else rows.pack(torch.stack(steps, 1))
 
-        attended = [r.attended for r in found]
-        return Recurrence(
-            rows.pack(torch.stack([r.state.hidden for r in found], 1)),
-            rows.pack(torch.stack([r.context for r in found], 1)),
-            rows.pack(torch.stack([a.alpha for a in attended], 1)),
-            packed([r.beta for r in found]),
-            packed([a.location for a in attended]),
-            packed([a.location_logprob for a in attended]),
-        )
+        return RecurrenceOutput(*map(packed, zip(*found, strict=True)))
 
     def _recur(
         self,
         word_gates: Tensor,
         state: DecoderState,
         projected: ProjectedAnnotations,
-        *,
         context: str | Tensor,
-        generator: Randomness | None,
-    ) -> _Recurrence:
+        generator: Rng | None,
+    ) -> tuple[RecurrenceOutput, Tensor]:
+        """Run the recurrent half of one step of B captions; return it, and c_t (B, H)."""
         attended = self._attend(state.hidden, projected, context, generator)
         # --8<-- [start:gate]
         beta = None if self.gate is None else self.gate(state.hidden)
@@ -305,19 +276,19 @@ class AttentionDecoder(nn.Module):
         # --8<-- [start:lstm]
         recurrent = torch.cat([visual.to(state.hidden.dtype), state.hidden], dim=-1)
         gates = word_gates + self.lstm_recurrent(recurrent)
-        i, f, o, g = widened(gates).chunk(4, dim=-1)
+        i, f, o, g = at_least_float32(gates).chunk(4, dim=-1)
         memory = f.sigmoid() * state.memory + i.sigmoid() * g.tanh()  # c_t
         hidden = o.sigmoid() * memory.tanh()  # h_t
         # --8<-- [end:lstm]
-        return _Recurrence(DecoderState(hidden, memory), visual, beta, attended)
+        return RecurrenceOutput(hidden, visual, attended.alpha, beta, *attended[2:]), memory
 
     def _attend(
         self,
         hidden: Tensor,
         projected: ProjectedAnnotations,
         context: str | Tensor,
-        generator: Randomness | None,
-    ) -> Attended:
+        generator: Rng | None,
+    ) -> AttentionOutput:
         if isinstance(context, str):
             return self.attention(hidden, projected, context=context, generator=generator)
         sampled = self.attention(hidden, projected, context="sample", generator=generator)
@@ -326,9 +297,7 @@ class AttentionDecoder(nn.Module):
         mixed = torch.where(context[:, None], expected.flatten(0, 1), sampled.context)
         return sampled._replace(context=mixed)
 
-    def _embed(
-        self, token: Tensor, generator: Randomness | None, rows: Packing | None = None
-    ) -> Tensor:
+    def _embed(self, token: Tensor, generator: Rng | None, rows: Packing | None = None) -> Tensor:
         read = token if rows is None else rows.pack(token)
         return self._dropout(self.embedding(read), self.config.embedding_dropout, generator, rows)
 
@@ -337,7 +306,7 @@ class AttentionDecoder(nn.Module):
         embedded: Tensor,
         hidden: Tensor,
         context: Tensor,
-        generator: Randomness | None,
+        generator: Rng | None,
         rows: Packing | None = None,
     ) -> Tensor:
         """Return the deep output before the vocabulary."""
@@ -354,7 +323,7 @@ class AttentionDecoder(nn.Module):
         self,
         x: Tensor,
         rate: float,
-        generator: Randomness | None,
+        generator: Rng | None,
         rows: Packing | None = None,
     ) -> Tensor:
         """Inverted dropout that draws from the passed generator, so that runs can resume.

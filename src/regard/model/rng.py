@@ -1,8 +1,8 @@
-"""Random numbers of a part of a batch: drawn for the whole batch, and cut.
+"""Random numbers for a slice of a batch: drawn for the whole batch, then sliced.
 
-A batch that several processes share, or that is done in several passes, should see the dropout
-masks and the samples that it would see in one piece. So every part draws the numbers of the whole
-batch, from a generator in the same state, and keeps the rows of its own pictures.
+If several processes share a batch, or it is done in several passes, dropout masks and samples
+should be those of the whole batch at once. So each part draws the numbers of the whole batch, from
+a generator in the same state, and keeps the rows of its own pictures.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Draws:
-    """A generator for a part of a batch of pictures.
+class SlicedGenerator:
+    """A generator for a slice of a batch of pictures.
 
     Attributes:
-        generator: in the same state at the beginning of every part.
-        part: which pictures of the batch the part holds.
+        generator: in the same state at the beginning of every slice.
+        part: the pictures of this slice.
         pictures: of the whole batch.
     """
 
@@ -29,69 +29,67 @@ class Draws:
     pictures: int
 
 
-Randomness = torch.Generator | Draws
-"""What random numbers are drawn from: a generator, for all rows, or for a part of them."""
+Rng = torch.Generator | SlicedGenerator
+"""What random numbers are drawn from: a generator for all rows, or one for a slice of them."""
 
 
-def fork(source: Randomness) -> Randomness:
-    """Return a source of its own, seeded by a number drawn from `source`.
+def spawn(rng: Rng) -> Rng:
+    """Return an independent generator, seeded by one number drawn from `rng`.
 
-    Whoever draws nobody knows how many numbers draws from it, and leaves `source` where all parts
-    of a batch have it.
+    Use it if the number of draws is not known in advance: `rng` then has the same state afterwards
+    in every slice of a batch.
     """
-    generator = source.generator if isinstance(source, Draws) else source
+    generator = rng.generator if isinstance(rng, SlicedGenerator) else rng
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     own = torch.Generator(generator.device).manual_seed(seed)
-    return replace(source, generator=own) if isinstance(source, Draws) else own
+    return replace(rng, generator=own) if isinstance(rng, SlicedGenerator) else own
 
 
-def bernoulli(
-    like: Tensor, shape: tuple[int, ...], chance: float, source: Randomness | None
-) -> Tensor:
-    """Return 1 with a chance, else 0; see `_drawn` for the arguments."""
-    return _drawn(lambda x, g: x.bernoulli_(chance, generator=g), like, shape, source)
+def bernoulli(like: Tensor, shape: tuple[int, ...], probability: float, rng: Rng | None) -> Tensor:
+    """Return 1 with a probability, else 0; see `_draw` for the arguments."""
+    return _draw(lambda x, g: x.bernoulli_(probability, generator=g), like, shape, rng)
 
 
-def exponential(like: Tensor, shape: tuple[int, ...], source: Randomness | None) -> Tensor:
-    """Return exponential numbers of mean 1; see `_drawn` for the arguments."""
-    return _drawn(lambda x, g: x.exponential_(generator=g), like, shape, source)
+def exponential(like: Tensor, shape: tuple[int, ...], rng: Rng | None) -> Tensor:
+    """Return exponential numbers of mean 1; see `_draw` for the arguments."""
+    return _draw(lambda x, g: x.exponential_(generator=g), like, shape, rng)
 
 
-def uniform(like: Tensor, shape: tuple[int, ...], source: Randomness | None) -> Tensor:
-    """Return numbers in [0, 1); see `_drawn` for the arguments."""
-    return _drawn(lambda x, g: x.uniform_(generator=g), like, shape, source)
+def uniform(like: Tensor, shape: tuple[int, ...], rng: Rng | None) -> Tensor:
+    """Return numbers in [0, 1); see `_draw` for the arguments."""
+    return _draw(lambda x, g: x.uniform_(generator=g), like, shape, rng)
 
 
-def choose(weights: Tensor, source: Randomness | None) -> Tensor:
-    """Return one column for each row, (R,), drawn with chances in proportion to its weights.
+def sample_categorical(weights: Tensor, rng: Rng | None) -> Tensor:
+    """Return one column of each row, (R,), with probabilities in proportion to its weights.
 
     arg max(w / E) with exponential E is distributed as w; torch.multinomial draws one column in
     this way too, but cannot be told of rows that other processes hold.
 
     Args:
         weights: (R, C), not negative.
-        source: of the numbers.
+        rng: of the numbers.
     """
-    return (weights / exponential(weights, tuple(weights.shape), source)).argmax(-1)
+    return (weights / exponential(weights, tuple(weights.shape), rng)).argmax(-1)
 
 
-def _drawn(
+def _draw(
     fill: Callable[[Tensor, torch.Generator | None], Tensor],
     like: Tensor,
     shape: tuple[int, ...],
-    source: Randomness | None,
+    rng: Rng | None,
 ) -> Tensor:
-    """Fill a tensor.
+    """Return a tensor of random numbers.
 
     Args:
         fill: draws in place.
         like: gives type and device.
-        shape: of what is returned; its rows are pictures, or the same number of each.
-        source: None is torch's own generator.
+        shape: of the result; its rows are pictures, or the same number of rows of each.
+        rng: None is torch's own generator.
     """
-    if not isinstance(source, Draws):
-        return fill(like.new_empty(shape), source)
+    if not isinstance(rng, SlicedGenerator):
+        return fill(like.new_empty(shape), rng)
     rows, *rest = shape
-    of_each = rows // len(range(source.pictures)[source.part])
-    whole = fill(like.new_empty(source.pictures * of_each, *rest), source.generator)
-    return whole.view(source.pictures, of_each, *rest)[source.part].reshape(shape)
+    rows_per_picture = rows // len(range(rng.pictures)[rng.part])
+    whole = fill(like.new_empty(rng.pictures * rows_per_picture, *rest), rng.generator)
+    return whole.view(rng.pictures, rows_per_picture, *rest)[rng.part].reshape(shape)

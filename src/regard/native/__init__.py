@@ -1,20 +1,5 @@
-"""Loops in C++ for the CPU, on arrays of numpy or torch; neither the one needs the other.
+"""The same numbers, faster: compiled C++ loops for the CPU and Triton kernels for the GPU.
 
-`library` compiles them; `Product` multiplies with a packed weight; `FastStep` is the decoder's step
-in them, which both backends run.
+Each has a plain computation as its oracle, and tests hold it to that. `dispatch` is the table of
+what runs when. What captioning needs without torch (`cpp_step` and what it uses) works on numpy.
 """
-
-from regard.native.cpp_library import Library, is_built, library
-from regard.native.cpp_step import FastStep, ReadyAnnotations, StepWeights
-from regard.native.packed_product import ALIGNED, Product
-
-__all__ = [
-    "ALIGNED",
-    "FastStep",
-    "Library",
-    "Product",
-    "ReadyAnnotations",
-    "StepWeights",
-    "is_built",
-    "library",
-]

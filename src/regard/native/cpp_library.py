@@ -1,8 +1,9 @@
 """The C++ loops in `cpp/`: compiled for this machine on first use, called through ctypes.
 
-A compiler (`$CXX`, c++, g++ or clang++) builds the library in a few seconds and the user's cache
-folder keeps it. Where there is none, or with the environment variable `REGARD_KERNELS=plain`,
-`library` returns None and callers do the same in plain torch, several times slower.
+A compiler (`$CXX`, c++, g++ or clang++) builds the library in a few seconds, and the user's cache
+folder keeps it. Without one, or with the environment variable `REGARD_KERNELS=plain`, `library`
+returns None and callers do the same in plain torch, several times slower. Functions are called by
+the names of their parameters, which are read from the C++ source itself.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +22,7 @@ import tempfile
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,31 +43,22 @@ _FLAGS = (
 _REALS = {"float32": ("float", ctypes.c_float), "float64": ("double", ctypes.c_double)}
 _COMPILE_SECONDS = 120
 
-# Arguments of each function: n an integer, x a REAL, p the address of a contiguous tensor.
-_SIGNATURES = {
-    "exponentials": "npp",
-    "attend": "nnnnppppnpxppp",
-    "attend_backward": "nnnnppppnxppppppppp",
-    "collect": "nnnnpppppppppp",
-    "pack": "nnnnpp",
-    "product": "nnnnnppnnp",
-    "lstm": "nnpppp",
-    "lstm_backward": "nnnpppppp",
-    "cross_entropy": "nnnpppxp",
-    "cross_entropy_backward": "nnnppxp",
-    "rank": "nnnpppp",
-    "strongest": "nnnnpppp",
-    "gate": "nnnnpppp",
-    "pairs_pay": "p",
-    "shorten_words": "nnppppp",
-    "strong_words": "nnnnppppppxppp",
-    "threads": "n",
-}
-_STRIDED = {
-    *("pack", "product", "lstm_backward", "cross_entropy", "cross_entropy_backward"),
-    *("rank", "strongest", "gate"),
-}
-"""Functions that are told the steps between rows."""
+# Types of the arrays that a pointer of C++ may be given; T is a library's own.
+_ARRAYS = {"int64_t*": ("int64",), "int32_t*": ("int32",), "uint8_t*": ("bool", "uint8")}
+
+
+class _Function(NamedTuple):
+    """An exported function.
+
+    Attributes:
+        call: takes the parameters in their order.
+        parameters: their names, each with the types that an array may have; () for numbers.
+        strided: whether it is told the steps between rows, so that arrays need not be contiguous.
+    """
+
+    call: Any
+    parameters: dict[str, tuple[str, ...]]
+    strided: bool
 
 
 class Library:
@@ -81,78 +76,123 @@ class Library:
         """
         self.dtype = dtype
         loaded = ctypes.CDLL(str(path))
-        kinds = {"n": ctypes.c_int64, "x": _REALS[dtype][1], "p": ctypes.c_void_p}
-        self._functions = {}
-        for name, signature in _SIGNATURES.items():
+        numbers = {"int64_t": ctypes.c_int64, "T": _REALS[dtype][1]}
+        arrays = _ARRAYS | {"T*": (dtype,)}
+        self._functions: dict[str, _Function] = {}
+        for name, parameters in _declared().items():
             function = getattr(loaded, name)
-            function.argtypes = [kinds[letter] for letter in signature]
+            function.argtypes = [numbers.get(kind, ctypes.c_void_p) for kind in parameters.values()]
             function.restype = None
-            self._functions[name] = function
+            strided = any(
+                kind == "int64_t" and re.search("stride|step", parameter)
+                for parameter, kind in parameters.items()
+            )
+            of_arrays = {p: arrays.get(kind, ()) for p, kind in parameters.items()}
+            self._functions[name] = _Function(function, of_arrays, strided)
 
-    def call(self, name: str, *arguments: int | float | Array | None) -> None:
-        """Call a function of theirs; what it writes is among the arguments.
+    def call(self, name: str, **arguments: int | float | Array | None) -> None:
+        """Call a function of C++; it writes to some of its arguments.
 
         Args:
             name: of the function.
-            *arguments: sizes, numbers, contiguous arrays (None: a null pointer).
+            **arguments: numbers and arrays by the names of its parameters; None is a null pointer.
 
         Raises:
-            TypeError: an array is of another type, or is not contiguous where that is needed; its
-                memory would be misread.
+            TypeError: an argument is missing or unknown, or an array is of another type, or is
+                not contiguous though it must be; its memory would be misread.
         """
-        self._functions[name](*(self._passed(name, given) for given in arguments))
+        function = self._functions[name]
+        if arguments.keys() != function.parameters.keys():
+            wrong = sorted(arguments.keys() ^ function.parameters.keys())
+            raise TypeError(f"{name}: missing or unknown arguments: {', '.join(wrong)}")
+        passed: list[Any] = []
+        for parameter, dtypes in function.parameters.items():
+            given = arguments[parameter]
+            if dtypes and given is not None:
+                given = _address(given, dtypes, function.strided, f"{name}: {parameter}")
+            passed.append(given)
+        function.call(*passed)
 
-    def _passed(self, name: str, given: int | float | Array | None) -> int | float | None:
-        """Return what goes to C++: a number as it is, of an array its address."""
-        if given is None or isinstance(given, int | float):
-            return given
-        kind = _name(given.dtype)
-        if "float" in kind and kind != self.dtype:
-            raise TypeError(f"{name} takes {self.dtype}, and an array is {kind}")
-        if isinstance(given, np.ndarray):
-            contiguous, address = given.flags.c_contiguous, given.ctypes.data
-        else:
-            contiguous, address = given.is_contiguous(), given.data_ptr()
-        if not contiguous and name not in _STRIDED:
-            raise TypeError(f"{name} takes contiguous arrays; one is not")
-        return int(address)
+    def exponentials(self, x: Array, out: Array) -> bool:
+        """Write exp(-2 x) to `out`, which may be x.
+
+        Returns:
+            Whether some numbers are too large for that; `out` then holds codes of them
+            (cpp/arithmetic.cpp), and the loops that read it must be told (`coded`).
+        """
+        coded = np.zeros(1, np.int64)
+        self.call("exponentials", n=math.prod(x.shape), x=x, out=out, coded=coded)
+        return bool(coded[0])
+
+
+def _address(array: Array, dtypes: tuple[str, ...], strided: bool, what: str) -> int:
+    """Return where an array's memory begins, if C++ reads it right."""
+    dtype = dtype_name(array.dtype)
+    if dtype not in dtypes:
+        raise TypeError(f"{what} is {dtype}; expected {' or '.join(dtypes)}")
+    if isinstance(array, np.ndarray):
+        contiguous, address = array.flags.c_contiguous, array.ctypes.data
+    else:
+        contiguous, address = array.is_contiguous(), array.data_ptr()
+    if not contiguous and not strided:
+        raise TypeError(f"{what} is not contiguous")
+    return address
 
 
 @cache
-def _name(dtype: object) -> str:
+def _declared() -> dict[str, dict[str, str]]:
+    """Return the exported functions with the types of their parameters, read from the source."""
+    functions: dict[str, dict[str, str]] = {}
+    for block in re.findall(r'extern "C" \{(.*?)\}  // extern "C"', _source(), re.S):
+        for name, listed in re.findall(r"^void (\w+)\(([^)]*)\) \{", block, re.M):
+            pairs = [part.replace("const ", "").split() for part in listed.split(",")]
+            functions[name] = {parameter: kind for kind, parameter in pairs}
+    return functions
+
+
+@cache
+def dtype_name(dtype: object) -> str:
+    """Return the name of a type of numpy or torch, such as "float32"."""
     return str(dtype).removeprefix("torch.")
 
 
 def library(dtype: object) -> Library | None:
-    """Return the compiled loops for arrays of a type, or None.
+    """Return the compiled loops for arrays of a type of numpy or torch, or None (`obstacle`)."""
+    found = _library_or_obstacle(dtype_name(dtype))
+    return found if isinstance(found, Library) else None
 
-    None means that there are none for the type, that this machine compiles none, which is logged
-    once, or that it was told not to.
 
-    Args:
-        dtype: of numpy or torch.
-    """
-    name = _name(dtype)
-    if os.environ.get("REGARD_KERNELS") == "plain" or name not in _REALS:
-        return None
+def obstacle(dtype: object) -> str:
+    """Return why `library` has none for a type, or ""."""
+    found = _library_or_obstacle(dtype_name(dtype))
+    return "" if isinstance(found, Library) else found
+
+
+def _library_or_obstacle(dtype: str) -> Library | str:
+    if os.environ.get("REGARD_KERNELS") == "plain":
+        return "REGARD_KERNELS is plain"
+    if dtype not in _REALS:
+        return f"there are no compiled loops for {dtype}"
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
-        return None  # a tracer follows torch's own operations only
-    return _loaded(name)
+        return "torch is tracing, which follows its own operations only"
+    return _loaded(dtype)
 
 
 @cache
-def _loaded(dtype: str) -> Library | None:
+def _loaded(dtype: str) -> Library | str:
+    """Compile and load the loops; a machine that cannot is told once what it costs."""
     try:
         return Library(_built(dtype), dtype)
     except (OSError, subprocess.SubprocessError) as error:
+        reason = str(error).strip() or type(error).__name__
         _LOG.warning(
-            "no compiled loops (%s): what they do on a CPU is done without them and takes longer, "
-            "training several times as long. A C++ compiler (g++ or clang++, or the one that CXX "
-            "names) makes them.",
-            str(error).strip() or type(error).__name__,
+            "no compiled loops (%s): the CPU computes without them and takes longer, in training "
+            "several times as long. A C++ compiler (g++ or clang++, or the one that CXX names) "
+            "makes them.",
+            reason,
         )
-        return None
+        return reason
 
 
 def is_built(dtype: str) -> bool:
@@ -168,6 +208,7 @@ def _place(dtype: str) -> Path:
     return _folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
 
 
+@cache
 def _source() -> str:
     folder = files("regard.native") / "cpp"
     return "\n".join(folder.joinpath(f"{part}.cpp").read_text("utf-8") for part in _PARTS)

@@ -1,65 +1,208 @@
-"""Which computations Triton's kernels take, and the way to them.
+"""The table of what runs when: the implementations of each computation, and why each is taken.
 
-Triton comes with torch's CUDA builds and is read only when a tensor on a GPU asks for it: without
-one nothing here has any effect.
+Plain torch (or a model's ONNX graph) computes everything; the other implementations give the same
+numbers faster, where their conditions hold. `TABLE` lists them, the fastest first, and every place
+that has a choice asks it: `SOFT_ATTENTION.choose(case)` names the implementation for a case, and
+`VOCABULARY_LOSS.library(case)` returns the compiled loops where they are the choice.
+`regard info --runtime` prints the table as it applies to this machine.
+
+This module imports neither torch nor Triton: captioning with ONNX graphs asks it, too.
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What the kernels' sums in float32 are exact enough for."""
+from regard.native import cpp_library
+from regard.native.cpp_library import Library
 
+CPP, TRITON, ONNX, TORCH = "C++", "Triton", "onnxruntime", "torch"
+BLOCKWISE, INT16 = "torch in blocks", "C++ in 16 bits"
 
-def takes(*tensors: Tensor) -> bool:
-    """Say whether the kernels below can compute with these tensors, all on one device."""
-    return all(t.is_cuda and t.dtype in _TYPES for t in tensors) and works(tensors[0].device)
-
-
-def additive_scores(keys: Tensor, query: Tensor, v: Tensor) -> Tensor:
-    """Return scores, (N, G, L) float32; see `regard.native.kernels.additive_scores`."""
-    from regard.native import triton_scores
-
-    with torch.cuda.device_of(keys):
-        return triton_scores.additive_scores(keys, query, v)
+BLOCKWISE_FROM = 513
+"""Cells from which additive scores are computed block by block."""
+_WORTH_A_COMPILER = 2000  # items whose steps save the seconds that compiling takes
+_MANY_WORDS = 2048  # from which 16-bit integers pay
+KNOWN_SCORES = ("additive", "dot", "scaled_dot")
+"""Attention scores that the compiled loops compute."""
+_TRITON_DTYPES = {"float32", "bfloat16", "float16"}  # the kernels sum in float32
 
 
-def attend(
-    scores: Tensor, values: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Take the softmax over valid cells and the expectation of the values.
+class Case(NamedTuple):
+    """What a choice depends on; each computation reads some of it.
 
-    Args:
-        scores: (N, G, L) float32, of the G captions of each item.
-        values: (N, L, D).
-        mask: (N, L) bool, True = real cell.
-        temperature: divides the scores.
-
-    Returns:
-        alpha, (N, G, L) float32, 0 on cells that the mask rules out; context, (N, G, D), in the
-        values' type.
+    Attributes:
+        device: of the tensors: "cpu", or torch's device.
+        dtypes: of the tensors, such as "float32".
+        autocast: whether torch multiplies in fewer bits on a CPU.
+        known_scores: whether the attention's scores are additive or dot products.
+        cells: grid cells of an item.
+        words: of the vocabulary.
+        items: pictures, clips or scans to caption.
+        exportable: whether a graph can stand for the encoder.
     """
-    from regard.native import triton_attend
 
-    with torch.cuda.device_of(values):
-        return triton_attend.attend(scores, values, mask, temperature)
+    device: Any = "cpu"
+    dtypes: tuple[str, ...] = ("float32",)
+    autocast: bool = False
+    known_scores: bool = True
+    cells: int = 0
+    words: int = 0
+    items: int = 0
+    exportable: bool = True
+
+    @property
+    def device_type(self) -> str:
+        """ "cpu", "cuda" ..."""
+        return getattr(self.device, "type", self.device)
+
+    @property
+    def cpp_dtype(self) -> str:
+        """The type of the compiled loops: under autocast they compute the rest in float32."""
+        return "float32" if self.autocast else self.dtypes[0]
+
+
+def case_of(*tensors: Any, **facts: Any) -> Case:
+    """Return the case of tensors; if they lie on several devices, no fast path applies."""
+    device = tensors[0].device
+    if any(t.device != device for t in tensors):
+        device = "several devices"
+    return Case(device, tuple(cpp_library.dtype_name(t.dtype) for t in tensors), **facts)
+
+
+Condition = Callable[[Case], str]
+"""Returns why an implementation cannot be taken, or "" if it can."""
+
+
+class Implementation:
+    """One way to compute something."""
+
+    def __init__(
+        self, name: str, reason: str, *conditions: Condition, packages: tuple[str, ...] = ()
+    ) -> None:
+        """Describe it.
+
+        Args:
+            name: such as `CPP`.
+            reason: why it is taken if its conditions hold.
+            *conditions: all must hold.
+            packages: that it needs.
+        """
+        self.name, self.reason, self.packages = name, reason, packages
+        self._conditions = conditions
+
+    def obstacle(self, case: Case) -> str:
+        """Return the first condition that does not hold, or ""."""
+        return next(filter(None, (condition(case) for condition in self._conditions)), "")
+
+
+class Computation:
+    """A row of the table."""
+
+    def __init__(self, name: str, use: str, *implementations: Implementation) -> None:
+        """Describe it.
+
+        Args:
+            name: what is computed.
+            use: where, in training or captioning.
+            *implementations: the fastest first; the last has no conditions.
+        """
+        self.name, self.use, self.implementations = name, use, implementations
+
+    def choose(self, case: Case) -> str:
+        """Return the name of the implementation to take."""
+        return next(i.name for i in self.implementations if not i.obstacle(case))
+
+    def library(self, case: Case) -> Library | None:
+        """Return the compiled loops if they are to be taken."""
+        return cpp_library.library(case.cpp_dtype) if self.choose(case) == CPP else None
+
+
+def _on_cpu(case: Case) -> str:
+    return "" if case.device_type == "cpu" else f"the tensors are on {case.device}"
+
+
+def _cpp(case: Case) -> str:
+    return cpp_library.obstacle(case.cpp_dtype)
+
+
+def _no_autocast(case: Case) -> str:
+    return "torch multiplies in fewer bits (autocast)" if case.autocast else ""
+
+
+def _one_dtype(case: Case) -> str:
+    return "" if len(set(case.dtypes)) == 1 else "the tensors are of several types"
+
+
+def _known_scores(case: Case) -> str:
+    return "" if case.known_scores else "the scores are neither additive nor dot products"
+
+
+def _many_cells(case: Case) -> str:
+    return "" if case.cells >= BLOCKWISE_FROM else f"a grid has fewer than {BLOCKWISE_FROM} cells"
+
+
+def _worth_compiling(case: Case) -> str:
+    if case.items >= _WORTH_A_COMPILER or cpp_library.is_built("float32"):
+        return ""
+    return f"fewer than {_WORTH_A_COMPILER:,} items, and the loops are not compiled yet"
+
+
+def _many_words(case: Case) -> str:
+    return "" if case.words >= _MANY_WORDS else f"the vocabulary has fewer than {_MANY_WORDS} words"
+
+
+def _int16_pays(case: Case) -> str:
+    return "" if int16_pays(case.cpp_dtype) else "the processor is not faster in 16 bits"
+
+
+def int16_pays(dtype: str) -> bool:
+    """Whether this processor multiplies pairs of 16-bit integers faster than floats."""
+    library = cpp_library.library(dtype)
+    answer = np.zeros(1, np.int64)
+    if library is not None:
+        library.call("int16_pays", answer=answer)
+    return bool(answer[0])
+
+
+def _exportable(case: Case) -> str:
+    return "" if case.exportable else "no graph can stand for this encoder"
+
+
+def _triton(case: Case) -> str:
+    return triton_obstacle(case)  # looked up at each call: benchmarks and tests replace it
+
+
+def triton_obstacle(case: Case) -> str:
+    """Return why Triton's kernels cannot compute with a case's tensors, or ""."""
+    if case.device_type != "cuda":
+        return f"the tensors are on {case.device}"
+    if not _TRITON_DTYPES.issuperset(case.dtypes):
+        return f"a tensor is not of {', '.join(sorted(_TRITON_DTYPES))}"
+    return "" if triton_works(case.device) else "the kernels fail on this device"
 
 
 @functools.cache
-def works(device: torch.device) -> bool:
-    """Try the kernels on a device; where they fail the plain path runs, and a warning says so.
+def triton_works(device: Any) -> bool:
+    """Try the kernels on a device of torch; if they fail, warn and leave it to plain torch.
 
     Triton may be missing, or what it needs: a C compiler, a GPU that is new enough.
     """
-    one = torch.ones(1, 1, 1, device=device)
     try:
-        attend(additive_scores(one, one, one[0, 0]), one, one[0] > 0, 1.0)
-    except Exception as error:  # whatever it is, the plain path needs none of it
+        import torch
+
+        from regard.native import triton_kernels
+
+        one = torch.ones(1, 1, 1, device=device)
+        scores = triton_kernels.additive_scores(one, one, one[0, 0])
+        triton_kernels.attend(scores, one, one[0] > 0, 1.0)
+    except Exception as error:  # whatever it is, the plain path does without
         warnings.warn(
             f"the attention of {device} runs without Triton's kernels, slower and in more memory: "
             f"{type(error).__name__}: {error}",
@@ -67,3 +210,114 @@ def works(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+_TORCH = Implementation(
+    TORCH, "the plain computation, by which the others are tested", packages=("torch",)
+)
+_STEP = "weights packed once, and logits only as far as a search needs them"
+_BOTH = "training, captioning with torch"
+
+ENCODER = Computation(
+    "encoder of torch models",
+    "filling a store, captioning many items",
+    Implementation(
+        ONNX,
+        "several times faster than torch once it has started",
+        _on_cpu,
+        _exportable,
+        packages=("onnxruntime", "onnxscript"),
+    ),
+    _TORCH,
+)
+KEYS = Computation(
+    "attention keys",
+    _BOTH,
+    Implementation(
+        CPP, "faster than BLAS: the weight is packed once", _on_cpu, _no_autocast, _one_dtype, _cpp
+    ),
+    _TORCH,
+)
+ADDITIVE_SCORES = Computation(
+    "additive scores",
+    _BOTH,
+    Implementation(TRITON, "no tanh is written to memory", _triton, packages=("triton",)),
+    Implementation(BLOCKWISE, "the tanh of many cells is not kept", _many_cells),
+    _TORCH,
+)
+SOFT_ATTENTION = Computation(
+    "softmax and context of soft attention",
+    _BOTH,
+    Implementation(TRITON, "one kernel reads the values once", _triton, packages=("triton",)),
+    _TORCH,
+)
+TEACHER_FORCING = Computation(
+    "recurrence over given captions",
+    "training",
+    Implementation(CPP, "packed weights, and no tanh is kept", _on_cpu, _known_scores, _cpp),
+    _TORCH,
+)
+VOCABULARY_LOSS = Computation(
+    "vocabulary loss",
+    "training",
+    Implementation(CPP, "logits and their gradient share one buffer", _on_cpu, _cpp),
+    _TORCH,
+)
+TORCH_STEP = Computation(
+    "decoder step of torch models",
+    "captioning, self-critical training",
+    Implementation(CPP, _STEP, _on_cpu, _no_autocast, _known_scores, _cpp),
+    _TORCH,
+)
+ONNX_STEP = Computation(
+    "decoder step of ONNX models",
+    "captioning many items",
+    Implementation(CPP, _STEP, _known_scores, _worth_compiling, _cpp),
+    Implementation(ONNX, "the model's graph needs no compiler", packages=("onnxruntime",)),
+)
+STRONGEST_WORDS = Computation(
+    "strongest words of a compiled step",
+    "captioning",
+    Implementation(INT16, "half the time for a large vocabulary", _many_words, _cpp, _int16_pays),
+    Implementation(CPP, "all logits in the type of the weights"),
+)
+TABLE = (
+    *(ENCODER, ONNX_STEP, TORCH_STEP, STRONGEST_WORDS, KEYS),
+    *(ADDITIVE_SCORES, SOFT_ATTENTION, TEACHER_FORCING, VOCABULARY_LOSS),
+)
+
+
+def this_machine() -> Case:
+    """Return the case of float32, a large vocabulary and this machine's GPU, or else its CPU."""
+    if find_spec("torch"):
+        import torch
+
+        if torch.cuda.is_available():
+            return Case(torch.device("cuda"), words=_MANY_WORDS)
+    return Case(words=_MANY_WORDS)
+
+
+def report(case: Case) -> Iterator[dict[str, Any]]:
+    """Yield for each row what a case takes, why, and why it takes none of the others."""
+    for row in TABLE:
+        taken: Implementation | None = None
+        others: dict[str, str] = {}
+        plain = row.implementations[-1]
+        for implementation in row.implementations:
+            missing = [p for p in plain.packages + implementation.packages if not find_spec(p)]
+            obstacle = (
+                f"{missing[0]} is not installed" if missing else implementation.obstacle(case)
+            )
+            if taken is not None:
+                others[implementation.name] = f"{taken.name} is faster"
+            elif obstacle:
+                others[implementation.name] = obstacle
+            else:
+                taken = implementation
+        yield {
+            "computation": row.name,
+            "use": row.use,
+            "implementation": None if taken is None else taken.name,
+            "reason": None if taken is None else taken.reason,
+            "others": others,
+        }

@@ -1,8 +1,13 @@
-"""What the unrolled recurrence is given, and what it yields."""
+"""The recurrence over given captions (teacher forcing) in compiled library, forward and backward.
+
+Attention, gate and LSTM of all steps are one differentiable function of the words' share of the
+gates, the first state, keys, values and weights. Its oracle is the loop of
+`regard.model.decoder.AttentionDecoder`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -10,16 +15,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regard.native import ALIGNED, Library
-from regard.native.products import Multiplies, product
+from regard.native.cpp_library import Library
+from regard.native.functional import Product, product
+from regard.native.packed_product import ALIGNED
+from regard.types import LocationChooser
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is no tensor with a gradient. Captions are in order of length, the longest first.
+class UnrollPlan:
+    """Everything but the tensors with gradients. Captions are ordered by length, longest first.
 
     Attributes:
-        loops: compiled, for the type of all tensors.
+        library: compiled, for the type of all tensors.
         counts: captions at each step, never more than at the step before.
         items: (B,) int64, the item of each caption.
         mask: (N, L) bool, True = real cell.
@@ -28,17 +35,17 @@ class Plan:
             contexts are expectations.
         expected: (B,) bool, True for captions whose contexts are expectations although cells
             are chosen; None: none.
-        lower: type that matrix products are computed in; None: their own.
+        autocast: type that matrix products are computed in; None: their own.
     """
 
-    loops: Library
+    library: Library
     counts: tuple[int, ...]
     items: Tensor
     mask: Tensor
     scale: float
-    choose: Callable[[Tensor], Tensor] | None
+    choose: LocationChooser | None
     expected: Tensor | None
-    lower: torch.dtype | None
+    autocast: torch.dtype | None
 
     def spans(self) -> Iterator[tuple[slice, int]]:
         """Yield the rows of each step and their number."""
@@ -46,7 +53,7 @@ class Plan:
             yield slice(stop - count, stop), count
 
 
-class Weights(NamedTuple):
+class RecurrentWeights(NamedTuple):
     """The decoder's weights that the recurrence uses; None where there is no such part.
 
     Attributes:
@@ -66,8 +73,8 @@ class Weights(NamedTuple):
     recurrent: Tensor
 
 
-class Recurrence(NamedTuple):
-    """What R rows of steps yield.
+class RecurrenceOutput(NamedTuple):
+    """What the steps of R rows yield.
 
     Attributes:
         hidden: (R, H), h_t.
@@ -86,11 +93,12 @@ class Recurrence(NamedTuple):
     location_logprob: Tensor | None
 
 
-class Tape:
-    """The inputs of a pass and all that its way back needs.
+class ForwardPass:
+    """The steps from first to last, with everything that the backward pass needs.
 
     Attributes, besides the inputs:
-        keys: (N, L, A); exp(-2 keys) of additive scores, as `regard.native` wants them.
+        keys: (N, L, A); exp(-2 keys) of additive scores (`Library.exponentials`).
+        coded: whether some keys or queries are too large for their exponential.
         sizes: rows of `by_hidden` that make the query, the LSTM's gates, the gate and padding.
         by_hidden: (A + 4H + gate + padding, H), all weights that h_{t-1} is multiplied with.
         by_context: (4H, D), the weight that the context is multiplied with.
@@ -107,7 +115,7 @@ class Tape:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: UnrollPlan,
         word_gates: Tensor,
         hidden: Tensor,
         memory: Tensor,
@@ -115,12 +123,15 @@ class Tape:
         values: Tensor,
         *weights: Tensor | None,
     ) -> None:
-        self.plan, self.weights = plan, Weights(*weights)  # type: ignore[arg-type]
+        self.plan, self.weights = plan, RecurrentWeights(*weights)  # type: ignore[arg-type]
         self.first_hidden, self.first_memory = hidden.contiguous(), memory.contiguous()
         self.values = values.contiguous()
         # A copy in any case: the gradient will be written over it.
-        additive = self.weights.v is not None
-        self.keys = self.exponentials(keys.contiguous()) if additive else keys.clone()
+        self.keys, self.coded = torch.empty(keys.shape, dtype=keys.dtype), False
+        if self.weights.v is None:
+            self.keys.copy_(keys)
+        else:
+            self.coded = plan.library.exponentials(keys.contiguous(), self.keys)
         units, features = hidden.shape[1], values.shape[2]
         query, gate, recurrent = self.weights.query, self.weights.gate, self.weights.recurrent
         sizes = [len(query), 4 * units, 0 if gate is None else len(gate)]
@@ -140,16 +151,16 @@ class Tape:
         self.beta = None if gate is None else new(rows, len(gate))
         self.visual = self.context if gate is None else new(rows, features)
         self.location = None if plan.choose is None else plan.items.new_empty(rows)
-        self.backwards = False  # turns at every step; see `attend` in loops/cpp/attention.cpp
+        self.reverse = False  # alternates; see `attend` in cpp/attention.cpp
 
-    def out(self) -> tuple[Tensor | None, ...]:
-        """Return what `regard.native.plan.Recurrence` holds."""
+    def outputs(self) -> tuple[Tensor | None, ...]:
+        """Return the fields of `RecurrenceOutput`."""
         logprob = None
         if self.location is not None:
             logprob = self.alpha.gather(1, self.location[:, None]).squeeze(1).log()
         return self.hidden, self.visual, self.alpha, self.beta, self.location, logprob
 
-    def forward(self) -> None:
+    def run(self) -> None:
         """Run all steps."""
         hidden, memory = self.first_hidden, self.first_memory
         by_hidden, by_context = self.product(self.by_hidden.t()), self.product(self.by_context.t())
@@ -161,19 +172,24 @@ class Tape:
                 torch.mul(self.beta[rows], self.context[rows], out=self.visual[rows])
             self.gates[rows] += gates
             by_context.add_to(self.gates[rows], self.visual[rows])
-            after = self.gates[rows], memory, self.memory[rows], self.hidden[rows]
-            self.plan.loops.call("lstm", count, hidden.shape[1], *after)
+            self.plan.library.call(
+                "lstm", rows=count, units=hidden.shape[1], gates=self.gates[rows], before=memory,
+                memory=self.memory[rows], hidden=self.hidden[rows],
+            )  # fmt: skip
             hidden, memory = self.hidden[rows], self.memory[rows]
 
     def _attend(self, rows: slice, count: int, query: Tensor) -> None:
         plan, bias = self.plan, self.weights.query_bias
         query = query.contiguous() if bias is None else query + bias
         if self.weights.v is not None:
-            self.exponentials(query, self.queries[rows])
+            coded = plan.library.exponentials(query, self.queries[rows])
+            self.coded = self.coded or coded
         else:
             self.queries[rows] = query
-        looked = self.values, self.alpha[rows], self.context[rows]
-        plan.loops.call("attend", count, *self.scoring(rows), plan.mask, plan.scale, *looked)
+        plan.library.call(
+            "attend", **self.scoring(rows), mask=plan.mask, alpha=self.alpha[rows],
+            context=self.context[rows],
+        )  # fmt: skip
         if plan.choose is not None and self.location is not None:
             location = self.location[rows] = plan.choose(self.alpha[rows])
             chosen = self.values[plan.items[:count], location]
@@ -182,174 +198,164 @@ class Tape:
                 chosen = torch.where(kept, self.context[rows], chosen)
             self.context[rows] = chosen
 
-    def scoring(self, rows: slice) -> tuple[int | Tensor | None, ...]:
+    def scoring(self, rows: slice) -> dict[str, Any]:
         """Return the arguments of the loops that say what these rows score."""
         _, cells, size = self.keys.shape
-        given = self.plan.items, self.keys, self.queries[rows], self.weights.v
-        self.backwards = not self.backwards
-        return cells, size, self.values.shape[2], *given, int(self.backwards)
+        queries = self.queries[rows]
+        self.reverse = not self.reverse
+        return {
+            **{"rows": len(queries), "cells": cells, "size": size, "item": self.plan.items},
+            **{"keys": self.keys, "queries": queries, "v": self.weights.v},
+            **{"values": self.values, "features": self.values.shape[2]},
+            **{"coded": int(self.coded), "reverse": int(self.reverse), "scale": self.plan.scale},
+        }
 
-    def exponentials(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return exp(-2 x) of contiguous numbers."""
-        out = torch.empty_like(x) if out is None else out
-        self.plan.loops.call("exponentials", x.numel(), x, out)
-        return out
-
-    def product(self, weight: Tensor) -> Multiplies:
+    def product(self, weight: Tensor) -> Product:
         """Return the product with a weight (inner, outer), in the plan's type."""
-        return product(weight, self.plan.loops, self.plan.lower)
+        return product(weight, self.plan.library, self.plan.autocast)
 
 
-def go_back(
-    tape: Tape, grads: Sequence[Tensor | None], needed: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of what a tape was made of, in the order of its arguments.
+class BackwardPass:
+    """The steps from last to first; its tensors are gradients of what they are named after."""
 
-    Args:
-        tape: after its forward pass.
-        grads: of what it yields (`regard.native.plan.Recurrence`); None: zero.
-        needed: which of word gates, hidden, memory, keys, values and weights want a gradient.
-    """
-    hidden, context, alpha, beta, _, logprob = grads
-    back = _Back(tape, alpha, logprob)
-    back.run(hidden, context, beta)
-    return back.gradients(values=needed[4])
-
-
-class _Back:
-    """Gradients on their way back, each named for what it is the gradient of."""
-
-    def __init__(self, tape: Tape, of_alpha: Tensor | None, of_logprob: Tensor | None) -> None:
-        self.tape = tape
-        self.alpha = torch.zeros_like(tape.alpha) if of_alpha is None else of_alpha.contiguous()
+    def __init__(
+        self, saved: ForwardPass, grad_alpha: Tensor | None, grad_logprob: Tensor | None
+    ) -> None:
+        self.saved = saved
+        self.alpha = (
+            torch.zeros_like(saved.alpha) if grad_alpha is None else grad_alpha.contiguous()
+        )
         self.logprob = None
-        if tape.location is not None:
-            none = tape.alpha.new_zeros(len(tape.alpha))
-            self.logprob = none if of_logprob is None else of_logprob.contiguous()
+        if saved.location is not None:
+            none = saved.alpha.new_zeros(len(saved.alpha))
+            self.logprob = none if grad_logprob is None else grad_logprob.contiguous()
         # What h_{t-1} was multiplied into: query, gate and gates side by side, so that the step
         # back to h_{t-1} is one product and the gradient of all their weights is another.
-        self.joint = tape.gates.new_empty(len(tape.gates), sum(tape.sizes))
-        self.query, self.gates, self.gate, padding = self.joint.split(tape.sizes, 1)
+        self.joint = saved.gates.new_empty(len(saved.gates), sum(saved.sizes))
+        self.query, self.gates, self.gate, padding = self.joint.split(saved.sizes, 1)
         padding.zero_()
-        self.scores, self.context = torch.empty_like(tape.alpha), torch.empty_like(tape.context)
+        self.scores, self.context = torch.empty_like(saved.alpha), torch.empty_like(saved.context)
         # Of the step at hand; captions that are not there yet have 0.
-        self.hidden = torch.zeros_like(tape.first_hidden)
-        self.memory = torch.zeros_like(tape.first_memory)
+        self.hidden = torch.zeros_like(saved.first_hidden)
+        self.memory = torch.zeros_like(saved.first_memory)
 
     def run(
-        self, of_hidden: Tensor | None, of_visual: Tensor | None, of_beta: Tensor | None
+        self, grad_hidden: Tensor | None, grad_visual: Tensor | None, grad_beta: Tensor | None
     ) -> None:
         """Go from the last step to the first."""
-        tape = self.tape
-        spans = list(tape.plan.spans())
-        by_hidden, by_context = tape.product(tape.by_hidden), tape.product(tape.by_context)
-        befores = [tape.first_memory, *(tape.memory[span] for span, _ in spans)]
+        saved = self.saved
+        spans = list(saved.plan.spans())
+        by_hidden, by_context = saved.product(saved.by_hidden), saved.product(saved.by_context)
+        befores = [saved.first_memory, *(saved.memory[span] for span, _ in spans)]
         for (span, count), before in zip(reversed(spans), reversed(befores[:-1]), strict=True):
-            if of_hidden is not None:
-                self.hidden[:count] += of_hidden[span]
-            kept = tape.gates[span], before, tape.memory[span]
-            sizes = count, before.shape[1], self.joint.shape[1]
-            towards = self.hidden, self.memory, self.gates[span]
-            tape.plan.loops.call("lstm_backward", *sizes, *kept, *towards)
+            if grad_hidden is not None:
+                self.hidden[:count] += grad_hidden[span]
+            saved.plan.library.call(
+                "lstm_backward", rows=count, units=before.shape[1], stride=self.joint.shape[1],
+                gates=saved.gates[span], before=before, memory=saved.memory[span],
+                grad_hidden=self.hidden, grad_memory=self.memory, grad_gates=self.gates[span],
+            )  # fmt: skip
             visual = by_context(self.gates[span])
-            if of_visual is not None:
-                visual += of_visual[span]
-            self._through_gate(span, visual, None if of_beta is None else of_beta[span])
-            self._through_attention(span, count)
+            if grad_visual is not None:
+                visual += grad_visual[span]
+            self._through_gate(span, visual, None if grad_beta is None else grad_beta[span])
+            self._through_attention(span)
             self.hidden[:count] = by_hidden(self.joint[span])
 
-    def _through_gate(self, span: slice, visual: Tensor, of_beta: Tensor | None) -> None:
-        tape = self.tape
-        if tape.beta is None:
+    def _through_gate(self, span: slice, visual: Tensor, grad_beta: Tensor | None) -> None:
+        saved = self.saved
+        if saved.beta is None:
             self.context[span] = visual
             return
-        beta = tape.beta[span]
-        by_beta = visual * tape.context[span]
+        beta = saved.beta[span]
+        by_beta = visual * saved.context[span]
         if beta.shape[1] == 1:
             by_beta = by_beta.sum(1, keepdim=True)
-        if of_beta is not None:
-            by_beta += of_beta
+        if grad_beta is not None:
+            by_beta += grad_beta
         self.gate[span] = by_beta * beta * (1 - beta)
         torch.mul(visual, beta, out=self.context[span])
 
-    def _through_attention(self, span: slice, count: int) -> None:
-        tape, plan = self.tape, self.tape.plan
-        query = torch.empty_like(tape.queries[span])
+    def _through_attention(self, span: slice) -> None:
+        saved, plan = self.saved, self.saved.plan
+        query = torch.empty_like(saved.queries[span])
         expected = plan.expected
-        if tape.location is not None and expected is None:
+        if saved.location is not None and expected is None:
             expected = torch.zeros_like(plan.items, dtype=torch.bool)
-        location = None if tape.location is None else tape.location[span]
-        logprob = None if self.logprob is None else self.logprob[span]
-        towards = self.context[span], self.alpha[span], expected, location, logprob
-        kept = tape.values, tape.alpha[span]
-        made = self.scores[span], query
-        scoring = tape.scoring(span)
-        plan.loops.call("attend_backward", count, *scoring, plan.scale, *kept, *towards, *made)
+        plan.library.call(
+            "attend_backward", **saved.scoring(span), alpha=saved.alpha[span],
+            grad_context=self.context[span], grad_alpha=self.alpha[span], expected=expected,
+            chosen=None if saved.location is None else saved.location[span],
+            grad_logprob=None if self.logprob is None else self.logprob[span],
+            grad_scores=self.scores[span], grad_queries=query,
+        )  # fmt: skip
         self.query[span] = query
 
     def gradients(self, *, values: bool) -> tuple[Tensor | None, ...]:
-        """Return the gradients of `Tape`'s arguments; that of the values only if wanted."""
-        tape, weights = self.tape, self.tape.weights
-        of_keys, of_v, of_values = self._of_annotations(values)
+        """Return the gradients of the tensors of `unroll`; that of the values only if wanted."""
+        saved, weights = self.saved, self.saved.weights
+        grad_keys, grad_v, grad_values = self._of_annotations(values)
         by_hidden = self._weight(self.joint, self._hidden_before())
-        of_query, of_hidden, of_gate, _ = by_hidden.split(tape.sizes, 0)
-        of_context = self._weight(self.gates, tape.visual)
+        grad_query, grad_hidden, grad_gate, _ = by_hidden.split(saved.sizes, 0)
+        grad_context = self._weight(self.gates, saved.visual)
         return (
             self.gates,
             self.hidden,
             self.memory,
-            of_keys,
-            of_values,
-            of_query,
+            grad_keys,
+            grad_values,
+            grad_query,
             None if weights.query_bias is None else self.query.sum(0),
-            of_v,
-            None if weights.gate is None else of_gate,
+            grad_v,
+            None if weights.gate is None else grad_gate,
             None if weights.gate is None else self.gate.sum(0),
-            torch.cat([of_context, of_hidden], 1),
+            torch.cat([grad_context, grad_hidden], 1),
         )
 
-    def _weight(self, of_product: Tensor, factor: Tensor) -> Tensor:
-        """Return the gradient of W where of_product (R, ·) is that of factor (R, ·) W'."""
-        lower = self.tape.plan.lower or factor.dtype
-        return (of_product.to(lower).t() @ factor.to(lower)).to(factor.dtype)
+    def _weight(self, grad_product: Tensor, factor: Tensor) -> Tensor:
+        """Return the gradient of W where grad_product (R, ·) is that of factor (R, ·) W'."""
+        autocast = self.saved.plan.autocast or factor.dtype
+        return (grad_product.to(autocast).t() @ factor.to(autocast)).to(factor.dtype)
 
     def _hidden_before(self) -> Tensor:
         """Return h_{t-1} of each row, (R, H)."""
-        tape = self.tape
-        spans = list(tape.plan.spans())
-        first = tape.first_hidden[: spans[0][1]]
-        rest = (tape.hidden[a.start : a.start + n] for (a, _), (_, n) in pairwise(spans))
+        saved = self.saved
+        spans = list(saved.plan.spans())
+        first = saved.first_hidden[: spans[0][1]]
+        rest = (saved.hidden[a.start : a.start + n] for (a, _), (_, n) in pairwise(spans))
         return torch.cat([first, *rest])
 
     def _of_annotations(self, values: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the gradients of keys, v and values, each the sum over an item's rows."""
-        tape, plan = self.tape, self.tape.plan
-        items, cells, size = tape.keys.shape
-        v, features = tape.weights.v, tape.values.shape[2]
-        of_item = torch.cat([plan.items[:count] for count in plan.counts])
+        saved, plan = self.saved, self.saved.plan
+        items, cells, size = saved.keys.shape
+        v = saved.weights.v
+        item_of_row = torch.cat([plan.items[:count] for count in plan.counts])
         first = torch.zeros(items + 1, dtype=torch.int64)
-        first[1:] = torch.bincount(of_item, minlength=items).cumsum(0)
-        order = torch.argsort(of_item, stable=True)
-        weights = self._weights_of_cells() if values else None
-        of_v = None if v is None else tape.keys.new_empty(items, size)
-        of_values = torch.empty_like(tape.values) if values else None
-        kept = tape.keys, tape.queries, v, self.scores, weights, self.context
-        made = of_v, of_values
-        sizes = items, cells, size, features
-        plan.loops.call("collect", *sizes, first, order, *kept, *made)
-        # `collect` has put the gradient of the keys in their place
-        return tape.keys, None if of_v is None else of_v.sum(0), of_values
+        first[1:] = torch.bincount(item_of_row, minlength=items).cumsum(0)
+        order = torch.argsort(item_of_row, stable=True)
+        grad_v = None if v is None else saved.keys.new_empty(items, size)
+        grad_values = torch.empty_like(saved.values) if values else None
+        plan.library.call(
+            "collect", items=items, cells=cells, size=size, features=saved.values.shape[2],
+            first=first, row=order, keys=saved.keys, queries=saved.queries, v=v,
+            coded=int(saved.coded), grad_scores=self.scores,
+            weights=self._weights_of_cells() if values else None, grad_context=self.context,
+            grad_v=grad_v, grad_values=grad_values,
+        )  # fmt: skip
+        # `collect` has replaced the keys by their gradient
+        return saved.keys, None if grad_v is None else grad_v.sum(0), grad_values
 
     def _weights_of_cells(self) -> Tensor:
         """Return what each cell had of each row's context, (R, L): alpha, or 1 at one cell."""
-        tape, plan = self.tape, self.tape.plan
-        if tape.location is None:
-            return tape.alpha
-        chosen = torch.zeros_like(tape.alpha).scatter_(1, tape.location[:, None], 1.0)
+        saved, plan = self.saved, self.saved.plan
+        if saved.location is None:
+            return saved.alpha
+        chosen = torch.zeros_like(saved.alpha).scatter_(1, saved.location[:, None], 1.0)
         if plan.expected is None:
             return chosen
         expected = torch.cat([plan.expected[:count] for count in plan.counts])
-        return torch.where(expected[:, None], tape.alpha, chosen)
+        return torch.where(expected[:, None], saved.alpha, chosen)
 
 
 def unroll(
@@ -358,9 +364,9 @@ def unroll(
     memory: Tensor,
     keys: Tensor,
     values: Tensor,
-    weights: Weights,
-    plan: Plan,
-) -> Recurrence:
+    weights: RecurrentWeights,
+    plan: UnrollPlan,
+) -> RecurrenceOutput:
     """Run all steps.
 
     Args:
@@ -373,18 +379,18 @@ def unroll(
         plan: the rest.
     """
     tensors = (word_gates, hidden, memory, keys, values, *weights)
-    return Recurrence(*_Unroll.apply(plan, *tensors))  # type: ignore[no-untyped-call]
+    return RecurrenceOutput(*_Unroll.apply(plan, *tensors))  # type: ignore[no-untyped-call]
 
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # pyright: ignore[reportUntypedFunctionDecorator]
-    def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        tape = ctx.tape = Tape(plan, *tensors)  # type: ignore[arg-type]
-        tape.forward()
+    def forward(ctx: Any, plan: UnrollPlan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved = ForwardPass(plan, *tensors)  # type: ignore[arg-type]
+        saved.run()
         ctx.set_materialize_grads(False)
-        # Other tensors over the same numbers: what the tape holds must not hold the graph.
-        out = tuple(None if x is None else x.detach() for x in tape.out())
+        # Other tensors over the same numbers: what is saved must not hold the graph.
+        out = tuple(None if x is None else x.detach() for x in saved.outputs())
         if out[4] is not None:
             ctx.mark_non_differentiable(out[4])
         return out
@@ -395,8 +401,10 @@ class _Unroll(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        if ctx.tape is None:
+        if ctx.saved is None:
             raise RuntimeError("the backward pass was made already; run the forward pass again")
-        tape, ctx.tape = ctx.tape, None  # its memory is needed for the gradients that follow
-        of_tensors = go_back(tape, grads, ctx.needs_input_grad[1:])
-        return None, *of_tensors
+        saved, ctx.saved = ctx.saved, None  # its memory is needed for the gradients that follow
+        hidden, context, alpha, beta, _, logprob = grads
+        backward = BackwardPass(saved, alpha, logprob)
+        backward.run(hidden, context, beta)
+        return None, *backward.gradients(values=ctx.needs_input_grad[5])

@@ -1,8 +1,10 @@
-"""The strongest words of logits that are all there.
+"""The vocabulary layer of a compiled step, and its strongest words.
 
-One pass over the logits adds the bias, sums for the softmax and notes the largest of every 64
-words; then only the few blocks that may hold one of the strongest are read again. Numpy and the
-array standard's operations (`regard.decoding.topk`) go over them three times.
+If all logits are computed, one pass over them adds the bias, sums for the softmax and notes the
+largest of every 64 words; then only the few blocks that may hold one of the strongest are read
+again. Numpy and the array standard's operations (`regard.decoding.topk`) go over them three times.
+Of a large vocabulary, products in 16-bit integers find the words that may be the strongest, and
+only these are computed in full.
 """
 
 from __future__ import annotations
@@ -13,35 +15,38 @@ from typing import NamedTuple
 
 import numpy as np
 
+from regard.native import dispatch
 from regard.native.cpp_library import Library
-from regard.native.packed_product import ALIGNED, Product, new, steps
+from regard.native.packed_product import ALIGNED, PackedProduct, aligned_empty, element_strides
 
 BLOCK = 64
 """Words that share one maximum: RANKED in cpp/words.cpp."""
 
 
-class Ranking:
-    """Implements `regard.types.Ranking` for the logits of one step.
+class LogitRanking:
+    """Implements `regard.types.Ranking` for computed logits of one step.
 
     Attributes:
         logits: (B, V), finished.
         normaliser: (B,) float64, log sum exp of each row.
     """
 
-    def __init__(self, logits: np.ndarray, bias: np.ndarray, loops: Library) -> None:
+    def __init__(self, logits: np.ndarray, bias: np.ndarray, library: Library) -> None:
         """Finish the logits.
 
         Args:
             logits: (B, V) less the bias, which is added in place; its columns lie side by side.
             bias: (V,).
-            loops: compiled for their type.
+            library: the compiled loops for their type.
         """
         rows, words = logits.shape
-        self.logits, self._loops = logits, loops
+        self.logits, self._library = logits, library
         self._maxima = np.empty((rows, -(-words // BLOCK)), logits.dtype)
         normaliser = np.empty(rows, logits.dtype)
-        given = rows, words, steps(logits)[0], bias
-        loops.call("rank", *given, logits, self._maxima, normaliser)
+        library.call(
+            "rank", rows=rows, words=words, stride=element_strides(logits)[0], bias=bias,
+            logits=logits, maxima=self._maxima, normaliser=normaliser,
+        )  # fmt: skip
         self.normaliser = normaliser.astype(np.float64)
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,17 +55,17 @@ class Ranking:
         count = min(count, words)
         ids = np.empty((rows, count), np.int64)
         values = np.empty((rows, count), self.logits.dtype)
-        given = rows, words, steps(self.logits)[0], count
-        self._loops.call("strongest", *given, self.logits, self._maxima, ids, values)
+        self._library.call(
+            "strongest", rows=rows, words=words, stride=element_strides(self.logits)[0],
+            count=count, logits=self.logits, maxima=self._maxima, ids=ids, values=values,
+        )  # fmt: skip
         return ids, values.astype(np.float64)
 
 
-_MANY = 2048
-"""Words from which on integers are used."""
-_ROOM = 64  # words that panels may be longer by; no processor's vectors hold more
+_MARGIN = 64  # words that panels may be longer by; no processor's vectors hold more
 
 
-class Strong(NamedTuple):
+class StrongestWords(NamedTuple):
     """The strongest words of some rows, best first; ties go to the smaller id.
 
     Attributes:
@@ -74,38 +79,38 @@ class Strong(NamedTuple):
     normaliser: np.ndarray
 
 
-class WordLayer:
-    """deep output (B, E) -> logits (B, V), by a weight that stays as it is."""
+class VocabularyLayer:
+    """deep output (B, E) -> logits (B, V), by a constant weight."""
 
     def __init__(
-        self, weight: np.ndarray, bias: np.ndarray, loops: Library, *, short: bool | None = None
+        self, weight: np.ndarray, bias: np.ndarray, library: Library, *, int16: bool | None = None
     ) -> None:
-        """Bring the weight into the form that products read.
+        """Pack the weight.
 
         Args:
             weight: (V, E).
             bias: (V,).
-            loops: compiled for their type.
-            short: whether to use 16-bit integers; None: where the processor gains by them, and
-                there are words enough.
+            library: the compiled loops for their type.
+            int16: whether to use 16-bit integers; None: as `dispatch.STRONGEST_WORDS` says.
         """
         self.words = len(weight)
         self._weight, self._bias = (np.ascontiguousarray(x) for x in (weight, bias))
-        self._loops = loops
-        if short is None:
-            short = self.words >= _MANY and _pay(loops)
-        self._short = _ShortWeight(self._weight, self._bias, loops) if short else None
-        self._product = None if short else self._packed()
+        self._library = library
+        if int16 is None:
+            case = dispatch.Case(dtypes=(library.dtype,), words=self.words)
+            int16 = dispatch.STRONGEST_WORDS.choose(case) == dispatch.INT16
+        self._int16 = _Int16Weight(self._weight, self._bias, library) if int16 else None
+        self._product = None if int16 else self._packed()
 
-    def full(self, deep: np.ndarray) -> Ranking:
+    def full(self, deep: np.ndarray) -> LogitRanking:
         """Compute all logits (B, V) of deep outputs (B, E)."""
-        if self._product is None:  # few ever ask
+        if self._product is None:  # rarely needed with integers
             self._product = self._packed()
-        logits = new(deep, len(deep), self.words + -self.words % ALIGNED)[:, : self.words]
+        logits = aligned_empty(deep, len(deep), self.words + -self.words % ALIGNED)[:, : self.words]
         self._product.into(logits, deep)
-        return Ranking(logits, self._bias, self._loops)
+        return LogitRanking(logits, self._bias, self._library)
 
-    def strongest(self, deep: np.ndarray, count: int) -> Strong | None:
+    def strongest(self, deep: np.ndarray, count: int) -> StrongestWords | None:
         """Find the strongest words without all logits.
 
         Args:
@@ -113,97 +118,102 @@ class WordLayer:
             count: M.
 
         Returns:
-            M words of each row; None where integers are not used, or M is more than a 64th of V.
+            M words of each row; None if integers are not used, or M is more than a 64th of V.
         """
-        if self._short is None or not 0 < count <= self.words // BLOCK:
+        if self._int16 is None or not 0 < count <= self.words // BLOCK:
             return None
-        return self._short.strongest(np.ascontiguousarray(deep), count)
+        return self._int16.strongest(np.ascontiguousarray(deep), count)
 
-    def _packed(self) -> Product:
-        return Product(self._weight.T, self._loops)
+    def _packed(self) -> PackedProduct:
+        return PackedProduct(self._weight.T, self._library)
 
 
-class WordRanking:
-    """Implements `regard.types.Ranking` for one step; computed when it is asked for.
+class LazyRanking:
+    """Implements `regard.types.Ranking` for one step; computed on demand.
 
     Attributes:
         words: V.
     """
 
     def __init__(
-        self, layer: WordLayer, deep: np.ndarray, team: Callable[[], AbstractContextManager[None]]
+        self,
+        layer: VocabularyLayer,
+        deep: np.ndarray,
+        threads: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """Note what is to be read.
+        """Keep what the ranking is computed from.
 
         Args:
-            layer: that reads it.
+            layer: computes it.
             deep: (B, E).
-            team: holds the number of threads that loops take.
+            threads: holds the number of threads that the library use.
         """
         self.words = layer.words
-        self._layer, self._deep, self._team = layer, deep, team
-        self._full: Ranking | None = None
-        self._strong: Strong | None = None
+        self._layer, self._deep, self._threads = layer, deep, threads
+        self._full: LogitRanking | None = None
+        self._strong: StrongestWords | None = None
 
     def logits(self) -> np.ndarray:
         """Return (B, V)."""
-        return self._all().logits
+        return self._all_logits().logits
 
     @property
     def normaliser(self) -> np.ndarray:
         """See `regard.types.Ranking`; after `strongest` it costs nothing."""
         strong = self._found(1)
-        return self._all().normaliser if strong is None else strong.normaliser.astype(np.float64)
+        return (
+            self._all_logits().normaliser
+            if strong is None
+            else strong.normaliser.astype(np.float64)
+        )
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `regard.types.Ranking.strongest`."""
         strong = self._found(count)
         if strong is not None:
             return strong.ids[:, :count], strong.logits[:, :count].astype(np.float64)
-        ranking = self._all()
-        with self._team():
+        ranking = self._all_logits()
+        with self._threads():
             return ranking.strongest(count)
 
-    def _found(self, count: int) -> Strong | None:
-        """Return `count` strongest words or more; None: all logits are there, or are needed."""
+    def _found(self, count: int) -> StrongestWords | None:
+        """Return `count` strongest words or more; None: all logits are computed, or needed."""
         if self._full is None and (self._strong is None or self._strong.ids.shape[1] < count):
-            with self._team():
+            with self._threads():
                 self._strong = self._layer.strongest(self._deep, count)
         return self._strong if self._full is None else None
 
-    def _all(self) -> Ranking:
+    def _all_logits(self) -> LogitRanking:
         if self._full is None:
-            with self._team():
+            with self._threads():
                 self._full = self._layer.full(self._deep)
         return self._full
 
 
-class _ShortWeight:
+class _Int16Weight:
     """The weight in 16-bit integers, each word's in steps of its own."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray, loops: Library) -> None:
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, library: Library) -> None:
         words, inner = weight.shape
-        self._weight, self._bias, self._loops = weight, bias, loops
-        self._pairs = new(np.empty(0, np.int32), (words + _ROOM) * -(-inner // 2))
+        self._weight, self._bias, self._library = weight, bias, library
+        self._pairs = aligned_empty(np.empty(0, np.int32), (words + _MARGIN) * -(-inner // 2))
         self._pairs.fill(0)
         self._step, self._length, rounded = (np.empty(words, weight.dtype) for _ in range(3))
-        given = words, inner, weight, self._pairs, self._step, self._length, rounded
-        loops.call("shorten_words", *given)
+        library.call(
+            "shorten_words", words=words, inner=inner, weight=weight, panels=self._pairs,
+            step=self._step, length=self._length, rounded=rounded,
+        )  # fmt: skip
         self._rounded = float(rounded.max())
 
-    def strongest(self, deep: np.ndarray, count: int) -> Strong:
-        """See `WordLayer.strongest`; there are `count` blocks of words."""
+    def strongest(self, deep: np.ndarray, count: int) -> StrongestWords:
+        """See `VocabularyLayer.strongest`; there are `count` blocks of words."""
         (rows, inner), words = deep.shape, len(self._weight)
         ids, values = np.empty((rows, count), np.int64), np.empty((rows, count), deep.dtype)
         normaliser = np.empty(rows, deep.dtype)
-        self._loops.call(
-            "strong_words", rows, inner, words, count, deep, self._weight, self._bias,
-            self._pairs, self._step, self._length, self._rounded, ids, values, normaliser,
+        self._library.call(
+            "strong_words", rows=rows, inner=inner, words=words, count=count, x=deep,
+            weight=self._weight, bias=self._bias, panels=self._pairs, word_step=self._step,
+            length=self._length, rounded=self._rounded, ids=ids, values=values,
+            normaliser=normaliser,
         )  # fmt: skip
-        return Strong(ids, values, normaliser)
-
-
-def _pay(loops: Library) -> bool:
-    answer = np.zeros(1, np.int64)
-    loops.call("pairs_pay", answer)
-    return bool(answer[0])
+        return StrongestWords(ids, values, normaliser)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from regard.captioner import Captioner
 from regard.config import Recipe
 from regard.errors import CheckpointError, RegardError
-from regard.model.rng import Draws
+from regard.model.rng import SlicedGenerator
 from regard.training.batches import Chunk, plan_epoch
 from regard.training.devices import Devices
 from regard.training.distillation import mean_probs
@@ -243,7 +243,7 @@ def _run_batch(
         if run.teachers:
             items = [run.splits.train.items[i] for i in batch.items]
             batch = replace(batch, teacher=mean_probs(run.teachers, batch, items, views[part]))
-        draws = Draws(torch.Generator().manual_seed(seed), part, len(chunks))
+        draws = SlicedGenerator(torch.Generator().manual_seed(seed), part, len(chunks))
         with devices.autocast(run.recipe.training.precision):
             vectors = run.pictures.vectors(batch.vectors, batch.mask)
             projected = state.decoder.project(vectors, batch.mask)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from regard.types.caption import SCHEMA_VERSION, AttentionTrace, Caption, Word
 from regard.types.decoding import (
+    CONTEXTS,
     Annotations,
     Array,
     DecoderState,
     Hypothesis,
+    LocationChooser,
     ProjectedAnnotations,
     Ranking,
     Step,
+    location_chooser,
 )
 from regard.types.media import MEDIA, Clip, Grid, Media, Medium, Scan
 
 __all__ = [
+    "CONTEXTS",
     "MEDIA",
     "SCHEMA_VERSION",
     "Annotations",
@@ -28,6 +32,7 @@ __all__ = [
     "DecoderState",
     "Grid",
     "Hypothesis",
+    "LocationChooser",
     "Media",
     "Medium",
     "ProjectedAnnotations",
@@ -35,4 +40,5 @@ __all__ = [
     "Scan",
     "Step",
     "Word",
+    "location_chooser",
 ]

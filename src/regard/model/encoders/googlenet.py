@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from regard.config import EncoderConfig
 from regard.errors import ConfigError
-from regard.media.preprocess import PreprocessingSpec
 from regard.model.encoders.base import PictureEncoder
 
 WEIGHTS = "googlenet-1378be20.pth"
@@ -92,31 +91,13 @@ class GoogLeNet(PictureEncoder):
                 not there.
         """
         super().__init__()
-        if config.level not in _LAST:
-            raise ConfigError(
-                f"encoder.level is {config.level!r}; googlenet has {', '.join(_LAST)}."
-            )
-        if config.image_size % 32:
-            raise ConfigError(
-                f"encoder.image_size is {config.image_size}; googlenet takes multiples of 32, so "
-                "that every cell covers the same number of pixels."
-            )
-        self.name, self.level = config.name, config.level
-        # Fresh weights are drawn first; the caller's random numbers go on unmoved.
+        strides = {"stride16": 16, "stride32": 32}
+        self._read_squares(config, strides, multiple=32, mean=127.5, std=127.5)
+        # Fresh weights are drawn first; the caller's random numbers are unchanged.
         with torch.random.fork_rng(devices=[]):
-            features = self._build(_LAST[config.level])
+            self.annotation_dim = self._build(_LAST[config.level])
         if pretrained:
             self._load()
-        self.annotation_dim = features
-        cells = config.image_size // (16 if config.level == "stride16" else 32)
-        self.grid_shape = (cells, cells)
-        self.spec = PreprocessingSpec(
-            size=config.image_size,
-            resize=config.resize,
-            interpolation="bilinear",
-            mean=(127.5, 127.5, 127.5),
-            std=(127.5, 127.5, 127.5),
-        )
 
     def _build(self, last: str) -> int:
         """Build the layers up to a module, by the names of the file of weights."""

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from regard.config import EncoderConfig
 from regard.errors import ConfigError, MissingExtra
-from regard.media import ScanSpec
-from regard.model.encoders.base import Encoder
+from regard.model.encoders.base import ScanEncoder, reproducible_weights
 
 PREFIX = "monai:"
 _RESNETS = {
@@ -169,23 +168,21 @@ _KEPT = "_feature_map_of_a_trace"
 _GROUPS = 8  # channels are normalised in at most so many groups
 
 
-class _Reached(Exception):
-    """No error: carries the wanted feature map out of a network that is cut there."""
+class _FeatureMapExit(Exception):
+    """Carries the feature map out of a network that is cut after it; not an error."""
 
     def __init__(self, feature_map: Tensor) -> None:
         super().__init__()
         self.feature_map = feature_map
 
 
-class MonaiNetwork(Encoder):
+class MonaiNetwork(ScanEncoder):
     """One feature map of a MONAI network; the grid is (slices, rows, cols).
 
     `level` is "strideN", the last feature map whose cells are N voxels wide along every axis, or
     the name of a module, such as "layer3" of a ResNet or "features.denseblock2" of a DenseNet.
     """
 
-    grid_axes = ("slices", "rows", "cols")
-    spec: ScanSpec
     exportable = False  # few scans are encoded at a time: tracing takes longer than it saves
 
     def __init__(self, config: EncoderConfig, *, pretrained: bool = True) -> None:
@@ -202,14 +199,9 @@ class MonaiNetwork(Encoder):
                 cells do not cover it evenly.
             MissingExtra: MONAI is not installed.
         """
-        super().__init__()
+        super().__init__(config.volume)
         self.name, self.level = config.name, config.level
-        volume = config.volume
-        self.spec = ScanSpec(volume.shape, volume.spacing, volume.window)
-        self.input_shape = (1, *volume.shape)
-        # Reproducible, and torch's global generator is left as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with reproducible_weights():
             self._network = _without_batch_norm(create_network(config)).eval()
             maps = _maps(self._network, torch.zeros(1, *self.input_shape), config)
             self._module = _chosen(config, maps)
@@ -217,7 +209,7 @@ class MonaiNetwork(Encoder):
             self._take_out_what_follows()
         shape = maps[self._module]
         self.annotation_dim, self.grid_shape = shape[1], tuple(shape[2:])
-        strides = (v // c for v, c in zip(volume.shape, self.grid_shape, strict=True))
+        strides = (v // c for v, c in zip(config.volume.shape, self.grid_shape, strict=True))
         self.shift = tuple(
             (stride - 1) // 2 if is_resnet(self._network) else 0 for stride in strides
         )
@@ -229,7 +221,7 @@ class MonaiNetwork(Encoder):
     def _feature_map(self, pixels: Tensor) -> Tensor:
         try:
             self._network(pixels)
-        except _Reached as reached:
+        except _FeatureMapExit as reached:
             return reached.feature_map
         # While it is traced: what runs behind the map are identities, and no part of the graph.
         kept = self._network.get_submodule(self._module).__dict__.pop(_KEPT, None)
@@ -346,4 +338,4 @@ def _leave(module: nn.Module, _inputs: Any, output: Tensor) -> None:
     if torch.compiler.is_compiling():  # a tracer loses its way where an exception leaves a module
         module.__dict__[_KEPT] = output
         return
-    raise _Reached(output)
+    raise _FeatureMapExit(output)

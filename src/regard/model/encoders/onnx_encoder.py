@@ -1,8 +1,8 @@
-"""A module as an ONNX graph that still says what torch says, with its weights by their own names.
+"""Modules as ONNX graphs, and encoders run by onnxruntime.
 
-torch's exporter can fold BatchNorm into convolutions and transpose matrices beforehand; either
-makes new weights, which a checkpoint does not hold. Here the graph keeps every weight as it is, so
-that it can point into `model.safetensors`; onnxruntime folds the same things when it loads.
+torch's exporter can fold BatchNorm into convolutions and transpose matrices; both make new weights,
+which a checkpoint does not hold. Here the graph keeps every weight and its name, so that it can
+point into `model.safetensors`; onnxruntime does the same folding when it loads.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from torch import Tensor, nn
 
 from regard.errors import MissingExtra
 from regard.model.encoders.base import Encoder
+from regard.native import dispatch
 from regard.util.onnx_session import open_session
 
-_FOLDED = 64  # numbers of a constant that is worked out beforehand; what is larger stays as it was
+_FOLDED = 64  # numbers of the largest constant that is folded
 
 
 def trace_graph(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
     *,
-    takes: Sequence[str],
-    gives: Sequence[str],
-    dynamic: Sequence[dict[int, Any]],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    dynamic_axes: Sequence[dict[int, Any]],
 ) -> Any:
     """Return an `onnx.ModelProto` of a module in evaluation mode.
 
     Args:
         module: on the CPU; its weights become initialisers by their names in `state_dict`.
         inputs: an example; its dynamic sizes should be above 1.
-        takes: names of the inputs.
-        gives: names of the outputs.
-        dynamic: for each input its dynamic axes, as `torch.export.Dim`s.
+        input_names: of the graph.
+        output_names: of the graph.
+        dynamic_axes: for each input its dynamic axes, as `torch.export.Dim`s.
 
     Raises:
         MissingExtra: onnx or onnxscript is not installed.
@@ -50,15 +51,15 @@ def trace_graph(
         optimizer: Any = importlib.import_module("onnxscript.optimizer")
     except ImportError as error:
         raise MissingExtra("onnxscript", "export", "exporting a model") from error
-    # The exporter talks to stdout and warns about its own internals; neither is the user's.
+    # The exporter prints and warns about its own internals; users need neither.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),
             inputs,
-            input_names=list(takes),
-            output_names=list(gives),
-            dynamic_shapes=tuple(dynamic),
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamic_shapes=tuple(dynamic_axes),
             dynamo=True,
             verbose=False,
             optimize=False,
@@ -75,7 +76,7 @@ def trace_graph(
             )
             passes.RemoveUnusedNodesPass()(model)
         _drop_zero_biases(model)
-        for tidy in (
+        for graph_pass in (
             passes.RemoveUnusedNodesPass(),
             passes.RemoveUnusedFunctionsPass(),
             passes.RemoveUnusedOpsetsPass(),
@@ -86,14 +87,14 @@ def trace_graph(
             passes.OutputFixPass(),
             passes.NameFixPass(),
         ):
-            tidy(model)
-    return _named(_plain(program.model_proto), takes)
+            graph_pass(model)
+    return _renamed_inputs(_without_metadata(program.model_proto), input_names)
 
 
 def _drop_zero_biases(model: Any) -> None:
-    """Take from every convolution the bias that the exporter made up.
+    """Remove the zero bias that the exporter adds to every convolution without one.
 
-    It is of no use, and that of a 3D convolution has a wrong shape (onnxscript 0.7.2).
+    That of a 3D convolution has a wrong shape (onnxscript 0.7.2).
     """
     for node in model.graph:
         if node.op_type != "Conv" or len(node.inputs) < 3 or node.inputs[2] is None:
@@ -109,9 +110,9 @@ def _drop_zero_biases(model: Any) -> None:
             node.replace_input_with(2, None)
 
 
-def _named(proto: Any, takes: Sequence[str]) -> Any:
-    """Give the inputs their names: one that passes through is named after its output."""
-    names = {value.name: name for value, name in zip(proto.graph.input, takes, strict=True)}
+def _renamed_inputs(proto: Any, input_names: Sequence[str]) -> Any:
+    """Rename the inputs: the exporter names one that is also an output after that output."""
+    names = {value.name: name for value, name in zip(proto.graph.input, input_names, strict=True)}
     for value in proto.graph.input:
         value.name = names[value.name]
     for node in proto.graph.node:
@@ -119,8 +120,8 @@ def _named(proto: Any, takes: Sequence[str]) -> Any:
     return proto
 
 
-def _plain(proto: Any) -> Any:
-    """Take out what the exporter wrote down of this machine: paths and lines of source files."""
+def _without_metadata(proto: Any) -> Any:
+    """Remove what the exporter recorded of this machine: paths and lines of source files."""
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
@@ -129,29 +130,28 @@ def _plain(proto: Any) -> Any:
     return proto
 
 
-class Encode(Protocol):
+class EncodeFunction(Protocol):
     """Maps pixels (N, *input_shape) float32 and mask (N, L) to vectors (N, L, D) float32."""
 
     def __call__(self, pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Encode; without a mask all cells are real."""
+        """Encode pixels; without a mask all cells are real."""
         ...
 
 
-def encode_with(encoder: Encoder, *, runtime: str = "auto", threads: int = 0) -> Encode:
-    """Return the fastest function that encodes pixels with this encoder.
+def encode_with(encoder: Encoder, *, runtime: str = "auto", threads: int = 0) -> EncodeFunction:
+    """Return the function that encodes pixels as `dispatch.ENCODER` says.
 
     Args:
-        encoder: on the CPU and in evaluation mode for onnxruntime; else torch is used.
-        runtime: "auto" (onnxruntime where it and onnxscript are installed), "onnxruntime",
-            or "torch".
+        encoder: in evaluation mode.
+        runtime: "auto" (onnxruntime if it and onnxscript are installed), "onnxruntime" or "torch".
         threads: of onnxruntime; 0: as many as torch has.
 
     Raises:
         CheckpointError: onnxruntime cannot load the encoder's graph.
-        ImportError: runtime is "onnxruntime" and it is not installed.
+        ImportError: `runtime` is "onnxruntime" and it is not installed.
     """
-    on_cpu = next(encoder.parameters()).device.type == "cpu"
-    if runtime == "torch" or not on_cpu or not encoder.exportable:
+    case = dispatch.case_of(next(encoder.parameters()), exportable=encoder.exportable)
+    if runtime == "torch" or dispatch.ENCODER.choose(case) == dispatch.TORCH:
         return _torch(encoder)
     try:
         return _onnxruntime(encoder, threads or torch.get_num_threads())
@@ -161,7 +161,7 @@ def encode_with(encoder: Encoder, *, runtime: str = "auto", threads: int = 0) ->
         return _torch(encoder)
 
 
-def _torch(encoder: Encoder) -> Encode:
+def _torch(encoder: Encoder) -> EncodeFunction:
     device = next(encoder.parameters()).device
 
     def encode(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -174,11 +174,11 @@ def _torch(encoder: Encoder) -> Encode:
 
 
 def channels_last(pixels: torch.Tensor) -> torch.Tensor:
-    """Return pictures with the channels last: convolutions on a CPU run twice as fast."""
+    """Return pictures in channels-last order, in which convolutions on a CPU run twice as fast."""
     return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
 
 
-def _onnxruntime(encoder: Encoder, threads: int) -> Encode:
+def _onnxruntime(encoder: Encoder, threads: int) -> EncodeFunction:
     session = open_session(_graph(encoder), threads, spin=True)
 
     def encode(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -193,8 +193,8 @@ def _graph(encoder: Encoder) -> bytes:
     graph = trace_graph(
         encoder,
         (torch.zeros(2, *encoder.input_shape),),
-        takes=("pixels",),
-        gives=("vectors",),
-        dynamic=({0: torch.export.Dim("pictures")},),
+        input_names=("pixels",),
+        output_names=("vectors",),
+        dynamic_axes=({0: torch.export.Dim("pictures")},),
     )
     return graph.SerializeToString()

@@ -1,9 +1,9 @@
-"""Local motion: a small 3D CNN whose vectors join a clip's frame vectors.
+"""Clips and scans through a picture's encoder, and a small 3D CNN for the motion of a clip.
 
-Yao et al. 2015, section 4.1: 3×3×3 kernels, ReLU, local max-pooling. Deviations: theirs reads
-cuboids of HOG, HOF and MBH and is trained to recognise actions beforehand; this one reads the
-frames' pixels and their differences from the frame before, and is trained with the captions. It
-pools over space alone, so that every frame keeps its own vector.
+Local motion follows Yao et al. 2015, section 4.1: 3×3×3 kernels, ReLU, local max-pooling.
+Deviations: theirs reads cuboids of HOG, HOF and MBH and is trained to recognise actions beforehand;
+this one reads the frames' pixels and their differences from the frame before, and is trained with
+the captions. It pools over space only, so that every frame keeps its own vector.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from torch.nn import functional
 
 from regard.config import VideoConfig, VolumeConfig
 from regard.errors import ConfigError
-from regard.media import ClipSpec, ScanSpec
+from regard.media import ClipSpec
 from regard.media.reader import clip_spec
-from regard.model.encoders.base import Encoder, PictureEncoder
+from regard.model.encoders.base import (
+    Encoder,
+    PictureEncoder,
+    ScanEncoder,
+    init_convolutions,
+    reproducible_weights,
+)
 from regard.model.encoders.onnx_encoder import channels_last
 
-_SIDE = 28  # frames are averaged down to this many pixels a side at most: cuboids are coarse too
+_SIDE = 28  # frames are averaged down to at most this many pixels a side; cuboids are coarse, too
 LAYERS = 3
-"""Convolutions; a frame's vector sees so many frames to each side, and one more before it."""
+"""Convolutions; a frame's vector sees this many frames to each side, and one more before it."""
 
 
 class MotionNetwork(nn.Module):
@@ -40,16 +46,11 @@ class MotionNetwork(nn.Module):
         super().__init__()
         self.grid = grid
         widths = (6, max(8, features // 4), max(8, features // 2), features)
-        # Reproducible, and torch's global generator is left as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with reproducible_weights():
             self.layers = nn.ModuleList(
                 nn.Conv3d(width, wider, 3, padding=1) for width, wider in pairwise(widths)
             )
-            for layer in self.layers:
-                layer = cast("nn.Conv3d", layer)
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(cast("Tensor", layer.bias))
+            init_convolutions(self.layers)
 
     def forward(self, pixels: Tensor, real: Tensor) -> Tensor:
         """Return motion vectors, (N, K, rows·cols, features).
@@ -84,7 +85,7 @@ def _smaller(pixels: Tensor) -> Tensor:
 
 
 class FrameEncoder(Encoder):
-    """K frames of a clip through a picture's encoder."""
+    """The frames of a clip through a picture's encoder."""
 
     spec: ClipSpec
 
@@ -117,7 +118,7 @@ class FrameEncoder(Encoder):
             self.exportable = False  # a graph of pixels cannot know where the clip ends
 
     def untrained_parameters(self) -> list[nn.Parameter]:
-        """Return the motion network's: nobody trained it, so that it is never frozen."""
+        """Return those of the motion network, which nobody has trained."""
         return [] if self.motion is None else list(self.motion.parameters())
 
     def frozen_parameters(self) -> list[nn.Parameter]:
@@ -159,10 +160,9 @@ def _real_frames(pixels: Tensor, mask: Tensor) -> Tensor:
 _WHITE = 255.0
 
 
-class SliceEncoder(Encoder):
-    """The slices of a scan through a picture's encoder; the grid is (slices, rows, cols)."""
+class SliceEncoder(ScanEncoder):
+    """The slices of a scan through a picture's encoder."""
 
-    spec: ScanSpec
     mean: Tensor
     std: Tensor
 
@@ -176,7 +176,7 @@ class SliceEncoder(Encoder):
         Raises:
             ConfigError: the input's rows and cols are not the size that the encoder reads.
         """
-        super().__init__()
+        super().__init__(config)
         size = picture.spec.size
         if config.shape[1:] != (size, size):
             raise ConfigError(
@@ -191,10 +191,7 @@ class SliceEncoder(Encoder):
         self.picture = picture
         self.name, self.level = picture.name, picture.level
         self.annotation_dim = picture.annotation_dim
-        self.spec = ScanSpec(config.shape, config.spacing, config.window)
-        self.input_shape = (1, *config.shape)
         self.pictures_per_item = config.shape[0]
-        self.grid_axes = ("slices", "rows", "cols")
         self.grid_shape = (config.shape[0], *picture.grid_shape)
         for name, value in (("mean", picture.spec.mean), ("std", picture.spec.std)):
             # Not saved: the picture's specification is the encoder's own.

@@ -48,6 +48,29 @@ inline T exp_of(T x) { return exponential(bounded(x)); }
 inline T sigmoid(T x) { return T(1) / (T(1) + exp_of(-x)); }
 inline T tanh_of(T x) { return T(2) / (T(1) + exp_of(T(-2) * x)) - T(1); }
 
+// exp(-2 x) is a number of the type while |x| <= BOUND. A larger x (or NaN) is kept as a code, which
+// is negative: -x if x > 0, else x times 2^64, so that no digit is lost. Example in float:
+// 50 -> -50, -50 -> -9.2e20, and 3 -> exp(-6).
+constexpr T BOUND = sizeof(T) == sizeof(float) ? T(43) : T(350);
+constexpr T LARGEST_CODED = T(1LL << 60), FACTOR = T(18446744073709551616.0);
+inline bool within(T x) { return std::abs(x) <= BOUND; }
+inline T coded_of(T x) {
+    const T kept = x > LARGEST_CODED ? LARGEST_CODED : (x < -LARGEST_CODED ? -LARGEST_CODED : x);
+    return kept < 0 ? kept * FACTOR : -kept;
+}
+inline T decoded(T code) { return code < T(-4) * LARGEST_CODED ? code / FACTOR : -code; }
+
+// exp(-2 (k + q)) of two numbers that `exponentials` has read; CODED: either may be a code. The rest
+// is multiplied in two halves: exp(-2 q) alone may leave the type where the product does not.
+template <bool CODED>
+inline T exp_of_sum(T key, T query) {
+    if (!CODED) return key * query;
+    const T both = (key > 0 ? key : T(1)) * (query > 0 ? query : T(1));
+    const T rest = (key > 0 ? T(0) : decoded(key)) + (query > 0 ? T(0) : decoded(query));
+    const T half = exp_of(-rest);
+    return both * half * half;
+}
+
 // Numbers in a vector of the processor, and in a line of its caches.
 #ifdef __AVX512F__
 constexpr int64_t VECTOR = 64 / sizeof(T);
@@ -81,13 +104,25 @@ inline void add_scaled(T* to, T by, const T* x, int64_t n) {
 
 extern "C" {
 
-void exponentials(int64_t n, const T* x, T* out) {
-#pragma omp parallel for schedule(static) num_threads(team())
+// exp(-2 x) of n numbers, or their codes; `coded` (one number) says whether there are codes.
+void exponentials(int64_t n, const T* x, T* out, int64_t* coded) {
+    int any = 0;
+#pragma omp parallel for schedule(static) num_threads(team()) reduction(| : any)
     for (int64_t start = 0; start < n; start += 4096) {
         const int64_t stop = start + 4096 < n ? start + 4096 : n;
+        int far = 0;
+#pragma omp simd reduction(| : far)
+        for (int64_t i = start; i < stop; ++i) far |= !within(x[i]);
+        any |= far;
+        if (!far) {
 #pragma omp simd
-        for (int64_t i = start; i < stop; ++i) out[i] = exp_of(T(-2) * x[i]);
+            for (int64_t i = start; i < stop; ++i) out[i] = exp_of(T(-2) * x[i]);
+        } else {
+            for (int64_t i = start; i < stop; ++i)
+                out[i] = within(x[i]) ? exp_of(T(-2) * x[i]) : coded_of(x[i]);
+        }
     }
+    *coded = any;
 }
 
 // How many threads the loops take that this thread calls; 0: as many as OpenMP gives it.

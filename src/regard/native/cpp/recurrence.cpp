@@ -30,23 +30,23 @@ void lstm(int64_t rows, int64_t units, T* gates, const T* before, T* memory, T* 
     }
 }
 
-// of_gates has rows of `stride` numbers; of_memory holds the later step's and gets this one's.
+// grad_gates has rows of `stride` numbers; grad_memory holds the later step's and gets this one's.
 void lstm_backward(int64_t rows, int64_t units, int64_t stride, const T* gates, const T* before,
-                   const T* memory, const T* of_hidden, T* of_memory, T* of_gates) {
+                   const T* memory, const T* grad_hidden, T* grad_memory, T* grad_gates) {
 #pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t row = 0; row < rows; ++row) {
         const T *i = gates + 4 * row * units, *f = i + units, *o = f + units, *g = o + units;
-        T* out = of_gates + row * stride;
+        T* out = grad_gates + row * stride;
 #pragma omp simd
         for (int64_t u = 0; u < units; ++u) {
             const int64_t at = row * units + u;
             const T t = tanh_of(memory[at]);
-            const T of_m = of_memory[at] + of_hidden[at] * o[u] * (T(1) - t * t);
-            out[u] = of_m * g[u] * i[u] * (T(1) - i[u]);
-            out[units + u] = of_m * before[at] * f[u] * (T(1) - f[u]);
-            out[2 * units + u] = of_hidden[at] * t * o[u] * (T(1) - o[u]);
-            out[3 * units + u] = of_m * i[u] * (T(1) - g[u] * g[u]);
-            of_memory[at] = of_m * f[u];
+            const T grad_m = grad_memory[at] + grad_hidden[at] * o[u] * (T(1) - t * t);
+            out[u] = grad_m * g[u] * i[u] * (T(1) - i[u]);
+            out[units + u] = grad_m * before[at] * f[u] * (T(1) - f[u]);
+            out[2 * units + u] = grad_hidden[at] * t * o[u] * (T(1) - o[u]);
+            out[3 * units + u] = grad_m * i[u] * (T(1) - g[u] * g[u]);
+            grad_memory[at] = grad_m * f[u];
         }
     }
 }

@@ -175,7 +175,7 @@ struct Row {
 extern "C" {
 
 // Whether this processor takes less time for pairs of 16-bit numbers than for single ones of 32.
-void pairs_pay(int64_t* answer) {
+void int16_pays(int64_t* answer) {
 #if defined(__AVX512VNNI__) || (defined(__AVX2__) && !defined(__AVX512F__))
     *answer = sizeof(T) == sizeof(float);
 #else

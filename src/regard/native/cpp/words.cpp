@@ -51,12 +51,12 @@ void cross_entropy(int64_t rows, int64_t words, int64_t stride, const T* bias, T
 }
 
 // Probabilities become the gradient of the logits.
-void cross_entropy_backward(int64_t rows, int64_t words, int64_t stride, T* x,
-                            const int64_t* target, T smoothing, const T* of_loss) {
+void cross_entropy_backward(int64_t rows, int64_t words, int64_t stride, T* logits,
+                            const int64_t* target, T smoothing, const T* grad_loss) {
 #pragma omp parallel for schedule(static) num_threads(team())
     for (int64_t row = 0; row < rows; ++row) {
-        T* p = x + row * stride;
-        const T by = of_loss[row], less = smoothing / words;
+        T* p = logits + row * stride;
+        const T by = grad_loss[row], less = smoothing / words;
 #pragma omp simd
         for (int64_t w = 0; w < words; ++w) p[w] = by * (p[w] - less);
         p[target[row]] -= by * (T(1) - smoothing);

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import ObjectiveConfig
-from regard.model.decoder import AttentionDecoder, Unrolled
-from regard.model.rng import Randomness
+from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
+from regard.model.rng import Rng
 from regard.types import ProjectedAnnotations
 
 
@@ -82,7 +82,7 @@ class Objective(nn.Module, ABC):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: Randomness,
+        generator: Rng,
     ) -> Loss:
         """Return the loss.
 
@@ -97,7 +97,9 @@ class Objective(nn.Module, ABC):
 _PLAIN = ObjectiveConfig()
 
 
-def caption_logprob(unrolled: Unrolled, batch: Batch, config: ObjectiveConfig = _PLAIN) -> Tensor:
+def caption_logprob(
+    unrolled: TeacherForcingOutput, batch: Batch, config: ObjectiveConfig = _PLAIN
+) -> Tensor:
     """Return log p(y | a): **summed over the words of each caption**, (B,), float32 or wider.
 
     Without a config it is that of the captions' own words. With label smoothing and teachers a
@@ -116,7 +118,7 @@ def caption_logprob(unrolled: Unrolled, batch: Batch, config: ObjectiveConfig = 
     return -(losses * batch.steps).sum(1)
 
 
-def teacher_losses(unrolled: Unrolled, teacher: Tensor) -> Tensor:
+def teacher_losses(unrolled: TeacherForcingOutput, teacher: Tensor) -> Tensor:
     """Return -sum_v t(v) log p(v) of every real word, **not reduced**: (R,).
 
     Args:

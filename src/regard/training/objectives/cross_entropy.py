@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regard.model.decoder import AttentionDecoder
-from regard.model.rng import Randomness
+from regard.model.rng import Rng
 from regard.training.objectives.base import (
     Batch,
     Loss,
@@ -26,7 +26,7 @@ class CrossEntropy(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: Randomness,
+        generator: Rng,
     ) -> Loss:
         """See `Objective.loss`."""
         unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=generator)

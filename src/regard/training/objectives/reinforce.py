@@ -7,7 +7,7 @@ from torch import Tensor
 
 from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder
-from regard.model.rng import Randomness, uniform
+from regard.model.rng import Rng, uniform
 from regard.training.objectives.base import (
     Batch,
     Loss,
@@ -53,7 +53,7 @@ class HardAttentionObjective(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: Randomness,
+        generator: Rng,
     ) -> Loss:
         """See `Objective.loss`."""
         expected = self._draw_expected(projected, batch, generator)
@@ -121,7 +121,7 @@ class HardAttentionObjective(Objective):
         self.started.fill_(True)
 
     def _draw_expected(
-        self, projected: ProjectedAnnotations, batch: Batch, generator: Randomness
+        self, projected: ProjectedAnnotations, batch: Batch, generator: Rng
     ) -> Tensor:
         """Return (B,) bool, True where a picture's sample is replaced by its expectation."""
         pictures = projected.mask.shape[0]

@@ -12,8 +12,8 @@ from regard.backends.torch_backend import TorchStep, evaluating
 from regard.config import ObjectiveConfig
 from regard.data.dataset import CaptionDataset
 from regard.metrics.cider import CiderD, sentence_bleu
-from regard.model.decoder import AttentionDecoder, Unrolled
-from regard.model.rng import Randomness, choose, fork
+from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
+from regard.model.rng import Rng, sample_categorical, spawn
 from regard.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
 from regard.training.objectives.base import Batch, Loss, Objective
 from regard.training.objectives.cross_entropy import CrossEntropy
@@ -58,11 +58,11 @@ class SelfCritical(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         batch: Batch,
-        generator: Randomness,
+        generator: Rng,
     ) -> Loss:
         """See `Objective.loss`."""
         samples = self.config.samples
-        tokens = self.sample(decoder, projected, samples, fork(generator))
+        tokens = self.sample(decoder, projected, samples, spawn(generator))
         rewards = self._rewards(tokens, batch.items, samples)
         baseline = self._baseline(decoder, projected, batch, rewards)
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
@@ -80,7 +80,7 @@ class SelfCritical(Objective):
         decoder: AttentionDecoder,
         projected: ProjectedAnnotations,
         captions_per_item: int,
-        generator: Randomness | None,
+        generator: Rng | None,
     ) -> Tensor:
         """Sample captions, or decode greedily if `generator` is None.
 
@@ -89,11 +89,11 @@ class SelfCritical(Objective):
             forcing that follows draws the same random numbers whatever was sampled.
         """
         with torch.no_grad(), evaluating(decoder):
-            fast = TorchStep.of(decoder)
+            compiled = TorchStep.from_decoder(decoder)
             step = (
                 partial(decoder.step, projected=projected)
-                if fast is None
-                else partial(fast, ready=fast.ready(projected))
+                if compiled is None
+                else partial(compiled, projected=compiled.pack(projected))
             )
             state = decoder.init_state(projected, captions_per_item)
             rows = state.hidden.shape[0]
@@ -107,7 +107,7 @@ class SelfCritical(Objective):
                 if generator is None:
                     token = logits.argmax(-1)
                 else:
-                    token = choose(torch.softmax(logits, -1), generator)
+                    token = sample_categorical(torch.softmax(logits, -1), generator)
                 sampled[:, t] = torch.where(alive, token, PAD)
                 alive = alive & (token != END)
                 state = found.state
@@ -136,7 +136,7 @@ class SelfCritical(Objective):
         return self._rewards(self.sample(decoder, projected, 1, None), batch.items, 1)
 
 
-def sampled_logprob(unrolled: Unrolled, words: Tensor) -> Tensor:
+def sampled_logprob(unrolled: TeacherForcingOutput, words: Tensor) -> Tensor:
     """Return log p of words among those that are sampled, **not reduced**: (B, T), 0 at padding.
 
     <pad>, <start> and <unk> are excluded, since they are never sampled: a policy must not gain by
