@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from regard.backends.base import IN_CACHE
+from regard.backends import IN_CACHE
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 from regard.util.onnx_session import Graph, open_session
@@ -31,7 +31,7 @@ _CONTEXTS = ("expected", "sample", "argmax")
 
 
 class OnnxBackend:
-    """Runs the graphs of a model; see `Backend` and `regard.checkpoint.onnx_manifest`."""
+    """Runs the graphs of a model; see `Backend` and `regard.checkpoint.components`."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.backends.base import IN_CACHE
+from regard.backends import IN_CACHE
 from regard.errors import UnknownName
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder

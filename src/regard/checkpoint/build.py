@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from regard.checkpoint.folder import (
@@ -172,7 +172,7 @@ def save_checkpoint(
                 name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                 for name, value in weights.items()
             }
-            save_file(plain, new / "model.safetensors", metadata={"format": "pt"})
+            safetensors.torch.save_file(plain, new / "model.safetensors", metadata={"format": "pt"})
             files = {name: file_digest(new / name) for name in DIGESTED}
             config = {"format_version": FORMAT_VERSION} | config | {"files": files}
             _write_json(new / "config.json", config)

@@ -16,8 +16,8 @@ from regard.cli import options
 from regard.cli.output import json_line, tables
 
 if TYPE_CHECKING:
+    from regard.checkpoint.components import OnnxManifest
     from regard.checkpoint.folder import Checkpoint
-    from regard.checkpoint.onnx_manifest import OnnxManifest
 
 _SCORES = {"bleu4": "BLEU-4", "meteor": "METEOR", "cider_d": "CIDEr-D"}
 
@@ -71,8 +71,8 @@ def info(
     ] = False,
 ) -> None:
     """Show the parts and the settings of a model."""
+    from regard.checkpoint.components import read_manifest
     from regard.checkpoint.folder import load_checkpoint
-    from regard.checkpoint.onnx_manifest import read_manifest
     from regard.pretrained import find_model
 
     checkpoint = load_checkpoint(find_model(model))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regard.checkpoint.onnx_manifest import ENCODER, INIT, MOTION, STEP
+from regard.checkpoint.components import ENCODER, INIT, MOTION, STEP
 from regard.model.attention import AdditiveScores, Attended, Attention, HardAttention, Scores
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, FrameEncoder

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.backends.base import Backend
+from regard.backends import Backend
 from regard.errors import UnknownName
 from regard.types import Annotations, Array, DecoderState, Grid, ProjectedAnnotations, Step
 from regard.types.decoding import array_namespace
