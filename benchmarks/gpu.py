@@ -29,7 +29,7 @@ from regard.model.decoder import AttentionDecoder
 from regard.native import dispatch
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.training.batches import Chunk, plan_epoch
-from regard.training.objectives.base import Batch, caption_logprob, doubly_stochastic, expand_cells
+from regard.training.objectives.base import Batch, caption_logprob, doubly_stochastic
 
 IDS = Ids(START, END, forbidden=(PAD, START, UNKNOWN))
 BEAM = 3
@@ -106,7 +106,7 @@ def loss_of(decoder: AttentionDecoder, data: Resident, items: Tensor, tokens: Te
     # Padding is read too: to leave it out the host would have to know where it lies.
     unrolled = decoder(read, decoder.project(vectors, mask))
     logprob = caption_logprob(unrolled, batch)
-    penalty = doubly_stochastic(unrolled.alpha, batch.steps, expand_cells(mask, len(tokens)))
+    penalty = doubly_stochastic(unrolled.alpha, batch.steps, mask)
     return -logprob.mean() + penalty, -logprob.sum() / batch.steps.sum()
 
 

@@ -19,7 +19,7 @@ from regard.config import ObjectiveConfig, OptimizerConfig
 from regard.model.decoder import AttentionDecoder
 from regard.training.objectives.base import Batch
 from regard.training.objectives.cross_entropy import CrossEntropy
-from regard.training.optimizer import build_optimizer
+from regard.training.state import build_optimizer
 
 _BATCHES = 8
 _MEMORY_STEPS = 4

@@ -10,8 +10,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from regard.bulk.containers import Unit
 from regard.bulk.filesystem import Places, shown
-from regard.bulk.sources import Unit, units_of
+from regard.bulk.sources import units_of
 from regard.bulk.worker import Item, items_of
 from regard.errors import ConfigError, DatasetError
 from regard.media import find_files

@@ -99,13 +99,13 @@ def test_shards_of_others_name_captions_in_json_or_text(tmp_path: Path) -> None:
 def test_captions_in_shards_are_a_list(dataset: CaptionDataset, tmp_path: Path) -> None:
     about = json.dumps({"captions": "a red dog"}).encode()
     tar(tmp_path / "others.tar", a__jpg=toys.jpeg(1), a__json=about)
-    with pytest.raises(DatasetError, match="captions of a are 'a red dog'; a list of texts"):
+    with pytest.raises(DatasetError, match="captions of a are 'a red dog'; expected a list"):
         load_shards(str(tmp_path / "others.tar"))
     manifest = Path(write_shards(dataset, str(tmp_path / "shards")))
     values = json.loads(manifest.read_text())
     values["shards"][0]["samples"][0]["captions"] = "a red dog"
     manifest.write_text(json.dumps(values))
-    with pytest.raises(DatasetError, match=r"captions of 0\.jpg are 'a red dog'; a list of texts"):
+    with pytest.raises(DatasetError, match=r"captions of 0\.jpg are 'a red dog'; expected a list"):
         load_shards(str(manifest))
 
 

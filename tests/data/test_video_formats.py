@@ -63,7 +63,7 @@ def test_msvd_without_its_mapping_or_with_a_wrong_one(msvd: Path) -> None:
         load_dataset(msvd)
     assert len(read_caption_file(msvd).faults) == 4
     (msvd / "youtube_mapping.txt").write_text("abc_0_9\n")
-    with pytest.raises(DatasetError, match="no mapping; wanted lines"):
+    with pytest.raises(DatasetError, match="not a mapping; expected lines"):
         load_dataset(msvd)
     (msvd / "youtube_mapping.txt").unlink()
     with pytest.raises(DatasetError, match=r"no .*youtube_mapping\.txt that says"):
@@ -102,7 +102,7 @@ def test_the_corpus_table_takes_english_and_the_official_split(msvd: Path) -> No
 def test_a_corpus_table_that_is_not_whole(msvd: Path) -> None:
     path = msvd / "corpus.csv"
     path.write_text("VideoID,Start,Description\na,1,b\n")
-    with pytest.raises(DatasetError, match=r"line 1.*wanted VideoID, Start, End"):
+    with pytest.raises(DatasetError, match=r"line 1.*expected VideoID, Start, End"):
         load_dataset(path)
     path.write_text(CORPUS.splitlines()[0] + "\nabc,1\n")
     with pytest.raises(DatasetError, match="line 2: fewer fields"):
@@ -161,7 +161,7 @@ def test_a_list_of_clips_and_their_captions(tmp_path: Path) -> None:
 def test_a_clip_s_captions_are_a_list(tmp_path: Path) -> None:
     path = tmp_path / "clips_captions.json"
     path.write_text(json.dumps([{"file": "a.avi", "captions": "a red dog"}]))
-    with pytest.raises(DatasetError, match=r"captions of a\.avi are 'a red dog'; a list of texts"):
+    with pytest.raises(DatasetError, match=r"captions of a\.avi are 'a red dog'; expected a list"):
         load_dataset(path)
 
 

@@ -20,7 +20,7 @@ from regard.decoding import DecodingOptions, decode
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.export import export_model
 from regard.export.trace_graphs import trace_model
-from regard.export.weights import Stored, pointed_at, stored_weights
+from regard.export.write_graphs import WeightLocation, point_to_file, weight_locations
 from regard.model.encoders import build_encoder
 from regard.model.encoders.onnx_encoder import trace_graph
 from regard.util.onnx_session import Graph, open_session
@@ -126,7 +126,7 @@ def test_cells_and_batch_are_dynamic(exported: Path) -> None:
 
 
 def test_graphs_hold_no_weights_and_nothing_of_the_machine(exported: Path) -> None:
-    stored = stored_weights(exported / "model.safetensors")
+    stored = weight_locations(exported / "model.safetensors")
     for name in ("encoder.onnx", "init.onnx", "step.onnx"):
         graph = onnx.load(exported / name, load_external_data=False)
         own = sum(len(w.raw_data) for w in graph.graph.initializer)
@@ -290,7 +290,7 @@ def test_an_encoder_in_8_bits_sees_nearly_the_same(exported: Path, tmp_path: Pat
 def test_weights_lie_where_the_header_says(exported: Path) -> None:
     content = (exported / "model.safetensors").read_bytes()
     weights = load_checkpoint(exported).weights
-    for name, place in stored_weights(exported / "model.safetensors").items():
+    for name, place in weight_locations(exported / "model.safetensors").items():
         raw = np.frombuffer(content[place.start : place.start + place.length], np.float16)
         np.testing.assert_array_equal(
             raw.astype(np.float32), weights[name].numpy().astype(np.float32).ravel()
@@ -302,7 +302,7 @@ def test_a_weight_of_another_shape_is_refused() -> None:
         nn.Linear(3, 2), (torch.zeros(2, 3),), takes=("x",), gives=("y",), dynamic=({},)
     )
     with pytest.raises(ConfigError, match="weight is stored as F16"):
-        pointed_at(graph, {"weight": Stored("F16", (3, 3), 0, 18)}, "model.safetensors")
+        point_to_file(graph, {"weight": WeightLocation("F16", (3, 3), 0, 18)}, "model.safetensors")
 
 
 def test_a_disk_that_fills_up_leaves_the_old_graphs(
@@ -316,7 +316,7 @@ def test_a_disk_that_fills_up_leaves_the_old_graphs(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("regard.export._manifest", full)
+    monkeypatch.setattr("regard.export.write_graphs._manifest", full)
     with pytest.raises(CheckpointError, match="No space left"):
         export_model(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -18,7 +18,7 @@ from regard.training.batches import collate, make_chunks, plan_epoch
 from regard.training.objectives.base import Batch
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.training.objectives.reinforce import HardAttentionObjective
-from regard.training.optimizer import build_optimizer, rate_factor, set_rate
+from regard.training.state import build_optimizer, rate_factor, set_rate
 
 
 def learn(recipe: Recipe, pixels: Tensor, captions: Sequence[str]) -> Captioner:

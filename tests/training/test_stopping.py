@@ -7,8 +7,7 @@ from typing import Any, cast
 import pytest
 
 from regard.config import OptimizerConfig
-from regard.training.optimizer import rate_factor
-from regard.training.state import TrainState
+from regard.training.state import TrainState, rate_factor
 
 
 def judged(metric: str, *evaluations: tuple[float, float]) -> list[tuple[bool, int]]:

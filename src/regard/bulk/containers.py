@@ -1,4 +1,6 @@
-"""Files that hold files: WebDataset tars and Parquet.
+"""Units of work, and the files that hold files: WebDataset tars and Parquet.
+
+A unit is a run of items that are captioned, written and resumed together.
 
 In a tar, files whose names agree up to the first dot are a sample. Every picture, clip or scan in
 it is an item; a sample without any is an item that failed. Other files of a sample are not read.
@@ -7,14 +9,16 @@ it is an item; a sample without any is an item that failed. Other files of a sam
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, cast
 
-from regard.bulk.filesystem import Place
+from regard.bulk.filesystem import Entry, Place
 from regard.errors import DatasetError, MediaError, MissingExtra
 from regard.media.find import medium_by_name
 
@@ -24,55 +28,97 @@ _BUFFER = 2**22  # bytes per read
 _NO_MEDIA = "its sample holds no picture, clip or scan."
 _FAULTS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
+Named = tuple[str, str]
+"""The name of an item, and the reason why it cannot be captioned, or ""."""
 
-def parts_of_tar(place: Place, path: str, size: int) -> Iterator[tuple[int, int | None]]:
-    """Yield runs of whole samples: the byte where each starts, and its number of items.
+
+@dataclass(frozen=True)
+class Unit:
+    """A run of items.
+
+    Attributes:
+        kind: "files" of a folder, "listed" files, "tar" or "parquet".
+        size: bytes of its files, 0 where unknown; changes of a source show in it.
+        count: number of items; None where it is unknown before they are read.
+        entries: files and listed: path, or the entry of the list, and the reason why it cannot be
+            captioned, or "".
+        file: listed, tar and parquet: path of the list, tar or Parquet file.
+        at: tar: the byte where the first member starts; parquet: the first row in the group.
+        group: parquet: the row group.
+        first: parquet: the number of the first row in the file.
+        column: parquet: the column to read.
+    """
+
+    kind: str
+    size: int = 0
+    count: int | None = None
+    entries: tuple[Named, ...] = ()
+    file: str = ""
+    at: int = 0
+    group: int = 0
+    first: int = 0
+    column: str = ""
+
+    def to_json(self) -> str:
+        """Return one line of JSON; file names that are not UTF-8 are kept."""
+        values = {k: v for k, v in asdict(self).items() if v not in (0, "", ())}
+        if self.entries:
+            values["entries"] = [list(e) if e[1] else e[0] for e in self.entries]
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Unit:
+        """Return the unit that `to_json` wrote."""
+        values = json.loads(line)
+        entries = tuple((e, "") if isinstance(e, str) else tuple(e) for e in values["entries"]) \
+            if "entries" in values else ()  # fmt: skip
+        return cls(**values | {"entries": entries})
+
+
+def units_of_tar(place: Place, found: Entry, size: int) -> Iterator[Unit]:
+    """Yield units of whole samples.
 
     Only headers are read, and only of local uncompressed tars. Elsewhere each header would be a
-    request of its own, and a compressed tar can only be read from its start. Such a tar is one run
-    of an unknown number of items.
+    request of its own, and a compressed tar can only be read from its start. Such a tar is one unit
+    with an unknown number of items.
 
     Args:
         place: file system of the tar.
-        path: of the tar.
-        size: number of items after which a run ends with its sample.
+        found: the tar.
+        size: number of items after which a unit ends with its sample.
     """
-    if not place.is_local or not path.lower().endswith(".tar"):
-        yield 0, None
+
+    def unit(at: int, count: int | None) -> Unit:
+        return Unit("tar", found.size or 0, count, file=found.path, at=at)
+
+    if not place.is_local or not found.path.lower().endswith(".tar"):
+        yield unit(0, None)
         return
-    begun, count = 0, 0
+    start, count = 0, 0
     try:
-        with place.open(path) as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
-            for _, begins, _ in _items(tar):
-                if begins is not None and count >= size:
-                    yield begun, count
-                    begun, count = begins, 0
+        with place.open(found.path) as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
+            for _, sample, _ in _items(tar):
+                if sample is not None and count >= size:
+                    yield unit(start, count)
+                    start, count = sample, 0
                 count += 1
     except _FAULTS:
-        yield begun, None  # the error is reported when the items are read
+        yield unit(start, None)  # the error is reported when the items are read
         return
     if count:
-        yield begun, count
+        yield unit(start, count)
 
 
-def files_of_tar(
-    place: Place, path: str, at: int, count: int | None
-) -> Iterator[tuple[str, bytes | None, str]]:
-    """Yield the name of each item of a run, its bytes, and the reason if it failed, else "".
+def files_of_tar(place: Place, unit: Unit) -> Iterator[tuple[str, bytes | None, str]]:
+    """Yield the name of each item of a unit, its bytes, and the reason if it failed, else "".
 
     A damaged tar ends with an item that failed.
-
-    Args:
-        place: file system of the tar.
-        path: of the tar.
-        at: the byte where the run starts.
-        count: number of items; None: to the end.
     """
-    name, found = place.url(path), 0
-    mode = "r|" if path.lower().endswith(".tar") else "r|gz"
+    name, found = place.url(unit.file), 0
+    mode = "r|" if unit.file.lower().endswith(".tar") else "r|gz"
     try:
-        with place.open(path) as raw:
-            raw.seek(at)
+        with place.open(unit.file) as raw:
+            raw.seek(unit.at)
             # tarfile's own buffer copies all its remaining bytes at every read.
             buffered = io.BufferedReader(cast("io.RawIOBase", raw), _BUFFER)
             with tarfile.open(fileobj=buffered, mode=mode) as tar:
@@ -80,7 +126,7 @@ def files_of_tar(
                     content = None if fault else _content(tar, member)
                     found += 1
                     yield f"{name}#{member.name}", content, fault
-                    if found == count:
+                    if found == unit.count:
                         return
     except _FAULTS as error:
         yield name, None, f"the tar is damaged after {found} items: {error or 'it ends'}."
@@ -146,54 +192,52 @@ def chosen_column(
     )
 
 
-def parts_of_parquet(
-    place: Place, path: str, size: int, column: str | None
-) -> Iterator[dict[str, Any]]:
-    """Yield runs of rows: column, row group, first row in the group and in the file, length.
+def units_of_parquet(place: Place, found: Entry, size: int, column: str | None) -> Iterator[Unit]:
+    """Yield units of rows; a file that is not Parquet is one item that failed.
 
     Args:
         place: file system of the file.
-        path: of the file.
-        size: largest number of rows of a run; a run lies in one row group.
+        found: the file.
+        size: largest number of rows of a unit, which lies in one row group.
         column: to read; None: the first usual one.
 
     Raises:
         DatasetError: there is no such column.
-        MediaError: the file is not Parquet.
         MissingExtra: pyarrow is not installed.
     """
-    with _opened(place, path) as file:
-        column = chosen_column(file.schema_arrow.names, column, _COLUMNS, place.url(path))
-        first = 0
-        for group in range(file.metadata.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            for at in range(0, rows, size):
-                yield {
-                    "column": column, "group": group, "at": at, "first": first + at,
-                    "count": min(size, rows - at),
-                }  # fmt: skip
-            first += rows
+    path, of_file, first = found.path, found.size or 0, 0
+    try:
+        with _opened(place, path) as file:
+            column = chosen_column(file.schema_arrow.names, column, _COLUMNS, place.url(path))
+            for group in range(file.metadata.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                for at in range(0, rows, size):
+                    count = min(size, rows - at)
+                    yield Unit("parquet", of_file, count, (), path, at, group, first + at, column)
+                first += rows
+    except MediaError as error:
+        yield Unit("files", of_file, 1, ((path, str(error)),))
 
 
-def values_of_parquet(
-    place: Place, path: str, column: str, group: int, at: int, count: int
-) -> Iterator[tuple[bytes | str | None, str]]:
-    """Yield the bytes or path of each row of a run, or None, and the name of its file.
+def values_of_parquet(place: Place, unit: Unit) -> Iterator[tuple[bytes | str | None, str]]:
+    """Yield the bytes or path of each row of a unit, or None, and the name of its file.
 
-    The rows of the group before the run are read as well: they lie in the same pages.
+    The rows of the group before the unit are read as well: they lie in the same pages.
 
     Raises:
         MediaError: the file is damaged, or its column holds neither bytes nor paths.
     """
-    with _opened(place, path) as file:
-        seen = 0
-        for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column]):
-            past = max(0, at - seen)
-            wanted = batch.slice(past, max(0, min(len(batch), at + count - seen) - past))
+    assert unit.count is not None
+    seen, end = 0, unit.at + unit.count
+    with _opened(place, unit.file) as file:
+        groups, columns = [unit.group], [unit.column]
+        for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=columns):
+            past = max(0, unit.at - seen)
+            wanted = batch.slice(past, max(0, min(len(batch), end - seen) - past))
             for value in wanted.column(0):
-                yield _value(value.as_py(), column)
+                yield _value(value.as_py(), unit.column)
             seen += len(batch)
-            if seen >= at + count:
+            if seen >= end:
                 return
 
 

@@ -21,9 +21,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from regard.bulk.containers import Unit
 from regard.bulk.filesystem import Place, Places, shown
 from regard.bulk.result_shards import check_form, counts_of
-from regard.bulk.sources import PLAN, Unit, fixed_folder, units_of
+from regard.bulk.sources import PLAN, fixed_folder, units_of
 from regard.checkpoint.folder import file_digest, load_checkpoint
 from regard.config import Recipe
 from regard.config.io import from_dict

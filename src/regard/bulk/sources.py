@@ -1,8 +1,8 @@
-"""From a source to units of work: runs of items that are captioned, written and resumed together.
+"""Sources and their units: runs of items that are captioned, written and resumed together.
 
 A source is a folder, a pattern, a list of files, a Parquet file or a WebDataset tar, or a folder or
-pattern of these. Its items come in one order, that of sorted paths, of lines, of rows, of members;
-each list is read once, and nothing but the names of one folder is held.
+pattern of these. The order of its items is fixed: that of sorted paths, lines, rows or members.
+Each list is read once, and only the names of one folder are held in memory.
 """
 
 from __future__ import annotations
@@ -14,101 +14,56 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 from regard.bulk.containers import (
     FILE_COLUMNS,
     TAR_SUFFIXES,
+    Named,
+    Unit,
     chosen_column,
-    parts_of_parquet,
-    parts_of_tar,
+    units_of_parquet,
+    units_of_tar,
 )
 from regard.bulk.filesystem import Entry, Place, Places
 from regard.data.dataset import delimiter_of
-from regard.errors import ConfigError, DatasetError, MediaError
+from regard.errors import ConfigError, DatasetError
 from regard.media.find import medium_by_name, series_in
 from regard.types.media import DICOM_SUFFIXES
 
 PLAN = "_plan.json"
-"""A folder that holds it has what bulk work wrote, which is no source even inside of one."""
+"""A folder with this file holds rows of a job, and is skipped inside a source."""
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
-
-Named = tuple[str, str]
-"""What an item is called, and what is wrong with it already: "" where nothing is."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A run of items.
-
-    Attributes:
-        kind: "files" of a folder, files that are "listed", "tar" or "parquet".
-        size: bytes of its files, 0 where unknown; part of what says that a source changed.
-        count: items; None where nobody knows before they are read.
-        entries: of files: path, and the reason why it cannot be captioned, or ""; of listed ones
-            what the list says instead of the path.
-        file: of a list, tar or Parquet file: its path.
-        at: of a tar: the byte where the first member begins; of Parquet: the row of the group.
-        group: of Parquet: the row group.
-        first: of Parquet: the number of the first row in the file.
-        column: of Parquet: what is read.
-    """
-
-    kind: str
-    size: int = 0
-    count: int | None = None
-    entries: tuple[Named, ...] = ()
-    file: str = ""
-    at: int = 0
-    group: int = 0
-    first: int = 0
-    column: str = ""
-
-    def to_json(self) -> str:
-        """Return it as a line; a file name that is no UTF-8 survives."""
-        values = {k: v for k, v in asdict(self).items() if v not in (0, "", ())}
-        if self.entries:
-            values["entries"] = [list(e) if e[1] else e[0] for e in self.entries]
-        return json.dumps(values)
-
-    @classmethod
-    def from_json(cls, line: str | bytes) -> Unit:
-        """Read what `to_json` wrote."""
-        values = json.loads(line)
-        entries = tuple((e, "") if isinstance(e, str) else tuple(e) for e in values["entries"]) \
-            if "entries" in values else ()  # fmt: skip
-        return cls(**values | {"entries": entries})
 
 
 def units_of(
     source: str, places: Places, *, size: int, column: str | None = None
 ) -> Iterator[Unit]:
-    """Yield the units of a source, always the same ones of the same source.
+    """Yield the units of a source, always the same ones for the same source.
 
     Args:
         source: a path or URL.
         places: opens it.
-        size: most items of a unit, where items can be told apart without reading them.
+        size: largest number of items of a unit, where items can be counted without reading them.
         column: of a list or Parquet file, that names or holds the files; None: a usual one.
 
     Raises:
-        ConfigError: there is no such source, or nothing in it to caption.
+        ConfigError: there is no such source, or it holds nothing to caption.
         DatasetError: a list has no such column.
-        MissingExtra: a Parquet file or place needs pyarrow.
+        MissingExtra: a Parquet file or file system needs pyarrow.
     """
     packer = _Packer(size)
     place, path = places.find(source)
-    lists = path.lower().endswith(LIST_SUFFIXES)  # a pattern may match lists of other things
+    lists = path.lower().endswith(LIST_SUFFIXES)  # lists matched by other patterns are not read
     for found in _expanded(source, place, path):
         name = found.path.lower()
         if name.endswith(".parquet"):
             yield from packer.rest()
-            yield from _parquet(place, found, size, column)
+            yield from units_of_parquet(place, found, size, column)
         elif name.endswith(TAR_SUFFIXES):
             yield from packer.rest()
-            yield from _tar(place, found, size)
+            yield from units_of_tar(place, found, size)
         elif lists and name.endswith(LIST_SUFFIXES):
             yield from packer.rest()
             for entry in _listed(place, found, column):
@@ -117,13 +72,13 @@ def units_of(
         elif place.is_local or not name.endswith(tuple(DICOM_SUFFIXES)):
             yield from packer.add((found.path, ""), found.size)
         else:
-            reason = "a DICOM series is read from a folder of this machine. Copy it to one."
+            reason = "a DICOM series is read from a folder of this machine only. Copy it to one."
             yield from packer.add((found.path, reason), found.size)
     yield from packer.rest()
 
 
 class _Packer:
-    """Puts files into units."""
+    """Packs files into units."""
 
     def __init__(self, size: int) -> None:
         self._limit, self._entries, self._bytes, self._file = size, list[Named](), 0, ""
@@ -144,7 +99,7 @@ class _Packer:
 
 
 def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
-    """Yield the files of a source; of a folder those that are captioned, or hold what is."""
+    """Yield the files of a source; in a folder only media, and files that hold some."""
     found = place.info(path)
     if found is not None and not found.is_folder:
         yield found
@@ -157,7 +112,7 @@ def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
     if empty:
         what = "holds nothing" if found else "is not there, and as a pattern matches nothing"
         raise ConfigError(
-            f"{place.url(path)} {what} to caption. Wanted: a folder or pattern of pictures, clips, "
+            f"{place.url(path)} {what} to caption. Name a folder or pattern of pictures, clips, "
             f"scans, .tar or .parquet files, or a list ({', '.join(LIST_SUFFIXES)})."
         )
 
@@ -186,7 +141,7 @@ def _is_taken(path: str, place: Place) -> bool:
     name = path.lower()
     if name.endswith((".parquet", *TAR_SUFFIXES)):
         return True
-    # A folder of this machine with DICOM files in it is a scan by itself.
+    # A local folder of DICOM files is a scan as a whole.
     is_slice = place.is_local and name.endswith(tuple(DICOM_SUFFIXES))
     return medium_by_name(path) is not None and not is_slice
 
@@ -207,12 +162,12 @@ def _matches(place: Place, pattern: str) -> Iterator[Entry]:
 
 
 def fixed_folder(pattern: str) -> str:
-    """Return the folder below which all lies that a pattern matches; "" is the current one."""
+    """Return the folder that all matches of a pattern lie in; "" is the current one."""
     return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
 
 
 def _expression(pattern: str) -> str:
-    """Return a pattern as a regular expression: `**/` is any folders, `*` and `?` no slash."""
+    """Return a pattern as a regular expression: only `**` matches slashes."""
     kinds = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
     made = ""
@@ -225,7 +180,7 @@ def _expression(pattern: str) -> str:
 
 
 def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
-    """Yield what a list names; a line that names nothing is an item that failed."""
+    """Yield the entries of a list; a line that names nothing is an item that failed."""
     with place.open(found.path) as raw:
         text = io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="")
         name = place.url(found.path)
@@ -253,7 +208,7 @@ def _rows(text: Any, name: str, column: str | None, *, tabs: bool) -> Iterator[N
             else:
                 yield f"{name}#{reader.line_num}", f"its column {column!r} is empty."
     except csv.Error as error:
-        raise DatasetError(f"{name} line {reader.line_num} is no CSV: {error}.") from error
+        raise DatasetError(f"{name} line {reader.line_num} is not CSV: {error}.") from error
 
 
 def _object(line: str, name: str, column: str | None) -> Named:
@@ -265,17 +220,4 @@ def _object(line: str, name: str, column: str | None) -> Named:
     if isinstance(file, str) and file:
         return file, ""
     wanted = column or FILE_COLUMNS[0]
-    return name, f'this line names no file; {{"{wanted}": "photo.jpg"}} was wanted.'
-
-
-def _tar(place: Place, found: Entry, size: int) -> Iterator[Unit]:
-    for at, count in parts_of_tar(place, found.path, size):
-        yield Unit("tar", found.size or 0, count, file=found.path, at=at)
-
-
-def _parquet(place: Place, found: Entry, size: int, column: str | None) -> Iterator[Unit]:
-    try:
-        for part in parts_of_parquet(place, found.path, size, column):
-            yield Unit("parquet", found.size or 0, **part, file=found.path)
-    except MediaError as error:
-        yield Unit("files", found.size or 0, 1, ((found.path, str(error)),))
+    return name, f'this line names no file; {{"{wanted}": "photo.jpg"}} was expected.'

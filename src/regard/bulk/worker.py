@@ -9,11 +9,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from inspect import GEN_CLOSED, getgeneratorstate
 
-from regard.bulk.containers import files_of_tar, values_of_parquet
+from regard.bulk.containers import Unit, files_of_tar, values_of_parquet
 from regard.bulk.filesystem import Place, Places, shown
 from regard.bulk.plan import Job, model_digest, part_name
 from regard.bulk.result_shards import Row, Shard, caption_row, failed_row, new_shard
-from regard.bulk.sources import Unit
 from regard.captioner import Deferred, Failure, Source
 from regard.errors import ConfigError, MediaError, RegardError
 from regard.media.find import medium_by_name, medium_of, medium_of_head
@@ -239,7 +238,7 @@ def items_of(unit: Unit, source: str, places: Places) -> Iterator[Item]:
                 _failed(shown(entry), error) if error else _named(entry, unit.file, source, places)
             )
     elif unit.kind == "tar":
-        for name, content, error in files_of_tar(place, unit.file, unit.at, unit.count):
+        for name, content, error in files_of_tar(place, unit):
             yield _failed(name, error) if content is None else _held(name, name, content)
     else:
         yield from _rows(unit, place, source, places)
@@ -249,9 +248,7 @@ def _rows(unit: Unit, place: Place, source: str, places: Places) -> Iterator[Ite
     url, done = place.url(unit.file), 0
     assert unit.count is not None
     try:
-        for value, inner in values_of_parquet(
-            place, unit.file, unit.column, unit.group, unit.at, unit.count
-        ):
+        for value, inner in values_of_parquet(place, unit):
             name = f"{url}#{unit.first + done}"
             done += 1
             if value is None:

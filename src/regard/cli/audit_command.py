@@ -12,14 +12,8 @@ import typer
 from rich.table import Column, Table
 
 from regard.cli import options
-from regard.cli.output import (
-    OutputFolder,
-    check_no_source,
-    complain,
-    tables,
-    write_text,
-    writing,
-)
+from regard.cli.options import argument, option
+from regard.cli.output import OutputFolder, check_no_source, complain, tables, write_text, writing
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
 
@@ -38,12 +32,10 @@ reading = typer.Typer(
 
 def audit(
     annotations: options.Annotations,
-    out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.csv and audit.json.")],
+    out: Annotated[Path, option("Folder for audit.html, audit.csv and audit.json.")],
     images: options.Images = None,
     model: options.Model = None,
-    against: Annotated[
-        str | None, typer.Option(help="An earlier model: what got better and worse since it?")
-    ] = None,
+    against: Annotated[str | None, option("An earlier model to compare with.")] = None,
     split: options.Split = "val",
     limit: options.Limit = 0,
     beam: options.Beam = 3,
@@ -133,12 +125,12 @@ def _print(audits: list[Audit], folder: Path) -> None:
 @reading.command()
 def draw(
     annotations: options.Annotations,
-    out: Annotated[Path, typer.Option(help=f"Folder for the sheets and {_TABLE}.")],
+    out: Annotated[Path, option(f"Folder for the sheets and {_TABLE}.")],
     images: options.Images = None,
     model: options.Model = None,
     split: options.Split = "val",
-    pictures: Annotated[int, typer.Option(help="Number of pictures to draw.")] = 100,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
+    pictures: Annotated[int, option("Number of pictures to draw.")] = 100,
+    seed: Annotated[int, option("The same seed draws the same pictures.")] = 0,
     beam: options.Beam = 3,
     device: options.Device = "cpu",
 ) -> None:
@@ -157,8 +149,8 @@ def draw(
 
     if (out / _TABLE).exists():
         raise ConfigError(
-            f"{out / _TABLE} exists already and may be filled in. Name another folder, or move it "
-            "away."
+            f"{out / _TABLE} exists already, and somebody may have filled it in. Name another "
+            "folder, or move it away."
         )
     split = split_named(split)
     dataset = load_dataset(annotations, images or "")
@@ -192,9 +184,7 @@ def draw(
 
 
 @reading.command()
-def count(
-    judgements: Annotated[list[Path], typer.Argument(help="Tables that were filled in.")],
-) -> None:
+def count(judgements: Annotated[list[Path], argument("Tables that were filled in.")]) -> None:
     """Count filled-in tables: each answer's number, its share and the share's 95 % interval."""
     from regard.audit.human_eval import ANSWERS, count_reading, interval
     from regard.util.safe_io import Unreadable, text_of

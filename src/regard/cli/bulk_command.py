@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from regard.cli import options
+from regard.cli.options import argument, option
 from regard.cli.output import complain, json_line
 from regard.cli.progress import BulkProgress
 
@@ -15,42 +16,27 @@ from regard.cli.progress import BulkProgress
 def bulk(
     source: Annotated[
         str,
-        typer.Argument(
-            help="Folder, pattern, list (.txt, .csv, .tsv, .jsonl), .parquet or .tar: path or URL."
-        ),
+        argument("Folder, pattern, list (.txt, .csv, .tsv, .jsonl), .parquet or .tar; or a URL."),
     ],
-    out: Annotated[str, typer.Argument(help="Folder for the rows: path or URL.")],
+    out: Annotated[str, argument("Folder for the rows: path or URL.")],
     model: options.Model = None,
-    engine: Annotated[
-        str, typer.Option(help="ray; local: this process; auto: Ray where it is installed.")
-    ] = "auto",
+    engine: Annotated[str, option("local: this process; ray; auto: Ray if installed.")] = "auto",
     address: Annotated[
-        str,
-        typer.Option(
-            help="Ray cluster: auto (one that runs here, else a new one), local, ray://..."
-        ),
+        str, option("Ray cluster: auto (one that runs here, else a new one), local, ray://...")
     ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers, one core each; by default all cores.")
-    ] = None,
-    form: Annotated[str, typer.Option("--format", help="parquet or jsonl.")] = "parquet",
-    traces: Annotated[
-        bool, typer.Option("--traces", help="Add maps, gates and alternatives of every word.")
-    ] = False,
+    workers: Annotated[int | None, option("Ray workers; by default one per core.", min=1)] = None,
+    form: Annotated[str, option("parquet or jsonl.", "--format")] = "parquet",
+    traces: Annotated[bool, option("Add maps, gates and alternatives.", "--traces")] = False,
     beam: options.Beam = 3,
     max_length: options.MaxLength = None,
     length_penalty: options.LengthPenalty = None,
     block_ngram: options.BlockNgram = None,
     context: options.Context = "expected",
     batch_size: options.BatchSize = 32,
-    unit: Annotated[int, typer.Option(help="Items that are written together.")] = 256,
-    column: Annotated[
-        str | None, typer.Option(help="Column of a list or Parquet that names or holds the files.")
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Also redo units in which an item failed.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    unit: Annotated[int, option("Items that are written together.")] = 256,
+    column: Annotated[str | None, option("Column of a list or Parquet file.")] = None,
+    retry_failed: Annotated[bool, option("Redo units with failures.", "--retry-failed")] = False,
+    as_json: Annotated[bool, option("Print the counts as JSON.", "--json")] = False,
 ) -> None:
     """Caption any number of files into shards; the same command continues after an interruption.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regard.cli import options
+from regard.cli.options import option
 from regard.cli.output import OutputFolder, complain, json_line, sources_of, writing
 from regard.cli.progress import FileProgress
 from regard.errors import ConfigError
@@ -22,20 +23,16 @@ def caption(
     model: options.Model = None,
     beam: options.Beam = 3,
     json_lines: options.JsonLines = False,
-    no_alpha: Annotated[bool, typer.Option("--no-alpha", help="Leave out the maps.")] = False,
-    explain: Annotated[
-        Path | None, typer.Option(help="Folder for a drawing of each caption's attention.")
-    ] = None,
+    no_alpha: Annotated[bool, option("Leave out the maps.", "--no-alpha")] = False,
+    explain: Annotated[Path | None, option("Folder for drawings of the attention.")] = None,
     unsure: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=1, help="Mark words with a confidence below this; needs a calibrated model."
-        ),
+        option("Mark words with a confidence below this; needs a calibrated model.", min=0, max=1),
     ] = None,
     max_length: options.MaxLength = None,
     length_penalty: options.LengthPenalty = None,
     block_ngram: options.BlockNgram = None,
-    n_best: Annotated[int, typer.Option(help="Captions per file.")] = 1,
+    n_best: Annotated[int, option("Captions per file.")] = 1,
     context: options.Context = "expected",
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from regard.cli import options
+from regard.cli.options import argument, option
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, UnknownName
 
@@ -23,18 +24,13 @@ app = typer.Typer(
 def check(
     annotations: Annotated[
         Path,
-        typer.Argument(
-            help="CSV, JSONL, Karpathy, COCO or MSR-VTT JSON, Flickr8k tokens, MSVD's folder."
-        ),
+        argument("CSV, JSONL, Karpathy, COCO or MSR-VTT JSON, Flickr8k tokens, MSVD's folder."),
     ],
     images: options.Images = None,
     kind: Annotated[
-        str,
-        typer.Option(
-            help="auto, karpathy, coco, flickr8k, csv, jsonl, msvd, msvd_csv, msrvtt or clips."
-        ),
+        str, option("auto, karpathy, coco, flickr8k, csv, jsonl, msvd, msvd_csv, msrvtt or clips.")
     ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Annotated[bool, option("Print the report as JSON.", "--json")] = False,
 ) -> None:
     """Report everything that is wrong with a data set; the status is then 1."""
     from regard.data.check import check_dataset
@@ -46,10 +42,10 @@ def check(
 
 @app.command()
 def shard(
-    dataset: Annotated[str, typer.Argument(help="Captions, as for `regard data check`.")],
-    out: Annotated[str, typer.Argument(help="Folder to write into, or an fsspec URL of one.")],
+    dataset: Annotated[str, argument("Captions, as for `regard data check`.")],
+    out: Annotated[str, argument("Folder to write into, or an fsspec URL of one.")],
     images: options.Images = None,
-    size: Annotated[int, typer.Option(min=1, help="Largest size of a shard in megabytes.")] = 256,
+    size: Annotated[int, option("Largest size of a shard in megabytes.", min=1)] = 256,
 ) -> None:
     """Write a data set as WebDataset shards, which `regard train --data` takes."""
     from regard.data import load_dataset
@@ -67,17 +63,13 @@ def shard(
 
 @app.command()
 def synthetic(
-    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
-    medium: Annotated[str, typer.Option(help="image, video or volume.")] = "image",
-    train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 6000,
-    val: Annotated[
-        int, typer.Option(min=0, help="Validation scenes, of other combinations.")
-    ] = 500,
-    test: Annotated[int, typer.Option(min=0, help="Test scenes, of yet others.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
-    size: Annotated[
-        int | None, typer.Option(help="Side of the pictures (64) or frames (32) in pixels.")
-    ] = None,
+    out: Annotated[Path, argument("Folder to write into.")],
+    medium: Annotated[str, option("image, video or volume.")] = "image",
+    train: Annotated[int, option("Training scenes.", min=0)] = 6000,
+    val: Annotated[int, option("Validation scenes, of other combinations.", min=0)] = 500,
+    test: Annotated[int, option("Test scenes, of yet others.", min=0)] = 500,
+    seed: Annotated[int, option("Seed of the random numbers.", min=0)] = 0,
+    size: Annotated[int | None, option("Pixels of a side: pictures 64, frames 32.")] = None,
 ) -> None:
     """Write scenes, clips or scans made by rule, and where or when their captions are true."""
     from regard.synthetic.clips import write_clips
@@ -96,13 +88,11 @@ def synthetic(
 
 @app.command()
 def hippocampus(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder with images and labels (Decathlon, Task04).")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
-    captions: Annotated[int, typer.Option(min=1, help="Captions of each real scan.")] = 6,
-    copies: Annotated[int, typer.Option(min=0, help="Warped copies of each training scan.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
+    folder: Annotated[Path, argument("Folder with images and labels (Decathlon, Task04).")],
+    out: Annotated[Path, argument("Folder to write into.")],
+    captions: Annotated[int, option("Captions of each real scan.", min=1)] = 6,
+    copies: Annotated[int, option("Warped copies of each training scan.", min=0)] = 10,
+    seed: Annotated[int, option("Seed of the random numbers.", min=0)] = 0,
 ) -> None:
     """Caption hippocampus scans by rule from their masks: rule-made text on real scans."""
     from projects.hippocampus.data import write_hippocampus

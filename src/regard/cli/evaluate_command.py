@@ -13,6 +13,7 @@ from rich.table import Table
 
 from regard.checkpoint.model_card import METRIC_LABELS
 from regard.cli import options
+from regard.cli.options import option
 from regard.cli.output import check_record, complain, tables, write_text
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
@@ -43,19 +44,11 @@ def evaluate(
     block_ngram: options.BlockNgram = None,
     context: options.Context = "expected",
     limit: options.Limit = 0,
-    tokenizer: Annotated[
-        str, typer.Option(help="ptb (Java), python (the same tokens), or auto.")
-    ] = "auto",
-    present_only: Annotated[
-        bool, typer.Option("--present-only", help="Skip captions of files that do not exist.")
-    ] = False,
-    calibrate: Annotated[
-        bool,
-        typer.Option("--calibrate", help="Store with the model how sure to be of its words."),
-    ] = False,
+    tokenizer: Annotated[str, option("ptb (Java), python (the same tokens), or auto.")] = "auto",
+    present_only: Annotated[bool, option("Skip missing files.", "--present-only")] = False,
+    calibrate: Annotated[bool, option("Fit and store word confidences.", "--calibrate")] = False,
     keep_decoding: Annotated[
-        bool,
-        typer.Option("--keep-decoding", help="Make the penalty and blocking the model's own."),
+        bool, option("Make the penalty and blocking the model's own.", "--keep-decoding")
     ] = False,
     json_file: options.JsonFile = None,
     device: options.Device = "cpu",
@@ -226,18 +219,16 @@ def faithfulness(
     annotations: options.Annotations,
     images: options.Images = None,
     model: options.Model = None,
-    control: Annotated[
-        str | None, typer.Option(help="A model trained with the recipe uniform-control.")
-    ] = None,
+    control: Annotated[str | None, option("A model of the recipe uniform-control.")] = None,
     split: options.Split = "val",
     regions: Annotated[
-        Path | None, typer.Option(help="objects.json, COCO boxes, or a CSV of file,word,mask.")
+        Path | None, option("objects.json, COCO boxes, or a CSV of file,word,mask.")
     ] = None,
     limit: options.Limit = 0,
-    probed: Annotated[int, typer.Option(help="Pictures whose cells are covered.")] = 50,
+    probed: Annotated[int, option("Pictures whose cells are covered.")] = 50,
     beam: options.Beam = 3,
-    cover: Annotated[str, typer.Option(help="Covered cells show: mean or blur.")] = "mean",
-    seed: Annotated[int, typer.Option(help="Seed of random orders and permutations.")] = 0,
+    cover: Annotated[str, option("Covered cells show: mean or blur.")] = "mean",
+    seed: Annotated[int, option("Seed of random orders and permutations.")] = 0,
     json_file: options.JsonFile = None,
     device: options.Device = "cpu",
 ) -> None:

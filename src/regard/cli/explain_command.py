@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regard.cli import options
+from regard.cli.options import option
 from regard.cli.output import OutputFolder, complain, sources_of, writing
 from regard.cli.progress import FileProgress
 
@@ -19,19 +20,17 @@ if TYPE_CHECKING:
 
 def explain(
     files: options.Files,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    out: Annotated[Path, option("Folder for the results.")],
     model: options.Model = None,
-    compare: Annotated[
-        str | None, typer.Option(help="A second model, shown beside the first word by word.")
-    ] = None,
+    compare: Annotated[str | None, option("A second model, shown beside the first.")] = None,
     beam: options.Beam = 3,
     context: options.Context = "expected",
     occlusion: Annotated[
-        bool, typer.Option(help="Cover each cell and measure how every word's probability falls.")
+        bool, option("Cover each cell and measure how every word's probability falls.")
     ] = True,
-    animation: Annotated[str, typer.Option(help="webp, gif or none.")] = "webp",
-    smooth: Annotated[bool, typer.Option(help="Smooth the maps; else raw cells.")] = True,
-    grids: Annotated[bool, typer.Option("--grids", help="Also the raw weights as .npy.")] = False,
+    animation: Annotated[str, option("webp, gif or none.")] = "webp",
+    smooth: Annotated[bool, option("Smooth the maps; else raw cells.")] = True,
+    grids: Annotated[bool, option("Also the raw weights as .npy.", "--grids")] = False,
     device: options.Device = "cpu",
 ) -> None:
     """Show where the model looked for every word: sheet, animation, page and numbers.

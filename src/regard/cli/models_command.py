@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.cli import options
+from regard.cli.options import argument, option
 from regard.cli.output import json_line, tables
 
 if TYPE_CHECKING:
@@ -46,14 +47,13 @@ def _record(name: str, folder: Path) -> dict[str, Any]:
     from regard.pretrained import DEFAULTS
 
     metrics = folder / "metrics.json"
+    scored = json.loads(metrics.read_text("utf-8")) if metrics.is_file() else {}
     return {
         "name": name,
         "folder": str(folder),
         "default_for": [medium for medium, default in DEFAULTS.items() if default == name],
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
-        "scores": json.loads(metrics.read_text("utf-8")).get("scores", {})
-        if metrics.is_file()
-        else {},
+        "scores": scored.get("scores", {}),
     }
 
 
@@ -63,12 +63,9 @@ def _score(value: float | None) -> str:
 
 def info(
     model: Annotated[
-        str | None,
-        typer.Argument(help="Folder, shipped model or hub id; by default the shipped model."),
+        str | None, argument("Folder, shipped model or hub id; by default the shipped model.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the whole config as JSON.")
-    ] = False,
+    as_json: Annotated[bool, option("Print the whole config as JSON.", "--json")] = False,
 ) -> None:
     """Show the parts and the settings of a model."""
     from regard.checkpoint.components import read_manifest
@@ -111,18 +108,11 @@ def _described(checkpoint: Checkpoint, graphs: OnnxManifest | None) -> dict[str,
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Folder, shipped model or hub id.")],
-    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for a copy with the graphs; by default the model's own."),
-    ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise the encoder to 8 bits; needs --calibrate.")
-    ] = False,
-    calibrate: Annotated[
-        Path | None, typer.Option(help="Folder of pictures like those to be captioned, for --int8.")
-    ] = None,
+    model: Annotated[str, argument("Folder, shipped model or hub id.")],
+    to: Annotated[str, option("The format: onnx.")] = "onnx",
+    out: Annotated[Path | None, option("Folder for a copy; by default the model's own.")] = None,
+    int8: Annotated[bool, option("8-bit encoder; needs --calibrate.", "--int8")] = False,
+    calibrate: Annotated[Path | None, option("Folder of typical pictures, for --int8.")] = None,
 ) -> None:
     """Export a trained model to ONNX: it then captions and explains without torch.
 

@@ -7,46 +7,50 @@ from typing import Annotated, Any
 
 import typer
 
+
+def option(help: str, *names: str, **settings: Any) -> Any:
+    """Return a `typer.Option`; help comes first, since every option has one."""
+    return typer.Option(*names, help=help, **settings)
+
+
+def argument(help: str) -> Any:
+    """Return a `typer.Argument`."""
+    return typer.Argument(help=help)
+
+
 Files = Annotated[
     list[str],
-    typer.Argument(
-        help="Pictures, clips, scans, folders, patterns, or - for paths on standard input."
-    ),
+    argument("Pictures, clips, scans, folders, patterns, or - for paths on standard input."),
 ]
 Model = Annotated[
-    str | None,
-    typer.Option(help="Folder, shipped model or hub id; by default the shipped model."),
+    str | None, option("Folder, shipped model or hub id; by default the shipped model.")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
-BatchSize = Annotated[int, typer.Option(help="Pictures that go through the network together.")]
+Device = Annotated[str, option("cpu, cuda, ...")]
+BatchSize = Annotated[int, option("Pictures that go through the network together.")]
 
 # Data sets
-Annotations = Annotated[Path, typer.Option(help="Captions, as for `regard data check`.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of the pictures, clips or scans.")]
-Split = Annotated[str, typer.Option(help="Part of the data.")]
-Limit = Annotated[int, typer.Option(help="Use only the first so many pictures; 0: all.")]
+Annotations = Annotated[Path, option("Captions, as for `regard data check`.")]
+Images = Annotated[Path | None, option("Folder of the pictures, clips or scans.")]
+Split = Annotated[str, option("Split of the data: train, val or test.")]
+Limit = Annotated[int, option("Use only the first so many pictures; 0: all.")]
 
 # Decoding; None leaves the choice to the model
-Beam = Annotated[int, typer.Option(help="Beam width; 1 is greedy.")]
-Context = Annotated[str, typer.Option(help="Hard attention: expected, sample or argmax.")]
+Beam = Annotated[int, option("Beam width; 1 is greedy.")]
+Context = Annotated[str, option("Hard attention: expected, sample or argmax.")]
 MaxLength = Annotated[
-    int | None,
-    typer.Option(help="Longest caption in tokens; by default 20 words, or as in training."),
+    int | None, option("Longest caption in tokens; by default 20 words, or as in training.")
 ]
 LengthPenalty = Annotated[
-    float | None,
-    typer.Option(help="Divide log p by length to this power; by default the model's own."),
+    float | None, option("Divide log p by length to this power; by default the model's own.")
 ]
 BlockNgram = Annotated[
     int | None,
-    typer.Option(
-        help="Size of n-grams that must not repeat, 0: all may; by default the model's own."
-    ),
+    option("Size of n-grams that must not repeat, 0: all may; by default the model's own."),
 ]
 
 # Output
-JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="File for all results, as JSON.")]
+JsonLines = Annotated[bool, option("Print one JSON object per line.", "--json")]
+JsonFile = Annotated[Path | None, option("File for all results, as JSON.", "--json")]
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from regard.cli import options
+from regard.cli.options import option
 from regard.cli.output import complain
 from regard.errors import ConfigError, MissingExtra, RegardError
 
@@ -36,27 +35,16 @@ _FAILED = 3  # uvicorn does not restart a worker that exits with this status
 def serve(
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Folder, shipped model or hub id; may be repeated; by default all shipped."
-        ),
+        option("Folder, shipped model or hub id; may be repeated; by default all shipped."),
     ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="Address to listen on, by default 127.0.0.1; others are public."),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="By default 8000; 0 takes a free one.", min=0, max=65535)
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu (default), cuda, ...")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes, each with the models; by default 1.", min=1)
-    ] = None,
+    host: Annotated[str | None, option("Address to listen on; by default 127.0.0.1.")] = None,
+    port: Annotated[int | None, option("By default 8000; 0: a free one.", min=0, max=65535)] = None,
+    device: Annotated[str | None, option("cpu (default), cuda, ...")] = None,
+    workers: Annotated[int | None, option("Processes; by default 1.", min=1)] = None,
     api_key_file: Annotated[
-        str | None, typer.Option(help="File of `name:sha256 of the key`; by default no keys.")
+        str | None, option("File of `name:sha256 of the key`; by default no keys.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="name=value of any setting.")
-    ] = None,
+    settings: Annotated[list[str] | None, option("name=value of any setting.", "--set")] = None,
 ) -> None:
     """Serve a web page and a REST API.
 

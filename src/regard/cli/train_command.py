@@ -13,6 +13,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.launch import LOST, end_with_launcher, how_to_resume, launch, launched
+from regard.cli.options import argument, option
 from regard.cli.output import complain
 from regard.cli.progress import TrainingProgress
 from regard.errors import ConfigError, RankLost, needs_torch
@@ -26,28 +27,20 @@ _LEFT_BY_A_START = re.compile(r"annotations|teacher\d+|\..*", re.DOTALL)
 
 
 def train(
-    recipe: Annotated[
-        str | None, typer.Argument(help="Path of a recipe, or the name of a shipped one.")
-    ] = None,
+    recipe: Annotated[str | None, argument("A recipe's path, or a shipped one's name.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, changes the recipe.")
+        list[str] | None, option("section.key=value of the recipe.", "--set")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Resume the run in this folder.")] = None,
+    out: Annotated[Path | None, option("The run's folder.")] = None,
+    resume: Annotated[Path | None, option("Resume the run in this folder.")] = None,
     data: Annotated[
-        str | None,
-        typer.Option(help="Captions: CSV, JSONL, Karpathy or COCO JSON, tokens; or shards."),
+        str | None, option("Captions: CSV, JSONL, Karpathy or COCO JSON, tokens; or shards.")
     ] = None,
     images: options.Images = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Start from this model: folder, shipped model or hub id."),
-    ] = None,
-    devices: Annotated[
-        int, typer.Option(min=1, help="Processes on this machine that train together.")
-    ] = 1,
+    init: Annotated[str | None, option("Model to start from: folder, name or hub id.")] = None,
+    devices: Annotated[int, option("Processes on this machine that train together.", min=1)] = 1,
     nodes: Annotated[
-        int, typer.Option(min=1, help="Machines; MASTER_ADDR and NODE_RANK say which this is.")
+        int, option("Machines; MASTER_ADDR and NODE_RANK say which this is.", min=1)
     ] = 1,
 ) -> None:
     """Train a captioner from a recipe, or on your own pictures, clips or scans with --data."""
@@ -136,42 +129,29 @@ def _recipe_for(data: str | None, images: Path | None) -> str:
 
 
 def _chosen(
-    name: str | None,
-    init: str | None,
-    settings: list[str],
-    data: str | None,
-    images: Path | None,
+    name: str | None, init: str | None, settings: list[str], data: str | None, images: Path | None
 ) -> Recipe:
     """Return the recipe with its changes; with --init it needs no name."""
-    from regard.recipes import override
+    from regard.recipes import FINE_TUNE, find_recipe, override
 
-    recipe = _fine_tuning(init, name) if init else _find(name or "")
+    named = None if name in (None, FINE_TUNE) else find_recipe(name)
+    if init:
+        with needs_torch("training a model"):
+            from regard.training.fine_tune import fine_tuning_recipe
+        recipe = fine_tuning_recipe(init, named)
+    elif named is not None:
+        recipe = named
+    else:
+        raise ConfigError(
+            f"the recipe {FINE_TUNE} has no encoder and no decoder: those come from another "
+            "model. Name it with --init, or use another recipe."
+        )
     places: dict[str, str] = {}
     if data is not None:
         places = {"annotations": data, "images": ""}  # "": beside the captions
     if images is not None:
         places["images"] = str(images)
     return override(replace(recipe, data=replace(recipe.data, **places)), settings)
-
-
-def _find(name: str) -> Recipe:
-    from regard.recipes import FINE_TUNE, find_recipe
-
-    if name == FINE_TUNE:
-        raise ConfigError(
-            f"the recipe {FINE_TUNE} has no encoder and no decoder: those come from another "
-            "model. Name it with --init, or use another recipe."
-        )
-    return find_recipe(name)
-
-
-def _fine_tuning(init: str, name: str | None) -> Recipe:
-    from regard.recipes import FINE_TUNE, find_recipe
-
-    with needs_torch("training a model"):
-        from regard.training.fine_tune import fine_tuning_recipe
-    named = None if name in (None, FINE_TUNE) else find_recipe(name)
-    return fine_tuning_recipe(init, named)
 
 
 def _holds_a_run(folder: Path) -> bool:

@@ -7,12 +7,13 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from regard.errors import ConfigError, DatasetError
 from regard.media import medium_of
 from regard.util.safe_io import Unreadable, json_of, text_of
 
+Sample = TypeVar("Sample")
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"
 """The split of pictures that are in none of the three."""
@@ -175,26 +176,14 @@ def texts_in(value: Any, what: str) -> list[str]:
         what: its name, for the message.
 
     Raises:
-        TypeError: it is no list, or holds something else.
+        TypeError: it is not a list, or holds something else.
     """
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise TypeError(f"{what} are {value!r:.200}; a list of texts was wanted")
+        raise TypeError(f"{what} are {value!r:.200}; expected a list of texts")
     return value
 
 
 # Writing
-
-
-class Captioned(Protocol):
-    """A sample of a generated data set."""
-
-    @property
-    def caption(self) -> str:
-        """The one right caption."""
-        ...
-
-
-Sample = TypeVar("Sample", bound=Captioned)
 
 
 def write_synthetic(
@@ -216,7 +205,8 @@ def write_synthetic(
         counts: of train, val and test.
         make: returns so many samples of a split.
         save: writes the file of a sample.
-        facts: returns a sample's entry in the file of facts.
+        facts: returns a sample's entry in the file of facts. Its "words" are (word, index of what
+            it names, or None), of the one right caption.
         suffix: of the samples' files.
         facts_name: name of the file of facts.
 
@@ -237,8 +227,9 @@ def write_synthetic(
             for i, sample in enumerate(make(count, split)):
                 name = f"{i:05d}{suffix}"
                 save(sample, folder / split / name)
-                known[f"{split}/{name}"] = facts(sample)
-                sentence = {"raw": sample.caption, "tokens": sample.caption.split()}
+                known[f"{split}/{name}"] = found = facts(sample)
+                words = [word for word, _ in found["words"]]
+                sentence = {"raw": " ".join(words), "tokens": words}
                 place = {"filepath": split, "filename": name, "split": split}
                 images.append(place | {"sentences": [sentence]})
         (folder / facts_name).write_text(json.dumps(known), "utf-8")

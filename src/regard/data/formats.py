@@ -122,7 +122,7 @@ def read_caption_file(
             else:
                 ids.append(entry)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise DatasetError(f"{path} is no whole {kind} file: {error!r}.") from error
+        raise DatasetError(f"{path} cannot be read as a {kind} file: {error!r}.") from error
     pictures = _items(rows, folder)
     captioned = tuple(item for item in pictures if item.captions)
     dataset = CaptionDataset(captioned, str(path), _in_two_splits(rows))
@@ -151,7 +151,7 @@ def _kind_of(path: Path, text: str) -> str:
     if "#" in text.partition("\t")[0]:
         return "flickr8k"
     raise DatasetError(
-        f"{path} is of no known kind. Wanted: Karpathy, COCO or MSR-VTT JSON (.json), .csv, "
+        f"{path} is of no known kind. Expected: Karpathy, COCO or MSR-VTT JSON (.json), .csv, "
         ".jsonl, a Flickr8k token file with lines such as name.jpg#0<TAB>caption, or MSVD's "
         "sentences with lines such as vid1<TAB>caption."
     )
@@ -159,7 +159,7 @@ def _kind_of(path: Path, text: str) -> str:
 
 def _checked(values: tuple[Any, ...]) -> Row:
     if not all(isinstance(value, str) for value in values):
-        raise TypeError(f"picture, caption and split must be text, and {tuple(values)} came")
+        raise TypeError(f"picture, caption and split must be texts; got {tuple(values)}")
     file, caption, split = values
     return Row(file, caption, split_named(split))
 
@@ -248,7 +248,7 @@ def _csv(text: str) -> Iterator[Entry]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names = reader.fieldnames or ()
     if not {"file", "caption"} <= set(names):
-        yield LineFault(1, f"the columns are {list(names)}; wanted file, caption[, split]")
+        yield LineFault(1, f"the columns are {list(names)}; expected file, caption[, split]")
         return
     for record in reader:
         if None in record:
@@ -263,18 +263,18 @@ def _jsonl(text: str) -> Iterator[Entry]:
         try:
             record = json_of(line)
         except ValueError as error:
-            yield LineFault(number, f"no JSON: {error}")
+            yield LineFault(number, f"not JSON: {error}")
             continue
         yield _row(record, number)
 
 
 def _row(record: Any, line: int) -> Row | LineFault:
     if not isinstance(record, dict):
-        return LineFault(line, f"{record!r} is no object with file and caption")
+        return LineFault(line, f"{record!r} is not an object with file and caption")
     file, caption, split = (record.get(name) for name in ("file", "caption", "split"))
     if isinstance(file, str) and isinstance(caption, str) and isinstance(split, str | None):
         return Row(file, caption, split or "")
-    return LineFault(line, f"file, caption and split must be text, and {record!r} came")
+    return LineFault(line, f"file, caption and split must be texts; got {record!r}")
 
 
 _READERS: dict[str, Callable[[str], Iterator[Entry]]] = {

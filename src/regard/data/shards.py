@@ -228,7 +228,7 @@ def _listed(path: str) -> list[tuple[str, Sample]]:
             for sample in shard["samples"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is no list of shards, or damaged: {error!r}.") from error
+        raise DatasetError(f"{path} is not a list of shards, or is damaged: {error!r}.") from error
 
 
 def _checked(sample: dict[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,9 @@ def _mapping(folder: Path) -> dict[str, str]:
         return {}
     pairs = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
-        raise DatasetError(f"{path} is no mapping; wanted lines such as `-4wsuPCjDBc_5_15 vid1`.")
+        raise DatasetError(
+            f"{path} is not a mapping; expected lines such as `-4wsuPCjDBc_5_15 vid1`."
+        )
     return {name: vid for name, vid in pairs}
 
 
@@ -110,7 +112,7 @@ def _msvd_csv(text: str, path: Path, folder: Path) -> Iterator[Entry]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     wanted = ["VideoID", "Start", "End", "Language", "Description"]
     if not set(wanted) <= set(reader.fieldnames or ()):
-        yield LineFault(1, f"the columns are {reader.fieldnames}; wanted {', '.join(wanted)}")
+        yield LineFault(1, f"the columns are {reader.fieldnames}; expected {', '.join(wanted)}")
         return
     for record in reader:
         name, start, end, language, caption = (record[column] for column in wanted)

@@ -97,11 +97,7 @@ class Filter:
         self._options = options
 
     def choose(
-        self,
-        step: Step,
-        count: int,
-        t: int,
-        histories: list[tuple[int, ...]] | None,
+        self, step: Step, count: int, t: int, histories: list[tuple[int, ...]] | None
     ) -> tuple[Candidates, Candidates | None, np.ndarray]:
         """Return the strongest allowed words, and the model's strongest words of all.
 

@@ -1,12 +1,16 @@
-"""The graphs of a model, traced from the modules that training runs.
+"""The graphs of a model, traced from the modules that training runs, and their quantisation.
 
-What differs from them is only what a graph cannot hold: the captions of an item are an axis of
-their own, noise for sampled locations comes from outside, scores are computed without kernels.
+Graphs differ from the modules only where they must: the captions of an item have their own axis,
+the noise for sampled locations is an input, and scores are computed without kernels.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,11 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.checkpoint.components import ENCODER, INIT, MOTION, STEP
+from regard.errors import MissingExtra
 from regard.model.attention import AdditiveScores, Attended, Attention, HardAttention, Scores
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, FrameEncoder
 from regard.model.encoders.onnx_encoder import trace_graph
 from regard.types import DecoderState, ProjectedAnnotations
+
+_EXAMPLES_AT_ONCE = 16
 
 
 def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
@@ -31,14 +38,14 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
     items, captions = torch.export.Dim("items"), torch.export.Dim("captions")
     cells = torch.export.Dim("cells")
     graphs = _encoder_graphs(encoder, items)
-    length = 5  # any number of cells does, as it is dynamic; a position code knows only its own
+    length = 5  # any number of cells, as it is dynamic; only a position code fixes it
     at_cells = {1: cells}
     if decoder.config.position != "none":
         length, at_cells = int(np.prod(decoder.config.grid_shape)), {}
     mask = torch.ones(2, length, dtype=torch.bool)
     axes = {0: items} | at_cells
     graphs[INIT] = trace_graph(
-        _Init(decoder),
+        _InitGraph(decoder),
         (torch.zeros(2, length, decoder.annotation_dim), mask),
         takes=("vectors", "mask"),
         gives=("values", "keys", "hidden", "memory"),
@@ -54,7 +61,7 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
     dynamic: list[dict[int, Any]] = [{0: items, 1: captions}] * 3 + [{0: items, 1: cells}] * 3
     if decoder.gate is not None:
         gives.append("beta")
-    step = _Step(decoder)
+    step = _StepGraph(decoder)
     if isinstance(decoder.attention, HardAttention):
         rows = torch.export.Dim("rows")
         inputs += [torch.tensor(True), torch.zeros(6, length)]
@@ -66,32 +73,32 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
 
 
 def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
-    """Return the graph of an encoder, or of its reading of one frame, and of its motion."""
-    read, names = encoder, ("pixels",)
+    """Return the graphs of an encoder: of items or single frames, and of motion."""
+    read = encoder
     graphs: dict[str, Any] = {}
     if isinstance(encoder, FrameEncoder):
         read = encoder.picture
         if encoder.motion is not None:
             frames = torch.ones(2, encoder.input_shape[0], dtype=torch.bool)
             graphs[MOTION] = trace_graph(
-                _Motion(encoder),
+                _MotionGraph(encoder),
                 (torch.zeros(2, *encoder.input_shape), frames),
                 takes=("pixels", "real"),
                 gives=("vectors",),
                 dynamic=({0: items}, {0: items}),
             )
     graphs[ENCODER] = trace_graph(
-        _Encode(read, "picture" if read is not encoder else ""),
+        _EncodeGraph(read, "picture" if read is not encoder else ""),
         (torch.zeros(2, *read.input_shape),),
-        takes=names,
+        takes=("pixels",),
         gives=("vectors",),
         dynamic=({0: items},),
     )
     return graphs
 
 
-class _Encode(nn.Module):
-    """Pixels to vectors; the encoder bears the name that its weights have in a checkpoint."""
+class _EncodeGraph(nn.Module):
+    """Pixels to vectors. Submodules are named as the weights in a checkpoint."""
 
     def __init__(self, encoder: Encoder, inside: str) -> None:
         super().__init__()
@@ -105,7 +112,7 @@ class _Encode(nn.Module):
         return cast("Tensor", encoder(pixels))
 
 
-class _Motion(nn.Module):
+class _MotionGraph(nn.Module):
     def __init__(self, encoder: FrameEncoder) -> None:
         super().__init__()
         self.encoder = nn.Module()
@@ -115,7 +122,7 @@ class _Motion(nn.Module):
         return cast("Tensor", self.encoder.motion(pixels, real))  # type: ignore[operator]
 
 
-class _Init(nn.Module):
+class _InitGraph(nn.Module):
     """`project` and `init_state`."""
 
     def __init__(self, decoder: AttentionDecoder) -> None:
@@ -128,12 +135,12 @@ class _Init(nn.Module):
         return projected.values, projected.keys, state.hidden, state.memory
 
 
-class _Step(nn.Module):
-    """`step`, with the captions of an item on an axis of their own."""
+class _StepGraph(nn.Module):
+    """`step`, with a separate axis for the captions of an item."""
 
     def __init__(self, decoder: AttentionDecoder) -> None:
         super().__init__()
-        # Its weights are shared, not copied; only the attention is another.
+        # A shallow copy shares the weights; only the attention is replaced.
         self.decoder = copy.copy(decoder)
         self.decoder.__dict__["_modules"] = dict(decoder.named_children())
         self.decoder.attention = _graph_attention(decoder.attention)
@@ -149,20 +156,20 @@ class _Step(nn.Module):
         chosen: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        given: Any = (chosen, noise)  # reaches the attention as it is
+        source: Any = (chosen, noise)  # reaches the attention unchanged
         step = self.decoder.step(
             token.flatten(),
             DecoderState(hidden.flatten(0, 1), memory.flatten(0, 1)),
             ProjectedAnnotations(values, keys, mask),
-            generator=given,
+            generator=source,
         )
         found = (step.logits, step.state.hidden, step.state.memory, step.alpha)
         more = (step.beta, step.location, step.location_logprob)
         return (*found, *(x for x in more if x is not None))
 
 
-class _Chosen(Attention):
-    """Hard attention whose noise comes from outside: a graph draws no random numbers."""
+class _NoisyHardAttention(Attention):
+    """Hard attention with noise as an input: a graph draws no random numbers."""
 
     def forward(
         self,
@@ -184,14 +191,14 @@ class _Chosen(Attention):
 
 
 class _PlainAdditive(Scores):
-    """Additive scores as one expression, without the kernels, which no graph can hold."""
+    """Additive scores as one expression, without kernels, which cannot be exported."""
 
     def __init__(self, scores: AdditiveScores) -> None:
         super().__init__()
         self.key, self.query, self.v = scores.key, scores.query, scores.v
 
     def keys(self, values: Tensor) -> Tensor:
-        raise AssertionError("keys are made by the graph before")
+        raise AssertionError("another graph computes the keys")
 
     def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
         query = self.query(hidden) + self.key.bias
@@ -204,5 +211,59 @@ def _graph_attention(attention: Attention) -> Attention:
     scores = attention.scores
     if isinstance(scores, AdditiveScores):
         scores = _PlainAdditive(scores)
-    kind = _Chosen if isinstance(attention, HardAttention) else type(attention)
+    kind = _NoisyHardAttention if isinstance(attention, HardAttention) else type(attention)
     return kind(scores, attention.temperature)
+
+
+def quantise(graph: Any, examples: np.ndarray) -> Any:
+    """Return an encoder's graph in 8 bits (static quantisation, QDQ).
+
+    Weights are quantised per channel, activations by their range on the examples. BatchNorm is
+    first folded into the convolutions, since their product is rounded.
+
+    Args:
+        graph: an `onnx.ModelProto` that holds its weights.
+        examples: (M, *input_shape) float32, pixels like those to be captioned.
+
+    Raises:
+        MissingExtra: onnx is not installed.
+    """
+    try:
+        import onnx
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise MissingExtra("onnx", "export", "quantising an encoder") from error
+
+    class Examples(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left: Iterator[np.ndarray] = iter(
+                np.array_split(examples, -(-len(examples) // _EXAMPLES_AT_ONCE))
+            )
+
+        def get_next(self) -> Any:
+            batch = next(self._left, None)
+            return None if batch is None else {"pixels": batch}
+
+    level = logging.root.level
+    with tempfile.TemporaryDirectory() as folder:
+        plain, folded, small = (Path(folder) / f"{name}.onnx" for name in ("a", "b", "c"))
+        onnx.save(graph, plain)
+        logging.root.setLevel(logging.ERROR)  # it recommends the pre-processing done here
+        try:
+            quant_pre_process(plain, folded, skip_symbolic_shape=True)
+            quantization.quantize_static(
+                folded,
+                small,
+                Examples(),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                # Weights of 7 bits: sums of two 8-bit products may overflow on CPUs that add them
+                # in 16 bits (AVX2 without VNNI).
+                reduce_range=True,
+                weight_type=quantization.QuantType.QInt8,
+                activation_type=quantization.QuantType.QUInt8,
+            )
+        finally:
+            logging.root.setLevel(level)
+        return onnx.load(small)

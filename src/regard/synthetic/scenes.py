@@ -109,8 +109,8 @@ def make_scenes(count: int, *, split: str = "train", seed: int = 0, size: int = 
     allowed = combinations(split)
     if size < 32:
         raise ConfigError(
-            f"scenes of {size} pixels a side cannot be made; wanted 32 or more, so that shapes can "
-            "be told apart."
+            f"scenes of {size} pixels a side cannot be made; expected 32 or more, so that shapes "
+            "can be told apart."
         )
     return [
         _scene(draw, allowed[draw.integers(len(allowed))], size)
@@ -298,7 +298,7 @@ def generators(count: int, split: str, seed: int, kind: str) -> Iterator[np.rand
     """
     check_split(split)
     if count < 0:
-        raise ConfigError(f"{count} {kind} cannot be made; wanted 0 or more.")
+        raise ConfigError(f"{count} {kind} cannot be made; expected 0 or more.")
     return (np.random.default_rng((seed, SPLITS.index(split), i)) for i in range(count))
 
 

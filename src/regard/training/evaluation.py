@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +9,13 @@ import torch
 
 from regard.backends.torch_backend import TorchBackend
 from regard.config.io import to_dict
-from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.dataset import CaptionDataset
 from regard.decoding import DecodingOptions, decode
 from regard.metrics import score_captions
 from regard.reliability.out_of_distribution import ItemStats, OutOfDistributionDetector
 from regard.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from regard.training.batches import Chunk, encode_captions, make_chunks
-from regard.training.inputs import Pictures, make_batch
+from regard.training.inputs import make_batch, stacked
 from regard.training.objectives.base import caption_logprob
 from regard.training.setup import TrainingRun
 from regard.types import Annotations, Hypothesis
@@ -64,9 +63,11 @@ def evaluate_run(run: TrainingRun) -> Evaluation:
     hypotheses: dict[str, Hypothesis] = {}
     for first in range(0, len(items), _PICTURES_PER_BATCH):
         batch = items[first : first + _PICTURES_PER_BATCH]
-        annotations = _annotations(batch, run.pictures)
+        with torch.inference_mode():
+            found, mask = run.pictures.read(list(batch), ["plain"] * len(batch))
+            annotations = Annotations(run.pictures.vectors(found, mask), mask, ())
         best = decode(backend, annotations, options, start=START, end=END, forbidden=_FORBIDDEN)
-        hypotheses |= {item.key: found[0] for item, found in zip(batch, best, strict=True)}
+        hypotheses |= {item.key: ranked[0] for item, ranked in zip(batch, best, strict=True)}
     gathered = devices.gather((hypotheses, *_nll(run)))
     if devices.rank != 0:
         return Evaluation(devices.broadcast({}), {}, {})
@@ -92,12 +93,6 @@ def _score(
     totals, words = zip(*((total, words) for _, total, words in gathered), strict=True)
     scores = dict(scored.values) | {"loss": sum(totals) / sum(words)}
     return Evaluation(scores, captions, hypotheses)
-
-
-def _annotations(items: Sequence[CaptionedItem], pictures: Pictures) -> Annotations:
-    with torch.inference_mode():
-        found, mask = pictures.read(list(items), ["plain"] * len(items))
-        return Annotations(pictures.vectors(found, mask), mask, ())
 
 
 def _nll(run: TrainingRun) -> tuple[float, int]:
@@ -138,9 +133,7 @@ def learn_item_statistics(run: TrainingRun) -> OutOfDistributionDetector:
         media = [run.pictures.media(item.file) for item in chosen[start : start + _ITEMS_PER_BATCH]]
         inputs = [encoder.prepare(m) for m in media]
         with torch.inference_mode():
-            pixels = torch.from_numpy(np.stack([i.pixels for i in inputs]))
-            mask = torch.from_numpy(np.stack([i.mask for i in inputs]))
-            vectors = encoder(pixels, mask).float().numpy()
+            vectors = encoder(*map(torch.from_numpy, stacked(inputs))).float().numpy()
         statistics += [
             ItemStats.measure(*seen) for seen in zip(media, inputs, vectors, strict=True)
         ]

@@ -99,6 +99,11 @@ def crop(media: Media, view: str) -> Media:
     return replace(media, pixels=np.ascontiguousarray(media.pixels[tuple(intervals)]))
 
 
+def stacked(inputs: Sequence[Input]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels and masks of several inputs as arrays."""
+    return np.stack([i.pixels for i in inputs]), np.stack([i.mask for i in inputs])
+
+
 class Pictures:
     """The pictures (clips, scans) of batches: stored annotation vectors, or pixels.
 
@@ -130,13 +135,11 @@ class Pictures:
             DatasetError: a picture cannot be read; the message names the first ones.
         """
         self.encoder = encoder
-        self._digests: dict[str, str] = {}
         self._items: dict[str, CaptionedItem] = {}
         self._kept: dict[str, Media] = {}
         self._kept_bytes = 0
         self.store: AnnotationStore | None = None
-        everything = (*splits.train.items, *splits.val.items)
-        self._check(everything)
+        self._find((*splits.train.items, *splits.val.items))
         frozen = encoder.frozen_part()
         self._unfinished = frozen is not encoder
         if frozen is None:
@@ -145,7 +148,7 @@ class Pictures:
         self.store = AnnotationStore(folder, key)
         # All views of a picture in a row, so that a batch reads the picture once for them.
         wanted = [
-            (self._digests[item.file], view, item.file)
+            (self._items[item.file].digest, view, item.file)
             for split, seen in ((splits.train, ("plain", *views)), (splits.val, ("plain",)))
             for item in split.items
             for view in seen
@@ -173,8 +176,8 @@ class Pictures:
                     files = list(dict.fromkeys(file for file, _ in batch))
                     media = dict(zip(files, pool.map(self._read, files), strict=True))
                     inputs = list(pool.map(lambda p: self._input(frozen, media[p[0]], p[1]), batch))
-                    mask = np.stack([i.mask for i in inputs])
-                    return encode(np.stack([i.pixels for i in inputs]), mask), mask
+                    pixels, mask = stacked(inputs)
+                    return encode(pixels, mask), mask
 
                 at_once = max(1, _PICTURES_AT_ONCE // self.encoder.pictures_per_item)
                 # If `report` raises, the generator is closed and writes what is encoded.
@@ -196,12 +199,10 @@ class Pictures:
         The input is pixels (N, ...), or from the store vectors of the encoder or its frozen part.
         """
         if self.store is None:
-            media = (self.media(i.file) for i in items)
-            pairs = zip(media, views, strict=True)
-            inputs = [self._input(self.encoder, m, v) for m, v in pairs]
-            mask = np.stack([i.mask for i in inputs])
-            return torch.from_numpy(np.stack([i.pixels for i in inputs])), torch.from_numpy(mask)
-        wanted = [(self._digests[i.file], v) for i, v in zip(items, views, strict=True)]
+            pairs = zip((self.media(item.file) for item in items), views, strict=True)
+            pixels, mask = stacked([self._input(self.encoder, m, v) for m, v in pairs])
+            return torch.from_numpy(pixels), torch.from_numpy(mask)
+        wanted = [(self._items[i.file].digest, v) for i, v in zip(items, views, strict=True)]
         vectors, mask = self.store.read(wanted)
         if self._unfinished:  # the stored grid is another; all cells of pictures are real
             mask = np.ones((len(items), math.prod(self.encoder.grid_shape)), bool)
@@ -213,12 +214,12 @@ class Pictures:
             return self.encoder(pictures, mask)
         return self.encoder.finish(pictures)
 
-    def _check(self, items: tuple[CaptionedItem, ...]) -> None:
+    def _find(self, items: tuple[CaptionedItem, ...]) -> None:
         missing: list[str] = []
         for item in items:
             try:
-                self._items[item.file] = item
-                self._digests[item.file] = item.digest or digest_of(item.file)
+                digest = item.digest or digest_of(item.file)
+                self._items[item.file] = replace(item, digest=digest)
             except OSError:
                 missing.append(item.file)
         if missing:

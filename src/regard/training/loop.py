@@ -29,8 +29,8 @@ from regard.training.evaluation import Evaluation, evaluate_run, learn_item_stat
 from regard.training.inputs import draw_views, make_batch
 from regard.training.logs import Reporter, RunLog, Silent
 from regard.training.objectives.base import Loss
-from regard.training.optimizer import rate_factor, set_rate
 from regard.training.setup import TrainingRun, prepare_run
+from regard.training.state import rate_factor, set_rate
 from regard.util.atomic import recovered
 
 _SAMPLES_SHOWN = 3

@@ -75,22 +75,13 @@ def prepare_run(
     decoder = _build_decoder(recipe, encoder.annotation_dim, len(vocabulary))
     if start is not None:
         load_start(start, decoder, encoder, vocabulary, recipe.training.seed)
-        if saved is None:
-            words = describe_words(start.vocabulary, vocabulary)
-            reporter.message(f"begins from {recipe.training.init_from}: {words}")
-    reporter.message(
-        f"{len(splits.train.items)} training and {len(splits.val.items)} val "
-        f"{MEDIA[encoder.medium].noun}s, "
-        f"{len(vocabulary)} words, {sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} "
-        "million decoder weights"
-    )
+    _report_contents(reporter, recipe, splits, vocabulary, decoder, None if saved else start)
     out.mkdir(parents=True, exist_ok=True)  # only now: a wrong setting leaves no empty folder
     store = Path(recipe.data.store or out / "annotations")
     views, report = views_of(recipe.data)[1:], reporter.encoded
     pictures = Pictures(encoder, splits, store, views=views, report=report, devices=devices)
-    captions, remark = cut_captions(
-        encode_captions(splits.train, vocabulary), recipe.data.max_length
-    )
+    encoded = encode_captions(splits.train, vocabulary)
+    captions, remark = cut_captions(encoded, recipe.data.max_length)
     if remark:
         reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary)
@@ -108,6 +99,24 @@ def prepare_run(
     )
 
 
+def _report_contents(
+    reporter: Reporter,
+    recipe: Recipe,
+    splits: Splits,
+    vocabulary: Vocabulary,
+    decoder: AttentionDecoder,
+    start: Checkpoint | None,
+) -> None:
+    if start is not None:
+        words = describe_words(start.vocabulary, vocabulary)
+        reporter.message(f"begins from {recipe.training.init_from}: {words}")
+    reporter.message(
+        f"{len(splits.train.items)} training and {len(splits.val.items)} val "
+        f"{MEDIA[recipe.encoder.medium].noun}s, {len(vocabulary)} words, "
+        f"{sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} million decoder weights"
+    )
+
+
 def _load_saved(out: Path) -> tuple[Checkpoint, dict[str, Any]]:
     """Return the last checkpoint of a run and its training state."""
     saved = load_checkpoint(out / "last", training=True)
@@ -121,22 +130,19 @@ def _load_saved(out: Path) -> tuple[Checkpoint, dict[str, Any]]:
 
 def _resolve(recipe: Recipe, reporter: Reporter, devices: Devices) -> Recipe:
     """Make paths absolute, so that a run can be resumed from any folder, and choose "auto"."""
-    encoder = recipe.encoder
-    if encoder.weights:
-        encoder = replace(encoder, weights=str(Path(encoder.weights).absolute()))
+    data, weights = recipe.data, recipe.encoder.weights
+    places = {key: _absolute(getattr(data, key)) for key in ("annotations", "images", "store")}
     return replace(
         recipe,
-        data=_absolute_paths(recipe.data),
-        encoder=encoder,
+        data=replace(data, **places),
+        encoder=replace(recipe.encoder, weights=_absolute(weights)),
         objective=absolute_teachers(recipe.objective),
         training=_choose_precision(recipe.training, reporter, devices),
     )
 
 
-def _absolute_paths(config: DataConfig) -> DataConfig:
-    places = {key: getattr(config, key) for key in ("annotations", "images", "store")}
-    local = {k: v for k, v in places.items() if v and "://" not in v}
-    return replace(config, **{k: str(Path(v).absolute()) for k, v in local.items()})
+def _absolute(place: str) -> str:
+    return str(Path(place).absolute()) if place and "://" not in place else place
 
 
 def _choose_precision(
@@ -236,7 +242,7 @@ def _check_item_count(splits: Splits) -> None:
     if len(items) < _FEWEST_ITEMS:
         raise ConfigError(
             f"data.familiarity is true, and {len(items)} training items are too few to say what "
-            f"is familiar; wanted {_FEWEST_ITEMS} or more. Set it to false."
+            f"is familiar; expected {_FEWEST_ITEMS} or more. Set it to false."
         )
 
 

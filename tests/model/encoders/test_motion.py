@@ -13,7 +13,7 @@ from regard.config import EncoderConfig, OptimizerConfig, VideoConfig
 from regard.errors import ConfigError
 from regard.model.encoders import Encoder, build_encoder
 from regard.model.encoders.sequences import LAYERS
-from regard.training.optimizer import build_optimizer
+from regard.training.state import build_optimizer
 from tests.helpers import toys
 
 APPEARANCE, MOTION = 64, 12

@@ -64,6 +64,10 @@ class Objective(nn.Module, ABC):
     part and changes nothing; `update` receives the sums over all parts.
     """
 
+    def __init__(self, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.config = config
+
     @property
     def needs_first_pass(self) -> bool:
         """Whether `update` must see a batch before the losses of that batch are right."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder
 from regard.model.rng import Randomness
 from regard.training.objectives.base import (
@@ -21,10 +20,6 @@ class CrossEntropy(Objective):
     The negative log-likelihood is **summed over a caption's words and averaged over
     captions**, as in the paper, so that lambda_ds weights two sums over one caption.
     """
-
-    def __init__(self, config: ObjectiveConfig) -> None:
-        super().__init__()
-        self.config = config
 
     def loss(
         self,

@@ -44,8 +44,7 @@ class HardAttentionObjective(Objective):
     started: Tensor
 
     def __init__(self, config: ObjectiveConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.register_buffer("baseline", torch.zeros(()))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 

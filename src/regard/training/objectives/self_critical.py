@@ -49,8 +49,7 @@ class SelfCritical(Objective):
             reward: scores one sampled caption of one picture.
             max_length: length of the longest sample.
         """
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.reward = reward
         self.max_length = max_length
         self.cross_entropy = CrossEntropy(config)
@@ -106,7 +105,10 @@ class SelfCritical(Objective):
                 found = step(token, state)
                 logits = found.logits.float()
                 logits[:, list(_NEVER_SAMPLED)] = -torch.inf
-                token = _draw(logits, generator)
+                if generator is None:
+                    token = logits.argmax(-1)
+                else:
+                    token = choose(torch.softmax(logits, -1), generator)
                 sampled[:, t] = torch.where(alive, token, PAD)
                 alive = alive & (token != END)
                 state = found.state
@@ -196,9 +198,3 @@ def policy_loss(rewards: Tensor, baseline: Tensor, logprob: Tensor) -> Tensor:
     # --8<-- [start:self_critical]
     return -((rewards - baseline) * logprob).mean()
     # --8<-- [end:self_critical]
-
-
-def _draw(logits: Tensor, generator: Randomness | None) -> Tensor:
-    if generator is None:
-        return logits.argmax(-1)
-    return choose(torch.softmax(logits, -1), generator)

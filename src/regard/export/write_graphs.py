@@ -1,0 +1,321 @@
+"""Writing the graphs of a trained model, which then captions without torch, into its folder.
+
+The graphs are traced from the modules that training runs, and their weights point into the
+safetensors file of the model. They are compared with the modules before they are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regard.backends import Backend
+from regard.backends.onnx_backend import OnnxBackend
+from regard.backends.torch_backend import TorchBackend
+from regard.checkpoint.components import (
+    ENCODER,
+    FILES,
+    MANIFEST,
+    Components,
+    OnnxManifest,
+    build_components,
+    model_digest,
+)
+from regard.checkpoint.folder import Checkpoint, file_digest, load_checkpoint
+from regard.errors import CheckpointError, ConfigError, UnknownName
+from regard.export.trace_graphs import quantise, trace_model
+from regard.model.encoders import Encoder, FrameEncoder
+from regard.text.vocabulary import UNKNOWN
+from regard.types import Annotations, Grid
+from regard.util.atomic import replaced_whole
+from regard.version import __version__
+
+TARGETS = ("onnx",)
+WEIGHTS = "model.safetensors"
+_EXAMPLES = 200
+_TOLERANCE = 1e-3  # largest difference to the modules on random input
+_TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
+
+
+def export_model(
+    folder: str | Path,
+    *,
+    to: str = "onnx",
+    out: str | Path | None = None,
+    int8: bool = False,
+    examples: Sequence[str | Path] = (),
+) -> Path:
+    """Write a model's graphs, so that it captions without torch.
+
+    Args:
+        folder: its checkpoint.
+        to: "onnx".
+        out: a folder for a copy of the checkpoint with the graphs; None: `folder` itself. An
+            earlier copy in `out` is replaced as a whole, another checkpoint never.
+        int8: quantise the encoder; captions then differ a little.
+        examples: pictures (clips, scans) like those to be captioned, for the ranges of the
+            quantised values; the first 200 are read.
+
+    Returns:
+        The folder that holds the graphs.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or the folder cannot be written.
+        ConfigError: only one of `int8` and `examples` is given; or `out` holds another model, or
+            one whose training can be resumed.
+        MediaError: an example cannot be read.
+        UnknownName: the format does not exist.
+        MissingExtra: onnxscript, or what the encoder needs, is not installed.
+    """
+    if to not in TARGETS:
+        raise UnknownName("format to export to", to, TARGETS)
+    if int8 != bool(examples):
+        raise ConfigError(
+            "quantising an encoder needs the ranges of its values on examples: give int8 (--int8) "
+            "and examples (--calibrate FOLDER) together, or neither."
+        )
+    checkpoint = load_checkpoint(folder)
+    place = Path(out).resolve() if out is not None else checkpoint.path
+    _check_replaced(checkpoint, place)
+    model = build_components(checkpoint)
+    pixels = _pixels(model.encoder, examples[:_EXAMPLES]) if int8 else None
+    try:
+        with _place(checkpoint, place) as target:
+            _write(model, checkpoint, target, pixels)
+    except FileExistsError as error:
+        raise CheckpointError(
+            f"{place} exists and is no checkpoint, so it is not replaced. Name another folder."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{place} cannot be written: {error}. Name another folder with --out."
+        ) from error
+    return place
+
+
+def _check_replaced(checkpoint: Checkpoint, place: Path) -> None:
+    """Check, before any work, that a copy would replace nothing but an earlier copy.
+
+    Raises:
+        ConfigError: the folder holds another model, or one with a training state.
+    """
+    if place.resolve() == checkpoint.path.resolve() or not (place / "config.json").is_file():
+        return  # `replaced_whole` does not replace other folders
+    held = place / WEIGHTS
+    same = held.is_file() and file_digest(held) == file_digest(checkpoint.path / WEIGHTS)
+    if not same or (place / "training.pt").exists():
+        what = "the state of a training" if same else "other weights"
+        raise ConfigError(
+            f"{place} is there and holds {what}, so it is not replaced; wanted a new folder, or a "
+            f"copy of {checkpoint.path} made before. Name another folder, or remove this one."
+        )
+
+
+def _pixels(encoder: Encoder, examples: Sequence[str | Path]) -> np.ndarray:
+    """Return the examples as inputs of the encoder's graph: items, or the real frames of clips."""
+    found: list[np.ndarray] = []
+    for example in examples:
+        prepared = encoder.prepare(encoder.read(example))
+        if isinstance(encoder, FrameEncoder):
+            found += list(prepared.pixels[: len(prepared.grid.spans)])
+        else:
+            found.append(prepared.pixels)
+    return np.stack(found)
+
+
+@contextmanager
+def _place(checkpoint: Checkpoint, place: Path) -> Generator[Path]:
+    """Yield the folder to write graphs into: the checkpoint's own, or a copy."""
+    if place.resolve() == checkpoint.path.resolve():
+        yield place
+        return
+    with replaced_whole(place, marker="config.json") as copy:
+        for file in checkpoint.path.iterdir():
+            if file.name not in (*FILES, MANIFEST, "training.pt") and file.is_file():
+                shutil.copyfile(file, copy / file.name)
+        yield copy
+
+
+def _write(
+    model: Components, checkpoint: Checkpoint, folder: Path, examples: np.ndarray | None
+) -> None:
+    graphs = trace_model(model.encoder, model.decoder)
+    if examples is not None:
+        graphs[ENCODER] = quantise(graphs[ENCODER], examples)
+    locations = weight_locations(checkpoint.path / WEIGHTS)
+    for name, graph in graphs.items():
+        if examples is None or name != ENCODER:  # a quantised graph holds its weights
+            point_to_file(graph, locations, WEIGHTS)
+    exact = examples is None
+    with _beside(folder) as new:
+        for name, graph in graphs.items():
+            (new / name).write_bytes(graph.SerializeToString(deterministic=True))
+        _check_same(model, new, list(graphs), encoder=exact)
+        manifest = _manifest(model, checkpoint, new, list(graphs), exact=exact)
+        (new / MANIFEST).write_text(manifest.to_json(), "utf-8")
+        # Graphs without a manifest do not count: a kill in between leaves a model for torch.
+        for name in (MANIFEST, *FILES):
+            (folder / name).unlink(missing_ok=True)
+        for name in (*graphs, MANIFEST):
+            (new / name).replace(folder / name)
+
+
+@contextmanager
+def _beside(folder: Path) -> Generator[Path]:
+    """Yield a temporary folder inside, with the weights. Old graphs stay until all are written."""
+    new = folder / ".graphs.new"
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir()
+        try:
+            os.link(folder / WEIGHTS, new / WEIGHTS)
+        except OSError:  # a file system without links
+            shutil.copyfile(folder / WEIGHTS, new / WEIGHTS)
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _manifest(
+    model: Components, checkpoint: Checkpoint, folder: Path, names: list[str], *, exact: bool
+) -> OnnxManifest:
+    return OnnxManifest(
+        model=model_digest(checkpoint.config),
+        weights=file_digest(checkpoint.path / WEIGHTS),
+        files={name: file_digest(folder / name) for name in names},
+        per_frame=isinstance(model.encoder, FrameEncoder),
+        pictures_per_item=model.encoder.pictures_per_item,
+        precision="float32" if exact else "int8",
+        regard_version=__version__,
+    )
+
+
+def _check_same(model: Components, folder: Path, names: list[str], *, encoder: bool) -> None:
+    """Compare graphs and modules on random input.
+
+    Args:
+        model: the modules.
+        folder: with the graphs.
+        names: of the graphs.
+        encoder: whether the encoder's vectors are compared, too.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    draw = np.random.default_rng(0)
+    per_frame = isinstance(model.encoder, FrameEncoder)
+    grid = Grid(model.encoder.grid_axes, model.encoder.grid_shape, (), ())
+    pixels = draw.standard_normal((3, *model.encoder.input_shape)).astype(np.float32)
+    mask = np.ones((3, grid.cells), bool)
+    if model.encoder.medium == "video":
+        mask.reshape(3, grid.shape[0], -1)[0, grid.shape[0] // 2 + 1 :] = False
+    words = draw.integers(UNKNOWN, len(model.vocabulary), (2, 6))
+    torch_backend = TorchBackend(model.encoder, model.decoder)
+    onnx_backend = OnnxBackend.open(folder, names, grid_shape=grid.shape, per_frame=per_frame)
+    wanted = torch_backend.encode(pixels, (grid,) * 3, mask)
+    found = onnx_backend.encode(pixels, (grid,) * 3, mask)
+    if not encoder:
+        found = replace(found, vectors=np.asarray(wanted.vectors))
+    pairs = zip(
+        _outputs(torch_backend, wanted, words), _outputs(onnx_backend, found, words), strict=True
+    )
+    worst = max(float(np.abs(a - b).max() / (1 + np.abs(a).max())) for a, b in pairs)
+    if not worst < _TOLERANCE:
+        raise CheckpointError(
+            f"{folder}: the exported graphs differ from the model by {worst:.2g}, so they are not "
+            "kept. This is a bug of regard or of the exporter; please report it."
+        )
+
+
+def _outputs(backend: Backend, annotations: Annotations, words: np.ndarray) -> list[np.ndarray]:
+    """Return all outputs of a backend while it reads words (T, B)."""
+    projected, state = backend.init_state(annotations, words.shape[1] // len(annotations.grids))
+    seen = [annotations.vectors, projected.values]  # each backend has its own form of keys
+    for token in words:
+        step = backend.step(backend.asarray(token), state, projected)
+        state = step.state
+        seen += [step.logits, step.alpha, state.hidden, state.memory]
+    return [np.asarray(x) for x in seen]
+
+
+# Weights
+
+
+@dataclass(frozen=True)
+class WeightLocation:
+    """The place of a weight in a safetensors file.
+
+    Attributes:
+        dtype: name in safetensors: "F16", "F32", ...
+        shape: its sizes.
+        start: of its bytes in the file.
+        length: number of its bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    length: int
+
+
+def weight_locations(path: Path) -> dict[str, WeightLocation]:
+    """Return the place of each weight in a safetensors file."""
+    with path.open("rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    found: dict[str, WeightLocation] = {}
+    for name, weight in header.items():
+        start, stop = weight["data_offsets"]
+        shape = tuple(weight["shape"])
+        found[name] = WeightLocation(weight["dtype"], shape, 8 + size + start, stop - start)
+    return found
+
+
+def point_to_file(graph: Any, locations: dict[str, WeightLocation], file: str) -> Any:
+    """Replace the weights of a graph by pointers into a file, in place.
+
+    The graph casts weights that are stored as float16; onnxruntime does so once, when it loads.
+
+    Args:
+        graph: an `onnx.ModelProto` whose initialisers have the names of the weights.
+        locations: of the weights in the file.
+        file: its name, beside the graph.
+
+    Raises:
+        ConfigError: a weight has another shape than in the graph.
+    """
+    from onnx import TensorProto, helper
+
+    casts: list[Any] = []
+    for weight in graph.graph.initializer:
+        place = locations.get(weight.name)
+        if place is None:
+            continue  # a constant of the graph's own
+        if place.shape != tuple(weight.dims) or place.dtype not in _TYPES:
+            raise ConfigError(
+                f"the weight {weight.name} is stored as {place.dtype} {place.shape}, and the graph "
+                f"takes float {tuple(weight.dims)}: the model cannot be exported."
+            )
+        name, kind = weight.name, getattr(TensorProto, _TYPES[place.dtype])
+        for field in ("raw_data", "float_data", "external_data"):
+            weight.ClearField(field)
+        if kind != TensorProto.FLOAT:
+            weight.name = f"{name}.stored"
+            casts.append(helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
+        weight.data_type, weight.data_location = kind, TensorProto.EXTERNAL
+        for key, value in {"location": file, "offset": place.start, "length": place.length}.items():
+            weight.external_data.add(key=key, value=str(value))
+    nodes = [*casts, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    return graph
