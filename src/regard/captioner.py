@@ -35,13 +35,13 @@ from regard.pipeline import (
     decoding_options,
     encode,
 )
-from regard.reliability.confidence import Confidence
 from regard.text.vocabulary import Vocabulary
 from regard.types import MEDIA, Annotations, Caption, Media
 
 if TYPE_CHECKING:
     from regard.model.decoder import AttentionDecoder
     from regard.model.encoders import Encoder
+    from regard.reliability.confidence import Confidence
     from regard.reliability.out_of_distribution import OutOfDistributionDetector
 
 _WORTH_A_SESSION = 150  # pictures from which another session of onnxruntime pays
@@ -68,11 +68,8 @@ class Captioner:
         *,
         name: str,
         device: str = "cpu",
-        metrics: dict[str, Any] | None = None,
-        familiarity: OutOfDistributionDetector | None = None,
-        confidence: Confidence | None = None,
     ) -> None:
-        """Put the components together; the modules are used as they are, not copied.
+        """Take two modules, which are used as they are, not copied.
 
         Args:
             encoder: pixels to annotations.
@@ -81,17 +78,11 @@ class Captioner:
             config: the recipe that the modules were made by.
             name: printed with every caption.
             device: where the work is done.
-            metrics: scores that travel with the model.
-            familiarity: compares inputs with its training items; captions of others then say so.
-            confidence: the chance that its words are right; captions then say so.
 
         Raises:
             ConfigError: there is no such device.
         """
-        self.components = of_modules(
-            encoder, decoder, vocabulary, config, name=name, device=device, metrics=metrics or {},
-            familiarity=familiarity, confidence=confidence,
-        )  # fmt: skip
+        self.components = of_modules(encoder, decoder, vocabulary, config, name, device)
 
     @classmethod
     def of(cls, components: Components) -> Captioner:

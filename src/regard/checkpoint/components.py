@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,7 +30,6 @@ from regard.config import Recipe
 from regard.config.io import from_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName, needs_torch
 from regard.media.reader import Reader, StoredReader
-from regard.reliability.confidence import Confidence, stored_confidence
 from regard.text.vocabulary import Vocabulary
 from regard.util.safe_io import json_of, text_of
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from regard.model.decoder import AttentionDecoder
     from regard.model.encoders import Encoder
     from regard.native import FastStep
+    from regard.reliability.confidence import Confidence
     from regard.reliability.out_of_distribution import OutOfDistributionDetector
 
 Modules: TypeAlias = "tuple[Encoder, AttentionDecoder]"
@@ -99,21 +99,10 @@ def of_modules(
     decoder: AttentionDecoder,
     vocabulary: Vocabulary,
     config: Recipe,
-    *,
     name: str,
     device: str = "cpu",
-    **others: Any,
 ) -> Components:
     """Return components around two modules, which are used as they are, not copied.
-
-    Args:
-        encoder: pixels to annotations.
-        decoder: annotations to words.
-        vocabulary: see `Components`, as for the rest.
-        config: see `Components`.
-        name: see `Components`.
-        device: where the modules are put.
-        **others: metrics, familiarity, confidence.
 
     Raises:
         ConfigError: there is no such device.
@@ -123,7 +112,7 @@ def of_modules(
     _check_device(device)
     modules = encoder.to(device), decoder.to(device)
     backend = TorchBackend(*modules, device)
-    return Components(encoder, backend, lambda: modules, vocabulary, config, name, device, **others)
+    return Components(encoder, backend, lambda: modules, vocabulary, config, name, device)
 
 
 def load_components(folder: str | Path, device: str = "cpu", backend: str = "auto") -> Components:
@@ -155,12 +144,9 @@ def build_components(checkpoint: Checkpoint, device: str = "cpu") -> Components:
     """
     recipe = _recipe(checkpoint)
     modules = _build_modules(checkpoint, recipe)
-    config = checkpoint.config
-    return of_modules(
-        *modules, checkpoint.vocabulary, recipe, name=config["name"], device=device,
-        metrics=checkpoint.metrics, familiarity=_stored_familiarity(config),
-        confidence=stored_confidence(config),
-    )  # fmt: skip
+    name = checkpoint.config["name"]
+    components = of_modules(*modules, checkpoint.vocabulary, recipe, name, device)
+    return replace(components, **_stored(checkpoint))
 
 
 def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
@@ -189,12 +175,9 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
             return None  # the graphs will say what is wrong with the model
         return None if weights is None else FastStep(weights, loops, threads=1)
 
-    return Components(
-        reader, backend, cache(lambda: _build_modules(checkpoint, recipe)), checkpoint.vocabulary,
-        recipe, config["name"], metrics=checkpoint.metrics,
-        familiarity=_stored_familiarity(config), confidence=stored_confidence(config),
-        native_step=native_step,
-    )  # fmt: skip
+    modules = cache(lambda: _build_modules(checkpoint, recipe))
+    components = Components(reader, backend, modules, checkpoint.vocabulary, recipe, config["name"])
+    return replace(components, native_step=native_step, **_stored(checkpoint))
 
 
 def _recipe(checkpoint: Checkpoint) -> Recipe:
@@ -212,17 +195,22 @@ def _build_modules(checkpoint: Checkpoint, recipe: Recipe) -> Modules:
     return build_modules(checkpoint, recipe)
 
 
-def _stored_familiarity(config: dict[str, Any]) -> OutOfDistributionDetector | None:
-    """Return what a checkpoint knows of its training items, or None.
+def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return scores and what was fitted to training items or to judged captions, by name.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: one of them is damaged.
     """
-    if (stored := config.get("familiarity")) is None:
-        return None
-    from regard.reliability.out_of_distribution import OutOfDistributionDetector
+    found: dict[str, Any] = {"metrics": checkpoint.metrics}
+    if (values := checkpoint.config.get("familiarity")) is not None:
+        from regard.reliability.out_of_distribution import OutOfDistributionDetector
 
-    return OutOfDistributionDetector.from_json(stored)
+        found["familiarity"] = OutOfDistributionDetector.from_json(values)
+    if (values := checkpoint.config.get("confidence")) is not None:
+        from regard.reliability.confidence import Confidence
+
+        found["confidence"] = Confidence.from_json(values)
+    return found
 
 
 def _check_device(device: str) -> None:

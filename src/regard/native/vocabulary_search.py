@@ -21,7 +21,7 @@ BLOCK = 64
 
 
 class Ranking:
-    """Implements `regard.types.Ranking` for the logits of one step.
+    """Implements `regard.types.WordRanking` for the logits of one step.
 
     Attributes:
         logits: (B, V), finished.
@@ -45,7 +45,7 @@ class Ranking:
         self.normaliser = normaliser.astype(np.float64)
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `regard.types.Ranking.strongest`."""
+        """See `regard.types.WordRanking.strongest`."""
         rows, words = self.logits.shape
         count = min(count, words)
         ids = np.empty((rows, count), np.int64)
@@ -124,7 +124,7 @@ class WordLayer:
 
 
 class WordRanking:
-    """Implements `regard.types.Ranking` for one step; computed when it is asked for.
+    """Implements `regard.types.WordRanking` for one step; computed when it is asked for.
 
     Attributes:
         words: V.
@@ -151,12 +151,12 @@ class WordRanking:
 
     @property
     def normaliser(self) -> np.ndarray:
-        """See `regard.types.Ranking`; after `strongest` it costs nothing."""
+        """See `regard.types.WordRanking`; after `strongest` it costs nothing."""
         strong = self._found(1)
         return self._all().normaliser if strong is None else strong.normaliser.astype(np.float64)
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `regard.types.Ranking.strongest`."""
+        """See `regard.types.WordRanking.strongest`."""
         strong = self._found(count)
         if strong is not None:
             return strong.ids[:, :count], strong.logits[:, :count].astype(np.float64)

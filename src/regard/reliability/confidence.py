@@ -12,22 +12,22 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from regard.checkpoint.folder import change_config
-from regard.errors import CheckpointError
+from regard.config.io import Range, Section, from_dict
+from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.text.words import is_judged, spoken_words
 from regard.types import Caption
 
 LEAST = 1e-6
 """Probabilities are taken to lie between this and 1 less this."""
 _KEY = "confidence"
-_STEEPEST = 100.0  # of scale and shift, either way; fits are far below
 
 
 @dataclass(frozen=True)
-class Confidence:
-    """What makes of a word's probability the chance that people's captions support it.
+class Confidence(Section, section="confidence"):
+    """Turns a word's probability into the chance that people's captions support it.
 
     Attributes:
         scale: of the logit of its probability; above 0.
@@ -40,24 +40,14 @@ class Confidence:
         error: of the confidence there, each caption's by a fit to others.
     """
 
-    scale: float
-    shift: float
+    scale: Annotated[float, Range(0, 100, exclusive=True)]  # fits are far below 100
+    shift: Annotated[float, Range(-100, 100)]
     split: str
     beam: int
     captions: int
     words: int
-    error_before: float
-    error: float
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "scale": (0, _STEEPEST), "shift": (-_STEEPEST, _STEEPEST),
-            "error_before": (0, 1), "error": (0, 1),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high or (name == "scale" and value == 0):
-                raise ValueError(f"{name} is {value!r}; it must lie between {low} and {high}")
+    error_before: Annotated[float, Range(0, 1)]
+    error: Annotated[float, Range(0, 1)]
 
     def chance(self, logprob: float) -> float:
         """Return the chance that people's captions support a content word.
@@ -98,13 +88,9 @@ class Confidence:
         Raises:
             CheckpointError: it is damaged.
         """
-        kinds = {"split": str, **dict.fromkeys(("beam", "captions", "words"), int)}
         try:
-            for name, value in values.items():
-                if not isinstance(value, kinds.get(name, int | float)) or isinstance(value, bool):
-                    raise TypeError(f"{name} is {value!r:.100}")
-            return cls(**values)
-        except (TypeError, ValueError, AttributeError) as error:
+            return from_dict(cls, values, _KEY)
+        except (ConfigError, UnknownName, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{_KEY} in config.json is damaged: {error}. Remove the key, and the model "
                 "captions without it; `regard evaluate --calibrate` makes a new one."
@@ -126,16 +112,6 @@ def unsure_text(caption: Caption, below: float, mark: str = "(?)") -> str:
     return " ".join(
         word.text + mark if word.first in unsure else word.text for word in spoken_words(caption)
     )
-
-
-def stored_confidence(config: dict[str, Any]) -> Confidence | None:
-    """Return what a checkpoint's `config.json` says, or None where it was never calibrated.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    stored = config.get(_KEY)
-    return None if stored is None else Confidence.from_json(stored)
 
 
 def store_confidence(folder: Path, confidence: Confidence) -> None:

@@ -12,8 +12,8 @@ from regard.types.decoding import (
     DecoderState,
     Hypothesis,
     ProjectedAnnotations,
-    Ranking,
     Step,
+    WordRanking,
 )
 from regard.types.media import MEDIA, Clip, Grid, Media, Medium, Scan
 
@@ -31,8 +31,8 @@ __all__ = [
     "Media",
     "Medium",
     "ProjectedAnnotations",
-    "Ranking",
     "Scan",
     "Step",
     "Word",
+    "WordRanking",
 ]

@@ -84,7 +84,7 @@ class DecoderState:
         return DecoderState(self.hidden[index], self.memory[index])
 
 
-class Ranking(Protocol):
+class WordRanking(Protocol):
     """The strongest words of a step, where a backend knows them faster than its logits tell.
 
     Attributes:
@@ -127,7 +127,7 @@ class Step:
     beta: Array | None = None
     location: Array | None = None
     location_logprob: Array | None = None
-    ranking: Ranking | None = None
+    ranking: WordRanking | None = None
 
     @property
     def logits(self) -> Array:
