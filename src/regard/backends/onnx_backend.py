@@ -215,7 +215,7 @@ class OnnxBackend:
             "mask": projected.mask,
         }
         graph = self._graphs["step"]
-        if "noise" in graph.takes:
+        if "noise" in graph.inputs:
             feed["chosen"] = np.array(context != "expected")
             feed["noise"] = _noise(context, (len(token), cells), generator)
         found = self._run("step", **feed)

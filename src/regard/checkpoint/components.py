@@ -227,7 +227,7 @@ MANIFEST = "graphs.json"
 MANIFEST_VERSION = 1
 ENCODER, MOTION, INIT, STEP = "encoder.onnx", "motion.onnx", "init.onnx", "step.onnx"
 FILES = (ENCODER, MOTION, INIT, STEP)
-"""All that may lie there."""
+"""All graphs that a folder may hold."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class OnnxManifest:
 def model_digest(config: dict[str, Any]) -> str:
     """Return a SHA-256 of what a model's graphs depend on, besides its weights.
 
-    Its name, scores and the data it was trained on may change without making graphs stale.
+    The name, the scores and the training data may change without making graphs stale.
     """
     recipe = config["recipe"]
     parts = {
@@ -273,10 +273,10 @@ def model_digest(config: dict[str, Any]) -> str:
 
 
 def read_manifest(checkpoint: Checkpoint) -> OnnxManifest | None:
-    """Return the graphs that lie in a checkpoint's folder, or None where there are none.
+    """Return the manifest of the graphs in a checkpoint's folder, or None without graphs.
 
     Raises:
-        CheckpointError: they are damaged, or were exported from another model or other weights.
+        CheckpointError: graphs are damaged, or were exported from another model or other weights.
     """
     path = checkpoint.path / MANIFEST
     if not path.is_file():

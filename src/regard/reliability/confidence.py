@@ -1,8 +1,7 @@
-"""How sure to be of a caption's words: the chance that people's captions support them.
+"""Confidence of a caption's words: the chance that people's captions support them.
 
-A word's probability is not that chance. "puppy" and "dog" share what is left for them, so right
-words have low probabilities, and of two models the one that was trained longer is surer of its
-mistakes. Platt 1999 fits two numbers to words whose support is known: the chance is
+A word's probability is not that chance. "puppy" and "dog" share the probability, so right words
+have low ones, and of two models the one that was trained longer is more certain of its mistakes. Platt 1999 fits two numbers to words whose support is known: the chance is
 sigmoid(scale · logit p + shift). With shift 0 that is the temperature of Guo et al. 2017, for two
 outcomes; it cannot lift a probability of less than a half above a half, which words need.
 """
@@ -21,7 +20,7 @@ from regard.text.words import is_judged, spoken_words
 from regard.types import Caption
 
 LEAST = 1e-6
-"""Probabilities are taken to lie between this and 1 less this."""
+"""Probabilities are clipped to lie between this and 1 minus this."""
 _KEY = "confidence"
 
 
@@ -32,10 +31,10 @@ class Confidence(Section, section="confidence"):
     Attributes:
         scale: of the logit of its probability; above 0.
         shift: added to it.
-        split: whose captions it was fitted to.
-        beam: that they were decoded with; other decoding may make other mistakes.
-        captions: how many they were.
-        words: how many of their words were judged.
+        split: the split whose captions it was fitted to.
+        beam: the beam width of those captions; other decoding may make other mistakes.
+        captions: number of the captions.
+        words: number of their words that were judged.
         error_before: expected calibration error of the bare probabilities there.
         error: of the confidence there, each caption's by a fit to others.
     """
@@ -60,9 +59,9 @@ class Confidence(Section, section="confidence"):
     def rate(self, caption: Caption) -> Caption:
         """Return the caption with the confidence of its words and of itself.
 
-        A word has one where its support can be judged at all: "dog" has, "a" has not. All tokens
-        of a word get the word's. The caption's is their mean, the share of its content words that
-        can be expected to have support; it has none without such a word.
+        Only words whose support can be judged have a confidence: "dog" has one, "a" has none. All
+        tokens of a word get the word's. The caption's confidence is their mean, the expected share
+        of its content words with support; it is None without such a word.
         """
         tokens: list[float | None] = [None] * len(caption.words)
         known: list[float] = []
@@ -83,7 +82,7 @@ class Confidence(Section, section="confidence"):
 
     @classmethod
     def from_json(cls, values: Any) -> Confidence:
-        """Read what `to_json` gave.
+        """Read the values of `to_json`.
 
         Raises:
             CheckpointError: it is damaged.
@@ -98,7 +97,7 @@ class Confidence(Section, section="confidence"):
 
 
 def unsure_words(caption: Caption, below: float) -> tuple[int, ...]:
-    """Return the indices into `caption.words` of those whose confidence lies below a chance."""
+    """Return the indices of the words in `caption.words` whose confidence is below a limit."""
     return tuple(
         t
         for t, word in enumerate(caption.words)
@@ -107,7 +106,7 @@ def unsure_words(caption: Caption, below: float) -> tuple[int, ...]:
 
 
 def unsure_text(caption: Caption, below: float, mark: str = "(?)") -> str:
-    """Return the caption with a mark after every word whose confidence lies below a chance."""
+    """Return the caption with a mark after every word whose confidence is below a limit."""
     unsure = unsure_words(caption, below)
     return " ".join(
         word.text + mark if word.first in unsure else word.text for word in spoken_words(caption)
@@ -115,7 +114,7 @@ def unsure_text(caption: Caption, below: float, mark: str = "(?)") -> str:
 
 
 def store_confidence(folder: Path, confidence: Confidence) -> None:
-    """Write it into a checkpoint's `config.json`; nothing else of the model is touched.
+    """Write a confidence into a checkpoint's `config.json`; nothing else is changed.
 
     Raises:
         CheckpointError: the config cannot be read or written; what was there before is untouched.

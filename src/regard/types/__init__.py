@@ -1,4 +1,4 @@
-"""The values that travel from a file to a caption, and the shapes they have.
+"""The values on the way from a file to a caption, and their shapes.
 
 Arrays are numpy arrays or torch tensors: whatever the backend holds.
 """
