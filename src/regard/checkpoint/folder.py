@@ -168,8 +168,8 @@ def _check_digests(checkpoint: Checkpoint) -> None:
         if name in stored and stored[name] != file_digest(checkpoint.path / name):
             raise CheckpointError(
                 f"{checkpoint.path / name} is not the file that config.json names: it is damaged, "
-                "or belongs to another model. Copy or download it again; if it was changed on purpose, "
-                "remove `files` from config.json."
+                "or belongs to another model. Copy or download it again; if it was changed on "
+                "purpose, remove `files` from config.json."
             )
 
 

@@ -1,9 +1,10 @@
 """Confidence of a caption's words: the chance that people's captions support them.
 
 A word's probability is not that chance. "puppy" and "dog" share the probability, so right words
-have low ones, and of two models the one that was trained longer is more certain of its mistakes. Platt 1999 fits two numbers to words whose support is known: the chance is
-sigmoid(scale · logit p + shift). With shift 0 that is the temperature of Guo et al. 2017, for two
-outcomes; it cannot lift a probability of less than a half above a half, which words need.
+have low ones, and of two models the one that was trained longer is more certain of its mistakes.
+Platt 1999 fits two numbers to words whose support is known: the chance is
+sigmoid(scale · logit p + shift). With shift 0 that is the temperature of Guo et al. 2017 for two
+outcomes; it cannot lift a probability below a half above a half, which words need.
 """
 
 from __future__ import annotations
