@@ -16,7 +16,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from regard.decoding.filters import Ids
 from torch import Tensor
 
 from benchmarks import gpu_work as work
@@ -24,6 +23,7 @@ from benchmarks.cuda_graphs import Captured, Outputs, recorder_for
 from benchmarks.device_beam import search
 from benchmarks.gpu_work import Resident, Sizes
 from regard.config import DecoderConfig
+from regard.decoding.topk import Ids
 from regard.errors import ConfigError, RegardError
 from regard.model.decoder import AttentionDecoder
 from regard.native import dispatch

@@ -16,7 +16,14 @@ from regard.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+EXPERIMENTS = [p for p in (DOCS / "experiments").glob("*.md") if p.name != "index.md"]
+NAMING_FILES = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "benchmarks/README.md",
+]
 COMMAND = get_command(app)
 
 
@@ -29,7 +36,9 @@ def blocks(page: Path, language: str) -> list[str]:
 def shell_commands() -> list[Any]:
     commands: list[Any] = []
     for page in PAGES:
-        text = "\n".join(blocks(page, "console") + blocks(page, ""))
+        dated = re.findall(r"^\d{4}-\d\d-\d\d · .*", page.read_text("utf-8"), re.M)
+        inline = re.findall(r"`([^`]+)`", "\n".join(dated))
+        text = "\n".join(blocks(page, "console") + blocks(page, "") + inline)
         for line in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?regard (.*)$", text, re.M):
             commands += [pytest.param(shlex.split(line, comments=True), id=f"{page.name}: {line}")]
     return [c for c in commands if "[OPTIONS]" not in c.id]
@@ -91,10 +100,33 @@ def test_every_extra_is_explained() -> None:
     assert explained == set(project["optional-dependencies"])
 
 
+@pytest.mark.parametrize("page", NAMING_FILES, ids=lambda p: p.name)
+def test_files_named_in_the_documentation_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for path in re.findall(r"`((?:src|tests|docs|benchmarks|examples|projects)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_citation_names_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.findall(r"^version: (.*)$", text, re.M) == [project["version"]]
+
+
 def test_pages_stand_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
-    for page in DOCS.glob("*.md"):
-        assert page.name in navigation
+    for page in DOCS.rglob("*.md"):
+        assert re.search(rf"[ :]{re.escape(page.relative_to(DOCS).as_posix())}$", navigation, re.M)
+
+
+@pytest.mark.parametrize("page", EXPERIMENTS, ids=lambda p: p.name)
+def test_experiments_have_a_date_and_a_command(page: Path) -> None:
+    entries = re.findall(r"^### .*\n+(.*)", page.read_text("utf-8"), re.M)
+    assert entries
+    for line in entries:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d · (command not recorded|`[^`]+`(, `[^`]+`)*)", line)
+        for path in re.findall(r"(?:tests|projects)/[\w/.]+", line):
+            assert (ROOT / path).exists(), path
 
 
 def test_readme_shows_the_way_in_its_first_lines() -> None:

@@ -1,88 +1,97 @@
-"""The tables of docs/volumes.md: facts, text scores and attention on held-out hippocampus scans.
+"""Evaluation on held-out scans: true facts, text scores, and attention against the masks.
 
-    regard data hippocampus FOLDER hippo
-    python projects/hippocampus/train_encoder.py hippo encoder.safetensors
-    regard train hippocampus-soft --data hippo/dataset.json --images hippo \
-        --set encoder.weights=encoder.safetensors
-    regard train hippocampus-soft --data hippo/dataset.json --images hippo \
-        --set encoder.weights=encoder.safetensors \
-        --set decoder.scores=uniform --set name=hippocampus-mean
-    python projects/hippocampus/evaluate.py hippo --model runs/hippocampus-soft \
-        --control mean-pool=runs/hippocampus-mean
-
-The first model is the one whose attention is compared; a control is NAME=FOLDER. Baselines that
-need no training are made here: the majority text, and the nearest training scan by voxels, by the
-size of the crop and by the model's mean annotation.
+A caption counts for a fact if it states its class; a fact that is not stated, or of which two
+different things are said, is not right. Baselines that need no training are computed here: the
+majority text, and the caption of the nearest training scan by voxels, by the size of the crop and
+by the model's mean annotation.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import random
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from projects.hippocampus.data import FactBook, load_facts, read_marked
-from projects.hippocampus.facts import FACTS, Marked
-from projects.hippocampus.rule_facts import (
+import regard
+from projects.hippocampus.data import FactBook, load_facts, read_marked_scan
+from projects.hippocampus.facts import FACTS, MarkedScan, most_frequent_classes
+from projects.hippocampus.text import stated_facts, write_caption
+from projects.hippocampus.volume_pointing import (
     SPOKEN,
-    Aim,
-    aims,
-    majority_text,
+    PartAttention,
+    attention_on_parts,
     mask_priors,
-    mean_accuracy,
-    nearest_texts,
-    score_facts,
 )
-from regard.captioner import Captioner
+from regard import Caption, Captioner
 from regard.data import load_dataset
 from regard.metrics import score_captions
-from regard.pretrained import find_model
-from regard.types import Caption, Media
+from regard.types import Media
+
+Rows = list[dict[str, object]]
+"""A table: every row has the same columns."""
 
 
-def main() -> None:
-    """Print the tables; write them and the captions as JSON where a file is named."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folder", type=Path, help="of `regard data hippocampus`")
-    parser.add_argument("--model", default="hippocampus-soft")
-    parser.add_argument("--control", action="append", default=[], metavar="NAME=FOLDER")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--beam", type=int, default=1)
-    parser.add_argument("--tokenizer", default="auto")
-    parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    book = load_facts(asked.folder / "facts.json")
+@dataclass(frozen=True)
+class Evaluation:
+    """The tables of docs/volumes.md.
+
+    Attributes:
+        scans: evaluated.
+        tables: "facts", "scores" and "attention", each with its rows.
+        texts: captions by kind of text and name of the scan.
+    """
+
+    scans: int
+    tables: dict[str, Rows]
+    texts: dict[str, dict[str, str]]
+
+
+def evaluate_model(
+    folder: Path,
+    *,
+    model: str = "hippocampus-soft",
+    controls: Mapping[str, str] | None = None,
+    split: str = "test",
+    beam: int = 1,
+    tokenizer: str = "auto",
+) -> Evaluation:
+    """Evaluate a model beside controls and baselines.
+
+    Args:
+        folder: written by `projects.hippocampus.data.write_data`.
+        model: as `regard.load` takes it; its attention is compared with the masks.
+        controls: further models by name, of which only the captions are scored.
+        split: "train", "val" or "test", of which the real scans are captioned.
+        beam: width; 1 is greedy.
+        tokenizer: as `regard.metrics.score_captions` takes it.
+    """
+    book = load_facts(folder / "facts.json")
     references = {
         Path(item.key).name: list(item.captions)
-        for item in load_dataset(asked.folder / "dataset.json", asked.folder).items
+        for item in load_dataset(folder / "dataset.json", folder).items
     }
-    training = [k for k, split in book.splits.items() if split == "train" and "_copy" not in k]
-    wanted = [k for k, split in book.splits.items() if split == asked.split]
-    model = Captioner.load(find_model(asked.model))
-    media = {key: model.encoder.read(asked.folder / "scans" / key) for key in training + wanted}
-    captions = captioned(model, [media[key] for key in wanted], asked.beam)
+    training, wanted = book.real_scans("train"), book.real_scans(split)
+    captioner = regard.load(model)
+    media = {key: captioner.encoder.read(folder / "scans" / key) for key in training + wanted}
+    captions = write_captions(captioner, [media[key] for key in wanted], beam)
     texts = {"model": {k: c.text for k, c in zip(wanted, captions, strict=True)}}
-    for control in asked.control:
-        name, _, folder = control.partition("=")
-        made = captioned(Captioner.load(find_model(folder)), [media[k] for k in wanted], asked.beam)
+    for name, control in (controls or {}).items():
+        made = write_captions(regard.load(control), [media[key] for key in wanted], beam)
         texts[name] = {k: c.text for k, c in zip(wanted, made, strict=True)}
-    texts |= baselines(model, media, book, training, wanted, references)
-    report = {
+    texts |= baselines(captioner, media, book, training, wanted, references)
+    tables = {
         "facts": fact_rows(texts, book),
-        "scores": score_rows(texts, {k: references[k] for k in wanted}, asked.tokenizer),
-        "attention": aim_rows(model, media, captions, asked.folder, training, wanted),
+        "scores": score_rows(texts, {k: references[k] for k in wanted}, tokenizer),
+        "attention": attention_rows(captioner, media, captions, folder, training, wanted),
     }
-    for name, rows in report.items():
-        print(f"\n{name} ({asked.split}, {len(wanted)} scans)\n")
-        print(table(rows))
-    if asked.json:
-        asked.json.write_text(json.dumps(report | {"captions": texts}, indent=1), "utf-8")
+    return Evaluation(len(wanted), tables, texts)
 
 
-def captioned(model: Captioner, media: list[Media], beam: int) -> list[Caption]:
+def write_captions(model: Captioner, media: list[Media], beam: int) -> list[Caption]:
     """Return the model's captions."""
     options = {"method": "greedy"} if beam == 1 else {"beam": beam}
     return model.caption(media, **options)
@@ -96,7 +105,7 @@ def baselines(
     wanted: list[str],
     references: dict[str, list[str]],
 ) -> dict[str, dict[str, str]]:
-    """Return the texts of what needs no training of its own."""
+    """Return the texts of the baselines that need no training."""
     most = majority_text(book, training)
     voxels = {key: model.encoder.prepare(m).pixels for key, m in media.items()}
     sizes = {key: np.array(m.pixels.shape, float) for key, m in media.items()}
@@ -107,10 +116,10 @@ def baselines(
     return made
 
 
-def fact_rows(texts: dict[str, dict[str, str]], book: FactBook) -> list[dict[str, object]]:
-    """Return a row per fact: the share that is right, of all scans."""
+def fact_rows(texts: dict[str, dict[str, str]], book: FactBook) -> Rows:
+    """Return a row for each fact: the share of all scans of which it is right."""
     scores = {name: score_facts(captions, book) for name, captions in texts.items()}
-    rows: list[dict[str, object]] = []
+    rows: Rows = []
     for fact in FACTS:
         stated = scores["model"][fact.name]
         row: dict[str, object] = {"fact": fact.name, "stated": stated.stated / stated.scans}
@@ -122,7 +131,7 @@ def fact_rows(texts: dict[str, dict[str, str]], book: FactBook) -> list[dict[str
 
 def score_rows(
     texts: dict[str, dict[str, str]], references: dict[str, list[str]], tokenizer: str
-) -> list[dict[str, object]]:
+) -> Rows:
     """Return a row of text scores × 100 for each kind of text."""
     return [
         {"text": name} | score_captions(captions, references, tokenizer=tokenizer).values
@@ -130,26 +139,26 @@ def score_rows(
     ]
 
 
-def aim_rows(
+def attention_rows(
     model: Captioner,
     media: dict[str, Media],
     captions: list[Caption],
     folder: Path,
     training: list[str],
     wanted: list[str],
-) -> list[dict[str, object]]:
+) -> Rows:
     """Return a row for each word that names a part."""
 
-    def marked(key: str) -> Marked:
-        return read_marked(folder / "scans" / key, folder / "masks" / key)
+    def marked(key: str) -> MarkedScan:
+        return read_marked_scan(folder / "scans" / key, folder / "masks" / key)
 
     grids = {key: model.encoder.prepare(media[key]).grid for key in training}
     priors = mask_priors([(marked(key), grids[key]) for key in training])
-    found: dict[str, list[Aim]] = defaultdict(list)
+    found: dict[str, list[PartAttention]] = defaultdict(list)
     for key, caption in zip(wanted, captions, strict=True):
-        for aim in aims(caption, marked(key), priors):
-            found[aim.word].append(aim)
-    rows: list[dict[str, object]] = []
+        for attention in attention_on_parts(caption, marked(key), priors):
+            found[attention.word].append(attention)
+    rows: Rows = []
     for word in SPOKEN:
         of_word = found[word]
         if of_word:
@@ -171,12 +180,85 @@ def aim_rows(
     return rows
 
 
+@dataclass(frozen=True)
+class FactScore:
+    """How often a fact was stated, and how often it was right.
+
+    Attributes:
+        scans: that were captioned.
+        stated: scans whose caption states the fact.
+        right: scans of which the stated class is the true one.
+    """
+
+    scans: int
+    stated: int
+    right: int
+
+    @property
+    def accuracy(self) -> float:
+        """Right ones among all scans: a fact that is not stated is not right."""
+        return self.right / self.scans
+
+
+def score_facts(captions: Mapping[str, str], book: FactBook) -> dict[str, FactScore]:
+    """Return each fact's score.
+
+    Args:
+        captions: a text by the name of the scan.
+        book: the true classes.
+    """
+    said = {key: stated_facts(text, book.thresholds) for key, text in captions.items()}
+    return {
+        fact.name: FactScore(
+            len(said),
+            sum(fact.name in of_scan for of_scan in said.values()),
+            sum(book.classes[key][fact.name] == facts.get(fact.name)
+                for key, facts in said.items()),
+        )
+        for fact in FACTS
+    }  # fmt: skip
+
+
+def mean_accuracy(scores: Mapping[str, FactScore]) -> float:
+    """Return the mean over facts."""
+    return float(np.mean([score.accuracy for score in scores.values()]))
+
+
+def majority_text(book: FactBook, training: Sequence[str]) -> str:
+    """Return a caption that states every fact's most frequent class among training scans."""
+    most = {name: found for name, (found, _) in most_frequent_classes(
+        book.classes[key] for key in training).items()}  # fmt: skip
+    return write_caption(most, book.thresholds, random.Random(0))
+
+
+def nearest_texts(
+    vectors: Mapping[str, np.ndarray],
+    training: Sequence[str],
+    wanted: Sequence[str],
+    references: Mapping[str, Sequence[str]],
+) -> dict[str, str]:
+    """Return for each wanted scan a caption of the training scan that is nearest to it.
+
+    Args:
+        vectors: of every scan, such as its voxels, its size or its features.
+        training: names of the training scans.
+        wanted: names of the scans to caption.
+        references: captions of the training scans.
+    """
+    known = np.stack([vectors[key].reshape(-1) for key in training])
+    texts: dict[str, str] = {}
+    for key in wanted:
+        distances = ((known - vectors[key].reshape(-1)) ** 2).sum(1)
+        texts[key] = references[training[int(distances.argmin())]][0]
+    return texts
+
+
 def mean(values: list[float] | list[bool]) -> float:
     """Return the mean."""
     return float(np.mean(values))
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: Rows) -> str:
     """Return rows as a Markdown table."""
     if not rows:
         return "(none)"
@@ -187,7 +269,3 @@ def table(rows: list[dict[str, object]]) -> str:
         for row in rows
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-if __name__ == "__main__":
-    main()

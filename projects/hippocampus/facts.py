@@ -1,10 +1,10 @@
-"""What can be measured on a hippocampus whose anterior and posterior part are marked.
+"""Facts: numbers measured on a hippocampus whose anterior and posterior parts are marked.
 
-A mask holds 0 (elsewhere), 1 (anterior part) and 2 (posterior part). Every fact is one number that
-the mask gives, or the mask and the scan; two thresholds cut the numbers into three classes, and
-are quantiles of the training scans alone, rounded to what the captions say. Directions are those
-of the file's affine, RAS+: up is superior, front is anterior, and right is the right of whoever
-made the affine; which hippocampus of the two a crop shows, no file says.
+A mask holds 0 (elsewhere), 1 (anterior part) and 2 (posterior part). Every fact is one number,
+computed from the mask alone or from the mask and the scan. Two thresholds cut the numbers into
+three classes; they are quantiles of the training scans alone, rounded to what the captions say.
+Directions are those of the file's affine, RAS+: up is superior and front is anterior. No file says
+whether a crop shows the left or the right hippocampus.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from regard.errors import DatasetError
 
 ANTERIOR, POSTERIOR = 1, 2
 MAJORITY_LIMIT = 0.7
-"""A fact of which more scans than this are of one class is no fact worth counting."""
+"""Facts of which a larger share of the scans are in one class are not worth counting."""
 _SHELL = 2  # voxels around the hippocampus that count as its surroundings
 
 
 @dataclass(frozen=True)
-class Marked:
+class MarkedScan:
     """A scan with its mask, both (slices, rows, cols): up, to the front, to the right.
 
     Attributes:
@@ -50,40 +50,40 @@ class Marked:
         return float(self.values[self.mask == label].mean())
 
 
-def _extent(axis: int) -> Callable[[Marked], float]:
-    def measure(marked: Marked) -> float:
+def _extent(axis: int) -> Callable[[MarkedScan], float]:
+    def measure(marked: MarkedScan) -> float:
         return float(np.ptp(marked.points(1, 2)[:, axis]) + marked.spacing[axis])
 
     return measure
 
 
-def _ratio(marked: Marked) -> float:
+def _ratio(marked: MarkedScan) -> float:
     return marked.volume(ANTERIOR) / marked.volume(POSTERIOR)
 
 
-def _between(axis: int, sign: int) -> Callable[[Marked], float]:
-    """How far the anterior part's centre lies from the posterior part's along an axis."""
+def _between(axis: int, sign: int) -> Callable[[MarkedScan], float]:
+    """Return the distance between the centres of the parts along an axis."""
 
-    def measure(marked: Marked) -> float:
+    def measure(marked: MarkedScan) -> float:
         apart = marked.points(ANTERIOR).mean(0) - marked.points(POSTERIOR).mean(0)
         return float(sign * apart[axis])
 
     return measure
 
 
-def _axes(marked: Marked) -> tuple[np.ndarray, np.ndarray]:
+def _axes(marked: MarkedScan) -> tuple[np.ndarray, np.ndarray]:
     """Return the principal axes' standard deviations, longest first, and their directions."""
     variances, directions = np.linalg.eigh(np.cov(marked.points(1, 2).T))
     return np.sqrt(variances[::-1]), directions[:, ::-1].T
 
 
-def _tilt(marked: Marked) -> float:
+def _tilt(marked: MarkedScan) -> float:
     up, front, _ = _axes(marked)[1][0]
     return float(np.degrees(np.arctan2(-up * np.sign(front), abs(front))))
 
 
-def _border(marked: Marked) -> float:
-    """Where the parts meet: 0 at the anterior end of the whole, 1 at its posterior end."""
+def _border(marked: MarkedScan) -> float:
+    """Return where the parts meet: 0 at the anterior end of the whole, 1 at its posterior end."""
     rows, half = marked.points(1, 2)[:, 1], marked.spacing[1] / 2
     front, back = rows.max() + half, rows.min() - half
     anterior, posterior = marked.points(ANTERIOR)[:, 1], marked.points(POSTERIOR)[:, 1]
@@ -91,8 +91,8 @@ def _border(marked: Marked) -> float:
     return float((front - meeting) / (front - back))
 
 
-def _compactness(marked: Marked) -> float:
-    """Surface of the ball of equal volume, divided by the surface of the voxels' faces."""
+def _compactness(marked: MarkedScan) -> float:
+    """Return the surface of the ball of equal volume over the surface of the voxels' faces."""
     whole = np.pad(marked.mask > 0, 1)
     slices, rows, cols = marked.spacing
     faces = (rows * cols, slices * cols, slices * rows)
@@ -102,39 +102,39 @@ def _compactness(marked: Marked) -> float:
     return float(np.pi ** (1 / 3) * (6 * marked.volume(1, 2)) ** (2 / 3) / surface)
 
 
-def _contrast(marked: Marked) -> float:
-    """Mean intensity of the whole, divided by that of the two voxels around it."""
+def _contrast(marked: MarkedScan) -> float:
+    """Return the mean intensity of the whole over that of the two voxels around it."""
     whole = np.pad(marked.mask > 0, _SHELL)
     grown = whole
-    for axis in range(3):  # a box, axis by axis; padded, so that nothing comes round
+    for axis in range(3):  # a box, axis by axis; padded, so that nothing wraps around
         grown = np.any([np.roll(grown, by, axis) for by in range(-_SHELL, _SHELL + 1)], axis=0)
     shell = (grown & ~whole)[tuple(slice(_SHELL, -_SHELL) for _ in range(3))]
     return float(marked.values[marked.mask > 0].mean() / marked.values[shell].mean())
 
 
-def _texture(marked: Marked) -> float:
+def _texture(marked: MarkedScan) -> float:
     inside = marked.values[marked.mask > 0]
     return float(inside.std() / inside.mean())
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that can be said of every scan.
+    """A property of every scan: a number and its classes.
 
     Attributes:
-        name: what it is called.
+        name: its key in `facts.json`.
         unit: of its number; "" for a ratio.
         meaning: what the number is.
         measure: of a marked scan.
         classes: their names from the smallest number on.
         step: thresholds are rounded to multiples of it.
-        fixed: thresholds that are no quantiles.
+        fixed: thresholds that are not quantiles.
     """
 
     name: str
     unit: str
     meaning: str
-    measure: Callable[[Marked], float]
+    measure: Callable[[MarkedScan], float]
     classes: tuple[str, ...]
     step: float = 0.01
     fixed: tuple[float, ...] = ()
@@ -189,7 +189,7 @@ Thresholds = Mapping[str, tuple[float, ...]]
 """By fact."""
 
 
-def measure(marked: Marked) -> dict[str, float]:
+def measure_facts(marked: MarkedScan) -> dict[str, float]:
     """Return every fact's number.
 
     Raises:
@@ -200,12 +200,12 @@ def measure(marked: Marked) -> dict[str, float]:
             raise DatasetError(
                 f"the mask marks no {name} part (label {label}); it holds the labels "
                 f"{np.unique(marked.mask).tolist()}. Masks of the Medical Segmentation Decathlon's "
-                "Task04 were wanted."
+                "Task04 are expected."
             )
     return {fact.name: fact.measure(marked) for fact in FACTS}
 
 
-def thresholds_of(training: Iterable[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+def fit_thresholds(training: Iterable[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
     """Return each fact's thresholds: the terciles of the training scans, rounded."""
     rows = list(training)
     found: dict[str, tuple[float, ...]] = {}
@@ -222,7 +222,7 @@ def classify(values: Mapping[str, float], thresholds: Thresholds) -> dict[str, s
     return {fact.name: fact.class_of(values[fact.name], thresholds[fact.name]) for fact in FACTS}
 
 
-def majorities(classes: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]:
+def most_frequent_classes(classes: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]:
     """Return each fact's most frequent class and its share."""
     rows = list(classes)
     found: dict[str, tuple[str, float]] = {}

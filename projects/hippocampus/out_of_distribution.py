@@ -1,69 +1,86 @@
-"""How often a model of scans says that an input is unlike its training data, rightly and wrongly.
+"""How often a model of scans reports that an input is unlike its training data, and how rightly.
 
-    python benchmarks/familiarity.py hippo --model hippocampus-soft
-
-Held-out scans should get no notice. What should get one: those scans upside down, mirrored front
-to back, with black and white exchanged, with noise, at twice the size; scans of other kinds that
-nilearn, nibabel and pydicom ship; made volumes.
+Held-out scans should get no notice. These should get one: held-out scans upside down, mirrored
+front to back, with black and white exchanged, with noise, at twice the size; scans of other kinds
+that nilearn, nibabel and pydicom ship; synthetic volumes.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+import regard
 from projects.hippocampus.data import load_facts
-from regard.captioner import Captioner
-from regard.errors import MediaError, MissingExtra
-from regard.pretrained import find_model
+from regard import Captioner, MediaError, MissingExtra
 from regard.types import Media, Scan
 
 
-def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folder", type=Path, help="of `regard data hippocampus`")
-    parser.add_argument("--model", default="hippocampus-soft")
-    asked = parser.parse_args()
-    book = load_facts(asked.folder / "facts.json")
-    model = Captioner.load(find_model(asked.model))
-    print("| inputs | with a notice | of | the first one says |\n|---|---|---|---|")
+@dataclass(frozen=True)
+class NoticeCount:
+    """How many inputs of a kind got a notice.
+
+    Attributes:
+        inputs: their kind.
+        noticed: how many got a notice; None if they cannot be read.
+        total: how many there are.
+        first: what the first notice says, or why they cannot be read.
+    """
+
+    inputs: str
+    noticed: int | None
+    total: int
+    first: str
+
+    def row(self) -> str:
+        """Return a row of a Markdown table."""
+        noticed = "refused" if self.noticed is None else self.noticed
+        return f"| {self.inputs} | {noticed} | {self.total} | {self.first} |"
+
+
+HEADER = "| inputs | with a notice | of | the first one says |\n|---|---|---|---|"
+
+
+def count_notices(folder: Path, model: str = "hippocampus-soft") -> Iterator[NoticeCount]:
+    """Yield how many inputs of each kind get a notice.
+
+    Args:
+        folder: written by `projects.hippocampus.data.write_data`.
+        model: as `regard.load` takes it.
+    """
+    book = load_facts(folder / "facts.json")
+    captioner = regard.load(model)
     held_out: list[Scan] = []
     for split in ("train", "val", "test"):
-        names = [k for k, s in book.splits.items() if s == split and "_copy" not in k]
-        scans = [model.encoder.read(asked.folder / "scans" / name) for name in names]
-        show(model, f"real {split} scans", scans)
+        names = book.real_scans(split)
+        scans = [captioner.encoder.read(folder / "scans" / name) for name in names]
+        yield _count(captioner, f"real {split} scans", scans)
         held_out += [s for s in scans if isinstance(s, Scan) and split == "test"]
-    for name, made in changed(held_out).items():
-        show(model, name, made)
-    for name, source in others():
+    for name, made in changed_scans(held_out).items():
+        yield _count(captioner, name, list[Media](made))
+    for name, source in other_scans():
         try:
-            show(model, name, [model.encoder.read(source)])
+            yield _count(captioner, name, [captioner.encoder.read(source)])
         except (MediaError, MissingExtra) as error:
-            print(f"| {name} | refused | 1 | {error} |")
+            yield NoticeCount(name, None, 1, str(error))
 
 
-def show(model: Captioner, name: str, media: list[Media] | list[Scan]) -> None:
-    """Print one row."""
-    made = model.caption(list(media), max_length=1)
-    said = [n for caption in made for n in caption.notices if n.startswith("Unlike")]
-    first = said[0].partition(": ")[2] if said else ""
-    print(f"| {name} | {len(said)} | {len(made)} | {first} |", flush=True)
+def _count(model: Captioner, name: str, media: list[Media]) -> NoticeCount:
+    captions = model.caption(media, max_length=1)
+    notices = [n for caption in captions for n in caption.notices if n.startswith("Unlike")]
+    first = notices[0].partition(": ")[2] if notices else ""
+    return NoticeCount(name, len(notices), len(captions), first)
 
 
-def changed(scans: list[Scan]) -> dict[str, list[Scan]]:
-    """Return scans of the known kind, spoilt."""
+def changed_scans(scans: list[Scan]) -> dict[str, list[Scan]]:
+    """Return altered copies of scans, by the kind of change."""
     draw = np.random.default_rng(0)
 
-    def each(change: object) -> list[Scan]:
-        return [
-            replace(s, pixels=np.ascontiguousarray(change(s.pixels)))  # type: ignore[operator]
-            for s in scans
-        ]
+    def each(change: Callable[[np.ndarray], np.ndarray]) -> list[Scan]:
+        return [replace(s, pixels=np.ascontiguousarray(change(s.pixels))) for s in scans]
 
     def shuffled(pixels: np.ndarray) -> np.ndarray:
         return draw.permutation(pixels.reshape(-1)).reshape(pixels.shape)
@@ -84,8 +101,8 @@ def changed(scans: list[Scan]) -> dict[str, list[Scan]]:
     }
 
 
-def others() -> Iterator[tuple[str, object]]:
-    """Yield scans of other kinds, as far as their packages are here."""
+def other_scans() -> Iterator[tuple[str, object]]:
+    """Yield scans of other kinds, as far as the packages that ship them are installed."""
     shape = (36, 50, 35)
     yield "noise", np.random.default_rng(0).normal(size=shape).astype(np.float32)
     yield "gradient", np.mgrid[: shape[0], : shape[1], : shape[2]][0].astype(np.float32)
@@ -114,7 +131,3 @@ def others() -> Iterator[tuple[str, object]]:
         yield "pydicom's MR_small.dcm", get_testdata_file("MR_small.dcm")
     except ImportError:
         pass
-
-
-if __name__ == "__main__":
-    main()

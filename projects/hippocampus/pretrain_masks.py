@@ -1,22 +1,34 @@
-"""An encoder of scans is taught by masks and numbers before any word is: few scans, much to see.
+"""Pretraining of the scan encoder on masks and facts, before the decoder reads any words.
 
-A caption of a hundred words says eighteen facts: too little a signal for a fresh network to learn
-to see by. A mask says of every cell which share of it each part fills, and the facts' numbers are
-known. So the encoder (`regard.model.encoders.auxiliary_heads`) learns both, and its vectors go on
-saying them. It has then seen the masks of the training scans, and of no other. Where attention
-lies on a part, the encoder knew parts before the decoder knew words.
+A caption of a hundred words states eighteen facts: too weak a signal for a fresh network to learn
+to see by. A mask tells for every cell which share of it each part fills, and the facts' numbers are
+known. So the encoder learns to predict both (`encoder.volume.numbers` and `parts` of the recipe),
+and its vectors go on carrying them. It has then seen the masks of the training scans and of no
+others. Where attention lies on a part, the encoder knew parts before the decoder knew words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from regard.model.encoders import TaughtEncoder
+from projects.hippocampus.data import FactBook, load_facts, read_marked_scan
+from projects.hippocampus.facts import ANTERIOR, FACTS, POSTERIOR
+from projects.hippocampus.volume_pointing import GridMask
+from regard import ConfigError
+from regard.model.encoders import build_encoder
+from regard.recipes import find_recipe, override
+
+if TYPE_CHECKING:
+    from regard.model.encoders import TaughtEncoder
 
 _SHARES_WEIGHT = 2.0  # of the shares' loss beside that of the numbers
 _BRIGHTNESS = 0.1  # standard deviation of a random factor and of a random addition
@@ -25,12 +37,12 @@ _NOISE = 0.03
 
 @dataclass(frozen=True)
 class Targets:
-    """What an encoder is taught with, N scans.
+    """What an encoder learns from, N scans.
 
     Attributes:
         pixels: (N, *input_shape) float32.
-        numbers: (N, K), standardised.
-        shares: (N, L, P) in 0..1, of each cell that each part fills.
+        numbers: (N, K), the facts' numbers, standardised.
+        shares: (N, L, P) in 0..1, the share of each cell that each part fills.
     """
 
     pixels: Tensor
@@ -38,7 +50,7 @@ class Targets:
     shares: Tensor
 
 
-def teach_encoder(
+def pretrain_encoder(
     encoder: TaughtEncoder,
     targets: Targets,
     *,
@@ -51,17 +63,17 @@ def teach_encoder(
     """Train an encoder in place, by AdamW with a cosine schedule.
 
     The loss is the mean squared error of the numbers plus twice the binary cross-entropy of the
-    shares, each averaged over all that it is of.
+    shares, each averaged over all its elements.
 
     Args:
-        encoder: says K numbers and P shares; all of it is trained, and it ends frozen and in
+        encoder: predicts K numbers and P shares; all of it is trained, and it ends frozen and in
             evaluation mode.
         targets: of the training scans.
         epochs: passes over them.
         batch_size: scans a step.
         learning_rate: at the beginning.
         seed: of order and noise.
-        report: is told (epoch, loss) after each epoch.
+        report: is called with (epoch, mean loss) after each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
     encoder.requires_grad_(True)
@@ -95,6 +107,96 @@ def _batches(targets: Targets, size: int, generator: torch.Generator) -> Iterato
         factor = 1 + _BRIGHTNESS * torch.randn(shape, generator=generator)
         more = _BRIGHTNESS * torch.randn(shape, generator=generator)
         noise = _NOISE * torch.randn(pixels.shape, generator=generator)
-        # What is 0 may lie outside the scan, and stays 0.
+        # A voxel of 0 may lie outside the scan, and stays 0.
         pixels = torch.where(pixels == 0, pixels, pixels * factor + more + noise)
         yield Targets(pixels, targets.numbers[index], targets.shares[index])
+
+
+def train_encoder(
+    folder: Path,
+    out: Path,
+    *,
+    recipe: str = "hippocampus-soft",
+    epochs: int = 20,
+    settings: list[str] | None = None,
+    report: Callable[[int, float, float], None] = lambda epoch, loss, right: None,
+) -> None:
+    """Pretrain a recipe's encoder on a data set and write its weights after every epoch.
+
+    Args:
+        folder: written by `write_data`.
+        out: safetensors file for `encoder.weights`.
+        recipe: path or name of the recipe whose encoder is trained.
+        epochs: passes over the training scans and their copies.
+        settings: `section.key=value`, laid over the recipe.
+        report: is called with (epoch, loss, share of the val facts whose class is right).
+
+    Raises:
+        ConfigError: the recipe's encoder predicts neither numbers nor parts.
+        DatasetError: the data set cannot be read.
+    """
+    config = override(find_recipe(recipe), [*(settings or []), 'encoder.weights=""']).encoder
+    if config.volume.numbers != len(FACTS) or config.volume.parts != 2:
+        raise ConfigError(
+            f"encoder.volume has numbers = {config.volume.numbers} and parts = "
+            f"{config.volume.parts}; this data set has {len(FACTS)} facts and 2 parts. Set them so."
+        )
+    encoder: TaughtEncoder = build_encoder(config)  # type: ignore[assignment]
+    book = load_facts(folder / "facts.json")
+    names = {s: [k for k, split in book.splits.items() if split == s] for s in ("train", "val")}
+    numbers = {split: _numbers(book, keys) for split, keys in names.items()}
+    mean, spread = numbers["train"].mean(0), numbers["train"].std(0)
+    targets = {
+        split: read_targets(encoder, folder, keys, (numbers[split] - mean) / spread)
+        for split, keys in names.items()
+    }
+
+    def after_epoch(epoch: int, loss: float) -> None:
+        with torch.inference_mode():
+            predicted = encoder.answered(encoder(targets["val"].pixels))[0].numpy()
+        report(epoch, loss, _share_right(predicted * spread + mean, names["val"], book))
+        save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, out)
+
+    pretrain_encoder(encoder, targets["train"], epochs=epochs, report=after_epoch)
+
+
+def _numbers(book: FactBook, names: list[str]) -> np.ndarray:
+    """Return every fact's number of some scans, (N, K) float32."""
+    rows = [[book.values[key][fact.name] for fact in FACTS] for key in names]
+    return np.array(rows).astype(np.float32)
+
+
+def _share_right(numbers: np.ndarray, names: list[str], book: FactBook) -> float:
+    """Return the share of predicted numbers (N, K) whose class is right."""
+    right = [
+        fact.class_of(float(value), book.thresholds[fact.name]) == book.classes[key][fact.name]
+        for key, row in zip(names, numbers, strict=True)
+        for fact, value in zip(FACTS, row, strict=True)
+    ]
+    return float(np.mean(right))
+
+
+def read_targets(
+    encoder: TaughtEncoder, folder: Path, names: list[str], numbers: np.ndarray
+) -> Targets:
+    """Read scans and masks as an encoder takes them.
+
+    Args:
+        encoder: reads and prepares the scans.
+        folder: written by `write_data`.
+        names: of the scans.
+        numbers: (N, K), standardised.
+    """
+    pixels: list[np.ndarray] = []
+    shares: list[np.ndarray] = []
+    for name in names:
+        prepared = encoder.prepare(encoder.read(folder / "scans" / name))
+        marked = read_marked_scan(folder / "scans" / name, folder / "masks" / name)
+        masks = [
+            GridMask.of_mask(marked.mask == label, marked.spacing, prepared.grid)
+            for label in (ANTERIOR, POSTERIOR)
+        ]
+        pixels.append(prepared.pixels)
+        shares.append(np.stack([mask.shares for mask in masks], -1).astype(np.float32))
+    arrays = (np.stack(pixels), numbers.astype(np.float32), np.stack(shares).clip(0, 1))
+    return Targets(*map(torch.from_numpy, arrays))

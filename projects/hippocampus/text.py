@@ -1,10 +1,9 @@
 """Rule-made text on real scans: facts to captions, and captions back to facts.
 
-A caption states every fact once, in nine sentences. The first speaks of the whole's volume; the
-others follow in four pairs, either of a pair first; each is worded in one of several ways. A
-*clause* is the part of a sentence that states one fact, with a gap for its class. No two facts have
-a clause in common, so a text is read back by looking for clauses (`stated_facts`), also in a text
-that a model wrote.
+A caption states every fact once, in nine sentences. The first gives the volume of the whole; the
+others follow in four pairs, in either order within a pair; each has several wordings. A *clause* is
+the part of a sentence that states one fact, with a gap for its class. No two facts share a clause,
+so `stated_facts` reads the facts back by searching for clauses, in a model's text as well.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from projects.hippocampus.facts import FACTS, Thresholds
-from regard.text.vocabulary import words_of
 
 CONTRADICTION = "contradiction"
-"""What `stated_facts` gives for a fact of which a text says two things."""
+"""The class that `stated_facts` gives to a fact of which a text says two different things."""
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ SENTENCES: tuple[tuple[tuple[Clause | str, ...], ...], ...] = (
 _FACTS = {fact.name: fact for fact in FACTS}
 
 
-def caption(classes: Mapping[str, str], thresholds: Thresholds, draw: random.Random) -> str:
+def write_caption(classes: Mapping[str, str], thresholds: Thresholds, draw: random.Random) -> str:
     """Write one caption.
 
     Args:
@@ -182,8 +181,8 @@ def caption(classes: Mapping[str, str], thresholds: Thresholds, draw: random.Ran
         draw: chooses wordings and the order within pairs of sentences.
     """
     first, *others = (_sentence(draw.choice(ways), classes, thresholds) for ways in SENTENCES)
-    # Not shuffled as a whole: a small model that writes 100 words must know what it has said
-    # already, and of freely ordered sentences it did not.
+    # Not shuffled as a whole: with sentences in free order a small model lost track of what it
+    # had already said in a caption of 100 words.
     for at in range(0, len(others), 2):
         if draw.random() < 0.5:
             others[at : at + 2] = reversed(others[at : at + 2])
@@ -203,14 +202,14 @@ def _sentence(
 
 
 def stated_facts(text: str, thresholds: Thresholds) -> dict[str, str]:
-    """Return the class that a text states, for every fact that it speaks of.
+    """Return the class that a text states, for every fact that it mentions.
 
-    A fact of which it says two different things is given as `CONTRADICTION`.
+    A fact of which it says two different things has the class `CONTRADICTION`.
 
     >>> stated_facts("a large hippocampus, flat in cross section", EXAMPLE)
     {'volume': 'large', 'flatness': 'flat'}
     """
-    text = " ".join(words_of(text))
+    text = _normalised(text)
     found: dict[str, str] = {}
     for fact, pattern, by_gap in _patterns(tuple(sorted(thresholds.items()))):
         for match in pattern.finditer(text):
@@ -222,7 +221,12 @@ def stated_facts(text: str, thresholds: Thresholds) -> dict[str, str]:
 EXAMPLE: Thresholds = {
     fact.name: fact.fixed or tuple(float(i) for i in range(1, len(fact.classes))) for fact in FACTS
 }
-"""Thresholds to try things with; those of a data set are in its `facts.json`."""
+"""Thresholds for tests and examples; those of a data set are in its `facts.json`."""
+
+
+def _normalised(text: str) -> str:
+    """Return lower-case words without punctuation, with one space between them."""
+    return " ".join(_WORD.findall(text.lower()))
 
 
 @lru_cache(maxsize=16)
@@ -235,9 +239,9 @@ def _patterns(
     clauses = {p for ways in SENTENCES for way in ways for p in way if isinstance(p, Clause)}
     order = {fact.name: i for i, fact in enumerate(FACTS)}
     for clause in sorted(clauses, key=lambda c: (order[c.fact], c.text)):
-        gaps = [" ".join(words_of(gap)) for gap in clause.gaps(cuts[clause.fact])]
+        gaps = [_normalised(gap) for gap in clause.gaps(cuts[clause.fact])]
         longest_first = sorted(gaps, key=len, reverse=True)  # "slightly uneven" before "uneven"
-        before, after = (" ".join(words_of(side)) for side in clause.text.split("{}"))
+        before, after = (_normalised(side) for side in clause.text.split("{}"))
         words = (re.escape(before), f"({'|'.join(map(re.escape, longest_first))})",
                  re.escape(after))  # fmt: skip
         pattern = r"(?<!\S)" + r"\ ".join(filter(None, words)) + r"(?!\S)"

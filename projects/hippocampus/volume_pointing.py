@@ -1,29 +1,56 @@
-"""Does attention lie on the thing, in a scan? As `metrics.pointing`, with masks of voxels.
+"""Attention on the parts of a scan that words name, against masks of voxels, in millimetres.
 
-All is exact and in millimetres: a cell's share of the mask is a sum of voxels cut at the cell's
-faces, and it is the middle of a cell that hits or does not.
+Everything is exact: a cell's share of the mask is a sum of voxels cut at the cell's faces, and it
+is the centre of a cell that hits the mask or does not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from projects.hippocampus.facts import ANTERIOR, POSTERIOR, MarkedScan
+from regard import Caption, Grid
 from regard.media import cell_at, cell_bounds, real_mask
-from regard.metrics.pointing import Pointing
-from regard.types import Grid
+
+SPOKEN = {
+    "anterior": (ANTERIOR,),
+    "posterior": (POSTERIOR,),
+    "hippocampus": (ANTERIOR, POSTERIOR),
+}
+"""Words that name a part, and the labels of what they name."""
 
 
 @dataclass(frozen=True)
-class Solid:
+class Pointing:
+    """One word's attention against the mask of what the word names.
+
+    Attributes:
+        mass: attention inside the mask, 0..1.
+        hit: whether the centre of the cell with the largest weight lies inside.
+        uniform_mass: what uniform attention would have inside.
+        uniform_hit: probability that a cell drawn uniformly hits.
+        middle_hit: whether the cell in the middle of the grid hits.
+    """
+
+    mass: float
+    hit: bool
+    uniform_mass: float
+    uniform_hit: float
+    middle_hit: bool
+
+
+@dataclass(frozen=True)
+class GridMask:
     """A mask laid on a grid.
 
     Attributes:
-        shares: (L,) which share of each cell's volume lies in the mask.
-        hits: (L,) bool, whether the cell's middle lies in it.
+        shares: (L,) the share of each cell's volume that lies in the mask.
+        hits: (L,) bool, whether the cell's centre lies in it.
         middle: the cell in the middle of the grid.
-        real: (L,) bool, the cells that attention can lie on; even attention is even over them.
+        real: (L,) bool, the cells that attention can lie on; uniform attention covers them all.
     """
 
     shares: np.ndarray
@@ -32,7 +59,7 @@ class Solid:
     real: np.ndarray
 
     @classmethod
-    def of_mask(cls, mask: np.ndarray, spacing: tuple[float, float, float], grid: Grid) -> Solid:
+    def of_mask(cls, mask: np.ndarray, spacing: tuple[float, float, float], grid: Grid) -> GridMask:
         """Lay a mask on a scan's grid.
 
         Args:
@@ -72,7 +99,7 @@ class Solid:
 def peak_distance(
     alpha: np.ndarray, grid: Grid, mask: np.ndarray, spacing: tuple[float, float, float]
 ) -> float:
-    """Return the millimetres from the middle of the peak's cell to the nearest voxel of a mask."""
+    """Return the millimetres from the centre of the peak's cell to the nearest voxel of a mask."""
     bounds = cell_bounds(grid, int(alpha.argmax()))
     middle = np.array([(start + stop) / 2 for start, stop in bounds])
     voxels = (np.argwhere(mask) + 0.5) * np.array(spacing)
@@ -81,11 +108,60 @@ def peak_distance(
 
 
 def _overlaps(cuts: np.ndarray, mm: float, voxels: int) -> np.ndarray:
-    """Return (cells, voxels): which share of a cell's side each voxel fills."""
+    """Return (cells, voxels): the share of a cell's side that each voxel fills."""
     first, last = cuts[:-1, None], cuts[1:, None]
     start = np.arange(voxels) * mm
     overlap = np.minimum(last, start + mm) - np.maximum(first, start)
     return overlap.clip(0) / (last - first)
 
 
-__all__ = ["Solid", "peak_distance"]
+@dataclass(frozen=True)
+class PartAttention:
+    """The attention of one word that names a part.
+
+    Attributes:
+        word: one of `SPOKEN`.
+        pointing: attention against the part's mask.
+        distance: millimetres from the peak to the part.
+        prior: the same for a map that knows the training masks and nothing of this scan.
+    """
+
+    word: str
+    pointing: Pointing
+    distance: float
+    prior: Pointing
+
+
+def attention_on_parts(
+    made: Caption, marked: MarkedScan, priors: Mapping[str, np.ndarray]
+) -> list[PartAttention]:
+    """Return where the decoder looked for each word of a caption that names a part.
+
+    Args:
+        made: with its trace.
+        marked: the scan and its mask.
+        priors: a map (L,) for each of `SPOKEN`; see `mask_priors`.
+    """
+    found: list[PartAttention] = []
+    masks = {word: np.isin(marked.mask, labels) for word, labels in SPOKEN.items()}
+    on_grid = {w: GridMask.of_mask(m, marked.spacing, made.grid) for w, m in masks.items()}
+    for word in made.words:
+        if word.text in SPOKEN:
+            mask = on_grid[word.text]
+            distance = peak_distance(word.alpha, made.grid, masks[word.text], marked.spacing)
+            prior = mask.pointing(priors[word.text])
+            found.append(PartAttention(word.text, mask.pointing(word.alpha), distance, prior))
+    return found
+
+
+def mask_priors(training: Sequence[tuple[MarkedScan, Grid]]) -> dict[str, np.ndarray]:
+    """Return for each of `SPOKEN` the mean of the training masks on the grid, summing to 1."""
+    priors: dict[str, np.ndarray] = {}
+    for word, labels in SPOKEN.items():
+        shares = [
+            GridMask.of_mask(np.isin(marked.mask, labels), marked.spacing, grid).shares
+            for marked, grid in training
+        ]
+        mean = np.mean(shares, axis=0)
+        priors[word] = mean / mean.sum()
+    return priors

@@ -1,4 +1,4 @@
-"""Warped copies of a marked scan: turned, stretched, cropped anew, with other grey values."""
+"""Warped copies of a marked scan: rotated, stretched, cropped again, with other grey values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from projects.hippocampus.facts import Marked
+from projects.hippocampus.facts import MarkedScan
 
 _DEGREES = 8.0  # largest turn about each axis
 _STRETCH = (0.88, 1.14)  # of the whole
@@ -17,12 +17,12 @@ _SHADING = 0.03  # largest change of brightness from one side to the other
 _NOISE = 0.015  # of the largest value
 
 
-def warped(marked: Marked, draw: np.random.Generator) -> Marked:
-    """Return a copy with voxels of 1 mm; what lies outside the source repeats its edge.
+def warp_scan(marked: MarkedScan, draw: np.random.Generator) -> MarkedScan:
+    """Return a warped copy with voxels of 1 mm; beyond the source its edge is repeated.
 
     Args:
-        marked: stays as it is.
-        draw: of everything that differs.
+        marked: the source, which is not changed.
+        draw: source of all random numbers.
     """
     spacing = np.array(marked.spacing)
     matrix = _turn(draw) @ np.diag(
@@ -39,7 +39,7 @@ def warped(marked: Marked, draw: np.random.Generator) -> Marked:
     values = _sampled(marked.values[None], places)[0]
     parts = np.stack([marked.mask == label for label in (0, 1, 2)])
     mask = _sampled(parts.astype(np.float32), places).argmax(0).astype(np.uint8)
-    return Marked(mask, _other_greys(values, draw), (1.0, 1.0, 1.0))
+    return MarkedScan(mask, _other_greys(values, draw), (1.0, 1.0, 1.0))
 
 
 def _turn(draw: np.random.Generator) -> np.ndarray:

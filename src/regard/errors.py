@@ -93,6 +93,15 @@ class MissingExtra(RegardError, ImportError):
         )
 
 
+@contextmanager
+def needs_extra(package: str, extra: str, purpose: str) -> Generator[None]:
+    """Raise `MissingExtra` if an import within fails; see there for the arguments."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtra(package, extra, purpose) from error
+
+
 class RankLost(RegardError):
     """A process that trains together with this one ended, or cannot be reached."""
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from regard.cli.main import app
 from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
-from regard.serve.requests import ABOUT
+from regard.serve.requests import FIELDS
 from tests.helpers import toys
 
 PICTURE = ("photo.jpg", toys.jpeg(0), "image/jpeg")
@@ -261,7 +261,7 @@ def test_the_schema_lists_routes_and_every_option(ask: Any) -> None:
     body = schema["paths"]["/v1/caption"]["post"]["requestBody"]["content"]
     form = body["multipart/form-data"]["schema"]["properties"]
     options = set(DecodingOptions.__dataclass_fields__)
-    assert options == set(ABOUT)
+    assert options == set(FIELDS)
     assert set(form) == options | {"files", "model", "alpha"}
     assert form["beam"] == {"type": "integer", "default": 3, "minimum": 1, "maximum": 10,
                             "description": "beam width; 1 is greedy"}  # fmt: skip

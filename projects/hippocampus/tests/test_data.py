@@ -10,46 +10,33 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from projects.hippocampus.data import load_facts, read_marked, split_scans, write_hippocampus
+from projects.hippocampus.__main__ import app
+from projects.hippocampus.data import load_facts, read_marked_scan, split_scans, write_data
 from projects.hippocampus.facts import (
     FACTS,
     MAJORITY_LIMIT,
-    Marked,
+    MarkedScan,
     classify,
-    majorities,
-    measure,
-    thresholds_of,
+    fit_thresholds,
+    measure_facts,
+    most_frequent_classes,
 )
+from projects.hippocampus.tests.toys import boxes, write_task04
 from projects.hippocampus.text import (
     CONTRADICTION,
     EXAMPLE,
     SENTENCES,
     Clause,
-    caption,
     stated_facts,
+    write_caption,
 )
-from projects.hippocampus.warp import warped
-from regard.cli.main import app
+from projects.hippocampus.warp import warp_scan
+from regard import ConfigError, DatasetError
 from regard.data import load_dataset
-from regard.errors import ConfigError, DatasetError
-
-nibabel = pytest.importorskip("nibabel")
-
-
-def boxes(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Marked:
-    """Two boxes: posterior rows 2-5 (4×4×4), anterior rows 6-11 (4×6×4), 3 lower, 2 further right.
-
-    The anterior one shines with 30, the posterior one with 20, the rest with 10.
-    """
-    mask = np.zeros((12, 14, 12), np.uint8)
-    mask[5:9, 2:6, 3:7] = 2
-    mask[2:6, 6:12, 5:9] = 1
-    values = np.choose(mask, (10.0, 30.0, 20.0)).astype(np.float32)
-    return Marked(mask, values, spacing)
 
 
 def test_facts_by_hand() -> None:
-    found = measure(boxes())
+    found = measure_facts(boxes())
     assert found["volume"] == 64 + 96
     assert (found["anterior_volume"], found["posterior_volume"]) == (96, 64)
     assert found["larger_part"] == found["margin"] == 1.5
@@ -71,7 +58,7 @@ def test_the_axes_of_one_box() -> None:
     mask = np.zeros((6, 14, 8), np.uint8)
     mask[1:3, 1:7, 1:5] = 2
     mask[1:3, 7:13, 1:5] = 1  # together 2 × 12 × 4 voxels, whose variances are n² - 1
-    found = measure(Marked(mask, np.ones(mask.shape, np.float32) + mask, (1.0, 1.0, 1.0)))
+    found = measure_facts(MarkedScan(mask, np.ones(mask.shape, np.float32) + mask, (1.0, 1.0, 1.0)))
     assert found["elongation"] == pytest.approx(np.sqrt(143 / 15))
     assert found["flatness"] == pytest.approx(np.sqrt(15 / 3))
     assert found["tilt"] == pytest.approx(0, abs=1e-6)
@@ -83,11 +70,13 @@ def test_a_falling_axis_has_a_positive_tilt() -> None:
         mask[19 - row, row, 2:4] = 1 if row > 9 else 2
         mask[19 - row, row - 1, 2:4] = 1 if row > 9 else 2
     values = np.ones(mask.shape, np.float32)
-    assert measure(Marked(mask, values, (1.0, 1.0, 1.0)))["tilt"] == pytest.approx(45, abs=0.5)
+    assert measure_facts(MarkedScan(mask, values, (1.0, 1.0, 1.0)))["tilt"] == pytest.approx(
+        45, abs=0.5
+    )
 
 
 def test_facts_are_in_millimetres() -> None:
-    found = measure(boxes((2.0, 1.0, 0.5)))
+    found = measure_facts(boxes((2.0, 1.0, 0.5)))
     assert found["volume"] == 160
     assert (found["height"], found["length"], found["breadth"]) == (14, 10, 3)
     assert (found["drop"], found["turn"]) == (pytest.approx(6), pytest.approx(1))
@@ -96,12 +85,12 @@ def test_facts_are_in_millimetres() -> None:
 def test_a_mask_without_a_part_is_refused() -> None:
     marked = boxes()
     with pytest.raises(DatasetError, match=r"no posterior part.*\[0, 1\]"):
-        measure(Marked(np.where(marked.mask == 1, 1, 0), marked.values, marked.spacing))
+        measure_facts(MarkedScan(np.where(marked.mask == 1, 1, 0), marked.values, marked.spacing))
 
 
 def test_thresholds_are_rounded_terciles_of_training() -> None:
     rows = [dict.fromkeys((f.name for f in FACTS), float(v)) for v in range(101)]
-    cuts = thresholds_of(rows)
+    cuts = fit_thresholds(rows)
     assert cuts["volume"] == (30, 70)  # 33.3 and 66.7, to 10 mm³
     assert cuts["length"] == (33, 67)
     assert cuts["larger_part"] == (1.0,)
@@ -112,7 +101,7 @@ def test_thresholds_are_rounded_terciles_of_training() -> None:
 
 def test_majorities() -> None:
     rows = [dict.fromkeys((f.name for f in FACTS), c) for c in "aab"]
-    assert majorities(rows)["tilt"] == ("a", pytest.approx(2 / 3))
+    assert most_frequent_classes(rows)["tilt"] == ("a", pytest.approx(2 / 3))
 
 
 def test_a_caption_states_every_fact_and_is_read_back() -> None:
@@ -120,7 +109,7 @@ def test_a_caption_states_every_fact_and_is_read_back() -> None:
     texts = set()
     for _ in range(300):
         classes = {fact.name: draw.choice(fact.classes) for fact in FACTS}
-        text = caption(classes, EXAMPLE, draw)
+        text = write_caption(classes, EXAMPLE, draw)
         assert stated_facts(text, EXAMPLE) == classes
         texts.add(text)
     assert len(texts) == 300
@@ -159,11 +148,11 @@ def test_what_is_said_twice_must_agree() -> None:
 
 def test_a_warped_copy_has_other_facts_and_the_same_parts() -> None:
     marked = boxes()
-    made = warped(marked, np.random.default_rng(0))
-    again = warped(marked, np.random.default_rng(0))
+    made = warp_scan(marked, np.random.default_rng(0))
+    again = warp_scan(marked, np.random.default_rng(0))
     assert np.array_equal(made.values, again.values)
     assert np.array_equal(made.mask, again.mask)
-    before, after = measure(marked), measure(made)
+    before, after = measure_facts(marked), measure_facts(made)
     assert 0.5 < after["volume"] / before["volume"] < 1.6
     assert after["drop"] > 0
     assert after["brightness"] == pytest.approx(1.5, rel=0.3)
@@ -173,21 +162,12 @@ def test_a_warped_copy_has_other_facts_and_the_same_parts() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten scans in the Decathlon's layout, stored left to right, back to front, upwards."""
-    root = tmp_path_factory.mktemp("task04")
-    draw = np.random.default_rng(0)
-    for name in ("images", "labels"):
-        (root / name).mkdir()
-    for i in range(10):
-        made = warped(boxes(), draw)
-        for name, values in (("images", made.values), ("labels", made.mask)):
-            image = nibabel.Nifti1Image(values.transpose(2, 1, 0), np.eye(4))
-            nibabel.save(image, root / name / f"scan_{i}.nii.gz")
-    return root
+    """Ten scans in the Decathlon's layout."""
+    return write_task04(tmp_path_factory.mktemp("task04"), 10)
 
 
 def test_the_data_set_as_it_is_written(folder: Path, tmp_path: Path) -> None:
-    path = write_hippocampus(folder, tmp_path, captions=5, copies=2, seed=3)
+    path = write_data(folder, tmp_path, captions=5, copies=2, seed=3)
     dataset = load_dataset(path, tmp_path)
     counts = {s: len(dataset.split(s).items) for s in ("train", "val", "test")}
     assert counts == {"train": 7 * 3, "val": 1, "test": 2}
@@ -197,28 +177,28 @@ def test_the_data_set_as_it_is_written(folder: Path, tmp_path: Path) -> None:
         name = Path(item.key).name
         is_copy = "_copy" in name
         assert len(item.captions) == (2 if is_copy else 5)
-        marked = read_marked(tmp_path / "scans" / name, tmp_path / "masks" / name)
-        assert book.classes[name] == classify(measure(marked), book.thresholds)
+        marked = read_marked_scan(tmp_path / "scans" / name, tmp_path / "masks" / name)
+        assert book.classes[name] == classify(measure_facts(marked), book.thresholds)
         for text in item.captions:
             assert stated_facts(text, book.thresholds) == book.classes[name]
     first = path.read_bytes()
-    assert write_hippocampus(folder, tmp_path, captions=5, copies=2, seed=3).read_bytes() == first
+    assert write_data(folder, tmp_path, captions=5, copies=2, seed=3).read_bytes() == first
 
 
 def test_a_folder_of_something_else_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
-    own = tmp_path / "scans" / "scan_0.nii.gz"
+    own = tmp_path / "scans" / "scan_00.nii.gz"
     own.parent.mkdir()
     own.write_bytes(b"somebody's")
     with pytest.raises(ConfigError, match="something other than"):
-        write_hippocampus(folder, tmp_path)
+        write_data(folder, tmp_path)
     assert own.read_bytes() == b"somebody's"
 
 
 def test_thresholds_know_nothing_of_the_scans_held_out(folder: Path, tmp_path: Path) -> None:
-    write_hippocampus(folder, tmp_path, copies=0)
+    write_data(folder, tmp_path, copies=0)
     facts = json.loads((tmp_path / "facts.json").read_text())
     rows = [s["values"] for s in facts["scans"].values() if s["split"] == "train"]
-    assert {k: tuple(v) for k, v in facts["thresholds"].items()} == thresholds_of(rows)
+    assert {k: tuple(v) for k, v in facts["thresholds"].items()} == fit_thresholds(rows)
 
 
 def test_the_split_is_by_scan_and_seed() -> None:
@@ -230,7 +210,7 @@ def test_the_split_is_by_scan_and_seed() -> None:
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:
-    arguments = ["data", "hippocampus", str(folder), str(tmp_path / "out"), "--copies", "0"]
+    arguments = ["data", str(folder), str(tmp_path / "out"), "--copies", "0"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0
     assert done.stdout.strip().replace("\n", "") == str(tmp_path / "out" / "dataset.json")
@@ -238,15 +218,15 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no images/\*\.nii\.gz"):
-        write_hippocampus(tmp_path, tmp_path / "out")
+        write_data(tmp_path, tmp_path / "out")
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
-    (tmp_path / "images" / "a.nii.gz").write_bytes((folder / "images/scan_0.nii.gz").read_bytes())
+    (tmp_path / "images" / "a.nii.gz").write_bytes((folder / "images/scan_00.nii.gz").read_bytes())
     with pytest.raises(DatasetError, match=r"no mask labels/a\.nii\.gz"):
-        write_hippocampus(tmp_path, tmp_path / "out")
-    (tmp_path / "labels" / "a.nii.gz").write_bytes((folder / "labels/scan_1.nii.gz").read_bytes())
+        write_data(tmp_path, tmp_path / "out")
+    (tmp_path / "labels" / "a.nii.gz").write_bytes((folder / "labels/scan_01.nii.gz").read_bytes())
     with pytest.raises(DatasetError, match="a mask must lie on its scan's own voxels"):
-        read_marked(tmp_path / "images" / "a.nii.gz", tmp_path / "labels" / "a.nii.gz")
+        read_marked_scan(tmp_path / "images" / "a.nii.gz", tmp_path / "labels" / "a.nii.gz")
 
 
 def test_facts_of_something_else_are_refused(tmp_path: Path) -> None:
@@ -255,7 +235,7 @@ def test_facts_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="another version"):
         load_facts(path)
     path.write_text("[]")
-    with pytest.raises(DatasetError, match="regard data hippocampus"):
+    with pytest.raises(DatasetError, match=r"projects\.hippocampus data"):
         load_facts(path)
 
 
@@ -263,7 +243,7 @@ def test_facts_of_something_else_are_refused(tmp_path: Path) -> None:
 def test_no_fact_of_the_real_scans_is_nearly_always_the_same(
     shared_data: Path, tmp_path: Path
 ) -> None:
-    write_hippocampus(shared_data / "hippocampus3d", tmp_path, copies=0)
+    write_data(shared_data / "hippocampus3d", tmp_path, copies=0)
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert len(facts["scans"]) == 260
     shares = {name: share for name, (_, share) in facts["majorities"]["train"].items()}

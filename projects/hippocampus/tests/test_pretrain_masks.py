@@ -1,18 +1,13 @@
-"""An encoder is taught by shares and numbers, and training starts from its file."""
+"""The encoder learns shares and numbers of toy scans."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from safetensors.torch import save_file
 
-from projects.hippocampus.pretrain_masks import Targets, teach_encoder
+from projects.hippocampus.pretrain_masks import Targets, pretrain_encoder
 from regard.config import EncoderConfig, VolumeConfig
-from regard.errors import ConfigError
 from regard.model.encoders import TaughtEncoder, build_encoder
 
 CONFIG = EncoderConfig(
@@ -38,11 +33,11 @@ def toy_targets() -> Targets:
 def taught(**settings: Any) -> TaughtEncoder:
     encoder = build_encoder(CONFIG)
     assert isinstance(encoder, TaughtEncoder)
-    teach_encoder(encoder, toy_targets(), **settings)
+    pretrain_encoder(encoder, toy_targets(), **settings)
     return encoder
 
 
-def test_it_learns_what_it_is_taught_and_ends_frozen() -> None:
+def test_it_learns_its_targets_and_ends_frozen() -> None:
     targets = toy_targets()
     losses: list[float] = []
     state = torch.random.get_rng_state()
@@ -62,36 +57,3 @@ def test_it_learns_what_it_is_taught_and_ends_frozen() -> None:
 def test_a_seed_gives_the_same_encoder() -> None:
     one, again, other = (taught(epochs=1, seed=seed).digest() for seed in (1, 1, 2))
     assert one == again != other
-
-
-def test_a_number_is_the_mean_of_what_its_cells_say() -> None:
-    encoder = build_encoder(CONFIG)
-    assert isinstance(encoder, TaughtEncoder)
-    plain = build_encoder(
-        replace(CONFIG, volume=replace(CONFIG.volume, numbers=0, parts=0))
-    )  # fmt: skip
-    assert encoder.annotation_dim == plain.annotation_dim + 1 + 1
-    pixels = torch.randn(2, 1, 8, 8, 8)
-    with torch.no_grad():
-        vectors = encoder(pixels)
-        numbers, shares = encoder.answered(vectors)
-        normed = encoder.norm(plain(pixels))
-    torch.testing.assert_close(vectors[..., :-2], normed)
-    torch.testing.assert_close(numbers, vectors[..., -2:-1].mean(1))
-    torch.testing.assert_close(shares, vectors[..., -1:])
-
-
-def test_training_starts_from_a_file_of_weights(tmp_path: Path) -> None:
-    encoder = taught(epochs=1)
-    path = tmp_path / "encoder.safetensors"
-    save_file(encoder.state_dict(), path)
-    config = replace(CONFIG, weights=str(path))
-    assert build_encoder(config).digest() == encoder.digest()
-    # A checkpoint brings its own weights: the file is then not needed.
-    path.unlink()
-    assert build_encoder(config, pretrained=False).digest() == build_encoder(CONFIG).digest()
-    with pytest.raises(ConfigError, match=r"encoder\.weights is .*encoder\.safetensors"):
-        build_encoder(config)
-    save_file({"other": torch.zeros(1)}, path)
-    with pytest.raises(ConfigError, match="does not give monai:resnet10 its weights"):
-        build_encoder(config)

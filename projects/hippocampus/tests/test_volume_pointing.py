@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from projects.hippocampus.volume_pointing import Solid, peak_distance
+from projects.hippocampus.volume_pointing import GridMask, peak_distance
 from regard.types import Grid
 
 # Two cells of 4 mm along each axis; the input reaches 1 mm beyond the scan's 6 mm on both sides.
@@ -18,7 +18,7 @@ GRID = Grid(
 def test_shares_and_hits_by_hand() -> None:
     mask = np.zeros((6, 6, 6), bool)
     mask[0:3, 0:3, 1:3] = True  # 18 mm³ in the first cell, which has 64
-    solid = Solid.of_mask(mask, (1.0, 1.0, 1.0), GRID)
+    solid = GridMask.of_mask(mask, (1.0, 1.0, 1.0), GRID)
     assert solid.shares.tolist() == [18 / 64, 0, 0, 0, 0, 0, 0, 0]
     assert solid.hits.tolist() == [True] + [False] * 7  # its middle is (1, 1, 1) mm
     alpha = np.array([0.4, 0.6, 0, 0, 0, 0, 0, 0])
@@ -33,7 +33,7 @@ def test_shares_and_hits_by_hand() -> None:
 def test_spacing_and_voxels_cut_by_a_cell_are_counted_in_part() -> None:
     mask = np.zeros((3, 6, 6), bool)
     mask[1] = True  # slices of 2 mm: from 2 to 4 mm, half in either cell
-    solid = Solid.of_mask(mask, (2.0, 1.0, 1.0), GRID)
+    solid = GridMask.of_mask(mask, (2.0, 1.0, 1.0), GRID)
     assert solid.shares == pytest.approx(np.full(8, 1 * 3 * 3 / 64))
 
 

@@ -84,26 +84,3 @@ def synthetic(
     sizes = {} if size is None else {"size": size}
     path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
     typer.echo(str(path))
-
-
-@app.command()
-def hippocampus(
-    folder: Annotated[Path, argument("Folder with images and labels (Decathlon, Task04).")],
-    out: Annotated[Path, argument("Folder to write into.")],
-    captions: Annotated[int, option("Captions of each real scan.", min=1)] = 6,
-    copies: Annotated[int, option("Warped copies of each training scan.", min=0)] = 10,
-    seed: Annotated[int, option("Seed of the random numbers.", min=0)] = 0,
-) -> None:
-    """Caption hippocampus scans by rule from their masks: rule-made text on real scans."""
-    from projects.hippocampus.data import write_hippocampus
-
-    with reporting() as report:
-        made = write_hippocampus(
-            folder,
-            out,
-            captions=captions,
-            copies=copies,
-            seed=seed,
-            report=partial(report, "measuring"),
-        )
-    typer.echo(str(made))

@@ -226,7 +226,7 @@ class Reader:
         """Return the reader of clips whose frames this reader of pictures prepares."""
         spatial = config.grid == "spatio_temporal"
         return StoredReader(
-            clip_spec(self.spec, config),
+            spec=clip_spec(self.spec, config),
             name=self.name,
             level=self.level,
             annotation_dim=self.annotation_dim,
@@ -236,26 +236,21 @@ class Reader:
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class StoredReader(Reader):
-    """The reader of an encoder that a checkpoint describes."""
+    """The reader of an encoder that a checkpoint describes; see `Reader`."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        *,
-        name: str,
-        level: str,
-        annotation_dim: int,
-        grid_shape: tuple[int, ...],
-        pictures_per_item: int = 1,
-        frames_alone: bool = False,
-    ) -> None:
-        """Store the values; see `Reader`."""
-        self.spec, self.name, self.level = spec, name, level
-        self.annotation_dim, self.grid_shape = annotation_dim, grid_shape
-        self.grid_axes = MEDIA[self.medium].axes[: len(grid_shape)]
-        self.input_shape = _input_shape(spec)
-        self.pictures_per_item, self.frames_alone = pictures_per_item, frames_alone
+    spec: Spec
+    name: str
+    level: str
+    annotation_dim: int
+    grid_shape: tuple[int, ...]
+    pictures_per_item: int = 1
+    frames_alone: bool = False
+
+    def __post_init__(self) -> None:
+        self.grid_axes = MEDIA[self.medium].axes[: len(self.grid_shape)]
+        self.input_shape = _input_shape(self.spec)
 
     @classmethod
     def of(cls, config: dict[str, Any], *, pictures_per_item: int = 1) -> StoredReader:
@@ -273,7 +268,7 @@ class StoredReader(Reader):
                 "written by another version."
             ) from error
         return cls(
-            spec,
+            spec=spec,
             name=encoder["name"],
             level=asked.get("level", ""),
             annotation_dim=encoder["annotation_dim"],

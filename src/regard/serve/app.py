@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from regard.errors import MissingExtra, RegardError
+from regard.errors import RegardError, needs_extra
 from regard.explain.html import escaped
 from regard.serve import openapi
 from regard.serve.decoders import Decoders
@@ -78,10 +78,8 @@ def create_app(
         ConfigError: there is no captioner, or the keys cannot be read.
         MissingExtra: fastapi or prometheus_client is not installed.
     """
-    try:
+    with needs_extra("fastapi", "serve", "serving"):
         from fastapi import FastAPI
-    except ImportError as error:
-        raise MissingExtra("fastapi", "serve", "serving") from error
     service = Service(captioners, settings or Settings(), decoders)
 
     @asynccontextmanager
@@ -97,6 +95,7 @@ def create_app(
     )  # fmt: skip
     app.state.service = service
     _add_api(app, service)
+    _add_probes(app, service)
     _add_page(app, service)
     _add_errors(app)
     app.add_middleware(RequestMiddleware, service=service)
@@ -138,6 +137,19 @@ def _add_api(app: "FastAPI", service: Service) -> None:
         """List the models; the first is the default."""
         return _respond(Answer(200, {"models": service.models.describe()}))
 
+    few = {"model": ("", *(one["name"] for one in service.models.describe())), "format": FORMATS}
+    for path, work, good, fields, many in (
+        ("/v1/caption", caption, {_JSON: openapi.CAPTIONS}, CAPTION_FIELDS, True),
+        ("/v1/explain", explain, _REPORT, EXPLAIN_FIELDS, False),
+    ):
+        form = openapi.body_schema(fields, few, many=many)
+        _add_route(app, path, work, _WORK, good, methods=["POST"], openapi_extra=form)
+    _add_route(app, "/v1/models", models, _ACCESS, {_JSON: openapi.MODELS})
+
+
+def _add_probes(app: "FastAPI", service: Service) -> None:
+    from fastapi import Response
+
     async def healthz() -> Response:
         """Liveness probe: 200 while the service runs."""
         return _respond(Answer(200, {"status": "ok", "version": __version__}))
@@ -152,21 +164,16 @@ def _add_api(app: "FastAPI", service: Service) -> None:
         """Return metrics in Prometheus' text format."""
         return Response(service.metrics.render(), media_type="text/plain; version=0.0.4")
 
-    def add(path: str, work: Any, errors: tuple[int, ...], good: Any, **more: Any) -> None:
-        found = openapi.answers(*errors, good=good, headers="text/html" in good)
-        app.add_api_route(path, work, response_model=None, responses=found, **more)
+    _add_route(app, "/healthz", healthz, _PROBE, {_JSON: openapi.STATUS})
+    _add_route(app, "/readyz", readyz, _PROBE, {_JSON: openapi.STATUS})
+    _add_route(app, "/metrics", metrics, _ACCESS, {"text/plain": {"type": "string"}})
 
-    few = {"model": ("", *(one["name"] for one in service.models.describe())), "format": FORMATS}
-    for path, work, good, fields, many in (
-        ("/v1/caption", caption, {_JSON: openapi.CAPTIONS}, CAPTION_FIELDS, True),
-        ("/v1/explain", explain, _REPORT, EXPLAIN_FIELDS, False),
-    ):
-        form = openapi.body_schema(fields, few, many=many)
-        add(path, work, _WORK, good, methods=["POST"], openapi_extra=form)
-    add("/v1/models", models, _ACCESS, {_JSON: openapi.MODELS})
-    add("/healthz", healthz, _PROBE, {_JSON: openapi.STATUS})
-    add("/readyz", readyz, _PROBE, {_JSON: openapi.STATUS})
-    add("/metrics", metrics, _ACCESS, {"text/plain": {"type": "string"}})
+
+def _add_route(
+    app: "FastAPI", path: str, work: Any, errors: tuple[int, ...], good: Any, **more: Any
+) -> None:
+    found = openapi.answers(*errors, good=good, headers="text/html" in good)
+    app.add_api_route(path, work, response_model=None, responses=found, **more)
 
 
 def _add_page(app: "FastAPI", service: Service) -> None:

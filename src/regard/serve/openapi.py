@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regard.serve.middleware import OPEN
-from regard.serve.requests import ABOUT, CHOICES, DEFAULTS, LEAST, LIMITS, OWN
+from regard.serve.requests import DEFAULTS, FIELDS, OWN
 from regard.types import SCHEMA_VERSION
 
 _MEANINGS = {
@@ -21,10 +21,6 @@ _MEANINGS = {
     500: "the service failed, or the process that decoded the file ended",
     503: "not ready: draining, stuck, or at the limit of connections",
     504: "no answer was found in time",
-}
-_BOUNDS = {
-    "temperature": {"exclusiveMinimum": 0},
-    "top_p": {"exclusiveMinimum": 0, "maximum": 1},
 }
 
 
@@ -117,20 +113,13 @@ def body_schema(
     """
     picture = {"type": "string", "format": "binary"}
     files = {"files": _array(picture) | {"minItems": 1}} if many else {"file": picture}
-    values = {name: list(few) for name, few in (CHOICES | dict(choices)).items()}
     properties: dict[str, Any] = dict(files)
     for name, default in (dict(extra) | DEFAULTS).items():
         kind = {bool: "boolean", int: "integer", float: "number"}.get(type(default), "string")
-        field: dict[str, Any] = {"type": kind}
-        properties[name] = field
-        if name not in OWN:
-            field["default"] = default
-        field |= _BOUNDS.get(name, {})
-        for key, table in {"minimum": LEAST, "maximum": LIMITS, "enum": values}.items():
-            if name in table:
-                field[key] = table[name]
-        if name in ABOUT:
-            field["description"] = ABOUT[name]
+        properties[name] = {"type": kind} | ({} if name in OWN else {"default": default})
+        properties[name] |= FIELDS.get(name, {})
+        if name in choices:
+            properties[name]["enum"] = list(choices[name])
     schema = _object(*files, **properties) | {"additionalProperties": False}
     content = {"multipart/form-data": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}

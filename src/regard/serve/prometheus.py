@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
-from regard.errors import MissingExtra
+from regard.errors import needs_extra
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 """The variable of prometheus_client that names the folder of counts."""
@@ -41,10 +41,8 @@ class ServiceMetrics:
         Raises:
             MissingExtra: prometheus_client is not installed.
         """
-        try:
+        with needs_extra("prometheus_client", "serve", "counting requests"):
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-        except ImportError as error:
-            raise MissingExtra("prometheus_client", "serve", "counting requests") from error
         here = self._registry = CollectorRegistry()
         self._folder = os.environ.get(MULTIPROC_DIR, "")
         self._waiting = waiting

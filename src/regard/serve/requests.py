@@ -65,34 +65,40 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-ABOUT = {
-    "method": "greedy, beam or sample",
-    "beam": "beam width; 1 is greedy",
-    "max_length": "longest caption in tokens",
-    "min_length": "shortest caption in tokens",
-    "length_penalty": "log p is divided by length to this power; the model's own by default",
-    "block_ngram": "no n-gram of this size comes twice; 0: off; the model's own by default",
-    "temperature": "sampling temperature",
-    "top_k": "sample among this many most probable words; 0: among all",
-    "top_p": "sample among the fewest words whose probability reaches this",
-    "n_best": "captions per picture",
-    "alternatives": "candidates kept per word",
-    "prefix": "words that the caption begins with",
-    "banned": "words that the caption does not contain",
-    "context": "hard attention: expected, sample or argmax",
-    "seed": "seed of sampled words and locations",
+def _field(about: str, **bounds: Any) -> dict[str, Any]:
+    return bounds | {"description": about}
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "method": _field("greedy, beam or sample", enum=list(METHODS)),
+    "beam": _field("beam width; 1 is greedy", minimum=1, maximum=10),
+    "max_length": _field("longest caption in tokens", minimum=1, maximum=50),
+    "min_length": _field("shortest caption in tokens", minimum=0),
+    "length_penalty": _field(
+        "log p is divided by length to this power; the model's own by default",
+        minimum=0,
+        maximum=MOST_PENALTY,
+    ),
+    "block_ngram": _field(
+        "no n-gram of this size comes twice; 0: off; the model's own by default", minimum=0
+    ),
+    "temperature": _field("sampling temperature", exclusiveMinimum=0),
+    "top_k": _field("sample among this many most probable words; 0: among all", minimum=0),
+    "top_p": _field(
+        "sample among the fewest words whose probability reaches this",
+        exclusiveMinimum=0,
+        maximum=1,
+    ),
+    "n_best": _field("captions per picture", minimum=1, maximum=10),
+    "alternatives": _field("candidates kept per word", minimum=0, maximum=20),
+    "prefix": _field("words that the caption begins with"),
+    "banned": _field("words that the caption does not contain"),
+    "context": _field("hard attention: expected, sample or argmax", enum=list(CONTEXTS)),
+    "seed": _field("seed of sampled words and locations", minimum=0, maximum=2**32),
 }
-"""Every field of `DecodingOptions` in a few words; words are given as text."""
-LIMITS = {"beam": 10, "n_best": 10, "max_length": 50, "alternatives": 20, "seed": 2**32} | {
-    "length_penalty": MOST_PENALTY
-}
-"""Largest values of a request: the work grows with them."""
-LEAST = {"beam": 1, "n_best": 1, "max_length": 1} | dict.fromkeys(
-    ("min_length", "length_penalty", "block_ngram", "top_k", "alternatives", "seed"), 0
-)
-"""Smallest values that make sense."""
-CHOICES = {"method": METHODS, "context": CONTEXTS}
-"""The values of fields that have only a few."""
+"""The OpenAPI schema of every field of `DecodingOptions`; words are given as text.
+
+The service checks the maxima itself, because the work grows with them."""
 _WORDS = ("prefix", "banned")
 DEFAULTS: dict[str, Any] = {
     f.name: "" if f.name in _WORDS else f.default for f in fields(DecodingOptions)
@@ -152,11 +158,11 @@ def options_of(given: Mapping[str, str], extra: Mapping[str, Any]) -> tuple[dict
         if name in others:
             others[name] = _value(name, text, extra[name])
         elif name in DEFAULTS:
-            options[name] = _value(name, text, DEFAULTS[name])
+            value = options[name] = _value(name, text, DEFAULTS[name])
+            if (most := FIELDS[name].get("maximum")) is not None and value > most:
+                raise ConfigError(f"{name} is {value}; here it is at most {most}.")
         else:
             raise UnknownName("form field", name, [*DEFAULTS, *extra, "files"])
-        if name in LIMITS and options[name] > LIMITS[name]:
-            raise ConfigError(f"{name} is {options[name]}; here it is at most {LIMITS[name]}.")
     return options, others
 
 

@@ -12,7 +12,7 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from regard.errors import MissingExtra
+from regard.errors import needs_extra
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol as _Protocol
@@ -134,10 +134,8 @@ class _TimeoutMixin(_Protocol):
 
 @cache
 def _protocol() -> type[Any]:
-    try:
+    with needs_extra("uvicorn", "serve", "serving"):
         from uvicorn.protocols.http.h11_impl import H11Protocol
-    except ImportError as error:
-        raise MissingExtra("uvicorn", "serve", "serving") from error
     return type("TimeoutProtocol", (_TimeoutMixin, H11Protocol), {"__module__": __name__})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.errors import MediaError, MediaTooLarge, MissingExtra, RegardError
+from regard.errors import MediaError, MediaTooLarge, RegardError, needs_extra
 
 _THIN = 1e-4  # of the volume that axes at right angles would span
 
@@ -76,10 +76,8 @@ def import_nibabel(purpose: str) -> Any:
     Raises:
         MissingExtra: nibabel is not installed.
     """
-    try:
+    with needs_extra("nibabel", "volume", f"reading {purpose}"):
         import nibabel
-    except ImportError as error:
-        raise MissingExtra("nibabel", "volume", f"reading {purpose}") from error
     return nibabel
 
 

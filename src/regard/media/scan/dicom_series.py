@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from regard.errors import MediaError, MissingExtra
+from regard.errors import MediaError, needs_extra
 from regard.media.scan import damage_as_media_error
 from regard.media.source_file import is_dicom, quiet_libraries, read_start, refuse_empty
 from regard.types.media import DICOM_SUFFIXES, MEDIA
@@ -69,10 +69,8 @@ def read_dataset(source: str | bytes, *, pixels: bool) -> Any:
     Raises:
         MissingExtra: pydicom is not installed.
     """
-    try:
+    with needs_extra("pydicom", "volume", "reading DICOM"):
         import pydicom
-    except ImportError as error:
-        raise MissingExtra("pydicom", "volume", "reading DICOM") from error
     opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
     return pydicom.dcmread(
         opened, stop_before_pixels=not pixels, force=True, specific_tags=list(_TAGS)

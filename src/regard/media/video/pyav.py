@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from regard.errors import MediaError, MediaTooLarge, MissingExtra, UnknownMedia
+from regard.errors import MediaError, MediaTooLarge, UnknownMedia, needs_extra
 from regard.media.source_file import refuse_size
 from regard.media.video.frames import Timeline, upright_frame
 
@@ -75,10 +75,8 @@ def import_av() -> Any:
     Raises:
         MissingExtra: PyAV is not installed.
     """
-    try:
+    with needs_extra("av", "video", "reading video clips"):
         import av
-    except ImportError as error:
-        raise MissingExtra("av", "video", "reading video clips") from error
     return av
 
 

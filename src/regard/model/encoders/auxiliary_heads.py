@@ -1,7 +1,7 @@
 """An encoder whose vectors also say what it was taught: numbers of the whole, shares of the parts.
 
 A fresh 3D network learns little from a few hundred captions. Where masks and numbers are known for
-the training scans, it can be taught those first (`projects.hippocampus.pretrain_masks`), and here
+the training scans, it can be taught those first (as `projects/hippocampus` does), and here
 its answers stay in the vectors: behind the D features of the network, normed, each cell's vector
 has
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from projects.hippocampus.data import load_facts, write_hippocampus
-from projects.hippocampus.facts import Marked
-from projects.hippocampus.rule_facts import (
-    aims,
+from projects.hippocampus import out_of_distribution
+from projects.hippocampus.__main__ import app
+from projects.hippocampus.data import load_facts, read_marked_scan, write_data
+from projects.hippocampus.evaluate import (
     majority_text,
-    mask_priors,
     mean_accuracy,
     nearest_texts,
     score_facts,
 )
-from projects.hippocampus.warp import warped
-from regard.captioner import Captioner
-from regard.errors import ConfigError
+from projects.hippocampus.facts import FACTS
+from projects.hippocampus.pretrain_masks import train_encoder
+from projects.hippocampus.tests.toys import write_task04
+from projects.hippocampus.volume_pointing import attention_on_parts, mask_priors
+from regard import Captioner, ConfigError, train
+from regard.model.encoders import build_encoder
 from regard.recipes import find_recipe, override
-from regard.training import train
-
-nibabel = pytest.importorskip("nibabel")
 
 SMALL = [
     "encoder.volume.shape=[16, 24, 16]",
@@ -45,19 +48,8 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, draw = tmp_path_factory.mktemp("task04"), np.random.default_rng(0)
-    mask = np.zeros((12, 14, 12), np.uint8)
-    mask[5:9, 2:6, 3:7] = 2
-    mask[2:6, 6:12, 5:9] = 1
-    values = np.choose(mask, (10.0, 30.0, 20.0)).astype(np.float32)
-    for name in ("images", "labels"):
-        (root / name).mkdir()
-    for i in range(18):
-        made = warped(Marked(mask, values, (1.0, 1.0, 1.0)), draw)
-        for name, array in (("images", made.values), ("labels", made.mask)):
-            image = nibabel.Nifti1Image(array.transpose(2, 1, 0), np.eye(4))
-            nibabel.save(image, root / name / f"scan_{i:02d}.nii.gz")
-    write_hippocampus(root, root / "set", captions=3, copies=1)
+    root = write_task04(tmp_path_factory.mktemp("task04"), 18)
+    write_data(root, root / "set", captions=3, copies=1)
     return root / "set"
 
 
@@ -125,12 +117,10 @@ def test_facts_and_aims_of_captions_are_scored(trained: Path, data: Path) -> Non
     silent = score_facts(dict.fromkeys(wanted, ""), book)
     assert mean_accuracy(silent) == 0
 
-    from projects.hippocampus.data import read_marked
-
     model, key = Captioner.load(trained), training[0]
-    marked = read_marked(data / "scans" / key, data / "masks" / key)
+    marked = read_marked_scan(data / "scans" / key, data / "masks" / key)
     made = model.caption(str(data / "scans" / key), prefix="a hippocampus")
-    found = aims(made, marked, mask_priors([(marked, made.grid)]))
+    found = attention_on_parts(made, marked, mask_priors([(marked, made.grid)]))
     assert found[0].word == "hippocampus"
     assert 0 <= found[0].pointing.mass <= 1
     # The prior is made of this very mask: nothing beats it by far.
@@ -143,3 +133,62 @@ def test_too_few_items_are_not_called_familiar(data: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"5 training items are too few"):
         train(recipe, tmp_path / "few")
     assert not (tmp_path / "few" / "last").exists()  # known before the first step
+
+
+def test_the_encoder_is_pretrained_and_training_starts_from_it(data: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "encoder.safetensors"
+    sizes = [f"--set={one}" for one in SMALL if one.startswith("encoder.volume")]
+    arguments = ["train-encoder", str(data), str(weights), "--epochs", "1", *sizes]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("epoch 1: loss ")
+    assert "val facts right 0." in done.stdout
+    recipe = override(find_recipe("hippocampus-soft"), [*SMALL, f'encoder.weights="{weights}"'])
+    encoder = build_encoder(recipe.encoder)
+    for name, tensor in load_file(weights).items():
+        assert torch.equal(encoder.state_dict()[name], tensor)
+
+
+def test_an_encoder_without_facts_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"numbers = 0 .* 18 facts and 2 parts"):
+        train_encoder(data, tmp_path / "weights", settings=["encoder.volume.numbers=0"])
+
+
+def test_the_tables_stand_beside_controls_and_baselines(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The scorers have tests of their own, and METEOR starts Java for each kind of text.
+    scores = SimpleNamespace(values={"bleu4": 1.0})
+    monkeypatch.setattr("projects.hippocampus.evaluate.score_captions", lambda *_, **__: scores)
+    out = tmp_path / "tables.json"
+    arguments = ["evaluate", str(data), "--model", str(trained), "--control", f"again={trained}"]
+    done = CliRunner().invoke(app, [*arguments, "--json", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "facts (test, 4 scans)" in done.stdout
+    tables = json.loads(out.read_text("utf-8"))
+    nearest = [f"nearest by {what}" for what in ("voxels", "crop size", "features")]
+    texts = ["model", "again", "majority text", *nearest]
+    assert list(tables["captions"]) == texts
+    assert tables["captions"]["model"] == tables["captions"]["again"]
+    assert [row["text"] for row in tables["scores"]] == texts
+    assert [row["fact"] for row in tables["facts"]] == [*(fact.name for fact in FACTS), "mean"]
+    for row in tables["facts"]:
+        assert row["model"] == row["again"] <= row["stated"]
+
+
+def test_a_control_without_a_name_is_refused(data: Path) -> None:
+    found = CliRunner().invoke(app, ["evaluate", str(data), "--control", "runs/one"])
+    assert isinstance(found.exception, ConfigError)
+    assert "must be NAME=MODEL" in str(found.exception)
+
+
+def test_notices_are_counted(trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = np.mgrid[:24, :30, :24][0].astype(np.float32)
+    others = [("gradient", ramp), ("a file that is gone", data / "gone.nii.gz")]
+    monkeypatch.setattr(out_of_distribution, "other_scans", lambda: iter(others))
+    counts = {c.inputs: c for c in out_of_distribution.count_notices(data, str(trained))}
+    assert counts["real train scans"].noticed == 0
+    assert counts["twice as large"].noticed == counts["twice as large"].total == 4
+    assert counts["gradient"].noticed == 1
+    assert counts["a file that is gone"].noticed is None
+    assert counts["a file that is gone"].row().startswith("| a file that is gone | refused | 1 | ")
