@@ -20,8 +20,8 @@ import torch
 import regard
 from regard import CheckpointError, DatasetError, MediaError, RegardError
 from regard.captioner import Captioner
+from regard.checkpoint.components import MANIFEST
 from regard.checkpoint.folder import file_digest, load_checkpoint
-from regard.checkpoint.onnx_manifest import MANIFEST
 from regard.cli.output import OutputFolder
 from regard.config import EncoderConfig
 from regard.data.store import AnnotationStore, StoreKey

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from regard.backends import Backend
-from regard.checkpoint.components import PICTURES_AT_ONCE, Components, load_components, of_modules
+from regard.backends.onnx_backend import OnnxBackend, available_cores
+from regard.checkpoint.components import (
+    PICTURES_AT_ONCE,
+    Components,
+    Modules,
+    load_components,
+    of_modules,
+)
 from regard.config import Recipe, VideoConfig
 from regard.errors import ConfigError
 from regard.media.reader import Reader
@@ -27,14 +35,17 @@ from regard.pipeline import (
     decoding_options,
     encode,
 )
-from regard.reliability.confidence import Confidence
 from regard.text.vocabulary import Vocabulary
-from regard.types import Annotations, Caption, Media
+from regard.types import MEDIA, Annotations, Caption, Media
 
 if TYPE_CHECKING:
     from regard.model.decoder import AttentionDecoder
     from regard.model.encoders import Encoder
+    from regard.reliability.confidence import Confidence
     from regard.reliability.out_of_distribution import OutOfDistributionDetector
+
+_WORTH_A_SESSION = 150  # pictures from which another session of onnxruntime pays
+_UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 
 
 class Captioner:
@@ -57,11 +68,8 @@ class Captioner:
         *,
         name: str,
         device: str = "cpu",
-        metrics: dict[str, Any] | None = None,
-        familiarity: OutOfDistributionDetector | None = None,
-        confidence: Confidence | None = None,
     ) -> None:
-        """Put the components together; the modules are used as they are, not copied.
+        """Take two modules, which are used as they are, not copied.
 
         Args:
             encoder: pixels to annotations.
@@ -70,17 +78,11 @@ class Captioner:
             config: the recipe that the modules were made by.
             name: printed with every caption.
             device: where the work is done.
-            metrics: scores that travel with the model.
-            familiarity: compares inputs with its training items; captions of others then say so.
-            confidence: the chance that its words are right; captions then say so.
 
         Raises:
             ConfigError: there is no such device.
         """
-        self.components = of_modules(
-            encoder, decoder, vocabulary, config, name=name, device=device, metrics=metrics or {},
-            familiarity=familiarity, confidence=confidence,
-        )  # fmt: skip
+        self.components = of_modules(encoder, decoder, vocabulary, config, name, device)
 
     @classmethod
     def of(cls, components: Components) -> Captioner:
@@ -261,7 +263,32 @@ class Captioner:
             ConfigError: it reads no pictures, its decoder has a code for the positions of one
                 picture, or motion features are wanted.
         """
-        return self.of(self.components.for_clips(config))
+        parts = self.components
+        config = _clip_config(parts, config)
+
+        @cache
+        def modules() -> Modules:
+            from regard.model.encoders import FrameEncoder, PictureEncoder
+
+            encoder, decoder = parts.modules()
+            assert isinstance(encoder, PictureEncoder)
+            return FrameEncoder(encoder, config).eval(), decoder
+
+        reader = parts.reader.of_clips(config)
+        if isinstance(parts.backend, OnnxBackend):
+            backend: Backend = parts.backend.for_frames(reader.grid_shape)
+        else:
+            from regard.backends.torch_backend import TorchBackend
+
+            backend = TorchBackend(*modules(), parts.device)
+        recipe = replace(
+            parts.config,
+            encoder=replace(parts.config.encoder, medium="video", video=config),
+            decoder=replace(parts.config.decoder, grid_shape=reader.grid_shape),
+        )
+        # Scores, familiarity and confidence are of pictures; threads and sizes are chosen anew.
+        clips = Components(reader, backend, modules, parts.vocabulary, recipe, parts.name)
+        return self.of(replace(clips, device=parts.device, native_step=parts.native_step))
 
     def accelerated(self, pictures: int, *, cores: int | None = None) -> Captioner:
         """Return a captioner that is faster on so many pictures (clips, scans), or this one.
@@ -273,8 +300,24 @@ class Captioner:
         are items enough to make them now. Every core then does batches of its own
         (`regard.util.parallel`); `cores` says how many where not all of the machine are its own.
         """
-        faster = self.components.accelerated(pictures, cores)
-        return self if faster is self.components else self.of(faster)
+        parts = self.components
+        few = pictures * parts.reader.pictures_per_item < _WORTH_A_SESSION
+        if few or parts.device != "cpu":
+            return self
+        if isinstance(parts.backend, OnnxBackend):
+            backend: Backend = parts.backend.on_one_core(parts.native_step(pictures))
+            threads = cores or available_cores()
+        else:
+            import torch
+
+            from regard.backends.torch_backend import TorchBackend
+            from regard.model.encoders.onnx_encoder import encode_with
+
+            threads = cores or torch.get_num_threads()
+            encode = encode_with(parts.encoder, threads=1)
+            backend = TorchBackend(parts.encoder, parts.decoder, encode=encode)
+        share = -(-pictures // threads)  # so that no core stands idle
+        return self.with_components(backend=backend, threads=threads, most_at_once=share)
 
     def with_backend(self, backend: Backend) -> Captioner:
         """Return a captioner of the same components on another backend."""
@@ -336,6 +379,27 @@ class Captioner:
         from regard.pretrained import find_model
 
         return cls.load(find_model(str(name)), device=device, backend=backend)
+
+
+def _clip_config(parts: Components, config: VideoConfig | None) -> VideoConfig:
+    """Return how clips are read; raise if a captioner cannot caption them frame by frame."""
+    medium = parts.reader.medium
+    if medium != "image":
+        raise ConfigError(
+            f"{parts.name!r} captions {MEDIA[medium].noun}s already; it reads no frames."
+        )
+    if parts.config.decoder.position != "none":
+        raise ConfigError(
+            f"{parts.name!r} has a position code for the cells of one picture, which has no "
+            "place for a clip's frames. Use a model of clips, or one without a position code."
+        )
+    config = config or VideoConfig(frames=_UNTRAINED_FRAMES, grid="spatio_temporal")
+    if config.motion != "none":
+        raise ConfigError(
+            f"encoder.video.motion is {config.motion!r}, and {parts.name!r} was trained on "
+            'pictures, which do not move. Set it to "none", or train on clips.'
+        )
+    return config
 
 
 __all__ = ["Captioner", "Deferred", "Failure", "Report", "Source"]

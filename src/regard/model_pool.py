@@ -44,10 +44,10 @@ class ModelPool:
         Args:
             model: folder, shipped model or hub id; None: the shipped model of each medium.
             device: where the work is done.
-            files: how many there will be; from some number on a fast encoder pays.
-            covered: whether each will be read again with its parts covered.
+            files: expected number of files; a fast encoder pays only for many.
+            covered: whether each will be encoded again with its parts covered.
             backend: see `Captioner.load`.
-            cores: that it may take; None: all.
+            cores: how many it may use; None: all.
         """
         self._model, self._device, self._backend = model, device, backend
         self._files, self._covered, self._cores = files, covered, cores

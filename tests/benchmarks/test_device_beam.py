@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.device_beam import Best, search
 from regard.backends.torch_backend import TorchBackend
+from regard.decoding import DecodingOptions
 from regard.decoding.beam import decode_beam
-from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Ids
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.types import Annotations

@@ -140,7 +140,7 @@ def changed(folder: Path, target: Path, change: Callable[[dict[str, Any]], objec
         (lambda c: c["recipe"]["decoder"].update(hidden=3), "unknown key in decoder 'hidden'"),
         (lambda c: c["recipe"]["encoder"].update(name="vgg"), "unknown encoder 'vgg'"),
         (lambda c: c["recipe"]["decoder"].update(hidden_dim=11), "has shape"),
-        (lambda c: c["recipe"]["decoder"].update(gate="none"), "belongs to nothing"),
+        (lambda c: c["recipe"]["decoder"].update(gate="none"), "is unknown"),
         (lambda c: c["recipe"]["decoder"].update(gate="feature"), "has shape"),
         (lambda c: c["recipe"]["decoder"].update(feature_dim=9), "is missing"),
     ],

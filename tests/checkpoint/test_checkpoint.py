@@ -286,8 +286,8 @@ def test_weights_are_loaded_strictly() -> None:
     message = str(caught.value)
     assert "here: " in message
     assert "bias is missing" in message
-    assert "scale belongs to nothing" in message
-    assert "weight has shape (3, 4), wanted (3, 2)" in message
+    assert "scale is unknown" in message
+    assert "weight has shape (3, 4), expected (3, 2)" in message
     assert module.weight.equal(before)
     load_weights(module, {"weight": torch.ones(3, 2), "bias": torch.zeros(3)}, "here")
     assert module.weight.equal(torch.ones(3, 2))

@@ -7,8 +7,8 @@ import pytest
 
 from regard.explain.maps import as_picture, tiled
 from regard.media import cell_bounds, scan_grid
-from regard.media.geometry import clip_grid
 from regard.media.preprocess import PreprocessingSpec
+from regard.media.reader import clip_grid
 from regard.types import AttentionTrace, Caption, Grid, Media, Word
 from tests.helpers.toy_media import clip, scan
 

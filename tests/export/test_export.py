@@ -13,8 +13,8 @@ from torch import nn
 
 from regard.backends.onnx_backend import OnnxBackend
 from regard.captioner import Captioner
+from regard.checkpoint.components import model_digest, read_manifest
 from regard.checkpoint.folder import load_checkpoint
-from regard.checkpoint.onnx_manifest import model_digest, read_manifest
 from regard.config import EncoderConfig, ObjectiveConfig, Recipe, VideoConfig
 from regard.decoding import DecodingOptions, decode
 from regard.errors import CheckpointError, ConfigError, UnknownName

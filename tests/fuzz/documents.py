@@ -153,7 +153,7 @@ def _forge(folder: Path) -> None:
                 graphs["files"][name] = _digest(folder / name)
         graphs["weights"] = _digest(folder / "model.safetensors")
         try:
-            from regard.checkpoint.onnx_manifest import model_digest
+            from regard.checkpoint.components import model_digest
 
             graphs["model"] = model_digest(config)
         except Exception:

@@ -61,7 +61,7 @@ def test_known_numbers_come_back_and_new_captions_are_calibrated() -> None:
     assert found.errors["probability"] > 0.15
     assert found.losses["confidence"] < found.losses["temperature"] < found.losses["probability"]
     others = judged(2000, truth, seed=1)
-    chances = [made.of(p) for caption in others for p, _ in caption]
+    chances = [made.chance(p) for caption in others for p, _ in caption]
     assert reliability(chances, [ok for one in others for _, ok in one]).error < 0.02
     assert set(found.to_json()) == {"confidence", "expected_calibration_error", "log_loss"}
 

@@ -31,16 +31,16 @@ def said(texts: tuple[str, ...], *probabilities: float) -> Caption:
 
 
 def test_values_by_hand() -> None:
-    assert MADE.of(math.log(0.5)) == pytest.approx(1 / (1 + math.exp(-1)))
-    assert MADE.of(math.log(0.2)) == pytest.approx(1 / (1 + math.exp(-1) * 2))  # (1/4) ** -0.5
-    assert 0 < MADE.of(-1000.0) < MADE.of(-1.0) < MADE.of(0.0) < 1
+    assert MADE.chance(math.log(0.5)) == pytest.approx(1 / (1 + math.exp(-1)))
+    assert MADE.chance(math.log(0.2)) == pytest.approx(1 / (1 + math.exp(-1) * 2))  # (1/4) ** -0.5
+    assert 0 < MADE.chance(-1000.0) < MADE.chance(-1.0) < MADE.chance(0.0) < 1
 
 
 def test_content_words_have_a_confidence_and_the_caption_their_mean() -> None:
     caption = MADE.rate(said(("a", "dog", "runs"), 0.9, 0.5, 0.2))
     first, *others = [word.confidence for word in caption.words]
     assert first is None
-    assert others == [MADE.of(math.log(0.5)), MADE.of(math.log(0.2))]
+    assert others == [MADE.chance(math.log(0.5)), MADE.chance(math.log(0.2))]
     assert caption.confidence == pytest.approx((0.731059 + 0.576117) / 2, abs=1e-5)
     assert unsure_words(caption, 0.6) == (2,)
     assert unsure_text(caption, 0.6) == "a dog runs(?)"
@@ -54,7 +54,7 @@ def test_a_word_of_pieces_has_one_confidence() -> None:
     pieces = said(("a", "␣", "do", "g", "␣", "runs"), 0.5, 0.5, 0.5, 0.8, 0.5, 0.5)
     caption = MADE.rate(replace(pieces, text="a dog runs"))
     known = [word.confidence for word in caption.words]
-    assert known[2] == known[3] == MADE.of(math.log(0.5) + math.log(0.8))
+    assert known[2] == known[3] == MADE.chance(math.log(0.5) + math.log(0.8))
     assert known[:2] == [None, None]
     assert unsure_words(caption, 0.72) == (2, 3)
     assert unsure_text(caption, 0.72) == "a dog(?) runs"

@@ -51,6 +51,6 @@ def test_backends_that_load_side_by_side_open_one_session_at_a_time(counter: Cou
         assert isinstance(backend, OnnxBackend)
         backends += [backend, backend.on_one_core()]
     for backend in backends:
-        assert all(graph.takes for graph in backend._graphs.values())
+        assert all(graph.inputs for graph in backend._graphs.values())
     assert counter.opened == 12
     assert counter.most == 1

@@ -37,7 +37,7 @@ _OUTPUTS = {
 
 
 class OnnxBackend:
-    """Runs the graphs of a model; see `Backend` and `regard.checkpoint.onnx_manifest`."""
+    """Runs the graphs of a model; see `Backend` and `regard.checkpoint.components`."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class OnnxBackend:
             "mask": projected.mask,
         }
         graph = self._graphs["step"]
-        if "noise" in graph.takes:
+        if "noise" in graph.inputs:
             shape = len(token), cells
             sampled = context == "sample"
             feed["chosen"] = np.array(choose is not None)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from regard.checkpoint.folder import (
@@ -39,11 +39,11 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
     """Build the modules that a checkpoint describes, with its weights, in evaluation mode.
 
     Raises:
-        CheckpointError: the parts do not fit each other.
+        CheckpointError: the parts of the checkpoint do not fit each other.
         MissingExtra: the encoder needs a package that is not installed.
     """
     try:
-        # Fresh weights are drawn and overwritten; the caller's random numbers go on unmoved.
+        # Fresh weights are drawn and overwritten; the caller's random state must not change.
         with torch.random.fork_rng(devices=[]):
             encoder = build_encoder(recipe.encoder, pretrained=False)
             decoder = AttentionDecoder(
@@ -58,7 +58,7 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
     if encoder.digest() != checkpoint.config["encoder"]["digest"]:
         raise CheckpointError(
             f"{checkpoint.path}: the encoder's weights are not those that config.json names; "
-            "model.safetensors is damaged or of another model."
+            "model.safetensors is damaged or belongs to another model."
         )
     return encoder.eval(), decoder.eval()
 
@@ -69,7 +69,7 @@ def _module(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:
 
 
 def _check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
-    """Refuse a config whose parts contradict each other."""
+    """Raise if the config contradicts the encoder."""
     config = checkpoint.config
     for key, stored, own in (
         ("annotation_dim", config["encoder"]["annotation_dim"], encoder.annotation_dim),
@@ -79,27 +79,27 @@ def _check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
         if stored != own:
             raise CheckpointError(
                 f"{checkpoint.path / 'config.json'}: {key} is {stored}, and the encoder "
-                f"{encoder.name} has {own}. The config was changed by hand, or the encoder is of "
-                "another version."
+                f"{encoder.name} has {own}. The config was edited, or the encoder is from another "
+                "version."
             )
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Put weights into a module: every one that it has, no other, each of its shape.
+    """Load weights into a module, strictly: the names and shapes must be the same.
 
     Args:
         module: is filled in place.
         weights: by the names of `module.state_dict()`.
-        source: where they come from, for the message.
+        source: where they come from, for messages.
 
     Raises:
         CheckpointError: names or shapes differ; the module is then untouched.
     """
     wanted = module.state_dict()
     faults = [f"{key} is missing" for key in wanted if key not in weights]
-    faults += [f"{key} belongs to nothing" for key in weights if key not in wanted]
+    faults += [f"{key} is unknown" for key in weights if key not in wanted]
     faults += [
-        f"{key} has shape {tuple(weights[key].shape)}, wanted {tuple(value.shape)}"
+        f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
         for key, value in wanted.items()
         if key in weights and weights[key].shape != value.shape
     ]
@@ -172,7 +172,7 @@ def save_checkpoint(
                 name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                 for name, value in weights.items()
             }
-            save_file(plain, new / "model.safetensors", metadata={"format": "pt"})
+            safetensors.torch.save_file(plain, new / "model.safetensors", metadata={"format": "pt"})
             files = {name: file_digest(new / name) for name in DIGESTED}
             config = {"format_version": FORMAT_VERSION} | config | {"files": files}
             _write_json(new / "config.json", config)
@@ -200,8 +200,8 @@ def _described(components: Components, *, resumable: bool) -> dict[str, Any]:
 
     Args:
         components: of the captioner.
-        resumable: keep the paths of the data, so that the run can go on; else only their names
-            are kept, not the place where they lay on one machine.
+        resumable: whether to keep the paths of the data, so that the run can be resumed; else
+            only their names are kept, not where they are on one machine.
     """
     encoder, recipe = components.encoder, components.config
     described: dict[str, Any] = {
@@ -241,7 +241,7 @@ def _without_places(recipe: Recipe) -> Recipe:
 
 
 def _name_of_model(place: str) -> str:
-    """Return a model's name without the folder that it lay in: of a run's best, the run's too."""
+    """Return a model's name without its folder; of a run's best model, with the run's name."""
     path = Path(place)
     if not path.is_absolute():
         return place

@@ -1,40 +1,48 @@
 """What a captioner is made of, and how it is put together.
 
-From modules that are at hand, or from a checkpoint: as modules of torch, or as exported graphs,
-which need no torch.
+From modules that are at hand, or from a checkpoint: as modules of torch, or as graphs that
+`regard export` has written into its folder, which need no torch:
+
+    graphs.json   format version, digests of what the graphs were exported from, and of each
+    encoder.onnx  pixels -> vectors; of a model of clips, the pixels of one frame
+    motion.onnx   pixels, real frames -> motion vectors (models of clips that have them)
+    init.onnx     vectors, mask -> values, keys, and the first hidden state and memory
+    step.onnx     token, hidden, memory, values, keys, mask -> logits, hidden, memory, alpha, ...
+
+The graphs hold no weights: they point into `model.safetensors` beside them. Only a quantised
+encoder has its own.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from regard.backends import Backend
-from regard.backends.onnx_backend import OnnxBackend, available_cores
-from regard.checkpoint.folder import Checkpoint, load_checkpoint
-from regard.checkpoint.onnx_manifest import MANIFEST, OnnxManifest, read_manifest
-from regard.config import Recipe, VideoConfig
+from regard.backends.onnx_backend import OnnxBackend
+from regard.checkpoint.folder import Checkpoint, file_digest, load_checkpoint
+from regard.config import Recipe
 from regard.config.io import from_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName, needs_torch
 from regard.media.reader import Reader, StoredReader
-from regard.reliability.confidence import Confidence, stored_confidence
 from regard.text.vocabulary import Vocabulary
-from regard.types import MEDIA
+from regard.util.safe_io import json_of, text_of
 
 if TYPE_CHECKING:
     from regard.model.decoder import AttentionDecoder
     from regard.model.encoders import Encoder
     from regard.native.cpp_step import CppStep
+    from regard.reliability.confidence import Confidence
     from regard.reliability.out_of_distribution import OutOfDistributionDetector
 
 Modules: TypeAlias = "tuple[Encoder, AttentionDecoder]"
 
 _BACKENDS = ("auto", "onnx", "torch")
-_WORTH_A_SESSION = 150  # pictures from which another session of onnxruntime pays
-_UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
 
 
@@ -84,92 +92,16 @@ class Components:
         """The decoder as a module; a model that runs on graphs loads torch for it."""
         return self.modules()[1]
 
-    def for_clips(self, config: VideoConfig | None) -> Components:
-        """Return the components of `Captioner.for_clips`."""
-        medium = self.reader.medium
-        if medium != "image":
-            raise ConfigError(
-                f"{self.name!r} captions {MEDIA[medium].noun}s already; it reads no frames."
-            )
-        if self.config.decoder.position != "none":
-            raise ConfigError(
-                f"{self.name!r} has a position code for the cells of one picture, which has no "
-                "place for a clip's frames. Use a model of clips, or one without a position code."
-            )
-        config = config or VideoConfig(frames=_UNTRAINED_FRAMES, grid="spatio_temporal")
-        if config.motion != "none":
-            raise ConfigError(
-                f"encoder.video.motion is {config.motion!r}, and {self.name!r} was trained on "
-                'pictures, which do not move. Set it to "none", or train on clips.'
-            )
-
-        @cache
-        def modules() -> Modules:
-            from regard.model.encoders import FrameEncoder, PictureEncoder
-
-            encoder, decoder = self.modules()
-            assert isinstance(encoder, PictureEncoder)
-            return FrameEncoder(encoder, config).eval(), decoder
-
-        reader = self.reader.of_clips(config)
-        if isinstance(self.backend, OnnxBackend):
-            backend: Backend = self.backend.for_frames(reader.grid_shape)
-        else:
-            from regard.backends.torch_backend import TorchBackend
-
-            backend = TorchBackend(*modules(), self.device)
-        recipe = replace(
-            self.config,
-            encoder=replace(self.config.encoder, medium="video", video=config),
-            decoder=replace(self.config.decoder, grid_shape=reader.grid_shape),
-        )
-        # Scores, familiarity and confidence are of pictures; threads and sizes are chosen anew.
-        return Components(
-            reader, backend, modules, self.vocabulary, recipe, self.name, self.device,
-            native_step=self.native_step,
-        )  # fmt: skip
-
-    def accelerated(self, pictures: int, cores: int | None) -> Components:
-        """Return the components of `Captioner.accelerated`."""
-        few = pictures * self.reader.pictures_per_item < _WORTH_A_SESSION
-        if few or self.device != "cpu":
-            return self
-        if isinstance(self.backend, OnnxBackend):
-            backend: Backend = self.backend.on_one_core(self.native_step(pictures))
-            threads = cores or available_cores()
-        else:
-            import torch
-
-            from regard.backends.torch_backend import TorchBackend
-            from regard.model.encoders.onnx_encoder import encode_with
-
-            threads = cores or torch.get_num_threads()
-            encode = encode_with(self.encoder, threads=1)
-            backend = TorchBackend(self.encoder, self.decoder, encode=encode)
-        share = -(-pictures // threads)  # so that no core stands idle
-        return replace(self, backend=backend, threads=threads, most_at_once=share)
-
 
 def of_modules(
     encoder: Encoder,
     decoder: AttentionDecoder,
     vocabulary: Vocabulary,
     config: Recipe,
-    *,
     name: str,
     device: str = "cpu",
-    **others: Any,
 ) -> Components:
     """Return components around two modules, which are used as they are, not copied.
-
-    Args:
-        encoder: pixels to annotations.
-        decoder: annotations to words.
-        vocabulary: see `Components`, as for the rest.
-        config: see `Components`.
-        name: see `Components`.
-        device: where the modules are put.
-        **others: metrics, familiarity, confidence.
 
     Raises:
         ConfigError: there is no such device.
@@ -179,7 +111,7 @@ def of_modules(
     _check_device(device)
     modules = encoder.to(device), decoder.to(device)
     backend = TorchBackend(*modules, device)
-    return Components(encoder, backend, lambda: modules, vocabulary, config, name, device, **others)
+    return Components(encoder, backend, lambda: modules, vocabulary, config, name, device)
 
 
 def load_components(folder: str | Path, device: str = "cpu", backend: str = "auto") -> Components:
@@ -211,12 +143,9 @@ def build_components(checkpoint: Checkpoint, device: str = "cpu") -> Components:
     """
     recipe = _recipe(checkpoint)
     modules = _build_modules(checkpoint, recipe)
-    config = checkpoint.config
-    return of_modules(
-        *modules, checkpoint.vocabulary, recipe, name=config["name"], device=device,
-        metrics=checkpoint.metrics, familiarity=_stored_familiarity(config),
-        confidence=stored_confidence(config),
-    )  # fmt: skip
+    name = checkpoint.config["name"]
+    components = of_modules(*modules, checkpoint.vocabulary, recipe, name, device)
+    return replace(components, **_stored(checkpoint))
 
 
 def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
@@ -246,12 +175,9 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
             return None  # the graphs will say what is wrong with the model
         return CppStep(weights, library, threads=1)
 
-    return Components(
-        reader, backend, cache(lambda: _build_modules(checkpoint, recipe)), checkpoint.vocabulary,
-        recipe, config["name"], metrics=checkpoint.metrics,
-        familiarity=_stored_familiarity(config), confidence=stored_confidence(config),
-        native_step=native_step,
-    )  # fmt: skip
+    modules = cache(lambda: _build_modules(checkpoint, recipe))
+    components = Components(reader, backend, modules, checkpoint.vocabulary, recipe, config["name"])
+    return replace(components, native_step=native_step, **_stored(checkpoint))
 
 
 def _recipe(checkpoint: Checkpoint) -> Recipe:
@@ -269,17 +195,22 @@ def _build_modules(checkpoint: Checkpoint, recipe: Recipe) -> Modules:
     return build_modules(checkpoint, recipe)
 
 
-def _stored_familiarity(config: dict[str, Any]) -> OutOfDistributionDetector | None:
-    """Return what a checkpoint knows of its training items, or None.
+def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return scores and what was fitted to training items or to judged captions, by name.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: one of them is damaged.
     """
-    if (stored := config.get("familiarity")) is None:
-        return None
-    from regard.reliability.out_of_distribution import OutOfDistributionDetector
+    found: dict[str, Any] = {"metrics": checkpoint.metrics}
+    if (values := checkpoint.config.get("familiarity")) is not None:
+        from regard.reliability.out_of_distribution import OutOfDistributionDetector
 
-    return OutOfDistributionDetector.from_json(stored)
+        found["familiarity"] = OutOfDistributionDetector.from_json(values)
+    if (values := checkpoint.config.get("confidence")) is not None:
+        from regard.reliability.confidence import Confidence
+
+        found["confidence"] = Confidence.from_json(values)
+    return found
 
 
 def _check_device(device: str) -> None:
@@ -290,3 +221,110 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         here = "cpu and cuda" if torch.cuda.is_available() else "cpu"
         raise ConfigError(f"device {device!r} cannot be used; this machine has {here}.") from error
+
+
+MANIFEST = "graphs.json"
+MANIFEST_VERSION = 1
+ENCODER, MOTION, INIT, STEP = "encoder.onnx", "motion.onnx", "init.onnx", "step.onnx"
+FILES = (ENCODER, MOTION, INIT, STEP)
+"""All graphs that a folder may hold."""
+
+
+@dataclass(frozen=True)
+class OnnxManifest:
+    """What `graphs.json` says.
+
+    Attributes:
+        model: digest of those parts of `config.json` that the graphs depend on.
+        weights: digest of `model.safetensors`.
+        files: digest of each graph by its name.
+        per_frame: whether the encoder's graph reads a frame of a clip, not the clip.
+        pictures_per_item: see `Reader`.
+        precision: of the encoder: "float32" or "int8".
+        regard_version: that made them.
+    """
+
+    model: str
+    weights: str
+    files: dict[str, str]
+    per_frame: bool
+    pictures_per_item: int
+    precision: str
+    regard_version: str
+
+    def to_json(self) -> str:
+        """Return the text of `graphs.json`."""
+        return json.dumps({"format_version": MANIFEST_VERSION} | asdict(self), indent=2) + "\n"
+
+
+def model_digest(config: dict[str, Any]) -> str:
+    """Return a SHA-256 of what a model's graphs depend on, besides its weights.
+
+    The name, the scores and the training data may change without making graphs stale.
+    """
+    recipe = config["recipe"]
+    parts = {
+        "encoder": recipe.get("encoder"),
+        "decoder": recipe.get("decoder"),
+        "preprocessing": config["preprocessing"],
+        "made": {k: v for k, v in config["encoder"].items() if k != "digest"},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(checkpoint: Checkpoint) -> OnnxManifest | None:
+    """Return the manifest of the graphs in a checkpoint's folder, or None without graphs.
+
+    Raises:
+        CheckpointError: graphs are damaged, or were exported from another model or other weights.
+    """
+    path = checkpoint.path / MANIFEST
+    if not path.is_file():
+        return None
+    graphs = _read(path)
+    # `load_checkpoint` has compared the file with what the config says of it.
+    stored = checkpoint.config.get("files", {}).get("model.safetensors")
+    weights = stored or file_digest(checkpoint.path / "model.safetensors")
+    stale = [
+        name
+        for name, own, wanted in (
+            ("config.json", graphs.model, model_digest(checkpoint.config)),
+            ("model.safetensors", graphs.weights, weights),
+        )
+        if own != wanted
+    ]
+    if stale:
+        raise CheckpointError(
+            f"{checkpoint.path}: its graphs were exported from another {' and '.join(stale)}. "
+            f"Export them again: regard export {checkpoint.path} --to onnx. Or delete {MANIFEST}: "
+            "the model then runs on torch."
+        )
+    for name, digest in graphs.files.items():
+        file = checkpoint.path / name
+        if not file.is_file() or file_digest(file) != digest:
+            state = "is not the file that" if file.is_file() else "is missing, which"
+            raise CheckpointError(
+                f"{file} {state} {MANIFEST} names. Export the graphs again: "
+                f"regard export {checkpoint.path} --to onnx."
+            )
+    return graphs
+
+
+def _read(path: Path) -> OnnxManifest:
+    try:
+        values = json_of(text_of(path))
+        version = values.pop("format_version")
+        if version != MANIFEST_VERSION:
+            raise CheckpointError(
+                f"{path} has format_version {version!r}; this regard knows {MANIFEST_VERSION}. "
+                "Update regard, or export the model again."
+            )
+        graphs = OnnxManifest(**values)
+        if not {ENCODER, INIT, STEP} <= set(graphs.files) <= set(FILES):
+            raise ValueError(f"files are {sorted(graphs.files)}")
+        together = values["pictures_per_item"]
+        if not isinstance(together, int) or together < 1:
+            raise ValueError(f"pictures_per_item is {together!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Export the model again.") from error
+    return graphs

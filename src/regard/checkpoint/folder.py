@@ -1,13 +1,13 @@
-"""A checkpoint is a folder that needs nothing else.
+"""Checkpoints: folders that hold all that a captioner needs. Reads and checks them.
 
     config.json         format version, regard's version, recipe, preprocessing, encoder, ids,
                         digests of the next two
-    vocabulary.json     words and how captions are cut
+    vocabulary.json     words, and how captions are cut into tokens
     model.safetensors   `decoder.*` and `encoder.*` weights; float16 where shipped
     metrics.json        scores with their settings
     README.md           model card
-    training.pt         only where the run can be resumed; loaded weights-only
-    graphs.json, *.onnx only where `regard export` made the model light
+    training.pt         only if the run can be resumed; loaded weights-only
+    graphs.json, *.onnx only if `regard export` wrote them
 
 It is written whole or not at all (`regard.checkpoint.build`). Reading needs no torch until the
 weights are asked for.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
-"""Which id means what; stored in every config and compared when it is read."""
+"""The special ids by their words; stored in every config and compared when it is read."""
 
 _NEEDED = ("config.json", "vocabulary.json", "model.safetensors")
 DIGESTED = ("vocabulary.json", "model.safetensors")
@@ -53,9 +53,9 @@ class Checkpoint:
         path: its folder.
         config: `config.json`.
         vocabulary: the words.
-        shapes: of the weights, by name.
-        metrics: `metrics.json`; empty where there is none.
-        training_state: `training.pt` where it was asked for and exists.
+        shapes: shapes of the weights, by name.
+        metrics: `metrics.json`; empty without it.
+        training_state: `training.pt`, if it was requested and exists.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The weights by name, float32 (whatever they were stored as); read when asked for.
+        """The weights by name as float32, whatever type they are stored in; read on first use.
 
         Raises:
             MissingExtra: torch is not installed.
@@ -79,7 +79,7 @@ class Checkpoint:
         return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """Return the weights whose names begin so, without it, as float32; needs no torch."""
+        """Return the weights whose names start with a prefix, without it, as float32; no torch."""
         with safe_open(self.path / "model.safetensors", framework="numpy") as stored:
             return {
                 name.removeprefix(prefix): stored.get_tensor(name).astype(np.float32)
@@ -126,7 +126,7 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
 
 
 def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
-    """Read `config.json` alone and check that it says all that a captioner is built from.
+    """Read `config.json` alone and check that it holds all that a captioner is built from.
 
     Raises:
         CheckpointError: it is missing, damaged, incomplete, or of an unknown format.
@@ -137,7 +137,7 @@ def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format_version {version!r}; this regard knows {FORMAT_VERSION}. Update "
-            "regard, or save the model again with the version that made it."
+            "regard, or save the model again with the version that wrote it."
         )
     check_config(config, str(path))
     return config
@@ -148,7 +148,7 @@ def _check_fit(checkpoint: Checkpoint) -> None:
     if stored != SPECIAL_IDS:
         raise CheckpointError(
             f"{checkpoint.path}: special_ids are {stored}; this regard uses {SPECIAL_IDS}. The "
-            "model was made by another program."
+            "model was written by another program."
         )
     shape = checkpoint.shapes.get("decoder.embedding.weight")
     if shape is None:
@@ -156,20 +156,20 @@ def _check_fit(checkpoint: Checkpoint) -> None:
     if shape[0] != len(checkpoint.vocabulary):
         raise CheckpointError(
             f"{checkpoint.path}: the vocabulary has {len(checkpoint.vocabulary)} words and the "
-            f"embedding {shape[0]} rows, so words would be mixed up. vocabulary.json is of "
+            f"embedding {shape[0]} rows, so words would be mixed up. vocabulary.json belongs to "
             "another model."
         )
 
 
 def _check_digests(checkpoint: Checkpoint) -> None:
-    """Refuse files that were changed: a turned bit or two words exchanged fit the config, too."""
+    """Raise if a file was changed: a flipped bit or two swapped words still fit the config."""
     stored = checkpoint.config.get("files", {})  # older checkpoints have none
     for name in DIGESTED:
         if name in stored and stored[name] != file_digest(checkpoint.path / name):
             raise CheckpointError(
                 f"{checkpoint.path / name} is not the file that config.json names: it is damaged, "
-                "or of another model. Copy or download it again; if it was changed on purpose, "
-                "remove `files` from config.json."
+                "or belongs to another model. Copy or download it again; if it was changed on "
+                "purpose, remove `files` from config.json."
             )
 
 

@@ -17,8 +17,8 @@ from regard.cli.options import argument, option
 from regard.cli.output import json_line, tables
 
 if TYPE_CHECKING:
+    from regard.checkpoint.components import OnnxManifest
     from regard.checkpoint.folder import Checkpoint
-    from regard.checkpoint.onnx_manifest import OnnxManifest
 
 _SCORES = {"bleu4": "BLEU-4", "meteor": "METEOR", "cider_d": "CIDEr-D"}
 
@@ -76,8 +76,8 @@ def info(
             raise typer.BadParameter("--runtime describes this machine; leave MODEL out.")
         _show_runtime(as_json)
         return
+    from regard.checkpoint.components import read_manifest
     from regard.checkpoint.folder import load_checkpoint
-    from regard.checkpoint.onnx_manifest import read_manifest
     from regard.pretrained import find_model
 
     checkpoint = load_checkpoint(find_model(model))

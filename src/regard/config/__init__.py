@@ -5,8 +5,7 @@ A recipe is data: no evaluation, no class paths. This package imports neither to
 
 from __future__ import annotations
 
-from regard.config.decoder import DecoderConfig
-from regard.config.encoder import EncoderConfig, VideoConfig, VolumeConfig
+from regard.config.networks import DecoderConfig, EncoderConfig, VideoConfig, VolumeConfig
 from regard.config.training import (
     DataConfig,
     DecodingConfig,

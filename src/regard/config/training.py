@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from regard.config.decoder import DecoderConfig
-from regard.config.encoder import EncoderConfig
 from regard.config.io import OneOf, Range, Section
+from regard.config.networks import DecoderConfig, EncoderConfig
 from regard.errors import ConfigError
 
 MOST_PENALTY = 10.0

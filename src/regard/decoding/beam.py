@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regard.backends import Backend
 from regard.decoding.search import Stepper
-from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Candidates, Ids
 from regard.types import Annotations, Hypothesis
+
+if TYPE_CHECKING:
+    from regard.decoding import DecodingOptions
+
 
 _FREE_WORDS = 3
 """Words of probability 1 that a live caption is assumed to get before it is given up."""

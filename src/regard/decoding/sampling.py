@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regard.backends import Backend
 from regard.decoding.search import Prediction, Stepper
-from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Ids, keep_likely, log_softmax, to_numpy
 from regard.types import Annotations, Hypothesis
+
+if TYPE_CHECKING:
+    from regard.decoding import DecodingOptions
+
 
 Pick = Callable[[Prediction], tuple[np.ndarray, np.ndarray]]
 """Chooses a word per row: ids (B,) and log-probabilities (B,), -inf where none is allowed."""

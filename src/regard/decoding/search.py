@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regard.backends import Backend
-from regard.decoding.search_options import DecodingOptions
 from regard.decoding.topk import Candidates, Filter, Ids, to_numpy
 from regard.types import Annotations, Array, Hypothesis, Step
+
+if TYPE_CHECKING:
+    from regard.decoding import DecodingOptions
+
 
 _WORTH_A_COPY = 0.2
 """Share of finished items from which on the others are copied into a smaller batch."""

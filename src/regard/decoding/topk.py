@@ -6,14 +6,18 @@ Works on the arrays of any backend. The array API standard has neither top-k nor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regard.backends import Backend
-from regard.decoding.search_options import DecodingOptions
 from regard.errors import ConfigError
 from regard.types import Array, Step
 from regard.types.decoding import array_namespace
+
+if TYPE_CHECKING:
+    from regard.decoding import DecodingOptions
+
 
 _BLOCK = 64
 """Size of the blocks of words whose maxima are compared first."""

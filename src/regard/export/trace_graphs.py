@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regard.checkpoint.onnx_manifest import ENCODER, INIT, MOTION, STEP
+from regard.checkpoint.components import ENCODER, INIT, MOTION, STEP
 from regard.errors import MissingExtra
 from regard.model.attention import (
     AdditiveScores,

@@ -21,9 +21,16 @@ import numpy as np
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend
 from regard.backends.torch_backend import TorchBackend
-from regard.checkpoint.components import Components, build_components
+from regard.checkpoint.components import (
+    ENCODER,
+    FILES,
+    MANIFEST,
+    Components,
+    OnnxManifest,
+    build_components,
+    model_digest,
+)
 from regard.checkpoint.folder import Checkpoint, file_digest, load_checkpoint
-from regard.checkpoint.onnx_manifest import ENCODER, FILES, MANIFEST, OnnxManifest, model_digest
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.export.trace_graphs import quantise, trace_model
 from regard.model.encoders import Encoder, FrameEncoder

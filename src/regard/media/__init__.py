@@ -5,10 +5,7 @@ from regard.media.geometry import (
     cell_at,
     cell_bounds,
     cell_centre,
-    image_grid,
     places_of,
-    real_mask,
-    scan_grid,
     world_of,
 )
 from regard.media.image import read_image
@@ -20,7 +17,14 @@ from regard.media.preprocess import (
     preprocess,
     preprocess_pixels,
 )
-from regard.media.reader import Input, prepare, read_media
+from regard.media.reader import (
+    Input,
+    image_grid,
+    prepare,
+    read_media,
+    real_mask,
+    scan_grid,
+)
 
 __all__ = [
     "ClipSpec",

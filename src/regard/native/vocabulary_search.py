@@ -24,7 +24,7 @@ BLOCK = 64
 
 
 class LogitRanking:
-    """Implements `regard.types.Ranking` for computed logits of one step.
+    """Implements `regard.types.WordRanking` for computed logits of one step.
 
     Attributes:
         logits: (B, V), finished.
@@ -50,7 +50,7 @@ class LogitRanking:
         self.normaliser = normaliser.astype(np.float64)
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `regard.types.Ranking.strongest`."""
+        """See `regard.types.WordRanking.strongest`."""
         rows, words = self.logits.shape
         count = min(count, words)
         ids = np.empty((rows, count), np.int64)
@@ -129,7 +129,7 @@ class VocabularyLayer:
 
 
 class LazyRanking:
-    """Implements `regard.types.Ranking` for one step; computed on demand.
+    """Implements `regard.types.WordRanking` for one step; computed on demand.
 
     Attributes:
         words: V.
@@ -159,7 +159,7 @@ class LazyRanking:
 
     @property
     def normaliser(self) -> np.ndarray:
-        """See `regard.types.Ranking`; after `strongest` it costs nothing."""
+        """See `regard.types.WordRanking`; after `strongest` it costs nothing."""
         strong = self._found(1)
         return (
             self._all_logits().normaliser
@@ -168,7 +168,7 @@ class LazyRanking:
         )
 
     def strongest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `regard.types.Ranking.strongest`."""
+        """See `regard.types.WordRanking.strongest`."""
         strong = self._found(count)
         if strong is not None:
             return strong.ids[:, :count], strong.logits[:, :count].astype(np.float64)

@@ -1,4 +1,4 @@
-"""The models that ship with regard, and where a model's name leads."""
+"""The models that ship with regard, and how a model is found by its name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from regard.errors import CheckpointError, MissingExtra
 
 DEFAULTS = {"image": "flickr8k-soft", "video": "flickr8k-soft", "volume": "hippocampus-soft"}
-"""The shipped model that a medium is captioned with where none is named."""
+"""The shipped model of each medium, used if none is named."""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -21,12 +21,12 @@ def find_model(name: str | None = None, medium: str = "image") -> Path:
     """Return the folder of a model.
 
     Args:
-        name: a folder (a checkpoint's, or a training run's, whose best is then taken), a
-            shipped model, or a hub id such as "owner/model"; None: the medium's shipped default.
-        medium: whose default.
+        name: a folder (of a checkpoint, or of a training run, whose best model is then used), a
+            shipped model, or a hub id such as "owner/model"; None: the shipped default.
+        medium: whose default is returned without a name.
 
     Raises:
-        CheckpointError: nothing goes by that name.
+        CheckpointError: there is no such model.
         MissingExtra: it is a hub id and huggingface_hub is not installed.
     """
     shipped = shipped_models()
@@ -40,7 +40,7 @@ def find_model(name: str | None = None, medium: str = "image") -> Path:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
     raise CheckpointError(
-        f"there is no model {name!r}: it is no folder here, and no shipped model (shipped: "
+        f"there is no model {name!r}: it is neither a folder nor a shipped model (shipped: "
         f"{', '.join(shipped) or 'none'}). A hub id has the form owner/model."
     )
 
@@ -55,5 +55,5 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise CheckpointError(
-            f"{name!r} is no folder here, and the hub did not give it: {error}"
+            f"{name!r} is not a folder, and the hub did not provide it: {error}"
         ) from error

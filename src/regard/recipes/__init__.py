@@ -12,9 +12,9 @@ from regard.errors import ConfigError, UnknownName
 from regard.util.safe_io import Unreadable, text_of
 
 OWN = {"image": "own-data", "video": "own-clips", "volume": "own-scans"}
-"""The recipe for a user's own media, where none is named."""
+"""The recipe for a user's own media, used if none is named."""
 FINE_TUNE = "fine-tune"
-"""What is trained from a model, where no recipe is named; it has no networks of its own."""
+"""The recipe for training from a model, used if none is named; it has no networks of its own."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -27,8 +27,8 @@ def find_recipe(name: str) -> Recipe:
     """Read a recipe by its path or shipped name.
 
     Raises:
-        UnknownName: neither a file nor a shipped recipe.
-        ConfigError: the file holds something wrong.
+        UnknownName: it is neither a file nor a shipped recipe.
+        ConfigError: a value in the file is wrong.
     """
     shipped = shipped_recipes()
     if name in shipped:
@@ -43,10 +43,10 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
     Args:
         path: the TOML file.
-        overrides: `section.key=value` settings laid over it.
+        overrides: `section.key=value` settings to lay over it.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or a value is wrong.
+        ConfigError: the file is missing or not TOML, or a value is wrong.
         UnknownName: a key does not exist.
     """
     import tomllib  # takes long to import, and a stored recipe is JSON
@@ -60,14 +60,14 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except RecursionError as error:
         raise ConfigError(f"the recipe {path} is nested too deeply.") from error
     except ValueError as error:  # of more digits than Python takes, too
-        raise ConfigError(f"the recipe {path} is no valid TOML: {error}.") from error
+        raise ConfigError(f"the recipe {path} is not valid TOML: {error}.") from error
     return override(from_dict(Recipe, values), overrides or [])
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Lay `section.key=value` settings over a recipe.
+    """Return a recipe with `section.key=value` settings laid over it.
 
-    A value is read as TOML; what is no TOML is taken as a string.
+    A value is read as TOML, or else as a string.
 
     Raises:
         ConfigError: a setting has no `=` or a wrong value.

@@ -1,4 +1,4 @@
-"""Does confidence tell right from wrong? How reliable words are, and a fit that makes them so.
+"""Calibration: how reliable word probabilities are, and a fit that makes them reliable.
 
 Reliability and the expected calibration error are those of Guo et al. 2017, the fit is Platt's of
 1999 (`regard.reliability.confidence`).
@@ -22,7 +22,8 @@ _FEWEST_KIND = 10
 _STEPS, _NEAR = 100, 1e-10  # of Newton's method, and where it is done
 
 Judged = Sequence[tuple[float, bool]]
-"""Natural log-probability of each judged word of a caption, and whether references support it."""
+"""For each judged word of a caption, its natural log-probability and whether references
+support it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Reliability:
     error: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; what is not known is None."""
+        """Return plain values; unknown ones are None."""
         bins = [{k: _known(v) for k, v in asdict(one).items()} for one in self.bins]
         return {"bins": bins, "expected_calibration_error": _known(self.error)}
 
@@ -65,7 +66,7 @@ class Reliability:
 def reliability(
     probabilities: Sequence[float], supported: Sequence[bool], *, bins: int = 10
 ) -> Reliability:
-    """Set how sure a model was of words against whether they are supported.
+    """Compare the probabilities of words with the share that references support.
 
     Args:
         probabilities: p of each word.
@@ -86,13 +87,13 @@ def reliability(
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fit, and how well it does on captions that it was not fitted to.
+    """A fit, and its quality on captions that it was not fitted to.
 
     Attributes:
         confidence: the fit to all words.
         errors: expected calibration error of "probability" (the bare one), "temperature" (a scale
             alone) and "confidence" (scale and shift).
-        losses: likewise the mean of -log of the chance that was given to what came true, in nats.
+        losses: likewise the log loss: the mean of -log of the chance of the outcome, in nats.
     """
 
     confidence: Confidence
@@ -109,12 +110,12 @@ class Calibration:
 
 
 def calibrate(captions: Sequence[Judged], *, split: str, beam: int) -> Calibration:
-    """Fit how sure to be of words, and try the fit by cross-validation over captions.
+    """Fit the confidence of words, and test the fit by cross-validation over captions.
 
     Args:
         captions: the judged words of each.
-        split: that they are of; kept with the fit.
-        beam: that they were decoded with; likewise.
+        split: the split of the captions; kept with the fit.
+        beam: the beam width that they were decoded with; kept with the fit.
 
     Raises:
         DatasetError: the words are too few, or the improbable ones have more support.
@@ -125,11 +126,11 @@ def calibrate(captions: Sequence[Judged], *, split: str, beam: int) -> Calibrati
     if len(y) < _FEWEST or min(y.sum(), (~y).sum()) < _FEWEST_KIND:
         raise DatasetError(
             f"{int(y.sum())} words with support and {int((~y).sum())} without are too few to "
-            f"calibrate a model by; wanted: {_FEWEST}, of each at least {_FEWEST_KIND}. Caption "
-            "more pictures that have references."
+            f"calibrate a model; at least {_FEWEST} are needed, and {_FEWEST_KIND} of each kind. "
+            "Caption more pictures that have references."
         )
     fold = np.repeat(np.arange(len(captions)) % _FOLDS, [len(caption) for caption in captions])
-    # What every fold says of the words that it has not seen.
+    # The chance of each word by the fit to the other folds.
     chances = {"probability": _sigmoid(x), "temperature": np.empty(len(x)),
                "confidence": np.empty(len(x))}  # fmt: skip
     for k in range(_FOLDS):
@@ -142,9 +143,9 @@ def calibrate(captions: Sequence[Judged], *, split: str, beam: int) -> Calibrati
     scale, shift = platt(x, y)
     if scale <= 0:
         raise DatasetError(
-            f"the model's {len(y)} judged words of {split!r} have more support the less probable "
-            "they are; there is nothing to calibrate by. Is it trained, and are the references of "
-            "these pictures?"
+            f"the less probable the model's {len(y)} judged words of {split!r} are, the more "
+            "support they have, so it cannot be calibrated. Check that the model is trained and "
+            "that the references belong to these pictures."
         )
     found = Confidence(
         scale, shift, split, beam, len(captions), len(y),

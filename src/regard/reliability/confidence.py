@@ -1,10 +1,10 @@
-"""How sure to be of a caption's words: the chance that people's captions support them.
+"""Confidence of a caption's words: the chance that people's captions support them.
 
-A word's probability is not that chance. "puppy" and "dog" share what is left for them, so right
-words have low probabilities, and of two models the one that was trained longer is surer of its
-mistakes. Platt 1999 fits two numbers to words whose support is known: the chance is
-sigmoid(scale · logit p + shift). With shift 0 that is the temperature of Guo et al. 2017, for two
-outcomes; it cannot lift a probability of less than a half above a half, which words need.
+A word's probability is not that chance. "puppy" and "dog" share the probability, so right words
+have low ones, and of two models the one that was trained longer is more certain of its mistakes.
+Platt 1999 fits two numbers to words whose support is known: the chance is
+sigmoid(scale · logit p + shift). With shift 0 that is the temperature of Guo et al. 2017 for two
+outcomes; it cannot lift a probability below a half above a half, which words need.
 """
 
 from __future__ import annotations
@@ -12,52 +12,42 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from regard.checkpoint.folder import change_config
-from regard.errors import CheckpointError
+from regard.config.io import Range, Section, from_dict
+from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.text.words import is_judged, spoken_words
 from regard.types import Caption
 
 LEAST = 1e-6
-"""Probabilities are taken to lie between this and 1 less this."""
+"""Probabilities are clipped to lie between this and 1 minus this."""
 _KEY = "confidence"
-_STEEPEST = 100.0  # of scale and shift, either way; fits are far below
 
 
 @dataclass(frozen=True)
-class Confidence:
-    """What makes of a word's probability the chance that people's captions support it.
+class Confidence(Section, section="confidence"):
+    """Turns a word's probability into the chance that people's captions support it.
 
     Attributes:
         scale: of the logit of its probability; above 0.
         shift: added to it.
-        split: whose captions it was fitted to.
-        beam: that they were decoded with; other decoding may make other mistakes.
-        captions: how many they were.
-        words: how many of their words were judged.
+        split: the split whose captions it was fitted to.
+        beam: the beam width of those captions; other decoding may make other mistakes.
+        captions: number of the captions.
+        words: number of their words that were judged.
         error_before: expected calibration error of the bare probabilities there.
         error: of the confidence there, each caption's by a fit to others.
     """
 
-    scale: float
-    shift: float
+    scale: Annotated[float, Range(0, 100, exclusive=True)]  # fits are far below 100
+    shift: Annotated[float, Range(-100, 100)]
     split: str
     beam: int
     captions: int
     words: int
-    error_before: float
-    error: float
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "scale": (0, _STEEPEST), "shift": (-_STEEPEST, _STEEPEST),
-            "error_before": (0, 1), "error": (0, 1),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high or (name == "scale" and value == 0):
-                raise ValueError(f"{name} is {value!r}; it must lie between {low} and {high}")
+    error_before: Annotated[float, Range(0, 1)]
+    error: Annotated[float, Range(0, 1)]
 
     def chance(self, logprob: float) -> float:
         """Return the chance that people's captions support a content word.
@@ -70,9 +60,9 @@ class Confidence:
     def rate(self, caption: Caption) -> Caption:
         """Return the caption with the confidence of its words and of itself.
 
-        A word has one where its support can be judged at all: "dog" has, "a" has not. All tokens
-        of a word get the word's. The caption's is their mean, the share of its content words that
-        can be expected to have support; it has none without such a word.
+        Only words whose support can be judged have a confidence: "dog" has one, "a" has none. All
+        tokens of a word get the word's. The caption's confidence is their mean, the expected share
+        of its content words with support; it is None without such a word.
         """
         tokens: list[float | None] = [None] * len(caption.words)
         known: list[float] = []
@@ -93,18 +83,14 @@ class Confidence:
 
     @classmethod
     def from_json(cls, values: Any) -> Confidence:
-        """Read what `to_json` gave.
+        """Read the values of `to_json`.
 
         Raises:
             CheckpointError: it is damaged.
         """
-        kinds = {"split": str, **dict.fromkeys(("beam", "captions", "words"), int)}
         try:
-            for name, value in values.items():
-                if not isinstance(value, kinds.get(name, int | float)) or isinstance(value, bool):
-                    raise TypeError(f"{name} is {value!r:.100}")
-            return cls(**values)
-        except (TypeError, ValueError, AttributeError) as error:
+            return from_dict(cls, values, _KEY)
+        except (ConfigError, UnknownName, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{_KEY} in config.json is damaged: {error}. Remove the key, and the model "
                 "captions without it; `regard evaluate --calibrate` makes a new one."
@@ -112,7 +98,7 @@ class Confidence:
 
 
 def unsure_words(caption: Caption, below: float) -> tuple[int, ...]:
-    """Return the indices into `caption.words` of those whose confidence lies below a chance."""
+    """Return the indices of the words in `caption.words` whose confidence is below a limit."""
     return tuple(
         t
         for t, word in enumerate(caption.words)
@@ -121,25 +107,15 @@ def unsure_words(caption: Caption, below: float) -> tuple[int, ...]:
 
 
 def unsure_text(caption: Caption, below: float, mark: str = "(?)") -> str:
-    """Return the caption with a mark after every word whose confidence lies below a chance."""
+    """Return the caption with a mark after every word whose confidence is below a limit."""
     unsure = unsure_words(caption, below)
     return " ".join(
         word.text + mark if word.first in unsure else word.text for word in spoken_words(caption)
     )
 
 
-def stored_confidence(config: dict[str, Any]) -> Confidence | None:
-    """Return what a checkpoint's `config.json` says, or None where it was never calibrated.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    stored = config.get(_KEY)
-    return None if stored is None else Confidence.from_json(stored)
-
-
 def store_confidence(folder: Path, confidence: Confidence) -> None:
-    """Write it into a checkpoint's `config.json`; nothing else of the model is touched.
+    """Write a confidence into a checkpoint's `config.json`; nothing else is changed.
 
     Raises:
         CheckpointError: the config cannot be read or written; what was there before is untouched.

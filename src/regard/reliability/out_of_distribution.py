@@ -195,7 +195,7 @@ class OutOfDistributionDetector:
 
     @classmethod
     def fit(cls, medium: str, items: Iterable[ItemStats]) -> OutOfDistributionDetector:
-        """Sum up training items, at least `2 * _FOLDS` of them."""
+        """Fit to training items, at least `2 * _FOLDS` of them."""
         seen = list(items)
         ranges = {
             name: (
@@ -245,7 +245,7 @@ class OutOfDistributionDetector:
 
     @classmethod
     def from_json(cls, values: Any) -> OutOfDistributionDetector:
-        """Read what `to_json` gave.
+        """Read the values of `to_json`.
 
         Raises:
             CheckpointError: it is damaged.

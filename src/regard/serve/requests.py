@@ -10,8 +10,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from regard.config import DecodingConfig
-from regard.decoding import DecodingOptions
-from regard.decoding.search_options import CONTEXTS, METHODS, MOST_PENALTY
+from regard.decoding import CONTEXTS, METHODS, MOST_PENALTY, DecodingOptions
 from regard.errors import (
     ConfigError,
     MediaError,

@@ -1,1 +1,1 @@
-"""What captions are made of: kinds of words, and which of them tell about the same."""
+"""Text of captions: vocabularies, classes of words, synonyms."""

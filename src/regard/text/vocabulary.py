@@ -46,12 +46,12 @@ def words_of(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words a decoder can say, and how a caption is cut into them.
+    """The tokens of a decoder, and how a caption is cut into them.
 
     Attributes:
-        words: every token in id order; the first four are the special ones.
-        tokens: how captions are cut: "word", "character" or "bpe".
-        bpe: the serialised tokenizer where `tokens` is "bpe", else None.
+        words: all tokens in the order of their ids; the first four are special.
+        tokens: the kind of tokens: "word", "character" or "bpe".
+        bpe: the serialised tokenizer if `tokens` is "bpe", else None.
     """
 
     words: tuple[str, ...]
@@ -63,16 +63,18 @@ class Vocabulary:
             self.bpe, str
         ):
             raise CheckpointError(
-                f"the vocabulary's tokens are {self.tokens!r:.100}; wanted word, character, or bpe "
-                "with its tokenizer. It was made by another program or is damaged."
+                f"the vocabulary's tokens are {self.tokens!r:.100}; expected word, character, or "
+                "bpe with its tokenizer. It was written by another program or is damaged."
             )
         if self.words[: len(SPECIALS)] != SPECIALS:
             raise CheckpointError(
                 f"the vocabulary begins with {self.words[:4]}; the first four entries must be "
-                f"{SPECIALS}. It was made by another program or is damaged."
+                f"{SPECIALS}. It was written by another program or is damaged."
             )
         if len(set(self.words)) != len(self.words):
-            raise CheckpointError("the vocabulary holds a word twice, so ids would be ambiguous.")
+            raise CheckpointError(
+                "the vocabulary holds a word twice, so ids would be ambiguous. It is damaged."
+            )
 
     def __len__(self) -> int:
         return len(self.words)
@@ -93,7 +95,7 @@ class Vocabulary:
             raise CheckpointError(f"the vocabulary's tokenizer is damaged: {error}.") from error
 
     def split(self, text: str) -> list[str]:
-        """Cut a caption into tokens the way the training captions were cut."""
+        """Cut a caption into tokens as the training captions were cut."""
         if self.tokens == "character":
             return _characters(text)
         if self.tokens == "bpe":
@@ -106,7 +108,7 @@ class Vocabulary:
         return [self._ids.get(token, UNKNOWN) for token in tokens]
 
     def word(self, token: int) -> str:
-        """Return one token as it is shown above a picture."""
+        """Return one token as drawings show it."""
         return self.words[token].replace(_SPACE, " ").strip() or "\u2423"
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -159,7 +161,8 @@ def build_vocabulary(
         captions: texts, or lists of tokens that are taken as they are.
         tokens: "word", "character" or "bpe".
         min_count: rarer tokens become <unk>.
-        max_words: the most frequent so many are kept (10,000 in the paper); ties by spelling.
+        max_words: number of the most frequent tokens to keep (10,000 in the paper); ties are
+            broken by spelling.
 
     Raises:
         ConfigError: no token is left.
@@ -171,7 +174,7 @@ def build_vocabulary(
     if not frequent:
         raise ConfigError(
             f"no word occurs {min_count} times or more in the training captions ({len(counts)} "
-            "distinct words). Lower data.min_count or bring more captions."
+            "distinct words). Lower data.min_count or add captions."
         )
     return Vocabulary(SPECIALS + tuple(frequent[:max_words]), tokens)
 
@@ -183,15 +186,15 @@ def extend_vocabulary(
     min_count: int = 1,
     max_words: int = 10000,
 ) -> Vocabulary:
-    """Append the words of new captions that a vocabulary lacks; those it has keep their ids.
+    """Append the words of new captions that a vocabulary lacks; known words keep their ids.
 
-    BPE pieces are returned as they are: which pieces a text is cut into depends on all of them.
+    A BPE vocabulary is returned as it is: how a text is cut depends on all of its pieces.
 
     Args:
         known: the vocabulary.
-        captions: as for `build_vocabulary`; they are cut as `known` cuts.
+        captions: as for `build_vocabulary`; cut as `known` says.
         min_count: rarer words are not appended.
-        max_words: of the whole vocabulary; none is dropped for it, but no more are appended.
+        max_words: size of the whole vocabulary from which no more words are appended.
 
     >>> known = Vocabulary(SPECIALS + ("a", "dog"))
     >>> extend_vocabulary(known, ["a cat", "a dog", "the cat"]).words[4:]
@@ -218,7 +221,7 @@ def _counted(captions: Iterable[str | Sequence[str]], tokens: str) -> Counter[st
 
 
 def _frequent(counts: Counter[str], min_count: int) -> list[str]:
-    """Return what is frequent enough, the most frequent first, ties by spelling."""
+    """Return the frequent words, the most frequent first, ties by spelling."""
     return sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
 
 

@@ -1,8 +1,7 @@
-"""Kinds of words, by closed lists: a tagger would need a model of its own.
+"""Words: their classes, inflections and synonyms, by lists; a tagger would need a model.
 
-Function words, colours, numbers and the commonest actions are closed enough to be listed
-(`word_classes.txt`); what is on no list is a "thing", mostly nouns with some adjectives among
-them.
+Function words, colours, numbers and the most frequent actions are few enough to be listed
+(`word_classes.txt`). A word on no list is a "thing": mostly nouns, and some adjectives.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ def _listed() -> dict[str, str]:
 _LEAST_IN_ING, _LEAST_IN_ED = 6, 5  # letters; "king" and "bed" end so by chance
 _HISSES = ("s", "x", "z", "ch", "sh", "o")
 KINDS = ("person", "animal", "clothes", "place")
-"""What words are told apart by before one is set against another."""
+"""Kinds of things; words of different kinds are not compared with each other."""
 _NO_PLURAL = ("ss", "us", "is", "'s")
 
 
 @cache
 def lemmas(word: str) -> frozenset[str]:
-    """Return the base forms that a word may be an inflection of, itself included.
+    """Return the base forms of which a word may be an inflection, and the word itself.
 
     >>> sorted(lemmas("running"))
     ['run', 'runn', 'runne', 'running']
@@ -71,30 +70,30 @@ def lemmas(word: str) -> frozenset[str]:
 
 
 def is_plural(word: str) -> bool:
-    """Whether a noun names several."""
+    """Return whether a noun is a plural."""
     return word in _lexicon().plurals or _ends_in_s(word)
 
 
 def is_judged(word: str) -> bool:
-    """Whether a word says something that references can support or not."""
+    """Return whether a word has content that references can support or not."""
     return word_class(word) != "function" and not lemmas(word) & _lexicon().unjudged
 
 
 def is_quality(word: str) -> bool:
-    """Whether a word of no closed class is a quality, no thing: listed, or a participle."""
+    """Return whether a word of no closed class is a quality: listed, or a participle."""
     participle = word.endswith("ed") and len(word) >= _LEAST_IN_ED and not word.endswith("eed")
     return participle or word in _lexicon().qualities
 
 
 @cache
 def same(word: str, other: str) -> bool:
-    """Whether two words tell about the same: inflections or synonyms."""
+    """Return whether two words mean the same: inflections or synonyms."""
     return bool(lemmas(word) & lemmas(other)) or bool(_groups(word) & _groups(other))
 
 
 @cache
 def broader(word: str, other: str) -> bool:
-    """Whether the first word is a broader one for the second, as "animal" is for "dog".
+    """Return whether the first word is broader than the second, as "animal" is for "dog".
 
     The second counts through its exact synonyms too: "people" is broader than "guy".
     """
@@ -107,30 +106,30 @@ def broader(word: str, other: str) -> bool:
 
 @cache
 def related(word: str, other: str) -> bool:
-    """Whether one word could stand for the other: the same, or broader either way."""
+    """Return whether one word could stand for the other: the same, or broader either way."""
     return same(word, other) or broader(word, other) or broader(other, word)
 
 
 @cache
 def kinds(word: str) -> frozenset[str]:
-    """Return which of `KINDS` a word names; most things are of none."""
+    """Return the `KINDS` that a word names; most things are of none."""
     return frozenset(kind for kind in KINDS if same(kind, word) or broader(kind, word))
 
 
 def is_living(word: str) -> bool:
-    """Whether a word names people or animals."""
+    """Return whether a word names people or animals."""
     return not kinds(word).isdisjoint(("person", "animal"))
 
 
 def supported(word: str, reference_words: Iterable[str]) -> bool:
-    """Whether references support a word.
+    """Return whether references support a word.
 
-    They do by the word, an inflection, a synonym or a narrower word. A broader word supports too
-    as long as the references do not name a rival under it: "child" supports "boy", but not where
-    a "girl" is named as well.
+    The word, an inflection, a synonym or a narrower word supports it. So does a broader word,
+    unless the references name a rival of the word: "child" supports "boy", but not if a "girl" is
+    named, too.
 
     Args:
-        word: that was said.
+        word: a word of the caption.
         reference_words: the words of all references.
     """
     heard = set(reference_words)
@@ -155,12 +154,12 @@ def _without_s(word: str) -> set[str]:
 
 
 class _Lexicon:
-    """What `lexicon.txt` holds.
+    """The content of `lexicon.txt`.
 
     Attributes:
         forms: base forms by irregular form.
-        exact: groups of words that tell the same.
-        groups: the exact ones, and then those whose words tell about the same.
+        exact: groups of exact synonyms.
+        groups: the exact groups, and then groups of looser synonyms.
         of: the numbers of the groups that hold a word, by word.
         narrower: words below a word, by word.
     """
@@ -229,7 +228,7 @@ class SpokenWord:
 
 
 def spoken_words(caption: Caption) -> tuple[SpokenWord, ...]:
-    """Return the words of a caption, whatever pieces its vocabulary has."""
+    """Return the words of a caption, whose tokens may be words, characters or pieces."""
     pieces = caption.words
     if " ".join(piece.text for piece in pieces) == caption.text:
         return tuple(SpokenWord(p.text, i, i + 1, p.logprob) for i, p in enumerate(pieces))

@@ -1,4 +1,4 @@
-"""The values that travel from a file to a caption, and the shapes they have.
+"""The values on the way from a file to a caption, and their shapes.
 
 Arrays are numpy arrays or torch tensors: whatever the backend holds.
 """
@@ -14,8 +14,8 @@ from regard.types.decoding import (
     Hypothesis,
     LocationChooser,
     ProjectedAnnotations,
-    Ranking,
     Step,
+    WordRanking,
     location_chooser,
 )
 from regard.types.media import MEDIA, Clip, Grid, Media, Medium, Scan
@@ -36,9 +36,9 @@ __all__ = [
     "Media",
     "Medium",
     "ProjectedAnnotations",
-    "Ranking",
     "Scan",
     "Step",
     "Word",
+    "WordRanking",
     "location_chooser",
 ]

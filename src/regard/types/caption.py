@@ -1,4 +1,4 @@
-"""What a caption says, how sure it is, and where the decoder looked for every word."""
+"""Captions: their words, their confidence, and where the decoder looked for every word."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AttentionTrace:
 
 @dataclass(frozen=True)
 class Word:
-    """One word of a caption and what is known of it.
+    """One word of a caption, with its probability and attention.
 
     Attributes:
         text: the word as printed.
@@ -99,12 +99,12 @@ class Caption:
     seconds: float
     n_best: tuple[Caption, ...] = field(default=(), repr=False)
     notices: tuple[str, ...] = ()
-    """What a reader of the caption must know, such as "not for clinical use"."""
+    """Notices for the reader of the caption, such as "not for clinical use"."""
     media: Media | None = field(default=None, repr=False, compare=False)
     """The source, kept for drawing."""
     confidence: float | None = None
-    """Share of its content words that people's captions can be expected to support: the mean of
-    their confidence. None where the model is not calibrated, or no word says anything."""
+    """Expected share of its content words that people's captions support: the mean of their
+    confidence. None if the model is not calibrated, or the caption has no content word."""
 
     def __str__(self) -> str:
         return self.text
@@ -126,8 +126,8 @@ class Caption:
             alpha: whether to include the maps, `[words][cells]`, row-major, 6 digits.
 
         Returns:
-            A dictionary of plain Python values, ready for `json.dumps`. A confidence that is not
-            known has no key.
+            A dictionary of plain Python values, ready for `json.dumps`. An unknown confidence has
+            no key.
         """
         record: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,

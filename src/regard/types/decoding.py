@@ -1,4 +1,4 @@
-"""What encoder, decoder and search hand to each other.
+"""Values that encoder, decoder and search exchange.
 
 Shape letters: B captions in a batch, N items (pictures, clips or scans), L grid cells, D annotation
 features, A attention features, H hidden units, V words in the vocabulary, T steps.
@@ -62,7 +62,7 @@ def location_chooser(context: str, noise: Callable[[Array], Array]) -> LocationC
 
 @dataclass(frozen=True)
 class Annotations:
-    """What an encoder makes of N items.
+    """An encoder's output for N items.
 
     Attributes:
         vectors: (N, L, D), one annotation vector a_i per cell.
@@ -113,8 +113,8 @@ class DecoderState:
         return DecoderState(self.hidden[index], self.memory[index])
 
 
-class Ranking(Protocol):
-    """The strongest words of a step, where a backend knows them faster than its logits tell.
+class WordRanking(Protocol):
+    """The strongest words of a step, if a backend finds them faster than by all logits.
 
     Attributes:
         words: V.
@@ -137,17 +137,17 @@ class Ranking(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What the decoder says at one step.
+    """The decoder's output at one step.
 
     Attributes:
-        output: the logits, or what computes them where somebody asks for them.
+        output: the logits, or a function that computes them when they are needed.
         state: the state after the step.
         alpha: (B, L), attention: sums to 1 over valid cells, 0 elsewhere.
         beta: (B, 1) or (B, D) gate in [0, 1]; None without a gate.
         location: (B,) the one cell that hard attention looked at; None where the context
             is an expectation.
         location_logprob: (B,) log alpha at that cell; None likewise.
-        ranking: the strongest of the logits; None: they are looked for (`regard.decoding`).
+        ranking: the strongest of the logits; None: `regard.decoding` searches for them.
     """
 
     output: Array | Callable[[], Array]
@@ -156,7 +156,7 @@ class Step:
     beta: Array | None = None
     location: Array | None = None
     location_logprob: Array | None = None
-    ranking: Ranking | None = None
+    ranking: WordRanking | None = None
 
     @property
     def logits(self) -> Array:
@@ -171,7 +171,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One decoded caption in ids, with its full trace. The end token is no word.
+    """One decoded caption as ids, with its full trace, without the end token.
 
     Attributes:
         tokens: T word ids.

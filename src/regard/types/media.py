@@ -1,4 +1,4 @@
-"""What is captioned: pictures, clips and scans, and the grids of cells that are laid over them."""
+"""Media: pictures, clips and scans, and the grids of cells that lie on them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Grid:
 
     @property
     def real_cells(self) -> int:
-        """Number of cells that are no padding (of a clip they come first in row-major order)."""
+        """Number of cells that are not padding; of a clip they come first in row-major order."""
         if self.axes[0] == "frames":
             return len(self.spans) * math.prod(self.shape[1:])
         if self.axes[0] == "slices":
@@ -103,7 +103,7 @@ class Grid:
     def real_along(self, axis: int) -> tuple[bool, ...]:
         """Return which cells along an axis of a scan lie in it, by their middles.
 
-        Where none does (one thin slice in a thick cell), the one nearest to the scan's middle.
+        If none does (one thin slice in a thick cell), it is the one nearest to the scan's middle.
         """
         (start, stop), size, cells = self.extent[axis], self.source_size[axis], self.shape[axis]
         middles = [start + (i + 0.5) * (stop - start) / cells for i in range(cells)]
@@ -115,7 +115,7 @@ class Grid:
 
 
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
-"""What stands in the place of a picture's pixels that nobody holds."""
+"""Stands in for the pixels of a picture that are not kept."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ class Media:
         name: the path or name that the user gave.
         digest: SHA-256 of the file's bytes, or of the pixels where there was no file.
         notes: what the reader had to decide, such as "first of 12 frames".
-        picture: the upright RGB picture as Pillow decoded it, in the place of `pixels`, which
-            then hold none: where nobody but the network looks at it, it is not copied out of
-            Pillow and in again. None everywhere else.
+        picture: the upright RGB picture as Pillow decoded it, instead of `pixels`, which are then
+            empty: a picture that is only fed to the network is not copied out of Pillow and back.
+            None otherwise.
     """
 
     medium: str
@@ -149,7 +149,7 @@ class Media:
         return self.pixels.shape[0], self.pixels.shape[1]
 
     def without_pixels(self) -> Media:
-        """Return what is known of a picture besides its pixels; a clip or scan as it is."""
+        """Return a picture without its pixels; a clip or scan as it is."""
         if self.medium != "image":
             return self
         return replace(self, pixels=NO_PIXELS, picture=None)

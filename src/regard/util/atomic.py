@@ -1,8 +1,8 @@
-"""Folders and files that are written whole or not at all.
+"""Atomic writes: folders and files are written whole or not at all.
 
-A folder is written to a temporary one beside its place (`.NAME.new`) and renamed, so that a
-kill or a full disk leaves the old one whole: in its place, or, where the kill fell between
-the two renames, as `.NAME.old`, which `recovered` finds. A file is written beside its place, too.
+A folder is written to a temporary one beside its place (`.NAME.new`) and renamed. A kill or a full
+disk leaves the old folder whole: in its place, or, after a kill between the two renames, as
+`.NAME.old`, which `recovered` finds. A file is also written beside its place and renamed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ def replaced_whole(folder: Path, *, marker: str) -> Generator[Path]:
 
     Args:
         folder: absolute.
-        marker: a file that every folder of the kind holds. What lacks it is something else
-            and is not replaced: a slip in a path must not cost somebody a folder of pictures.
+        marker: a file that every folder of the kind holds. A folder without it is not replaced:
+            a mistake in a path must not cost a user a folder of pictures.
 
     Raises:
-        FileExistsError: something else lies there.
+        FileExistsError: something else is in its place.
         OSError: it cannot be written; what was there before is untouched.
     """
     if folder.exists() and not (folder / marker).is_file():
         if not folder.is_dir() or any(folder.iterdir()):
-            raise FileExistsError(f"{folder} is something else")
-    # Always the same name, so that what a kill left behind is cleared by the next save.
+            raise FileExistsError(f"{folder} is not a folder of this kind")
+    # Always the same name, so that the next save clears what a kill left behind.
     temporary = folder.with_name(f".{folder.name}.new")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -47,8 +47,7 @@ def replaced_whole(folder: Path, *, marker: str) -> Generator[Path]:
 def whole_file(path: Path) -> Generator[Path]:
     """Yield a path to write to; the file takes the place of `path` once all is written.
 
-    The path that is yielded ends as `path` does. What is no ordinary file (a pipe, a device) is
-    written as it is.
+    The yielded path has the suffix of `path`. A pipe or a device is written directly.
 
     Raises:
         OSError: it cannot be written; what was there before is untouched.
@@ -58,8 +57,8 @@ def whole_file(path: Path) -> Generator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    # A name of its own, also where two processes write one file, and no longer than file systems
-    # take.
+    # The name differs between processes that write the same file, and is short enough for all
+    # file systems.
     mark = f"{zlib.crc32(os.fsencode(path.name)):08x}-{os.getpid()}"
     temporary = path.with_name(f".new-{mark}-{path.name[-12:]}")
     try:
@@ -71,17 +70,17 @@ def whole_file(path: Path) -> Generator[Path]:
 
 
 def recovered(folder: Path) -> Path:
-    """Return the folder, or the old one that a kill between two renames left beside it."""
+    """Return the folder, or the old one beside it that a kill between two renames left."""
     old = _kept(folder.resolve())
     return old if not folder.exists() and old.exists() else folder
 
 
 def _sync(folder: Path, mode: int) -> None:
-    """Have the bytes on the disk before the names change.
+    """Write the bytes to the disk before the names change.
 
     Args:
         folder: its files are synced.
-        mode: of all files; safetensors writes files that only their owner may read.
+        mode: set for all files; safetensors writes files that only their owner may read.
     """
     for path in folder.iterdir():
         path.chmod(mode)
@@ -101,7 +100,7 @@ def _sync_names(folder: Path) -> None:
 
 
 def _swap(temporary: Path, folder: Path) -> None:
-    """Put the new folder in the old one's place; the old is kept until the new is there."""
+    """Replace the old folder by the new; the old one is kept until the new one is in place."""
     old = _kept(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which process of a training this is, as its environment says; imports no torch."""
+"""Environment of distributed training: how many processes train together. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def ranks_in(environment: Mapping[str, str]) -> int:
-    """Return how many processes the environment says train together; 1 where it says nothing.
+    """Return how many processes train together, by the environment; 1 if it does not say.
 
     Args:
-        environment: with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun
-            and `regard train --devices` set them.
+        environment: variables RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as
+            torchrun and `regard train --devices` set them.
 
     Raises:
         ConfigError: some of them are missing.
@@ -26,18 +26,18 @@ def ranks_in(environment: Mapping[str, str]) -> int:
     missing = [name for name in _NEEDED if name not in environment]
     if world > 1 and missing:
         raise ConfigError(
-            f"RANK and WORLD_SIZE are set, for {world} processes, and {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not. Start by torchrun or with --devices, or "
-            "set all five."
+            f"RANK and WORLD_SIZE are set, for {world} processes, but {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not. Start with torchrun or --devices, or set "
+            "all five."
         )
     return world
 
 
 def check_fabric() -> None:
-    """Do nothing where Lightning Fabric is installed.
+    """Check that Lightning Fabric is installed.
 
     Raises:
-        MissingExtra: it is not.
+        MissingExtra: it is not installed.
     """
     if find_spec("lightning_fabric") is None:
         raise MissingExtra("lightning-fabric", "devices", "training on several devices")

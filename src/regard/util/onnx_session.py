@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime on the CPU: a graph, ready to run."""
+"""Sessions of onnxruntime on the CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Graph:
     """An exported graph, which may still be loading."""
 
     def __init__(self, opening: Future[Any]) -> None:
-        """Take what will give the onnxruntime session."""
+        """Take the future onnxruntime session."""
         self._opening = opening
 
     @classmethod
@@ -34,23 +34,23 @@ class Graph:
         return self._opening.result()
 
     @cached_property
-    def takes(self) -> frozenset[str]:
+    def inputs(self) -> frozenset[str]:
         """Names of the inputs."""
         return frozenset(x.name for x in self._session.get_inputs())
 
     @cached_property
-    def _gives(self) -> list[str]:
+    def _outputs(self) -> list[str]:
         return [x.name for x in self._session.get_outputs()]
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the outputs by their names; inputs that the graph has no use for are left out.
+        """Return the outputs by their names; inputs that the graph does not have are ignored.
 
         Raises:
             CheckpointError: the graph cannot be loaded, or does not run.
         """
-        feed = {k: np.ascontiguousarray(v) for k, v in inputs.items() if k in self.takes}
+        feed = {k: np.ascontiguousarray(v) for k, v in inputs.items() if k in self.inputs}
         try:
-            return dict(zip(self._gives, self._session.run(None, feed), strict=True))
+            return dict(zip(self._outputs, self._session.run(None, feed), strict=True))
         except Exception as error:  # onnxruntime's own errors share no public base
             raise CheckpointError(
                 f"a graph of the model does not run: {_reason(error)}. It is damaged, or of "
@@ -61,14 +61,14 @@ class Graph:
 def open_session(graph: Path | bytes, threads: int = 0, *, spin: bool = False) -> Any:
     """Return an onnxruntime session of a graph on the CPU.
 
-    One is opened at a time: onnxruntime promises threads no more than that they may run sessions
-    side by side, and two that opened them have ended the process.
+    Only one is opened at a time: onnxruntime promises that threads may run sessions side by side,
+    but opening two at once has crashed the process.
 
     Args:
         graph: its file, or its bytes.
-        threads: 0: as onnxruntime chooses.
-        spin: whether threads that wait hold their core; they are quicker, and take it from those
-            that read the next pictures.
+        threads: how many a call may use; 0: onnxruntime chooses.
+        spin: whether waiting threads keep their core; they react faster, but take the core from
+            threads that read the next pictures.
 
     Raises:
         CheckpointError: it cannot be loaded.

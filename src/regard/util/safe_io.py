@@ -1,4 +1,4 @@
-"""Texts and JSON that somebody else wrote: read whole, bounded, from ordinary files only."""
+"""Safe reading of untrusted text and JSON: bounded in size, from regular files only."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 2**28
-"""Largest text that is read: ten times the captions of COCO."""
+"""Size of the largest text that is read: ten times the captions of COCO."""
 
 
 class Unreadable(ValueError):
-    """A text that cannot be read, or JSON that is none; the message says why."""
+    """A text that cannot be read, or that is not JSON; the message says why."""
 
 
 def text_of(path: Path) -> str:
     """Read a text.
 
     Raises:
-        Unreadable: it cannot be opened, is no ordinary file (a pipe may never end), is too large,
-            or is not UTF-8.
+        Unreadable: it cannot be opened, is not a regular file (a pipe may never end), is too
+            large, or is not UTF-8.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("it is no ordinary file")
+            raise Unreadable("it is not an ordinary file")
         if status.st_size > MAX_BYTES:
             raise Unreadable(f"it has {status.st_size} bytes; at most {MAX_BYTES} are read")
         return path.read_text("utf-8")
@@ -41,7 +41,7 @@ def json_of(text: str) -> Any:
     """Parse JSON.
 
     Raises:
-        Unreadable: it is none, or nested too deeply.
+        Unreadable: it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
