@@ -131,7 +131,7 @@ def test_clips_need_a_model_that_can(model: Captioner) -> None:
 def test_what_was_read_as_another_medium_is_refused(model: Captioner) -> None:
     failure = next(iter(model.caption_many([clip(2)])))
     assert isinstance(failure, Failure)
-    assert "read as a video clip" in str(failure.error)
+    assert "read as a clip" in str(failure.error)
 
 
 def test_what_knows_pictures_only_says_so(model: Captioner) -> None:
@@ -139,5 +139,5 @@ def test_what_knows_pictures_only_says_so(model: Captioner) -> None:
     from regard.data import CaptionDataset
 
     clips = model.for_clips()
-    with pytest.raises(ConfigError, match="audit knows pictures"):
+    with pytest.raises(ConfigError, match="audit is of pictures"):
         audit(clips, CaptionDataset((), "none"))
