@@ -21,6 +21,9 @@ from regard.recipes import find_recipe, override
 from regard.training import train
 from regard.training.logs import Silent
 from tests.helpers import clips, toys
+from tests.helpers.encoding import encode_with_torch
+
+__all__ = ["encode_with_torch"]
 
 pytest.importorskip("av")
 

@@ -247,6 +247,7 @@ def test_an_evaluation_that_is_made_again_stands_once_in_the_log(tmp_path: Path)
     assert [json.loads(line) for line in log.read_text().splitlines()] == lines[:3]
 
 
+@pytest.mark.onnx
 def test_a_run_leaves_a_diary_logs_and_a_model_that_captions(tmp_path: Path) -> None:
     best = train(toy_recipe(tmp_path), tmp_path / "run")
     page = (tmp_path / "run" / "diary.html").read_text()
