@@ -49,7 +49,8 @@ def test_batches_are_the_callers_choice_and_none_is_lost(model: Captioner) -> No
 
     backend = SimpleNamespace(
         encode=counted, init_state=model.backend.init_state, step=model.backend.step,
-        asarray=model.backend.asarray, generator=model.backend.generator, at_once=0,
+        asarray=model.backend.asarray, generator=model.backend.generator,
+        encode_batch_size=0,
     )  # fmt: skip
     other = model.with_backend(backend)  # type: ignore[arg-type]
     found = list(other.caption_batches([given[:1], [], given[1:4], given[4:]], beam=1))

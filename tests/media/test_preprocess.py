@@ -87,7 +87,7 @@ def test_the_digest_tells_specifications_apart_and_outlives_the_process() -> Non
         ({"interpolation": "nearest"}, "nearest"),
         ({"size": 0}, "at least 1"),
         ({"std": (1.0, 0.0, 1.0)}, "above 0"),
-        ({"mean": (1.0,)}, "three numbers"),
+        ({"mean": (1.0,)}, "a list of 3 numbers"),
     ],
 )
 def test_specifications_that_make_no_sense(wrong: dict[str, Any], says: str) -> None:

@@ -135,16 +135,9 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
         return from_dict(hint, value, dotted)  # type: ignore[arg-type]
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return _finite(value, dotted)
-    if hint == tuple[int, ...] and isinstance(value, list | tuple):
-        if all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-            return tuple(value)
-    elif hint == tuple[str, ...] and isinstance(value, list | tuple):
-        if all(isinstance(v, str) for v in value):
-            return tuple(value)
-    elif _is_floats(hint) and isinstance(value, list | tuple):
-        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-            return tuple(_finite(v, dotted) for v in value)
-    elif isinstance(hint, type) and isinstance(value, hint):
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(get_args(hint)[0], one, dotted) for one in value)
+    if isinstance(hint, type) and isinstance(value, hint):
         # To Python True is an int; to a recipe it is not.
         if hint is bool or not isinstance(value, bool):
             return value
@@ -160,7 +153,3 @@ def _finite(value: float, dotted: str) -> float:
     if not math.isfinite(made):
         raise ConfigError(f"{dotted} is {value!r:.100}; it must be a finite number.")
     return made
-
-
-def _is_floats(hint: Any) -> bool:
-    return get_origin(hint) is tuple and set(get_args(hint)) <= {float, Ellipsis}

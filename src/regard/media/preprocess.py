@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from regard.config.io import Length, OneOf, Range, Section
 from regard.errors import ConfigError
 from regard.types import Media, Scan
 
@@ -24,9 +25,6 @@ CT_WINDOWS = {
 """Level and width in Hounsfield units: black is level - width / 2, white level + width / 2."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_RESIZES = ("squash", "crop", "pad")
-_CHOICES = ("chunks", "seconds", "all")
-_WINDOWS = (*CT_WINDOWS, "percentile", "zscore")
 _MOST_VALUES = 2**28  # pixels or voxels of one input: 1 GiB of float32 for each channel
 _PERCENTILES = (1.0, 99.0)
 _SAMPLED = 2**22  # voxels that are enough to estimate a percentile
@@ -37,7 +35,7 @@ Extent = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class PreprocessingSpec:
+class PreprocessingSpec(Section, section="preprocessing"):
     """How a picture becomes a square input.
 
     Attributes:
@@ -52,27 +50,18 @@ class PreprocessingSpec:
 
     medium: ClassVar[str] = "image"
     size: int
-    resize: str
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    resize: Annotated[str, OneOf("squash", "crop", "pad")]
+    interpolation: Annotated[str, OneOf(*_FILTERS)]
+    mean: Annotated[tuple[float, float, float], Length(3)]
+    std: Annotated[tuple[float, float, float], Length(3), Range(0, exclusive=True)]
 
     def __post_init__(self) -> None:
-        if self.resize not in _RESIZES or self.interpolation not in _FILTERS:
-            raise ConfigError(
-                f"preprocessing resize={self.resize!r}, interpolation={self.interpolation!r}; "
-                f"expected one of {', '.join(_RESIZES)} and one of {', '.join(_FILTERS)}."
-            )
+        super().__post_init__()
         _check_sizes("preprocessing of pictures", (self.size, self.size))
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(
-                f"preprocessing mean={self.mean}, std={self.std}; expected three numbers each, for "
-                "red, green and blue, std above 0."
-            )
 
 
 @dataclass(frozen=True)
-class ClipSpec:
+class ClipSpec(Section, section="preprocessing"):
     """How a clip becomes K square inputs; the fields are those of `config.VideoConfig`.
 
     Attributes:
@@ -88,27 +77,18 @@ class ClipSpec:
     medium: ClassVar[str] = "video"
     picture: PreprocessingSpec
     frames: int
-    choice: str
-    take: str
-    first_frames: int
-    every: float
+    choice: Annotated[str, OneOf("chunks", "seconds", "all")]
+    take: Annotated[str, OneOf("middle", "first")]
+    first_frames: Annotated[int, Range(0)]
+    every: Annotated[float, Range(0, exclusive=True)]
 
     def __post_init__(self) -> None:
-        if self.choice not in _CHOICES or self.take not in ("middle", "first"):
-            raise ConfigError(
-                f"preprocessing choice={self.choice!r:.100}, take={self.take!r:.100}; expected one "
-                f"of {', '.join(_CHOICES)} and one of middle, first."
-            )
+        super().__post_init__()
         _check_sizes("preprocessing of clips", (self.frames, self.picture.size, self.picture.size))
-        if self.first_frames < 0 or self.every <= 0:
-            raise ConfigError(
-                f"preprocessing first_frames={self.first_frames}, every={self.every}; expected 0 "
-                "or more, and above 0."
-            )
 
 
 @dataclass(frozen=True)
-class ScanSpec:
+class ScanSpec(Section, section="preprocessing"):
     """How a scan becomes an input of voxels; the fields are those of `config.VolumeConfig`.
 
     Attributes:
@@ -119,22 +99,13 @@ class ScanSpec:
     """
 
     medium: ClassVar[str] = "volume"
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    window: str
+    shape: Annotated[tuple[int, ...], Length(3)]
+    spacing: Annotated[tuple[float, ...], Length(0, 3), Range(0, exclusive=True)]
+    window: Annotated[str, OneOf(*CT_WINDOWS, "percentile", "zscore")]
 
     def __post_init__(self) -> None:
-        counts = len(self.shape) == 3 and len(self.spacing) in (0, 3)
-        if not counts or min(self.spacing, default=1) <= 0:
-            raise ConfigError(
-                f"preprocessing shape={self.shape!r:.100}, spacing={self.spacing!r:.100}; expected "
-                "three numbers each, for slices, rows and cols, or no spacing."
-            )
+        super().__post_init__()
         _check_sizes("preprocessing of scans", self.shape)
-        if self.window not in _WINDOWS:
-            raise ConfigError(
-                f"preprocessing window={self.window!r:.100}; expected one of {', '.join(_WINDOWS)}."
-            )
 
 
 def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:
