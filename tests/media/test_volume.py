@@ -213,13 +213,21 @@ def test_a_file_that_says_nothing_of_its_place() -> None:
     assert scan.source_affine[0, 0] < 0
 
 
-def test_lengths_in_metres_become_millimetres() -> None:
-    affine = np.diag((0.002, 0.002, 0.003, 1))
-    image = nibabel.Nifti1Image(voxels(), affine)
-    image.header.set_xyzt_units("meter")
+@pytest.mark.parametrize(("unit", "millimetres"), [("meter", 1000.0), ("micron", 0.001)])
+def test_lengths_in_other_units_become_millimetres(unit: str, millimetres: float) -> None:
+    affine = np.diag((2.0, 2.0, 3.0, 1.0))
+    affine[:3, 3] = -90, 40, 12.5  # of the first voxel: its place has the file's unit too
+    stored = affine.copy()
+    stored[:3] /= millimetres
+    values, planted = voxels((5, 6, 7)), (1, 4, 2)
+    values[planted] = 3000
+    image = nibabel.Nifti1Image(values, stored)
+    image.header.set_xyzt_units(unit)
     scan = read_scan(image.to_bytes(), spec())
     np.testing.assert_allclose(scan.spacing, (3, 2, 2), rtol=1e-6)
-    assert "meters" in scan.notes[0]
+    np.testing.assert_allclose(scan.source_affine, affine, rtol=1e-6)
+    np.testing.assert_allclose(brightest(scan)[1], at(affine, planted), rtol=1e-6)
+    assert f"{unit}s" in scan.notes[0]
 
 
 def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:

@@ -71,6 +71,28 @@ def test_a_sampled_caption_depends_on_its_seed_and_on_nobody_else(serving: Any) 
         assert answer.json()["captions"][0]["caption"] == found
 
 
+def test_sampled_locations_depend_on_their_seed_and_on_nobody_else(serving: Any) -> None:
+    # A batch draws its locations from one generator, row after row: company would change them.
+    # A trained model: to toys of random weights all cells look alike.
+    service = serving(captioners={"trained": regard.load("flickr8k-hard")}, wait=0.5)
+    samples = Path(regard.__file__).parent / "samples"
+
+    def sampled(name: str, seed: int) -> tuple[str, str, dict[str, Any]]:
+        files = {"files": (name, (samples / name).read_bytes())}
+        data = {"context": "sample", "seed": str(seed)}
+        return "POST", "/v1/caption", {"files": files, "data": data}
+
+    names = ["cat.jpg", "dog.jpg", "friends.jpg"]
+    answers = service.together(*(sampled(name, 5) for name in names))
+    company = [answer.json()["captions"][0] for answer in answers]
+    for name, found in zip(names, company, strict=True):
+        alone = service.together(sampled(name, 5))[0].json()["captions"][0]
+        assert found["caption"] == alone["caption"]
+        np.testing.assert_allclose(found["alpha"], alone["alpha"], atol=1e-5)
+    other = service.together(sampled("cat.jpg", 6))[0].json()["captions"][0]
+    assert other["alpha"] != company[0]["alpha"]
+
+
 def test_a_full_house_turns_away(serving: Any) -> None:
     service = serving(wait=0.5, waiting=3)
     answers = service.together(*map(request, range(8)))

@@ -1,13 +1,14 @@
-"""When a run is at its best, when it has grown stale, and how short runs warm up."""
+"""When a run is at its best, when it has grown stale, how short runs warm up, averaged weights."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
 import pytest
+import torch
 
 from regard.config import OptimizerConfig
-from regard.training.state import TrainState, rate_factor
+from regard.training.state import MovingAverage, TrainState, rate_factor
 
 
 def judged(metric: str, *evaluations: tuple[float, float]) -> list[tuple[bool, int]]:
@@ -39,3 +40,26 @@ def test_of_the_loss_the_lowest_is_the_best() -> None:
 def test_warm_up_takes_a_fifth_of_a_short_run(steps: int, factors: list[float]) -> None:
     config = OptimizerConfig(warmup_steps=100)
     assert [rate_factor(config, step, steps) for step in range(3)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize(
+    ("decay", "averages"),
+    [
+        # d = 1/10, then 2/11: the first weights are soon forgotten.
+        (0.999, [0.1 * 1 + 0.9 * 11, 2 / 11 * 10 + 9 / 11 * 21]),
+        # d = 0.15 is less than 2/11, and holds from the second update on.
+        (0.15, [0.1 * 1 + 0.9 * 11, 0.15 * 10 + 0.85 * 21]),
+    ],
+)
+def test_a_moving_average_by_hand(decay: float, averages: list[float]) -> None:
+    weight = torch.tensor([1.0])
+    average = MovingAverage([weight], decay)
+    for value, expected in zip((11.0, 21.0), averages, strict=True):
+        weight.fill_(value)
+        average.update([weight])
+        assert average.average[0].item() == pytest.approx(expected)
+    assert weight.item() == 21  # the weights themselves stay
+    average.swap([weight])
+    assert weight.item() == pytest.approx(averages[-1])
+    average.swap([weight])
+    assert weight.item() == 21
