@@ -306,11 +306,6 @@ def _cut(
     (top, bottom), (left, right) = extent
     down, along = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
     a, b = (right - left) * along / width, (bottom - top) * down / height
-    return np.asarray(
-        Image.fromarray(np.ascontiguousarray(pixels)).transform(
-            (width, height),
-            Image.Transform.AFFINE,
-            (a, 0, left * along, 0, b, top * down),
-            resample=Image.Resampling.BILINEAR,
-        )
-    )
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    affine, smooth = (a, 0, left * along, 0, b, top * down), Image.Resampling.BILINEAR
+    return np.asarray(picture.transform((width, height), Image.Transform.AFFINE, affine, smooth))

@@ -30,6 +30,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,15 +250,13 @@ def write_clips(
             f"clips of {size} pixels a side cannot be made; wanted an even number of 32 or more, "
             "so that shapes can be told apart."
         )
+
+    def save(story: Story, path: Path) -> None:
+        _save(story.draw(size), path)
+
+    make = partial(make_stories, seed=seed)
     return write_synthetic(
-        folder,
-        "clips",
-        (train, val, test),
-        lambda count, split: make_stories(count, split=split, seed=seed),
-        lambda story, path: _save(story.draw(size), path),
-        _facts,
-        suffix=".mov",
-        facts_name="events.json",
+        folder, "clips", (train, val, test), make, save, _facts, ".mov", "events.json"
     )
 
 

@@ -23,7 +23,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,15 +155,9 @@ def write_scenes(
         objects = [asdict(thing) for thing in scene.objects]
         return {"words": spoken_objects(scene), "objects": objects}
 
+    make = partial(make_scenes, seed=seed, size=size)
     return write_synthetic(
-        folder,
-        "scenes",
-        (train, val, test),
-        lambda count, split: make_scenes(count, split=split, seed=seed, size=size),
-        save,
-        facts,
-        suffix=".png",
-        facts_name="objects.json",
+        folder, "scenes", (train, val, test), make, save, facts, ".png", "objects.json"
     )
 
 
@@ -181,18 +175,13 @@ def spoken_objects(scene: Scene) -> list[tuple[str, int | None]]:
     return list(zip(words, places, strict=True))
 
 
+@cache
 def combinations(split: str) -> tuple[Combination, ...]:
     """Return the combinations that scenes of a split show. The splits share none.
 
     Raises:
         UnknownName: the split does not exist.
     """
-    check_split(split)
-    return _combinations()[split]
-
-
-@cache
-def _combinations() -> dict[str, tuple[Combination, ...]]:
     wheel = list(COLOURS)
     everything = [
         (colour, shape, relation, wheel[(i + on) % len(wheel)], other)
@@ -200,7 +189,7 @@ def _combinations() -> dict[str, tuple[Combination, ...]]:
         for on in (1, 2)
         for shape, relation, other in itertools.product(SHAPES, RELATIONS, SHAPES)
     ]
-    return divide(everything)
+    return part_of(everything, split)
 
 
 def _scene(draw: np.random.Generator, combination: Combination, size: int) -> Scene:
@@ -307,11 +296,9 @@ def split_of_number(number: int) -> str:
     return _HELD_OUT.get(number % 8, "train")
 
 
-def divide(everything: list[T]) -> dict[str, tuple[T, ...]]:
-    """Divide combinations into splits, which share none. The list is shuffled in place."""
+def part_of(everything: list[T], split: str) -> tuple[T, ...]:
+    """Return the combinations of a split; splits share none. The list is shuffled in place."""
+    check_split(split)
     # Always in the same way: a regular pattern would be a rule that a model can learn.
     random.Random(1).shuffle(everything)
-    return {
-        split: tuple(c for i, c in enumerate(everything) if split_of_number(i) == split)
-        for split in SPLITS
-    }
+    return tuple(c for i, c in enumerate(everything) if split_of_number(i) == split)

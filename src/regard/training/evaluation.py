@@ -52,12 +52,10 @@ def evaluate_run(run: TrainingRun) -> Evaluation:
     """
     devices, recipe = run.devices, run.recipe
     items = run.splits.val.items[devices.rank :: devices.world]
-    beam = recipe.evaluation.beam
+    beam, length = recipe.evaluation.beam, recipe.data.max_length
+    method = "greedy" if beam == 1 else "beam"
     options = DecodingOptions(
-        method="greedy" if beam == 1 else "beam",
-        beam=beam,
-        max_length=recipe.data.max_length,
-        **to_dict(recipe.decoding),
+        method=method, beam=beam, max_length=length, **to_dict(recipe.decoding)
     )
     backend = TorchBackend(None, run.state.decoder)
     hypotheses: dict[str, Hypothesis] = {}

@@ -334,14 +334,7 @@ def _captioner(run: TrainingRun) -> Captioner:
 
 
 def _metrics(run: TrainingRun, evaluation: Evaluation) -> dict[str, object]:
-    return {
-        "scores": evaluation.scores,
-        "settings": {
-            "split": "val",
-            "beam": run.recipe.evaluation.beam,
-            "tokenizer": "python",
-            "pictures": len(evaluation.captions),
-            "epoch": run.state.epoch,
-            "step": run.state.step,
-        },
-    }
+    settings = {"split": "val", "beam": run.recipe.evaluation.beam, "tokenizer": "python"}
+    reached = {"epoch": run.state.epoch, "step": run.state.step}
+    settings |= {"pictures": len(evaluation.captions)} | reached
+    return {"scores": evaluation.scores, "settings": settings}

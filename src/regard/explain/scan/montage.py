@@ -145,8 +145,7 @@ def chosen_words(words: tuple[Word, ...], most: int) -> tuple[Word, ...]:
 
 
 def _middle(extent: Iterable[tuple[float, float]]) -> Point:
-    slices, rows, cols = ((start + stop) / 2 for start, stop in extent)
-    return slices, rows, cols
+    return tuple((start + stop) / 2 for start, stop in extent)
 
 
 def _word_planes(

@@ -169,9 +169,7 @@ def _header(caption: Caption, scan: Scan, kind: np.dtype[Any], smooth: bool) -> 
     header["descrip"] = DESCRIPTION
     header["cal_min"], header["cal_max"] = 0.0, 0.0  # viewers choose
     comment = json.dumps(description(caption, smooth=smooth), ensure_ascii=False).encode()
-    from nibabel.nifti1 import Nifti1Extension
-
-    header.extensions.append(Nifti1Extension(_COMMENT, comment))
+    header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, comment))
     return header
 
 

@@ -78,11 +78,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        generator: Rng,
+        self, decoder: AttentionDecoder, projected: ProjectedAnnotations, batch: Batch, draws: Rng
     ) -> Loss:
         """Return the loss.
 
@@ -90,7 +86,7 @@ class Objective(nn.Module, ABC):
             decoder: in training mode.
             projected: the batch's N pictures.
             batch: the captions.
-            generator: of dropout and sampling.
+            draws: of dropout and sampling.
         """
 
 

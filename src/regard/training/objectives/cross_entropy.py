@@ -22,14 +22,10 @@ class CrossEntropy(Objective):
     """
 
     def loss(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        generator: Rng,
+        self, decoder: AttentionDecoder, projected: ProjectedAnnotations, batch: Batch, draws: Rng
     ) -> Loss:
         """See `Objective.loss`."""
-        unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=generator)
+        unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=draws)
         nll = -caption_logprob(unrolled, batch, self.config).mean()
         penalty = doubly_stochastic(unrolled.alpha, batch.steps, projected.mask)
         words = batch.steps.sum() / batch.steps.shape[0]

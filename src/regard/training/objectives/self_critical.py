@@ -54,23 +54,19 @@ class SelfCritical(Objective):
         self.cross_entropy = CrossEntropy(config)
 
     def loss(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        generator: Rng,
+        self, decoder: AttentionDecoder, projected: ProjectedAnnotations, batch: Batch, draws: Rng
     ) -> Loss:
         """See `Objective.loss`."""
         samples = self.config.samples
-        tokens = self.sample(decoder, projected, samples, spawn(generator))
+        tokens = self.sample(decoder, projected, samples, spawn(draws))
         rewards = self._rewards(tokens, batch.items, samples)
         baseline = self._baseline(decoder, projected, batch, rewards)
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
-        unrolled = decoder(read, projected, steps=tokens != PAD, generator=generator)
+        unrolled = decoder(read, projected, steps=tokens != PAD, generator=draws)
         logprob = sampled_logprob(unrolled, tokens).sum(1)
         total = policy_loss(rewards, baseline, logprob)
         if self.config.cross_entropy_weight > 0:
-            mixed = self.cross_entropy.loss(decoder, projected, batch, generator).total
+            mixed = self.cross_entropy.loss(decoder, projected, batch, draws).total
             total = total + self.config.cross_entropy_weight * mixed
         parts = {"reward": rewards.mean().item(), "baseline": baseline.mean().item()}
         return Loss(total, parts, int(batch.steps.sum()))
