@@ -189,6 +189,3 @@ def tokenize_captions(
                     "same tokens without Java."
                 ) from error
     return [ptb_tokenize(caption) for caption in captions], "python"
-
-
-__all__ = ["PUNCTUATION", "ptb_tokenize", "tokenize_captions"]

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -168,11 +168,7 @@ def spoken_objects(scene: Scene) -> list[tuple[str, int | None]]:
     >>> [place for _, place in spoken_objects(scene)][1:3]
     [0, 0]
     """
-    words = scene.caption.split()
-    places: list[int | None] = [None] * len(words)
-    places[1] = places[2] = 0
-    places[-2] = places[-1] = 1
-    return list(zip(words, places, strict=True))
+    return spoken(scene.caption, lambda word: word in (*COLOURS, *SHAPES))
 
 
 @cache
@@ -294,6 +290,18 @@ def generators(count: int, split: str, seed: int, kind: str) -> Iterator[np.rand
 def split_of_number(number: int) -> str:
     """Return the split of a numbered combination: val and test get an eighth each."""
     return _HELD_OUT.get(number % 8, "train")
+
+
+def spoken(caption: str, names: Callable[[str], bool]) -> list[tuple[str, int | None]]:
+    """Return each word of a caption with the index of the thing it names, or None.
+
+    Args:
+        caption: in which "a" begins what is said of a thing.
+        names: whether a word says something of the thing.
+    """
+    words = caption.split()
+    begun = itertools.accumulate(word == "a" for word in words)
+    return [(word, n - 1 if names(word) else None) for word, n in zip(words, begun, strict=True)]
 
 
 def part_of(everything: list[T], split: str) -> tuple[T, ...]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from regard.data.dataset import write_synthetic
 from regard.errors import needs_extra
-from regard.synthetic.scenes import generators, part_of
+from regard.synthetic.scenes import generators, part_of, spoken
 
 KINDS = ("ball", "shell", "disc", "bar")
 """Solid; hollow; flat; long. A disc and a bar lie along a random axis of the scan."""
@@ -209,7 +209,6 @@ def _averaged(values: np.ndarray) -> np.ndarray:
 
 _NOISE = 0.06  # of the ground's own shade; lesions are 0.5 brighter or darker
 
-_NAMING = {*SIZES, *TONES, *KINDS}
 
 Combination = tuple[tuple[str, str, str], tuple[str, str, str]]
 """(size, kind, place) of the bright and of the dark lesion."""
@@ -340,12 +339,7 @@ def spoken_lesions(volume: SyntheticVolume) -> list[tuple[str, int | None]]:
     >>> [place for _, place in spoken_lesions(volume)][:4]
     [None, 0, 0, 0]
     """
-    found: list[tuple[str, int | None]] = []
-    at = -1
-    for word in volume.caption.split():
-        at += word in SIZES
-        found.append((word, at if word in _NAMING else None))
-    return found
+    return spoken(volume.caption, lambda word: word in (*SIZES, *TONES, *KINDS))
 
 
 def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVolume:

@@ -74,11 +74,11 @@ def evaluate_run(run: TrainingRun) -> Evaluation:
     return evaluation
 
 
-def _score(
-    gathered: list[tuple[dict[str, Hypothesis], float, int]],
-    val: CaptionDataset,
-    vocabulary: Vocabulary,
-) -> Evaluation:
+_Found = tuple[dict[str, Hypothesis], float, int]
+"""A device's hypotheses, their negative log-likelihood, and its words."""
+
+
+def _score(gathered: list[_Found], val: CaptionDataset, vocabulary: Vocabulary) -> Evaluation:
     """Score the captions of all devices, each picture once."""
     keys = [key for found, _, _ in gathered for key in found]
     if sorted(keys) != sorted(item.key for item in val.items):

@@ -60,7 +60,13 @@ class SelfCritical(Objective):
         samples = self.config.samples
         tokens = self.sample(decoder, projected, samples, spawn(draws))
         rewards = self._rewards(tokens, batch.items, samples)
-        baseline = self._baseline(decoder, projected, batch, rewards)
+        if samples > 1:  # the mean of a picture's other samples
+            grouped = rewards.view(-1, samples)
+            others = (grouped.sum(1, keepdim=True) - grouped) / (samples - 1)
+            baseline = others.flatten()
+        else:
+            greedy = self.sample(decoder, projected, 1, None)
+            baseline = self._rewards(greedy, batch.items, 1)
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
         unrolled = decoder(read, projected, steps=tokens != PAD, generator=draws)
         logprob = sampled_logprob(unrolled, tokens).sum(1)
@@ -116,20 +122,6 @@ class SelfCritical(Objective):
         captions = [[t for t in row if t not in kept] for row in tokens.tolist()]
         values = [self.reward(items[i // samples], c) for i, c in enumerate(captions)]
         return torch.tensor(values, device=tokens.device)
-
-    def _baseline(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        rewards: Tensor,
-    ) -> Tensor:
-        samples = self.config.samples
-        if samples > 1:
-            grouped = rewards.view(-1, samples)
-            others = (grouped.sum(1, keepdim=True) - grouped) / (samples - 1)
-            return others.flatten()
-        return self._rewards(self.sample(decoder, projected, 1, None), batch.items, 1)
 
 
 def sampled_logprob(unrolled: TeacherForcingOutput, words: Tensor) -> Tensor:
