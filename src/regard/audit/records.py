@@ -1,7 +1,5 @@
 """Changes between two models' mistakes, and an audit as CSV and JSON."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

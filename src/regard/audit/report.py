@@ -1,7 +1,5 @@
 """The report of an audit as one self-contained HTML file, with a card for each picture shown."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

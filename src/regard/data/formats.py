@@ -1,7 +1,5 @@
 """Readers of caption files of every common kind."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Iterator

@@ -8,8 +8,6 @@ if the annotations of a frozen encoder are stored.
 The file of such a picture is written `TAR#OFFSET+SIZE!NAME`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -8,8 +8,6 @@ nothing half-written and continues from the last shard, one that is stopped or f
 it has. `store.json` names the encoder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -13,8 +13,6 @@
 Captions name a clip without its suffix; the suffix is that of the file in the folder of clips.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -6,8 +6,6 @@ or slices side by side, so that sheets, viewers and diaries serve every medium; 
 the montage show more of them.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

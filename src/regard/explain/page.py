@@ -3,8 +3,6 @@
 It contains everything and loads nothing: it can be mailed, archived and opened without a network.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

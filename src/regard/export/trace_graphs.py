@@ -4,8 +4,6 @@ Graphs differ from the modules only where they must: the captions of an item hav
 the noise for sampled locations is an input, and scores are computed without kernels.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import tempfile

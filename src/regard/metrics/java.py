@@ -5,8 +5,6 @@ folder, print on standard error, and use the machine's locale, in which METEOR m
 comma. Each function raises `JavaUnavailable` with the reason why it cannot run.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil

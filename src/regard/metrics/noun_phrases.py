@@ -1,7 +1,5 @@
 """Noun phrases of captions: numbers and colours of things, by rules instead of a parser."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Corpus scores of captions, computed by pycocoevalcap."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence

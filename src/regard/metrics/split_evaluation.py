@@ -1,7 +1,5 @@
 """Scores of a model on a whole split, and the published scores that they are set beside."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -16,8 +16,6 @@ There are 768 combinations (colour, shape, relation, colour, shape). An eighth o
 is for validation and an eighth for testing: no caption occurs in two splits.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

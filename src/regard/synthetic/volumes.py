@@ -7,8 +7,6 @@ Points are in millimetres from the scan's middle, along the scan's own x, y, z: 
 directions (RAS+), tilted.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

@@ -6,8 +6,6 @@ model, or an ensemble, is distilled into a small one. A teacher sees the same vi
 the student, through its own encoder, whose annotations have their own store.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run measures after each epoch: captions and scores, and statistics of training items."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

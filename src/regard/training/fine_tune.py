@@ -12,8 +12,6 @@ fast:
   1.75 after 4 epochs, with this one 1.24.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace

@@ -4,8 +4,6 @@ A view is the whole picture, mirrored or not, or a random crop. Its name determi
 any time and on any machine: the store keeps the annotations of every view for later runs.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What a run leaves for people: JSON lines, TensorBoard events, the diary, and its reporter."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

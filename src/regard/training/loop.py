@@ -6,8 +6,6 @@ Parts are weighted by their pictures and see the random numbers of the whole bat
 (`regard.model.rng`), so a step is the same up to rounding however its batch is split.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Three planes of a scan for every word, through its peak: as a montage, and for an animation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

@@ -5,8 +5,6 @@ overlay it; its fourth axis runs over the words. Only the geometry of the file's
 because a header may name a patient.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Iterator

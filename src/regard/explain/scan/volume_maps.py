@@ -3,8 +3,6 @@
 Points are (slices, rows, cols) in millimetres along the scan's own axes, from the scan's corner.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

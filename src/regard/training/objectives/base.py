@@ -1,7 +1,5 @@
 """The interface of training objectives, and the terms that several of them share."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The objective of soft attention: cross-entropy with the doubly stochastic penalty."""
 
-from __future__ import annotations
-
 from regard.model.decoder import AttentionDecoder
 from regard.model.rng import Rng
 from regard.training.objectives.base import (

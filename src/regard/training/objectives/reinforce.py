@@ -1,7 +1,5 @@
 """The objective of hard attention: a lower bound on log p(y | a), trained by REINFORCE."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Self-critical training: raise the expected reward of the captions that the model samples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
