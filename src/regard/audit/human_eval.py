@@ -5,8 +5,6 @@ choose the pictures, nor stop at pleasing ones. So a seed draws them, the same f
 every caption is rated.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -4,8 +4,6 @@ The paper shows mistakes and where the model looked when it made them (Xu et al.
 Here every mistake that the text reveals is found, and none is chosen by hand.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence

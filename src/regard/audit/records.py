@@ -1,7 +1,5 @@
 """Changes between two models' mistakes, and an audit as CSV and JSON."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -109,14 +107,12 @@ def report_json(audit: Audit, against: Audit | None = None) -> dict[str, Any]:
     if against is None:
         return record
     changed = changes(audit, against)
-    return record | {
-        "against": _totals_json(against)
-        | {
-            "better": [c.new.item.key for c in changed if c.gain > 0],
-            "worse": [c.new.item.key for c in reversed(changed) if c.gain < 0],
-            "changes": [_change_json(change) for change in changed],
-        }
+    compared = _totals_json(against) | {
+        "better": [c.new.item.key for c in changed if c.gain > 0],
+        "worse": [c.new.item.key for c in reversed(changed) if c.gain < 0],
+        "changes": [_change_json(change) for change in changed],
     }
+    return record | {"against": compared}
 
 
 def _change_json(change: Change) -> dict[str, Any]:

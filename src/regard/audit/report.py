@@ -1,7 +1,5 @@
 """The report of an audit as one self-contained HTML file, with a card for each picture shown."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -306,16 +304,9 @@ def _words(one: AuditedPicture, findings: Sequence[Finding]) -> list[PageWord]:
     words: list[PageWord] = []
     for at, spoken in enumerate(one.spoken):
         word = replace(one.caption.words[spoken.first], logprob=spoken.logprob)
-        words.append(
-            PageWord(
-                spoken.text,
-                word.alpha,
-                word_note(word),
-                cell=word.location,
-                marked=at in places,
-                first=bool(places) and at == places[0],
-            )
-        )
+        looks = {"marked": at in places, "first": at in places[:1]}
+        note = word_note(word)
+        words.append(PageWord(spoken.text, word.alpha, note, cell=word.location, **looks))
     return words
 
 

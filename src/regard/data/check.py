@@ -1,7 +1,5 @@
 """Data set checks: everything that is wrong with captions and pictures, in one report."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

@@ -19,12 +19,9 @@ UNUSED = "unused"
 """The split of pictures that are in none of the three."""
 _ALIASES = {
     **{name: name for name in (*SPLITS, UNUSED)},
-    "training": "train",
-    "restval": "train",  # Karpathy's split of COCO: val pictures that are trained on
-    "dev": "val",
-    "valid": "val",
-    "validate": "val",
-    "validation": "val",
+    # restval is Karpathy's split of COCO: val pictures that are trained on.
+    **dict.fromkeys(("training", "restval"), "train"),
+    **dict.fromkeys(("dev", "valid", "validate", "validation"), "val"),
     "testing": "test",
 }
 _HELD_OUT = ("test", UNUSED)
@@ -190,10 +187,9 @@ def write_synthetic(
     folder: str | Path,
     kind: str,
     counts: tuple[int, int, int],
-    make: Callable[[int, str], Iterable[Sample]],
+    make: Callable[..., Iterable[Sample]],
     save: Callable[[Sample, Path], None],
     facts: Callable[[Sample], dict[str, Any]],
-    *,
     suffix: str,
     facts_name: str,
 ) -> Path:
@@ -224,7 +220,7 @@ def write_synthetic(
         begin_folder(folder, f"synthetic {kind}")
         for split, count in zip(SPLITS, counts, strict=True):
             (folder / split).mkdir(parents=True, exist_ok=True)
-            for i, sample in enumerate(make(count, split)):
+            for i, sample in enumerate(make(count, split=split)):
                 name = f"{i:05d}{suffix}"
                 save(sample, folder / split / name)
                 known[f"{split}/{name}"] = found = facts(sample)

@@ -1,10 +1,8 @@
 """Readers of caption files of every common kind."""
 
-from __future__ import annotations
-
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +103,8 @@ def read_caption_file(
     text = "" if of_clips else _read(path)
     if kind == "auto":
         kind = of_clips or _kind_of(path, text)
-    if kind not in (*_READERS, *CLIP_READERS):
-        raise UnknownName("annotation kind", kind, (*_READERS, *CLIP_READERS))
+    if kind not in (*_KINDS, *CLIP_READERS):
+        raise UnknownName("annotation kind", kind, (*_KINDS, *CLIP_READERS))
     folder = folder_of_clips(path) if kind in CLIP_READERS else path.parent
     folder = Path(images) if str(images) else folder
     rows: list[Row] = []
@@ -114,7 +112,7 @@ def read_caption_file(
     ids: list[tuple[str, str, str]] = []
     try:
         clips = CLIP_READERS.get(kind)
-        for entry in clips(text, path, folder) if clips else _READERS[kind](text):
+        for entry in clips(text, path, folder) if clips else _KINDS[kind](text):
             if isinstance(entry, Row):
                 rows.append(_checked(entry))
             elif isinstance(entry, LineFault):
@@ -277,10 +275,4 @@ def _row(record: Any, line: int) -> Row | LineFault:
     return LineFault(line, f"file, caption and split must be texts; got {record!r}")
 
 
-_READERS: dict[str, Callable[[str], Iterator[Entry]]] = {
-    "karpathy": _karpathy,
-    "coco": _coco,
-    "flickr8k": _flickr8k,
-    "csv": _csv,
-    "jsonl": _jsonl,
-}
+_KINDS = {"karpathy": _karpathy, "coco": _coco, "flickr8k": _flickr8k, "csv": _csv, "jsonl": _jsonl}

@@ -8,8 +8,6 @@ Three kinds of file are read:
 - a CSV with `file,word,mask`: a mask is a picture, whose region is not black.
 """
 
-from __future__ import annotations
-
 import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

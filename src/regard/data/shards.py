@@ -8,8 +8,6 @@ if the annotations of a frozen encoder are stored.
 The file of such a picture is written `TAR#OFFSET+SIZE!NAME`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -32,7 +30,7 @@ from regard.data.dataset import (
     with_rest_trained,
 )
 from regard.data.formats import load_dataset
-from regard.errors import ConfigError, DatasetError, MissingExtra
+from regard.errors import ConfigError, DatasetError, needs_extra
 from regard.media import is_there
 from regard.types import MEDIA, Media
 
@@ -191,12 +189,8 @@ def _scan(file: IO[bytes], name: str) -> Iterator[Sample]:
                 elif suffix == "txt":
                     about.setdefault("caption", content.decode("utf-8").strip())
                 elif f".{suffix.lower().removesuffix('.gz')}" in _SUFFIXES:
-                    media = {
-                        "name": f"{stem}.{suffix}",
-                        "offset": member.offset_data,
-                        "size": len(content),
-                        "sha256": hashlib.sha256(content).hexdigest(),
-                    }
+                    media = {"name": f"{stem}.{suffix}", "offset": member.offset_data}
+                    media |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             yield from _sample(current, media, about)
     except (tarfile.TarError, ValueError, TypeError, OSError) as error:
         raise DatasetError(f"the shard {name} is damaged: {error}.") from error
@@ -238,10 +232,8 @@ def _checked(sample: dict[str, Any]) -> dict[str, Any]:
 
 def _expanded(pattern: str) -> list[str]:
     """Return the tars that a pattern names, in order."""
-    try:
+    with needs_extra("webdataset", "devices", "a pattern of shards"):
         from braceexpand import braceexpand
-    except ImportError as error:
-        raise MissingExtra("webdataset", "devices", "a pattern of shards") from error
     found: list[str] = []
     for url in braceexpand(pattern):
         if "*" not in url:
@@ -268,10 +260,8 @@ def _of_filesystem(url: str) -> Generator[tuple[Any, str]]:
         DatasetError: anything in the block fails.
         MissingExtra: fsspec is not installed.
     """
-    try:
+    with needs_extra("fsspec", "devices", "reading shards"):
         from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise MissingExtra("fsspec", "devices", "reading shards") from error
     try:
         yield url_to_fs(url)
     except DatasetError:
@@ -309,10 +299,8 @@ def write_shards(
         DatasetError: a file is missing, is a folder, or is in two splits.
         MissingExtra: webdataset is not installed.
     """
-    try:
+    with needs_extra("fsspec", "devices", "writing shards"):
         from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise MissingExtra("fsspec", "devices", "writing shards") from error
     _check_files(dataset)
     files, folder = url_to_fs(out)
     folder = folder.removesuffix("/")
@@ -373,20 +361,14 @@ def _plan_shards(dataset: CaptionDataset, size: int) -> Iterator[tuple[str, list
 
 
 def _write_tar(path: Path, items: list[CaptionedItem], first: int) -> None:
-    try:
+    with needs_extra("webdataset", "devices", "writing shards"):
         from webdataset.writer import TarWriter
-    except ImportError as error:
-        raise MissingExtra("webdataset", "devices", "writing shards") from error
     with TarWriter(str(path), mtime=0, encoder=False) as tar:
         for number, item in enumerate(items, start=first):
             about = {"file": item.key, "captions": item.captions, "split": item.split}
-            tar.write(
-                {
-                    "__key__": f"{number:09d}",
-                    _suffix(item.file): Path(item.file).read_bytes(),
-                    "json": json.dumps(about, ensure_ascii=False).encode(),
-                }
-            )
+            parts = {"json": json.dumps(about, ensure_ascii=False).encode()}
+            media = {_suffix(item.file): Path(item.file).read_bytes()}
+            tar.write({"__key__": f"{number:09d}"} | media | parts)
 
 
 def _suffix(file: str) -> str:

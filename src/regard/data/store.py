@@ -8,24 +8,26 @@ nothing half-written and continues from the last shard, one that is stopped or f
 it has. `store.json` names the encoder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regard.errors import DatasetError
-from regard.util.atomic import whole_file
+from regard.util.atomic import whole_file, write_whole
 from regard.util.safe_io import Unreadable, json_of, text_of
 
+Wanted = tuple[str, str, str]
+"""A picture's digest, a view, and the file."""
+Encode = Callable[[list[tuple[str, str]]], tuple[np.ndarray, np.ndarray]]
+"""Maps (file, view) pairs to vectors and mask."""
 SHARD_ROWS = 512
 _SHARD_BYTES = 2**28  # a shard is built in memory, so those of long clips have fewer rows
 _SHARD_SECONDS = 30.0  # of encoding; a kill loses no more than that
@@ -49,12 +51,7 @@ class StoreKey:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `store.json`."""
-        return {
-            "format_version": 1,
-            "encoder": self.encoder,
-            "grid_shape": list(self.grid_shape),
-            "annotation_dim": self.annotation_dim,
-        }
+        return {"format_version": 1} | asdict(self) | {"grid_shape": list(self.grid_shape)}
 
 
 class AnnotationStore:
@@ -115,10 +112,7 @@ class AnnotationStore:
         return np.stack(rows), np.stack(masks)
 
     def fill(
-        self,
-        wanted: Iterable[tuple[str, str, str]],
-        encode: Callable[[list[tuple[str, str]]], tuple[np.ndarray, np.ndarray]],
-        batch_size: int = 32,
+        self, wanted: Iterable[Wanted], encode: Encode, batch_size: int = 32
     ) -> Generator[int]:
         """Encode what is missing, shard by shard.
 
@@ -145,12 +139,7 @@ class AnnotationStore:
             yield from self._fill_shard(part, encode, batch_size, began, done + start)
 
     def _fill_shard(
-        self,
-        wanted: list[tuple[str, str, str]],
-        encode: Callable[[list[tuple[str, str]]], tuple[np.ndarray, np.ndarray]],
-        batch_size: int,
-        began: float,
-        before: int,
+        self, wanted: list[Wanted], encode: Encode, batch_size: int, began: float, before: int
     ) -> Generator[int]:
         """Encode the rows of one shard, or of several if encoding takes long."""
         pairs = [(digest, view) for digest, view, _ in wanted]
@@ -185,7 +174,7 @@ class AnnotationStore:
         if not path.exists():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                _write_whole(path, json.dumps(wanted).encode())
+                write_whole(path, json.dumps(wanted))
             except OSError as error:
                 raise self._unwritten(error) from error
             return
@@ -234,14 +223,15 @@ class AnnotationStore:
             pair if mask.all() else (*pair, np.packbits(mask).tobytes().hex())
             for pair, mask in zip(pairs, real, strict=True)
         ]
-        content = json.dumps(rows).encode()
-        listing = self.folder / f"shard-{hashlib.sha256(content).hexdigest()[:16]}.json"
+        content = json.dumps(rows)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        listing = self.folder / f"shard-{digest[:16]}.json"
         try:
             with whole_file(listing.with_suffix(".npy")) as new, new.open("wb") as file:
                 np.save(file, vectors)
                 file.flush()
                 os.fsync(file.fileno())
-            _write_whole(listing, content)
+            write_whole(listing, content)
         except OSError as error:
             raise self._unwritten(error) from error
         self._open_shard(listing)
@@ -285,8 +275,3 @@ def _mask(real: str, cells: int) -> np.ndarray:
         return np.ones(cells, bool)
     bits = np.frombuffer(bytes.fromhex(real), np.uint8)
     return np.unpackbits(bits, count=cells).astype(bool)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    with whole_file(path) as new:
-        new.write_bytes(content)

@@ -13,12 +13,10 @@
 Captions name a clip without its suffix; the suffix is that of the file in the folder of clips.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +161,5 @@ def _list(text: str, path: Path, folder: Path) -> Iterator[Entry]:
         yield from (Row(file, caption, split) for caption in captions)
 
 
-CLIP_READERS: dict[str, Callable[[str, Path, Path], Iterator[Entry]]] = {
-    "msvd": _msvd,
-    "msvd_csv": _msvd_csv,
-    "msrvtt": _msrvtt,
-    "clips": _list,
-}
+CLIP_READERS = {"msvd": _msvd, "msvd_csv": _msvd_csv, "msrvtt": _msrvtt, "clips": _list}
 """By kind: (text, path of the captions, folder of the clips) to entries."""

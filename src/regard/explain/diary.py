@@ -25,7 +25,7 @@ from regard.explain.html import (
 )
 from regard.explain.maps import SCALE_LEAST, absolute_scale
 from regard.types import Grid
-from regard.util.atomic import whole_file
+from regard.util.atomic import write_whole
 from regard.util.safe_io import json_of
 
 _LEAST_SPAN = 0.01  # of a curve: smaller changes are not visible in the numbers either
@@ -138,7 +138,7 @@ class Diary:
         """Add an evaluation, or replace the same epoch's, and write both files."""
         self._entries = [old for old in self._entries if old.epoch != entry.epoch]
         self._entries.append(entry)
-        _write_whole(self._lines, "".join(entry.to_json() + "\n" for entry in self._entries))
+        write_whole(self._lines, "".join(entry.to_json() + "\n" for entry in self._entries))
         write_diary(self._path, "Learning diary", pictures, self._entries)
 
 
@@ -164,7 +164,7 @@ def write_diary(
         f"of uniform attention.{_frame_note(entries)}</p>"
         f"{_curves_html(entries)}{sections}</body></html>"
     )
-    _write_whole(Path(path), page)
+    write_whole(Path(path), page)
 
 
 def _frame_note(entries: Sequence[DiaryEntry]) -> str:
@@ -237,8 +237,3 @@ def _curve_html(name: str, epochs: Sequence[int], values: Sequence[float]) -> st
 
 def _score(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "–"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    with whole_file(path) as new:
-        new.write_text(text, "utf-8")

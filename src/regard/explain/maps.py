@@ -6,8 +6,6 @@ or slices side by side, so that sheets, viewers and diaries serve every medium; 
 the montage show more of them.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -306,11 +304,6 @@ def _cut(
     (top, bottom), (left, right) = extent
     down, along = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
     a, b = (right - left) * along / width, (bottom - top) * down / height
-    return np.asarray(
-        Image.fromarray(np.ascontiguousarray(pixels)).transform(
-            (width, height),
-            Image.Transform.AFFINE,
-            (a, 0, left * along, 0, b, top * down),
-            resample=Image.Resampling.BILINEAR,
-        )
-    )
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    affine, smooth = (a, 0, left * along, 0, b, top * down), Image.Resampling.BILINEAR
+    return np.asarray(picture.transform((width, height), Image.Transform.AFFINE, affine, smooth))

@@ -20,7 +20,7 @@ from regard.explain.scan.montage import montage
 from regard.explain.scan.nifti_maps import save_attention
 from regard.faithfulness.occlusion import occlude
 from regard.types import Caption
-from regard.util.atomic import whole_file
+from regard.util.atomic import whole_file, write_whole
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
@@ -102,10 +102,13 @@ def write_explanation(
     save_figure(figure, with_suffix(stem, ".png"))
     if options.animation != "none":
         save_animation(caption, with_suffix(stem, f".{options.animation}"), smooth=smooth)
-    _write_text(with_suffix(stem, ".html"), explanation_page(explained, smooth=smooth))
     records = [one.to_json() for one in explained]
     record = records[0] if rival is None else records[0] | {"compared": records[1]}
-    _write_text(with_suffix(stem, ".json"), json.dumps(record, ensure_ascii=False) + "\n")
+    texts = {".html": explanation_page(explained, smooth=smooth),
+             ".json": json.dumps(record, ensure_ascii=False) + "\n"}  # fmt: skip
+    for suffix, text in texts.items():
+        # A file name that is not UTF-8 cannot be written as it is.
+        write_whole(with_suffix(stem, suffix), text, errors="backslashreplace")
     if caption.medium == "volume" and caption.words:
         save_attention(caption, with_suffix(stem, ".attention.nii.gz"), smooth=smooth)
     if options.grids:
@@ -120,12 +123,6 @@ def _explained(captioner: Captioner, caption: Caption, options: OutputOptions) -
         why = f"covering {caption.grid.cells} cells would mean reading the scan as often"
         return Explanation(caption, unmeasured=f"What mattered was not measured: {why}.")
     return Explanation(caption, occlude(captioner, caption))
-
-
-def _write_text(path: Path, text: str) -> None:
-    with whole_file(path) as new:
-        # A file name that is not UTF-8 cannot be written as it is.
-        new.write_text(text, "utf-8", errors="backslashreplace")
 
 
 def with_suffix(stem: Path, suffix: str) -> Path:

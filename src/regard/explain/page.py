@@ -3,8 +3,6 @@
 It contains everything and loads nothing: it can be mailed, archived and opened without a network.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,17 +45,11 @@ class Explanation:
             return record
         falls = self.occlusion.falls  # flat cells; a caption may have no word
         falls = falls.reshape(len(falls), math.prod(falls.shape[1:]))
-        correlation = [
-            round(float(r), 4) if np.isfinite(r) else None for r in self.occlusion.correlation
-        ]
-        return record | {
-            "occlusion": {
-                "cover": self.occlusion.cover,
-                "covered": self.occlusion.covered,
-                "falls": np.round(falls, 6).tolist(),
-                "correlation": correlation,
-            }
-        }
+        correlation = self.occlusion.correlation
+        found: dict[str, Any] = {"cover": self.occlusion.cover, "covered": self.occlusion.covered}
+        found["falls"] = np.round(falls, 6).tolist()
+        found["correlation"] = [round(float(r), 4) if np.isfinite(r) else None for r in correlation]
+        return record | {"occlusion": found}
 
     def _places(self) -> dict[str, Any]:
         if self.caption.medium != "volume":

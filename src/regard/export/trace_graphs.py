@@ -4,12 +4,10 @@ Graphs differ from the modules only where they must: the captions of an item hav
 the noise for sampled locations is an input, and scores are computed without kernels.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.checkpoint.components import ENCODER, INIT, MOTION, STEP
-from regard.errors import MissingExtra
+from regard.errors import needs_extra
 from regard.model.attention import (
     AdditiveScores,
     Attention,
@@ -50,38 +48,35 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
         length, at_cells = int(np.prod(decoder.config.grid_shape)), {}
     mask = torch.ones(2, length, dtype=torch.bool)
     axes = {0: items} | at_cells
-    graphs[INIT] = trace_graph(
-        _InitGraph(decoder),
-        (torch.zeros(2, length, decoder.annotation_dim), mask),
-        input_names=("vectors", "mask"),
-        output_names=("values", "keys", "hidden", "memory"),
-        dynamic_axes=(axes, axes),
-    )
-    state = torch.zeros(2, 3, decoder.config.hidden_dim)
+    vectors = torch.zeros(2, length, decoder.annotation_dim)
+    inputs: _Inputs = {"vectors": (vectors, axes), "mask": (mask, axes)}
+    graphs[INIT] = _traced(_InitGraph(decoder), inputs, ["values", "keys", "hidden", "memory"])
+    token, state = torch.ones(2, 3, dtype=torch.long), torch.zeros(2, 3, decoder.config.hidden_dim)
     with torch.inference_mode():
-        projected = decoder.project(torch.zeros(2, length, decoder.annotation_dim), mask)
+        projected = decoder.project(torch.zeros_like(vectors), mask)
     values, keys = (torch.zeros_like(x) for x in (projected.values, projected.keys))
-    inputs = [torch.ones(2, 3, dtype=torch.long), state, state.clone(), values, keys, mask]
-    input_names = ["token", "hidden", "memory", "values", "keys", "mask"]
-    output_names = ["logits", "next_hidden", "next_memory", "alpha"]
-    dynamic_axes: list[dict[int, Any]] = [{0: items, 1: captions}] * 3 + [{0: items, 1: cells}] * 3
+    told, seen = {0: items, 1: captions}, {0: items, 1: cells}
+    inputs = {"token": (token, told), "hidden": (state, told), "memory": (state.clone(), told)}
+    inputs |= {"values": (values, seen), "keys": (keys, seen), "mask": (mask, seen)}
+    outputs = ["logits", "next_hidden", "next_memory", "alpha"]
     if decoder.gate is not None:
-        output_names.append("beta")
-    step = _StepGraph(decoder)
+        outputs.append("beta")
     if isinstance(decoder.attention, HardAttention):
-        rows = torch.export.Dim("rows")
-        inputs += [torch.tensor(True), torch.zeros(6, length)]
-        input_names += ["chosen", "noise"]
-        output_names += ["location", "location_logprob"]
-        dynamic_axes += [{}, {0: rows, 1: cells}]
-    graphs[STEP] = trace_graph(
-        step,
-        tuple(inputs),
-        input_names=input_names,
-        output_names=output_names,
-        dynamic_axes=dynamic_axes,
-    )
+        noise = (torch.zeros(6, length), {0: torch.export.Dim("rows"), 1: cells})
+        inputs |= {"chosen": (torch.tensor(True), {}), "noise": noise}
+        outputs += ["location", "location_logprob"]
+    graphs[STEP] = _traced(_StepGraph(decoder), inputs, outputs)
     return graphs
+
+
+_Inputs = dict[str, tuple[Tensor, dict[int, Any]]]
+"""By name: an example and its dynamic axes."""
+
+
+def _traced(module: nn.Module, inputs: _Inputs, outputs: Sequence[str]) -> Any:
+    examples, axes = zip(*inputs.values(), strict=True)
+    names = tuple(inputs)
+    return trace_graph(module, examples, input_names=names, output_names=outputs, dynamic_axes=axes)
 
 
 def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
@@ -92,20 +87,12 @@ def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
         read = encoder.picture
         if encoder.motion is not None:
             frames = torch.ones(2, encoder.input_shape[0], dtype=torch.bool)
-            graphs[MOTION] = trace_graph(
-                _MotionGraph(encoder),
-                (torch.zeros(2, *encoder.input_shape), frames),
-                input_names=("pixels", "real"),
-                output_names=("vectors",),
-                dynamic_axes=({0: items}, {0: items}),
-            )
-    graphs[ENCODER] = trace_graph(
-        _EncodeGraph(read, "picture" if read is not encoder else ""),
-        (torch.zeros(2, *read.input_shape),),
-        input_names=("pixels",),
-        output_names=("vectors",),
-        dynamic_axes=({0: items},),
-    )
+            pixels = torch.zeros(2, *encoder.input_shape)
+            inputs: _Inputs = {"pixels": (pixels, {0: items}), "real": (frames, {0: items})}
+            graphs[MOTION] = _traced(_MotionGraph(encoder), inputs, ["vectors"])
+    graph = _EncodeGraph(read, "picture" if read is not encoder else "")
+    inputs = {"pixels": (torch.zeros(2, *read.input_shape), {0: items})}
+    graphs[ENCODER] = _traced(graph, inputs, ["vectors"])
     return graphs
 
 
@@ -240,12 +227,10 @@ def quantise(graph: Any, examples: np.ndarray) -> Any:
     Raises:
         MissingExtra: onnx is not installed.
     """
-    try:
+    with needs_extra("onnx", "export", "quantising an encoder"):
         import onnx
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise MissingExtra("onnx", "export", "quantising an encoder") from error
 
     class Examples(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -4,8 +4,6 @@ The graphs are traced from the modules that training runs, and their weights poi
 safetensors file of the model. They are compared with the modules before they are kept.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

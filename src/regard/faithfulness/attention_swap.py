@@ -7,8 +7,6 @@ probabilities do not fall under a swap, it did not matter where the decoder look
 Smith 2019; Jain and Wallace 2019).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -6,8 +6,6 @@
 4. Regions: does attention lie on the thing that the word names (`regard.metrics.pointing`)?
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

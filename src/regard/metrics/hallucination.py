@@ -6,8 +6,6 @@ things that are not in the picture, and of captions that name one). CHAIR knows 
 segmentations and references; these measures cover every thing that is named, by references alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

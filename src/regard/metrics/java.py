@@ -5,8 +5,6 @@ folder, print on standard error, and use the machine's locale, in which METEOR m
 comma. Each function raises `JavaUnavailable` with the reason why it cannot run.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil
@@ -57,14 +55,8 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
     """
     jar = _package_file("meteor/meteor-1.5.jar")
     _package_file("meteor/data/paraphrase-en.gz")
-    command = [
-        _java(),
-        *_LOCALE,
-        "-Xmx2G",
-        "-jar",
-        str(jar),
-        *["-", "-", "-stdio", "-l", "en", "-norm"],
-    ]
+    command = [_java(), *_LOCALE, "-Xmx2G", "-jar", str(jar)]
+    command += ["-", "-", "-stdio", "-l", "en", "-norm"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
                              "stderr": subprocess.DEVNULL}  # fmt: skip
     try:
@@ -136,14 +128,11 @@ def _package_file(name: str) -> Path:
 
 
 def _run(arguments: list[str], text: str) -> str:
+    command = [_java(), *_LOCALE, *arguments]
+    given = text.encode(errors="replace")  # a lone surrogate cannot be encoded as it is
     try:
-        return subprocess.run(
-            [_java(), *_LOCALE, *arguments],
-            # A lone surrogate, as some files hold, cannot be encoded as it is.
-            input=text.encode(errors="replace"),
-            capture_output=True,
-            check=True,
-        ).stdout.decode()
+        done = subprocess.run(command, input=given, capture_output=True, check=True)
+        return done.stdout.decode()
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise JavaUnavailable(f"Java exited with {error.returncode}: {' '.join(last)}") from error

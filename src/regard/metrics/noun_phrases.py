@@ -1,7 +1,5 @@
 """Noun phrases of captions: numbers and colours of things, by rules instead of a parser."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -165,7 +163,9 @@ def wrong_counts(words: Sequence[str], references: Sequence[Sequence[str]]) -> I
         counts: list[tuple[Range, str]] = []
         fits, speaking = False, 0
         for reference, phrases in told:
-            options = _counts_of(head, reference, phrases)
+            options = _numbers_of(head, reference, phrases)
+            if len(options) > 1:
+                options.append((_total(options), head))
             speaking += bool(options)
             counts += options
             for number, noun in options:
@@ -180,14 +180,6 @@ def wrong_counts(words: Sequence[str], references: Sequence[Sequence[str]]) -> I
         seen.add(wanted)
         place = phrase.head if phrase.counted is None else phrase.counted
         yield Mistake("count", place, words[place], wanted, head)
-
-
-def _counts_of(
-    head: str, reference: Sequence[str], phrases: Sequence[Phrase]
-) -> list[tuple[Range, str]]:
-    """Return the numbers of a thing in a reference: each, and all together."""
-    options = _numbers_of(head, reference, phrases)
-    return options + ([(_total(options), head)] if len(options) > 1 else [])
 
 
 def _numbers_of(

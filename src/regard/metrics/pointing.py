@@ -5,8 +5,6 @@ game), on raw cells without smoothing. Two baselines do not depend on the word: 
 uniform over the grid, and the grid's middle.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,14 +1,12 @@
 """Corpus scores of captions, computed by pycocoevalcap."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from regard.errors import DatasetError, MissingExtra, UnknownName
+from regard.errors import DatasetError, MissingExtra, UnknownName, needs_extra
 from regard.metrics import java
 from regard.metrics.tokenize import tokenize_captions
 
@@ -16,6 +14,7 @@ METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d")
 """The usual metrics in the usual order; `spice` is added where its files are installed."""
 
 Tokenized = dict[str, list[str]]
+_EXTRA = ("pycocoevalcap", "metrics", "scoring captions")
 _FAMILIES = {
     "bleu": ("bleu.bleu", "Bleu"),
     "meteor": ("", ""),  # a Java program, as is spice
@@ -43,11 +42,8 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; a missing metric's score is None."""
-        return {
-            "scores": self.values | dict.fromkeys(self.missing),
-            "missing": self.missing,
-            "settings": self.settings,
-        }
+        scores = self.values | dict.fromkeys(self.missing)
+        return {"scores": scores, "missing": self.missing, "settings": self.settings}
 
 
 def score_captions(
@@ -116,7 +112,7 @@ def check_scorers(tokenizer: str = "auto") -> None:
         MissingExtra: pycocoevalcap is not installed.
     """
     if importlib.util.find_spec("pycocoevalcap") is None:
-        raise _missing()
+        raise MissingExtra(*_EXTRA)
     tokenize_captions(["a"], tokenizer)
 
 
@@ -158,15 +154,9 @@ def _score(family: str, gts: Tokenized, res: Tokenized) -> dict[str, float]:
         scorer = java.meteor if family == "meteor" else java.spice
         return {family: scorer([res[key][0] for key in gts], list(gts.values()))}
     module, name = _FAMILIES[family]
-    try:
+    with needs_extra(*_EXTRA):
         scorer = getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
-    except ImportError as error:
-        raise _missing() from error
     if family == "bleu":
         values, _ = scorer(4).compute_score(gts, res, verbose=0)
         return {f"bleu{n}": float(value) for n, value in enumerate(values, 1)}
     return {family: float(scorer().compute_score(gts, res)[0])}
-
-
-def _missing() -> MissingExtra:
-    return MissingExtra("pycocoevalcap", "metrics", "scoring captions")

@@ -1,8 +1,6 @@
 """Scores of a model on a whole split, and the published scores that they are set beside."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +91,7 @@ def evaluate(
         captioner = captioner.for_clips()
     captions: dict[str, str] = {}
     failures: dict[str, str] = {}
-    spoken: dict[str, tuple[SpokenWord, ...]] = {}
+    spoken: dict[str, Sequence[SpokenWord]] = {}
     options: dict[str, Any] = {"beam": beam, "context": context}
     options |= to_dict(decoding or captioner.config.decoding)
     files = (item.file for item in items)
@@ -110,7 +108,7 @@ def evaluate(
     references = {item.key: list(item.captions) for item in items}
     scores = score_captions(captions, references, tokenizer=tokenizer)
     settings = {"model": captioner.name, "split": split_named(split)} | options | scores.settings
-    statistics, judged = _judged(spoken, references, _vocabulary_size(captioner))
+    statistics, judged = _judged(captioner, spoken, references)
     return EvaluationResult(scores, captions, settings, failures, statistics, judged)
 
 
@@ -133,16 +131,8 @@ def split_items(dataset: CaptionDataset, split: str, limit: int = 0) -> tuple[Ca
     return items
 
 
-def _vocabulary_size(captioner: Captioner) -> int | None:
-    """Return the number of words that a model can say; None where it writes pieces of words."""
-    vocabulary = captioner.vocabulary
-    return len(vocabulary) - len(SPECIALS) if vocabulary.tokens == "word" else None
-
-
 def _judged(
-    spoken: dict[str, tuple[SpokenWord, ...]],
-    references: dict[str, list[str]],
-    vocabulary: int | None,
+    captioner: Captioner, spoken: dict[str, Sequence[SpokenWord]], references: dict[str, list[str]]
 ) -> tuple[CaptionStatistics, tuple[Judged, ...]]:
     """Return the statistics of the captions, and their judged words."""
     texts = {key: [word.text for word in words] for key, words in spoken.items()}
@@ -154,7 +144,9 @@ def _judged(
         [(w.logprob, ok) for w, ok in zip(words, support[key], strict=True) if ok is not None]
         for key, words in spoken.items()
     )
-    return caption_statistics(texts, support, vocabulary=vocabulary), judged
+    known = captioner.vocabulary
+    size = len(known) - len(SPECIALS) if known.tokens == "word" else None  # else pieces of words
+    return caption_statistics(texts, support, vocabulary=size), judged
 
 
 @dataclass(frozen=True)

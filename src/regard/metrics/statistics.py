@@ -4,8 +4,6 @@ A score is a mean over pictures; a model that says "a man in a red shirt" of eve
 repeats itself, may still have a good one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -7,8 +7,6 @@ as punctuation; "10p.m." is cut in three; "in.," keeps its full stop. Agreement 
 (an abbreviation run into a letter, "Co.s") may still differ.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
@@ -189,6 +187,3 @@ def tokenize_captions(
                     "same tokens without Java."
                 ) from error
     return [ptb_tokenize(caption) for caption in captions], "python"
-
-
-__all__ = ["PUNCTUATION", "ptb_tokenize", "tokenize_captions"]

@@ -30,6 +30,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from regard.synthetic.scenes import (
     generators,
     outline,
     split_of_number,
+    spoken,
 )
 
 FRAMES = 10
@@ -204,12 +206,7 @@ def spoken_events(story: Story) -> list[tuple[str, int | None]]:
     >>> [word for word, event in spoken_events(story) if event is None][-1]
     'a'
     """
-    words: list[tuple[str, int | None]] = []
-    index = -1
-    for word in story.caption.split():
-        index += word == "a"
-        words.append((word, None if word in ("a", "then") else index))
-    return words
+    return spoken(story.caption, lambda word: word not in ("a", "then"))
 
 
 def write_clips(
@@ -249,15 +246,13 @@ def write_clips(
             f"clips of {size} pixels a side cannot be made; wanted an even number of 32 or more, "
             "so that shapes can be told apart."
         )
+
+    def save(story: Story, path: Path) -> None:
+        _save(story.draw(size), path)
+
+    make = partial(make_stories, seed=seed)
     return write_synthetic(
-        folder,
-        "clips",
-        (train, val, test),
-        lambda count, split: make_stories(count, split=split, seed=seed),
-        lambda story, path: _save(story.draw(size), path),
-        _facts,
-        suffix=".mov",
-        facts_name="events.json",
+        folder, "clips", (train, val, test), make, save, _facts, ".mov", "events.json"
     )
 
 
@@ -332,11 +327,8 @@ def _paint(
     ImageDraw.Draw(stencil).polygon(points, fill=255)
     cover = np.asarray(stencil.reduce(OVERSAMPLING), np.float64)[..., None] / 255
     light = 1 - _DARKER * np.linspace(0, 1, size)[:, None]
-    return (
-        ((np.array(ground) * (1 - cover) + np.array(colour) * cover) * light)
-        .round()
-        .astype(np.uint8)
-    )
+    mixed = np.array(ground) * (1 - cover) + np.array(colour) * cover
+    return (mixed * light).round().astype(np.uint8)
 
 
 def _save(frames: np.ndarray, path: Path) -> None:

@@ -16,14 +16,12 @@ There are 768 combinations (colour, shape, relation, colour, shape). An eighth o
 is for validation and an eighth for testing: no caption occurs in two splits.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,15 +153,9 @@ def write_scenes(
         objects = [asdict(thing) for thing in scene.objects]
         return {"words": spoken_objects(scene), "objects": objects}
 
+    make = partial(make_scenes, seed=seed, size=size)
     return write_synthetic(
-        folder,
-        "scenes",
-        (train, val, test),
-        lambda count, split: make_scenes(count, split=split, seed=seed, size=size),
-        save,
-        facts,
-        suffix=".png",
-        facts_name="objects.json",
+        folder, "scenes", (train, val, test), make, save, facts, ".png", "objects.json"
     )
 
 
@@ -174,25 +166,16 @@ def spoken_objects(scene: Scene) -> list[tuple[str, int | None]]:
     >>> [place for _, place in spoken_objects(scene)][1:3]
     [0, 0]
     """
-    words = scene.caption.split()
-    places: list[int | None] = [None] * len(words)
-    places[1] = places[2] = 0
-    places[-2] = places[-1] = 1
-    return list(zip(words, places, strict=True))
+    return spoken(scene.caption, lambda word: word in (*COLOURS, *SHAPES))
 
 
+@cache
 def combinations(split: str) -> tuple[Combination, ...]:
     """Return the combinations that scenes of a split show. The splits share none.
 
     Raises:
         UnknownName: the split does not exist.
     """
-    check_split(split)
-    return _combinations()[split]
-
-
-@cache
-def _combinations() -> dict[str, tuple[Combination, ...]]:
     wheel = list(COLOURS)
     everything = [
         (colour, shape, relation, wheel[(i + on) % len(wheel)], other)
@@ -200,7 +183,7 @@ def _combinations() -> dict[str, tuple[Combination, ...]]:
         for on in (1, 2)
         for shape, relation, other in itertools.product(SHAPES, RELATIONS, SHAPES)
     ]
-    return divide(everything)
+    return part_of(everything, split)
 
 
 def _scene(draw: np.random.Generator, combination: Combination, size: int) -> Scene:
@@ -307,11 +290,21 @@ def split_of_number(number: int) -> str:
     return _HELD_OUT.get(number % 8, "train")
 
 
-def divide(everything: list[T]) -> dict[str, tuple[T, ...]]:
-    """Divide combinations into splits, which share none. The list is shuffled in place."""
+def spoken(caption: str, names: Callable[[str], bool]) -> list[tuple[str, int | None]]:
+    """Return each word of a caption with the index of the thing it names, or None.
+
+    Args:
+        caption: in which "a" begins what is said of a thing.
+        names: whether a word says something of the thing.
+    """
+    words = caption.split()
+    begun = itertools.accumulate(word == "a" for word in words)
+    return [(word, n - 1 if names(word) else None) for word, n in zip(words, begun, strict=True)]
+
+
+def part_of(everything: list[T], split: str) -> tuple[T, ...]:
+    """Return the combinations of a split; splits share none. The list is shuffled in place."""
+    check_split(split)
     # Always in the same way: a regular pattern would be a rule that a model can learn.
     random.Random(1).shuffle(everything)
-    return {
-        split: tuple(c for i, c in enumerate(everything) if split_of_number(i) == split)
-        for split in SPLITS
-    }
+    return tuple(c for i, c in enumerate(everything) if split_of_number(i) == split)

@@ -7,20 +7,18 @@ Points are in millimetres from the scan's middle, along the scan's own x, y, z: 
 directions (RAS+), tilted.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regard.data.dataset import write_synthetic
-from regard.errors import MissingExtra
-from regard.synthetic.scenes import check_split, divide, generators
+from regard.errors import needs_extra
+from regard.synthetic.scenes import generators, part_of, spoken
 
 KINDS = ("ball", "shell", "disc", "bar")
 """Solid; hollow; flat; long. A disc and a bar lie along a random axis of the scan."""
@@ -209,7 +207,6 @@ def _averaged(values: np.ndarray) -> np.ndarray:
 
 _NOISE = 0.06  # of the ground's own shade; lesions are 0.5 brighter or darker
 
-_NAMING = {*SIZES, *TONES, *KINDS}
 
 Combination = tuple[tuple[str, str, str], tuple[str, str, str]]
 """(size, kind, place) of the bright and of the dark lesion."""
@@ -258,14 +255,20 @@ class SyntheticVolume:
     lesions: tuple[Lesion, ...]
 
 
+@cache
 def combinations(split: str) -> tuple[Combination, ...]:
     """Return the combinations of lesions that volumes of a split show. The splits share none.
 
     Raises:
         UnknownName: the split does not exist.
     """
-    check_split(split)
-    return _combinations()[split]
+    looks = list(itertools.product(SIZES, KINDS))
+    everything: list[Combination] = [
+        ((*one, place), (*other, below))
+        for place, below in itertools.permutations(PLACES, 2)
+        for one, other in itertools.product(looks, repeat=2)
+    ]
+    return part_of(everything, split)
 
 
 def make_volumes(count: int, *, split: str = "train", seed: int = 0) -> Iterator[SyntheticVolume]:
@@ -309,10 +312,8 @@ def write_volumes(
         DatasetError: the folder cannot be written.
         MissingExtra: nibabel is not installed.
     """
-    try:
+    with needs_extra("nibabel", "volume", "writing NIfTI"):
         from nibabel.nifti1 import Nifti1Image
-    except ImportError as error:
-        raise MissingExtra("nibabel", "volume", "writing NIfTI") from error
 
     def save(volume: SyntheticVolume, path: Path) -> None:
         Nifti1Image(volume.values, volume.affine).to_filename(path)
@@ -321,15 +322,9 @@ def write_volumes(
         lesions = [asdict(lesion) for lesion in volume.lesions]
         return {"words": spoken_lesions(volume), "lesions": lesions}
 
+    make = partial(make_volumes, seed=seed)
     return write_synthetic(
-        folder,
-        "volumes",
-        (train, val, test),
-        lambda count, split: make_volumes(count, split=split, seed=seed),
-        save,
-        facts,
-        suffix=".nii.gz",
-        facts_name="lesions.json",
+        folder, "volumes", (train, val, test), make, save, facts, ".nii.gz", "lesions.json"
     )
 
 
@@ -342,23 +337,7 @@ def spoken_lesions(volume: SyntheticVolume) -> list[tuple[str, int | None]]:
     >>> [place for _, place in spoken_lesions(volume)][:4]
     [None, 0, 0, 0]
     """
-    found: list[tuple[str, int | None]] = []
-    at = -1
-    for word in volume.caption.split():
-        at += word in SIZES
-        found.append((word, at if word in _NAMING else None))
-    return found
-
-
-@cache
-def _combinations() -> dict[str, tuple[Combination, ...]]:
-    looks = list(itertools.product(SIZES, KINDS))
-    everything: list[Combination] = [
-        ((*one, place), (*other, below))
-        for place, below in itertools.permutations(PLACES, 2)
-        for one, other in itertools.product(looks, repeat=2)
-    ]
-    return divide(everything)
+    return spoken(volume.caption, lambda word: word in (*SIZES, *TONES, *KINDS))
 
 
 def _volume(draw: np.random.Generator, combination: Combination) -> SyntheticVolume:

@@ -1,7 +1,5 @@
 """Batches: the splits of a run, and which of their captions go through one step together."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -12,8 +12,6 @@ backward pass, so the sum is the gradient of the batch's mean whatever the sizes
 an accumulated step sends its gradients once.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Generator

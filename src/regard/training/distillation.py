@@ -6,9 +6,7 @@ model, or an ensemble, is distilled into a small one. A teacher sees the same vi
 the student, through its own encoder, whose annotations have their own store.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from regard.pretrained import find_model
 from regard.text.vocabulary import Vocabulary
 from regard.training.batches import Splits
 from regard.training.devices import Devices
-from regard.training.inputs import Pictures, views_of
+from regard.training.inputs import Pictures, Report, views_of
 from regard.training.objectives.base import Batch
 from regard.types import MEDIA
 
@@ -67,19 +65,14 @@ def mean_probs(
 
 
 def open_teachers(
-    recipe: Recipe,
-    splits: Splits,
-    vocabulary: Vocabulary,
-    out: Path,
-    report: Callable[[int, int], None],
-    devices: Devices,
+    recipe: Recipe, splits: Splits, words: Vocabulary, out: Path, report: Report, devices: Devices
 ) -> list[Teacher]:
     """Load the teachers that `objective.teachers` names and encode their pictures.
 
     Args:
         recipe: objective and data are read.
         splits: all of their pictures are encoded.
-        vocabulary: the run's.
+        words: the run's.
         out: the run's folder.
         report: is called with (views done, views wanted).
         devices: train together.
@@ -97,7 +90,7 @@ def open_teachers(
     for name, folder in zip(config.teachers, stores, strict=True):
         model = build_components(load_checkpoint(find_model(name)))
         encoder = model.encoder
-        _check(name, encoder.medium, model.vocabulary, recipe, vocabulary)
+        _check(name, encoder.medium, model.vocabulary, recipe, words)
         if encoder.frozen_part() is None:  # it was trained as a whole
             encoder.requires_grad_(False)
         store = Path(folder)

@@ -1,7 +1,5 @@
 """What a run measures after each epoch: captions and scores, and statistics of training items."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +50,10 @@ def evaluate_run(run: TrainingRun) -> Evaluation:
     """
     devices, recipe = run.devices, run.recipe
     items = run.splits.val.items[devices.rank :: devices.world]
-    beam = recipe.evaluation.beam
+    beam, length = recipe.evaluation.beam, recipe.data.max_length
+    method = "greedy" if beam == 1 else "beam"
     options = DecodingOptions(
-        method="greedy" if beam == 1 else "beam",
-        beam=beam,
-        max_length=recipe.data.max_length,
-        **to_dict(recipe.decoding),
+        method=method, beam=beam, max_length=length, **to_dict(recipe.decoding)
     )
     backend = TorchBackend(None, run.state.decoder)
     hypotheses: dict[str, Hypothesis] = {}
@@ -76,11 +72,11 @@ def evaluate_run(run: TrainingRun) -> Evaluation:
     return evaluation
 
 
-def _score(
-    gathered: list[tuple[dict[str, Hypothesis], float, int]],
-    val: CaptionDataset,
-    vocabulary: Vocabulary,
-) -> Evaluation:
+_Found = tuple[dict[str, Hypothesis], float, int]
+"""A device's hypotheses, their negative log-likelihood, and its words."""
+
+
+def _score(gathered: list[_Found], val: CaptionDataset, vocabulary: Vocabulary) -> Evaluation:
     """Score the captions of all devices, each picture once."""
     keys = [key for found, _, _ in gathered for key in found]
     if sorted(keys) != sorted(item.key for item in val.items):

@@ -12,8 +12,6 @@ fast:
   1.75 after 4 epochs, with this one 1.24.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -128,11 +126,7 @@ def open_start(recipe: Recipe, data: CaptionDataset) -> Checkpoint:
 
 
 def load_start(
-    start: Checkpoint,
-    decoder: AttentionDecoder,
-    encoder: Encoder,
-    vocabulary: Vocabulary,
-    seed: int,
+    start: Checkpoint, decoder: AttentionDecoder, encoder: Encoder, words: Vocabulary, seed: int
 ) -> None:
     """Load a model's weights into the networks, with rows for the new words.
 
@@ -143,14 +137,14 @@ def load_start(
         start: the model.
         decoder: for `vocabulary`; changed in place.
         encoder: changed in place.
-        vocabulary: the model's words, and perhaps new words after them.
+        words: the model's words, and perhaps new words after them.
         seed: of the embeddings of new words.
 
     Raises:
         CheckpointError: the weights do not fit.
     """
     weights = dict(start.weights)
-    added = len(vocabulary) - len(start.vocabulary)
+    added = len(words) - len(start.vocabulary)
     if added:
         old = {key: weights[f"decoder.{key}"] for key in _ROWS}
         for key, rows in _new_rows(old, added, decoder.config.tie_embeddings, seed).items():

@@ -4,8 +4,6 @@ A view is the whole picture, mirrored or not, or a random crop. Its name determi
 any time and on any machine: the store keeps the annotations of every view for later runs.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -31,6 +29,8 @@ from regard.training.devices import Devices
 from regard.training.objectives.base import Batch
 from regard.types import Media
 
+Report = Callable[[int, int], None]
+"""Called with how many views are in the store, and how many there will be."""
 _CROP = "crop"
 _LEAST_SIDE = 0.75  # of the picture's side: captions describe all of it, so most stays in view
 _KEPT_BYTES = 2**31  # of decoded media that a trainable encoder reads in every epoch
@@ -118,7 +118,7 @@ class Pictures:
         folder: Path,
         *,
         views: Sequence[str],
-        report: Callable[[int, int], None],
+        report: Report,
         devices: Devices,
     ) -> None:
         """Encode what is not in the store yet.
@@ -160,7 +160,7 @@ class Pictures:
         store: AnnotationStore,
         frozen: Encoder,
         wanted: list[tuple[str, str, str]],
-        report: Callable[[int, int], None],
+        report: Report,
         devices: Devices,
     ) -> None:
         """Encode this device's share of what is missing, and find what the others encoded."""

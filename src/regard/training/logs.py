@@ -1,7 +1,5 @@
 """What a run leaves for people: JSON lines, TensorBoard events, the diary, and its reporter."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +13,7 @@ from regard.explain.maps import tiled
 from regard.text.vocabulary import Vocabulary
 from regard.training.inputs import Pictures
 from regard.types import Hypothesis
-from regard.util.atomic import whole_file
+from regard.util.atomic import write_whole
 
 
 class Reporter(Protocol):
@@ -74,8 +72,7 @@ class RunLog:
         self._diary = Diary(folder / "diary.html", up_to_epoch=epoch if resumed_at else None)
         self._path = folder / "log.jsonl"
         kept = _lines_up_to(self._path, resumed_at, epoch)
-        with whole_file(self._path) as new:
-            new.write_text("".join(kept), "utf-8")
+        write_whole(self._path, "".join(kept))
         self._tensorboard = _tensorboard(folder / "tensorboard", resumed_at)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:

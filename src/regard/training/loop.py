@@ -6,8 +6,6 @@ Parts are weighted by their pictures and see the random numbers of the whole bat
 (`regard.model.rng`), so a step is the same up to rounding however its batch is split.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator
@@ -334,14 +332,7 @@ def _captioner(run: TrainingRun) -> Captioner:
 
 
 def _metrics(run: TrainingRun, evaluation: Evaluation) -> dict[str, object]:
-    return {
-        "scores": evaluation.scores,
-        "settings": {
-            "split": "val",
-            "beam": run.recipe.evaluation.beam,
-            "tokenizer": "python",
-            "pictures": len(evaluation.captions),
-            "epoch": run.state.epoch,
-            "step": run.state.step,
-        },
-    }
+    settings = {"split": "val", "beam": run.recipe.evaluation.beam, "tokenizer": "python"}
+    reached = {"epoch": run.state.epoch, "step": run.state.step}
+    settings |= {"pictures": len(evaluation.captions)} | reached
+    return {"scores": evaluation.scores, "settings": settings}

@@ -1,7 +1,5 @@
 """What a run is made of, and how it is put together before its first step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

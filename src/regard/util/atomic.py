@@ -69,6 +69,12 @@ def whole_file(path: Path) -> Generator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text as UTF-8, as `whole_file` does."""
+    with whole_file(path) as new:
+        new.write_text(text, "utf-8", errors=errors)
+
+
 def recovered(folder: Path) -> Path:
     """Return the folder, or the old one beside it that a kill between two renames left."""
     old = _kept(folder.resolve())

@@ -4,8 +4,6 @@ Frames that a short clip lacks are padding: they receive no attention, they are 
 "uniform" leaves them out.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from regard.explain.drawing import missing_source, size_of

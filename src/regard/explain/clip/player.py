@@ -18,12 +18,7 @@ import numpy as np
 from PIL import Image
 
 from regard.errors import MediaError, MissingExtra
-from regard.explain.clip.clip_maps import (
-    EVEN_LABEL,
-    SECONDS_SCALE_NOTE,
-    ClipMaps,
-    shown_frames,
-)
+from regard.explain.clip.clip_maps import EVEN_LABEL, SECONDS_SCALE_NOTE, ClipMaps, shown_frames
 from regard.explain.drawing import attention_label, chosen_label, coverage_label
 from regard.explain.html import (
     FALL_LEAST,
@@ -167,12 +162,9 @@ def _word(maps: ClipMaps, t: int, occlusion: Occlusion | None) -> PageWord:
 
 def _clip_data(maps: ClipMaps) -> str:
     clip = maps.clip
-    return attribute({
-        "shown": [round(t, 4) for t in clip.times],
-        "spans": [[round(t, 4) for t in span] for span in clip.spans],
-        "duration": round(clip.duration, 4),
-        "top": maps.top,
-    })  # fmt: skip
+    spans = [[round(t, 4) for t in span] for span in clip.spans]
+    times = {"shown": [round(t, 4) for t in clip.times], "spans": spans}
+    return attribute(times | {"duration": round(clip.duration, 4), "top": maps.top})
 
 
 def _screen(
@@ -337,7 +329,9 @@ def _encoded(file: BinaryIO, clip: Clip, times: np.ndarray, max_bytes: int) -> F
         stream.codec_context.gop_size = _KEY_EVERY
         stream.codec_context.max_b_frames = 0  # B-frames would need an edit list
         for (frame, source), seconds in zip(each_frame(file, clip.name), times, strict=False):
-            small = av.VideoFrame.from_ndarray(_scaled(upright_frame(frame, source, [])[0], size))
+            upright = Image.fromarray(upright_frame(frame, source, [])[0])
+            scaled = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            small = av.VideoFrame.from_ndarray(np.asarray(scaled))
             small.pts, small.time_base = round(float(seconds) / _TICK), _TICK
             out.mux(stream.encode(small))
             _check_size(buffer.tell(), max_bytes)
@@ -367,11 +361,3 @@ def _size(frame: tuple[int, int]) -> tuple[int, int]:
     height, width = frame
     scale = min(1.0, MAX_HEIGHT / height, MAX_WIDTH / width)
     return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
-
-
-def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if pixels.shape[:2] == size:
-        return pixels
-    height, width = size
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image)

@@ -17,12 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from regard.errors import ConfigError
-from regard.explain.clip.clip_maps import (
-    EVEN_LABEL,
-    SECONDS_SCALE_NOTE,
-    ClipMaps,
-    shown_frames,
-)
+from regard.explain.clip.clip_maps import EVEN_LABEL, SECONDS_SCALE_NOTE, ClipMaps, shown_frames
 from regard.explain.drawing import (
     CHOSEN,
     FAINT,

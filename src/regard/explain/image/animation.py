@@ -3,8 +3,6 @@
 A clip plays at each word; of a scan three planes are shown.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

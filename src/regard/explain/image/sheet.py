@@ -1,7 +1,5 @@
 """Contact sheets: the picture once for every word with its map, of one model or of several."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

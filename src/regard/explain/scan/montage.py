@@ -1,7 +1,5 @@
 """Three planes of a scan for every word, through its peak: as a montage, and for an animation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -145,8 +143,7 @@ def chosen_words(words: tuple[Word, ...], most: int) -> tuple[Word, ...]:
 
 
 def _middle(extent: Iterable[tuple[float, float]]) -> Point:
-    slices, rows, cols = ((start + stop) / 2 for start, stop in extent)
-    return slices, rows, cols
+    return tuple((start + stop) / 2 for start, stop in extent)
 
 
 def _word_planes(

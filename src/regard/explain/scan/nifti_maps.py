@@ -5,8 +5,6 @@ overlay it; its fourth axis runs over the words. Only the geometry of the file's
 because a header may name a patient.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Iterator
@@ -169,9 +167,7 @@ def _header(caption: Caption, scan: Scan, kind: np.dtype[Any], smooth: bool) -> 
     header["descrip"] = DESCRIPTION
     header["cal_min"], header["cal_max"] = 0.0, 0.0  # viewers choose
     comment = json.dumps(description(caption, smooth=smooth), ensure_ascii=False).encode()
-    from nibabel.nifti1 import Nifti1Extension
-
-    header.extensions.append(Nifti1Extension(_COMMENT, comment))
+    header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, comment))
     return header
 
 

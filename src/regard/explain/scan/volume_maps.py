@@ -3,8 +3,7 @@
 Points are (slices, rows, cols) in millimetres along the scan's own axes, from the scan's corner.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from regard.explain.maps import ENLARGE, SCALE_LEAST, between, grey_slice, neare
 from regard.media import cell_centre, world_of
 from regard.types import Caption, Grid, Scan, Word
 
-Point = tuple[float, float, float]
+Point = tuple[float, ...]
 
 PEAK_LEAST = 1.05
 """Least peak in multiples of uniform; the cells of a flatter map count as alike."""
@@ -52,8 +51,7 @@ def peak_of(word: Word, grid: Grid) -> Peak | None:
     if word.location is None and word.peak * grid.real_cells < PEAK_LEAST:
         return None
     cell = int(word.alpha.argmax()) if word.location is None else word.location
-    down, back, across = cell_centre(grid, cell)
-    place = (down, back, across)
+    place = cell_centre(grid, cell)
     inside = all(0 <= mm < size for mm, size in zip(place, grid.source_size, strict=True))
     return Peak(cell, place, world_of(grid, place), inside)
 
@@ -119,9 +117,7 @@ def smoothing_along(grid: Grid, axis: int, enlarge: int) -> np.ndarray:
     return along(grid, axis, points, smooth=True)
 
 
-def mixed(
-    alpha: np.ndarray, weights: tuple[np.ndarray, np.ndarray, np.ndarray], uniform: float
-) -> np.ndarray:
+def mixed(alpha: np.ndarray, weights: Sequence[np.ndarray], uniform: float) -> np.ndarray:
     """Return a word's map, (a, b, c), on a lattice of points.
 
     Args:
@@ -166,8 +162,8 @@ def smoothed_top(values: np.ndarray, grid: Grid, enlarge: int, uniform: float) -
         enlarge: points per cell that are searched.
         uniform: see `mixed`.
     """
-    slices, rows, cols = (smoothing_along(grid, axis, enlarge) for axis in range(3))
-    maps = (mixed(one.reshape(grid.shape), (slices, rows, cols), uniform) for one in values)
+    weights = [smoothing_along(grid, axis, enlarge) for axis in range(3)]
+    maps = (mixed(one.reshape(grid.shape), weights, uniform) for one in values)
     return max([0.0, *(float(one.max()) for one in maps)])
 
 
@@ -209,7 +205,7 @@ def three_planes(
     smooth: bool = True,
     cell: tuple[tuple[float, float], ...] | None = None,
     pixels: int = 260,
-) -> tuple[SlicePlane, SlicePlane, SlicePlane]:
+) -> tuple[SlicePlane, ...]:
     """Return the axial, coronal and sagittal plane through a point.
 
     Args:
@@ -225,10 +221,9 @@ def three_planes(
     inside = np.clip(point, 0, np.array(grid.source_size) * (1 - 1e-9))
     scale = pixels / max(grid.source_size)
     lattice = [_places(size, scale) for size in grid.source_size]
-    axial, coronal, sagittal = (
+    return tuple(
         _plane(scan, grid, axis, inside, lattice, alpha, top, smooth, cell) for axis in range(3)
     )
-    return axial, coronal, sagittal
 
 
 def oblique_degrees(scan: Scan) -> float:
@@ -263,8 +258,8 @@ def _plane(
     picture = np.repeat(shades[..., None], 3, axis=-1)
     if alpha is not None:
         at = [lattice[i] if i != axis else point[[axis]] for i in range(3)]
-        first, second, third = (along(grid, i, at[i], smooth=smooth) for i in range(3))
-        relative = mixed(alpha, (first, second, third), grid.real_cells).squeeze(axis)
+        weights = [along(grid, i, at[i], smooth=smooth) for i in range(3)]
+        relative = mixed(alpha, weights, grid.real_cells).squeeze(axis)
         picture = paint(picture, relative, top)
     high, wide = grid.source_size[up], grid.source_size[across]
     letters = ends(scan)
@@ -272,14 +267,10 @@ def _plane(
     if cell is not None:
         (low, top_end), (near, far) = cell[up], cell[across]
         box = (high - top_end, wide - far, high - low, wide - near)
-    return SlicePlane(
-        NAMES[axis],
-        np.ascontiguousarray(picture[::-1, ::-1]),
-        (high, wide),
-        (float(high - point[up]), float(wide - point[across])),
-        (letters[across][1], letters[across][0], letters[up][1], letters[up][0]),
-        box,
-    )
+    seen = np.ascontiguousarray(picture[::-1, ::-1])
+    place = (float(high - point[up]), float(wide - point[across]))
+    edges = (letters[across][1], letters[across][0], letters[up][1], letters[up][0])
+    return SlicePlane(NAMES[axis], seen, (high, wide), place, edges, box)
 
 
 def _places(size: float, scale: float) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Training objectives, by the name that a recipe gives them."""
 
-from __future__ import annotations
-
 from regard.config import Recipe
 from regard.data.dataset import CaptionDataset
 from regard.text.vocabulary import Vocabulary

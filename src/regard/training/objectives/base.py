@@ -1,7 +1,5 @@
 """The interface of training objectives, and the terms that several of them share."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -78,11 +76,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        generator: Rng,
+        self, decoder: AttentionDecoder, projected: ProjectedAnnotations, batch: Batch, draws: Rng
     ) -> Loss:
         """Return the loss.
 
@@ -90,7 +84,7 @@ class Objective(nn.Module, ABC):
             decoder: in training mode.
             projected: the batch's N pictures.
             batch: the captions.
-            generator: of dropout and sampling.
+            draws: of dropout and sampling.
         """
 
 

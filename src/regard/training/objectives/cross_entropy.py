@@ -1,7 +1,5 @@
 """The objective of soft attention: cross-entropy with the doubly stochastic penalty."""
 
-from __future__ import annotations
-
 from regard.model.decoder import AttentionDecoder
 from regard.model.rng import Rng
 from regard.training.objectives.base import (
@@ -22,14 +20,10 @@ class CrossEntropy(Objective):
     """
 
     def loss(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        generator: Rng,
+        self, decoder: AttentionDecoder, projected: ProjectedAnnotations, batch: Batch, draws: Rng
     ) -> Loss:
         """See `Objective.loss`."""
-        unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=generator)
+        unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=draws)
         nll = -caption_logprob(unrolled, batch, self.config).mean()
         penalty = doubly_stochastic(unrolled.alpha, batch.steps, projected.mask)
         words = batch.steps.sum() / batch.steps.shape[0]

@@ -1,7 +1,5 @@
 """The objective of hard attention: a lower bound on log p(y | a), trained by REINFORCE."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -49,16 +47,12 @@ class HardAttentionObjective(Objective):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def loss(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        generator: Rng,
+        self, decoder: AttentionDecoder, projected: ProjectedAnnotations, batch: Batch, draws: Rng
     ) -> Loss:
         """See `Objective.loss`."""
-        expected = self._draw_expected(projected, batch, generator)
+        expected = self._draw_expected(projected, batch, draws)
         unrolled = decoder(
-            batch.tokens, projected, steps=batch.steps, context=expected, generator=generator
+            batch.tokens, projected, steps=batch.steps, context=expected, generator=draws
         )
         if unrolled.location_logprob is None:
             raise ValueError("HardAttentionObjective needs a decoder with hard attention")
@@ -120,11 +114,9 @@ class HardAttentionObjective(Objective):
         self.baseline.copy_(decay * self.baseline + (1 - decay) * mean)
         self.started.fill_(True)
 
-    def _draw_expected(
-        self, projected: ProjectedAnnotations, batch: Batch, generator: Rng
-    ) -> Tensor:
+    def _draw_expected(self, projected: ProjectedAnnotations, batch: Batch, draws: Rng) -> Tensor:
         """Return (B,) bool, True where a picture's sample is replaced by its expectation."""
         pictures = projected.mask.shape[0]
         like = projected.values.new_empty((), dtype=torch.float32)
-        drawn = uniform(like, (pictures,), generator) < self.config.expectation_probability
+        drawn = uniform(like, (pictures,), draws) < self.config.expectation_probability
         return drawn.repeat_interleave(batch.tokens.shape[0] // pictures)

@@ -1,7 +1,5 @@
 """Self-critical training: raise the expected reward of the captions that the model samples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -54,23 +52,25 @@ class SelfCritical(Objective):
         self.cross_entropy = CrossEntropy(config)
 
     def loss(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        generator: Rng,
+        self, decoder: AttentionDecoder, projected: ProjectedAnnotations, batch: Batch, draws: Rng
     ) -> Loss:
         """See `Objective.loss`."""
         samples = self.config.samples
-        tokens = self.sample(decoder, projected, samples, spawn(generator))
+        tokens = self.sample(decoder, projected, samples, spawn(draws))
         rewards = self._rewards(tokens, batch.items, samples)
-        baseline = self._baseline(decoder, projected, batch, rewards)
+        if samples > 1:  # the mean of a picture's other samples
+            grouped = rewards.view(-1, samples)
+            others = (grouped.sum(1, keepdim=True) - grouped) / (samples - 1)
+            baseline = others.flatten()
+        else:
+            greedy = self.sample(decoder, projected, 1, None)
+            baseline = self._rewards(greedy, batch.items, 1)
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
-        unrolled = decoder(read, projected, steps=tokens != PAD, generator=generator)
+        unrolled = decoder(read, projected, steps=tokens != PAD, generator=draws)
         logprob = sampled_logprob(unrolled, tokens).sum(1)
         total = policy_loss(rewards, baseline, logprob)
         if self.config.cross_entropy_weight > 0:
-            mixed = self.cross_entropy.loss(decoder, projected, batch, generator).total
+            mixed = self.cross_entropy.loss(decoder, projected, batch, draws).total
             total = total + self.config.cross_entropy_weight * mixed
         parts = {"reward": rewards.mean().item(), "baseline": baseline.mean().item()}
         return Loss(total, parts, int(batch.steps.sum()))
@@ -120,20 +120,6 @@ class SelfCritical(Objective):
         captions = [[t for t in row if t not in kept] for row in tokens.tolist()]
         values = [self.reward(items[i // samples], c) for i, c in enumerate(captions)]
         return torch.tensor(values, device=tokens.device)
-
-    def _baseline(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        batch: Batch,
-        rewards: Tensor,
-    ) -> Tensor:
-        samples = self.config.samples
-        if samples > 1:
-            grouped = rewards.view(-1, samples)
-            others = (grouped.sum(1, keepdim=True) - grouped) / (samples - 1)
-            return others.flatten()
-        return self._rewards(self.sample(decoder, projected, 1, None), batch.items, 1)
 
 
 def sampled_logprob(unrolled: TeacherForcingOutput, words: Tensor) -> Tensor:
