@@ -320,11 +320,7 @@ class AttentionDecoder(nn.Module):
         return self._dropout(deep, self.config.dropout, generator, rows)
 
     def _dropout(
-        self,
-        x: Tensor,
-        rate: float,
-        generator: Rng | None,
-        rows: Packing | None = None,
+        self, x: Tensor, rate: float, generator: Rng | None, rows: Packing | None = None
     ) -> Tensor:
         """Inverted dropout that draws from the passed generator, so that runs can resume.
 

@@ -17,12 +17,7 @@ from regard.model.attention import Attention, Gate, HardAttention
 from regard.model.rng import Rng, exponential
 from regard.native import dispatch
 from regard.native.functional import cpu_autocast
-from regard.native.teacher_forcing import (
-    RecurrenceOutput,
-    RecurrentWeights,
-    UnrollPlan,
-    unroll,
-)
+from regard.native.teacher_forcing import RecurrenceOutput, RecurrentWeights, UnrollPlan, unroll
 from regard.types import DecoderState, ProjectedAnnotations, location_chooser
 
 

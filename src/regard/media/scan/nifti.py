@@ -12,12 +12,7 @@ from typing import Any
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media.scan import (
-    StoredVolume,
-    checked_affine,
-    damage_as_media_error,
-    import_nibabel,
-)
+from regard.media.scan import StoredVolume, checked_affine, damage_as_media_error, import_nibabel
 from regard.media.source_file import refuse_empty
 
 _GZIP = b"\x1f\x8b"
