@@ -6,7 +6,7 @@ import gzip
 import io
 import math
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -63,10 +63,7 @@ def _unzipped(source: str | bytes) -> Generator[Any]:
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         start = file.read(len(_GZIP))
         file.seek(0)
-        if start != _GZIP:
-            yield file
-            return
-        with gzip.GzipFile(fileobj=file) as unzipped:
+        with gzip.GzipFile(fileobj=file) if start == _GZIP else nullcontext(file) as unzipped:
             yield unzipped
 
 
