@@ -86,10 +86,7 @@ def measure_gpu(
 def build(s: Sizes, device: torch.device, dropout: float = 0.5) -> AttentionDecoder:
     """Build the decoder of the literature, the same weights each time."""
     config = DecoderConfig(
-        embedding_dim=s.embedding,
-        hidden_dim=s.hidden,
-        attention_dim=s.attention,
-        dropout=dropout,
+        embedding_dim=s.embedding, hidden_dim=s.hidden, attention_dim=s.attention, dropout=dropout
     )
     torch.manual_seed(0)
     return AttentionDecoder(config, annotation_dim=s.features, vocabulary_size=s.words).to(device)

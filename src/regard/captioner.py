@@ -26,15 +26,7 @@ from regard.checkpoint.components import (
 from regard.config import Recipe, VideoConfig
 from regard.errors import ConfigError
 from regard.media.reader import Reader
-from regard.pipeline import (
-    Deferred,
-    Failure,
-    Pipeline,
-    Report,
-    Source,
-    decoding_options,
-    encode,
-)
+from regard.pipeline import Deferred, Failure, Pipeline, Report, Source, decoding_options, encode
 from regard.text.vocabulary import Vocabulary
 from regard.types import MEDIA, Annotations, Caption, Media
 

@@ -94,12 +94,12 @@ class MissingExtra(RegardError, ImportError):
 
 
 @contextmanager
-def needs_extra(package: str, extra: str, purpose: str) -> Generator[None]:
+def needs_extra(package: str, extra: str, purpose: str, hint: str = "") -> Generator[None]:
     """Raise `MissingExtra` if an import within fails; see there for the arguments."""
     try:
         yield
     except ImportError as error:
-        raise MissingExtra(package, extra, purpose) from error
+        raise MissingExtra(package, extra, purpose, hint) from error
 
 
 class RankLost(RegardError):

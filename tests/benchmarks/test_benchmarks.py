@@ -179,8 +179,7 @@ def test_the_textbook_is_compared_by_the_words_it_reads(monkeypatch: pytest.Monk
     work = DecodeWork(SMALL, pictures=6)
     reads = (caption_lengths(6, np.random.default_rng(0)) + 1).astype(float)
     monkeypatch.setattr(
-        "benchmarks.decode.take_turns",
-        lambda turns, **_: Timed({name: [1.0] for name in turns}),
+        "benchmarks.decode.take_turns", lambda turns, **_: Timed({name: [1.0] for name in turns})
     )
     monkeypatch.setattr("benchmarks.decode.GemmPeak", lambda _: SimpleNamespace(rate=1.0))
     found = measure_decoding(work, against=("textbook",), memory=False)

@@ -141,8 +141,7 @@ def test_own_data_in_one_command_then_evaluate(
 ) -> None:
     # Exporting an encoder takes longer than eight pictures do without.
     monkeypatch.setattr(
-        "regard.training.inputs.encode_with",
-        lambda encoder: encode_with(encoder, runtime="torch"),
+        "regard.training.inputs.encode_with", lambda encoder: encode_with(encoder, runtime="torch")
     )
     captions, images = toys.write_data(tmp_path)
     small = ["training.epochs=1", "data.min_count=1", "encoder.image_size=64",

@@ -64,8 +64,7 @@ def test_a_shipped_recipe_with_settings(
 
 
 @pytest.mark.parametrize(
-    ("file", "recipe"),
-    [("a.jpg", "own-data"), ("a.mp4", "own-clips"), ("a.nii.gz", "own-scans")],
+    ("file", "recipe"), [("a.jpg", "own-data"), ("a.mp4", "own-clips"), ("a.nii.gz", "own-scans")]
 )
 def test_own_media_need_no_recipe(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, file: str, recipe: str

@@ -39,10 +39,7 @@ def test_top_k_and_top_p_by_hand() -> None:
     assert kept.tolist() == [[True, False, False, False], [False, False, True, True]]
 
 
-@given(
-    arrays.arrays(np.float64, (2, 7), elements=st.floats(-5, 5)),
-    st.floats(0.05, 0.95),
-)
+@given(arrays.arrays(np.float64, (2, 7), elements=st.floats(-5, 5)), st.floats(0.05, 0.95))
 def test_top_p_keeps_the_fewest_words_that_reach_p(logits: np.ndarray, p: float) -> None:
     kept = np.isfinite(keep_likely(logits, sampling(top_p=p)))
     probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

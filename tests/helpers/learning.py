@@ -29,9 +29,7 @@ def learn(recipe: Recipe, pixels: Tensor, captions: Sequence[str]) -> Captioner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
         decoder = AttentionDecoder(
-            recipe.decoder,
-            annotation_dim=encoder.annotation_dim,
-            vocabulary_size=len(vocabulary),
+            recipe.decoder, annotation_dim=encoder.annotation_dim, vocabulary_size=len(vocabulary)
         )
     chunks = make_chunks([[vocabulary.encode(caption)] for caption in captions], 1)
     kind = HardAttentionObjective if recipe.decoder.attention == "hard" else CrossEntropy

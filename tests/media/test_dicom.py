@@ -310,10 +310,7 @@ def test_unknown_compression_is_refused() -> None:
 
 def test_inverted_shades_are_turned_round() -> None:
     pixels = planes(1)[0]
-    scan = read_scan(
-        saved(dicom(pixels, PhotometricInterpretation="MONOCHROME1")),
-        spec(),
-    )
+    scan = read_scan(saved(dicom(pixels, PhotometricInterpretation="MONOCHROME1")), spec())
     assert "MONOCHROME1" in scan.notes[-1]
     turned = pixels.max() + pixels.min() - pixels[::-1, ::-1].astype(np.float32)
     np.testing.assert_array_equal(scan.pixels[0], turned)

@@ -88,10 +88,7 @@ def test_cell_to_world_and_back(seed: int, cells: tuple[int, int, int]) -> None:
 
 
 def test_the_same_spacing_changes_nothing() -> None:
-    scan = read_scan(
-        nibabel.Nifti1Image(voxels((8, 7, 6)), np.diag((2, 3, 4, 1.0))),
-        spec(),
-    )
+    scan = read_scan(nibabel.Nifti1Image(voxels((8, 7, 6)), np.diag((2, 3, 4, 1.0))), spec())
     found, extent = resample(scan, spec("lung", shape=(6, 7, 8), spacing=(4.0, 3.0, 2.0)))
     expected = apply_window(scan.pixels, intensity_window(scan.pixels, "lung"), "lung")
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
@@ -120,8 +117,7 @@ def test_shrinking_averages_and_growing_interpolates() -> None:
     assert np.abs(found[..., 1:3] - grey).max() < 0.01  # no aliasing: neither black nor white
     ramp = np.tile(np.arange(8, dtype=np.float32) * 100, (4, 4, 1))
     fine, _ = resample(
-        Scan("volume", ramp, "", ""),
-        spec("bone", shape=(4, 4, 16), spacing=(1.0, 1.0, 0.5)),
+        Scan("volume", ramp, "", ""), spec("bone", shape=(4, 4, 16), spacing=(1.0, 1.0, 0.5))
     )
     np.testing.assert_allclose(np.diff(fine[0, 0, 0])[1:-1], 50 / 1800, rtol=1e-3)
 

@@ -324,9 +324,7 @@ def test_real_clips(shared_data: Path) -> None:
 
 
 @pytest.mark.data
-def test_a_real_clip_of_the_paper_s_length_takes_a_fraction_of_a_second(
-    shared_data: Path,
-) -> None:
+def test_a_real_clip_of_the_paper_s_length_takes_a_fraction_of_a_second(shared_data: Path) -> None:
     path = shared_data / "msvd" / "clips" / "778mkceE0UQ_40_46.avi"  # 360 frames of 640×480
     began = time.process_time()
     read_clip(path, clips.spec(26))

@@ -132,9 +132,7 @@ def unroll(
     mask[1, 3:] = False
     said = model(tokens, model.project(vectors, mask), context=context, generator=source)
     loss = said.logits.logsumexp(-1).sum() + doubly_stochastic(
-        said.alpha,
-        torch.ones(tokens.shape, dtype=torch.bool),
-        mask.repeat_interleave(captions, 0),
+        said.alpha, torch.ones(tokens.shape, dtype=torch.bool), mask.repeat_interleave(captions, 0)
     )
     if said.location_logprob is not None:
         loss = loss + said.location_logprob.sum()

@@ -176,12 +176,7 @@ def test_a_process_does_not_learn_the_keys(own: Decoders, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"shape": [10**6, 10**6, 3]},
-        {"shape": [0]},
-        {"dtype": "object"},
-        {"shape": [1] * 9},
-    ],
+    [{"shape": [10**6, 10**6, 3]}, {"shape": [0]}, {"dtype": "object"}, {"shape": [1] * 9}],
 )
 def test_a_result_that_lies_is_not_believed(change: dict[str, Any]) -> None:
     import io

@@ -54,8 +54,7 @@ class Notes(Silent):
 def plain_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting an encoder takes longer than eight pictures do without."""
     monkeypatch.setattr(
-        "regard.training.inputs.encode_with",
-        lambda encoder: encode_with(encoder, runtime="torch"),
+        "regard.training.inputs.encode_with", lambda encoder: encode_with(encoder, runtime="torch")
     )
 
 

@@ -78,7 +78,7 @@ KINDS = {
             "level": "stride32",
             "trainable": True,
             "frozen_blocks": 11,
-        },
+        }
     },
 }
 

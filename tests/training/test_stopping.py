@@ -34,8 +34,7 @@ def test_of_the_loss_the_lowest_is_the_best() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "factors"),
-    [(1000, [0.01, 0.02, 0.03]), (50, [0.1, 0.2, 0.3]), (3, [1.0, 1.0, 1.0])],
+    ("steps", "factors"), [(1000, [0.01, 0.02, 0.03]), (50, [0.1, 0.2, 0.3]), (3, [1.0, 1.0, 1.0])]
 )
 def test_warm_up_takes_a_fifth_of_a_short_run(steps: int, factors: list[float]) -> None:
     config = OptimizerConfig(warmup_steps=100)

@@ -15,12 +15,7 @@ from typer.testing import CliRunner
 from projects.hippocampus import out_of_distribution
 from projects.hippocampus.__main__ import app
 from projects.hippocampus.data import load_facts, read_marked_scan, write_data
-from projects.hippocampus.evaluate import (
-    majority_text,
-    mean_accuracy,
-    nearest_texts,
-    score_facts,
-)
+from projects.hippocampus.evaluate import majority_text, mean_accuracy, nearest_texts, score_facts
 from projects.hippocampus.facts import FACTS
 from projects.hippocampus.pretrain_masks import train_encoder
 from projects.hippocampus.tests.toys import write_task04

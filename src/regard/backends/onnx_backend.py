@@ -14,14 +14,8 @@ import numpy as np
 
 from regard.backends import CACHED_PICTURES
 from regard.errors import CheckpointError, ConfigError
-from regard.types import (
-    Annotations,
-    DecoderState,
-    Grid,
-    ProjectedAnnotations,
-    Step,
-    location_chooser,
-)
+from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
+from regard.types.decoding import location_chooser
 from regard.util.onnx_session import Graph, open_session
 
 if TYPE_CHECKING:

@@ -18,14 +18,8 @@ from regard.model.encoders.onnx_encoder import EncodeFunction, channels_last
 from regard.model.rng import exponential
 from regard.native import dispatch
 from regard.native.cpp_step import CppStep, PackedAnnotations, StepWeights
-from regard.types import (
-    Annotations,
-    DecoderState,
-    Grid,
-    ProjectedAnnotations,
-    Step,
-    location_chooser,
-)
+from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
+from regard.types.decoding import location_chooser
 
 _ARRAYS = ("alpha", "beta", "location", "location_logprob")
 

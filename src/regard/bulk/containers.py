@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, cast
 
 from regard.bulk.filesystem import Entry, Place
-from regard.errors import DatasetError, MediaError, MissingExtra
+from regard.errors import DatasetError, MediaError, needs_extra
 from regard.media.find import medium_by_name
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -255,11 +255,9 @@ def _value(value: Any, column: str) -> tuple[bytes | str | None, str]:
 
 @contextmanager
 def _opened(place: Place, path: str) -> Generator[Any]:
-    try:
+    with needs_extra("pyarrow", "bulk", "reading and writing Parquet"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "bulk", "reading and writing Parquet") from error
     try:
         with place.open(path) as raw, parquet.ParquetFile(raw) as file:
             yield file

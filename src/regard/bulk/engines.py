@@ -24,7 +24,7 @@ from regard.bulk.filesystem import NEW, Places
 from regard.bulk.plan import TRIED, BulkRun, Job, part_name, read_unit
 from regard.bulk.result_shards import counts_of
 from regard.bulk.worker import FinishedUnit, Worker
-from regard.errors import ConfigError, MissingExtra, RegardError, UnknownName
+from regard.errors import ConfigError, RegardError, UnknownName, needs_extra
 
 ENGINES = ("auto", "local", "ray")
 
@@ -119,15 +119,12 @@ def _has_ray() -> bool:
 
 def _run_on_ray(todo: BulkRun, address: str, workers: int | None) -> Iterator[FinishedUnit]:
     """Do the missing units on a cluster; see `run`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about future defaults of Ray
-            import ray
-            import ray.data
-            from ray.exceptions import RayError
-    except ImportError as error:
-        hint = "Or work on this machine without it: --engine local."
-        raise MissingExtra("ray", "bulk", "bulk work on a cluster", hint) from error
+    hint = "Or work on this machine without it: --engine local."
+    with needs_extra("ray", "bulk", "bulk work on a cluster", hint), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about future defaults of Ray
+        import ray
+        import ray.data
+        from ray.exceptions import RayError
     with _environment(_FOR_RAY), _connected(ray, address), _quiet(ray):
         size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         # One row of lists per task: for tables Ray would start workers to find their columns.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from regard.errors import ConfigError, MissingExtra
+from regard.errors import ConfigError, needs_extra
 
 _URL = re.compile(r"([A-Za-z][\w+.-]*)://([^/?]*)(.*?)(\?\w+=[^&?*\[]*(?:&\w+=[^&?*\[]*)*)?", re.S)
 _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "mock")
@@ -277,11 +277,9 @@ def _parts(url: str) -> tuple[str, str, str, str] | None:
 
 def _opened(scheme: str, host: str, query: str) -> tuple[Place, str]:
     name = f"{scheme}://{host.rpartition('@')[2]}"
-    try:
+    with needs_extra("pyarrow", "bulk", f"reading and writing at {name}"):
         import pyarrow
         from pyarrow import fs
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "bulk", f"reading and writing at {name}") from error
     try:
         try:
             files, root = fs.FileSystem.from_uri(f"{scheme}://{host}/{query}")

@@ -25,9 +25,8 @@ from regard.bulk.containers import Unit
 from regard.bulk.filesystem import Place, Places, shown
 from regard.bulk.result_shards import check_form, counts_of
 from regard.bulk.sources import PLAN, fixed_folder, units_of
+from regard.checkpoint.components import recipe_of
 from regard.checkpoint.folder import file_digest, load_checkpoint
-from regard.config import Recipe
-from regard.config.io import from_dict
 from regard.errors import CheckpointError, ConfigError
 from regard.pipeline import decoding_options
 from regard.pretrained import DEFAULTS, find_model
@@ -339,8 +338,5 @@ def _check_options(job: Job) -> None:
     """Raise for wrong options now: a plan with them would have to be deleted by hand."""
     for folder in {find_model(job.model, medium) for medium in DEFAULTS}:
         checkpoint = load_checkpoint(folder)
-        try:
-            recipe = from_dict(Recipe, checkpoint.config["recipe"])
-        except (ValueError, LookupError) as error:
-            raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-        decoding_options(job.options, checkpoint.vocabulary, recipe, checkpoint.config["name"])
+        recipe, name = recipe_of(checkpoint), checkpoint.config["name"]
+        decoding_options(job.options, checkpoint.vocabulary, recipe, name)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.bulk.filesystem import Place
-from regard.errors import MissingExtra
+from regard.errors import needs_extra
 from regard.types import Caption
 
 Row = dict[str, Any]
@@ -144,13 +144,10 @@ def check_form(form: str) -> None:
     Raises:
         MissingExtra: Parquet needs pyarrow.
     """
-    if form != "parquet":
-        return
-    try:
-        importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
+    if form == "parquet":
         hint = "Or write JSON lines: --format jsonl."
-        raise MissingExtra("pyarrow", "bulk", "writing Parquet", hint) from error
+        with needs_extra("pyarrow", "bulk", "writing Parquet", hint):
+            importlib.import_module("pyarrow.parquet")
 
 
 def counts_of(place: Place, path: str, form: str) -> tuple[int, int]:

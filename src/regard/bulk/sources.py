@@ -17,15 +17,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from regard.bulk.containers import (
-    FILE_COLUMNS,
-    TAR_SUFFIXES,
-    Named,
-    Unit,
-    chosen_column,
-    units_of_parquet,
-    units_of_tar,
-)
+from regard.bulk import containers
+from regard.bulk.containers import FILE_COLUMNS, TAR_SUFFIXES, Named, Unit, chosen_column
 from regard.bulk.filesystem import Entry, Place, Places
 from regard.data.dataset import delimiter_of
 from regard.errors import ConfigError, DatasetError
@@ -60,10 +53,10 @@ def units_of(
         name = found.path.lower()
         if name.endswith(".parquet"):
             yield from packer.rest()
-            yield from units_of_parquet(place, found, size, column)
+            yield from containers.units_of_parquet(place, found, size, column)
         elif name.endswith(TAR_SUFFIXES):
             yield from packer.rest()
-            yield from units_of_tar(place, found, size)
+            yield from containers.units_of_tar(place, found, size)
         elif lists and name.endswith(LIST_SUFFIXES):
             yield from packer.rest()
             for entry in _listed(place, found, column):

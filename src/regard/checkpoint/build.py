@@ -12,13 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from regard.checkpoint.folder import (
-    DIGESTED,
-    FORMAT_VERSION,
-    SPECIAL_IDS,
-    Checkpoint,
-    file_digest,
-)
+from regard.checkpoint.folder import DIGESTED, FORMAT_VERSION, SPECIAL_IDS, Checkpoint, file_digest
 from regard.checkpoint.model_card import model_card
 from regard.config import Recipe
 from regard.config.io import to_dict

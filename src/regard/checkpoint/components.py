@@ -141,7 +141,7 @@ def build_components(checkpoint: Checkpoint, device: str = "cpu") -> Components:
         ConfigError: there is no such device.
         MissingExtra: torch, or a package that the encoder needs, is not installed.
     """
-    recipe = _recipe(checkpoint)
+    recipe = recipe_of(checkpoint)
     modules = _build_modules(checkpoint, recipe)
     name = checkpoint.config["name"]
     components = of_modules(*modules, checkpoint.vocabulary, recipe, name, device)
@@ -159,7 +159,7 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
         per_frame=manifest.per_frame,
     )
     reader = StoredReader.of(config, pictures_per_item=manifest.pictures_per_item)
-    recipe = _recipe(checkpoint)
+    recipe = recipe_of(checkpoint)
 
     def native_step(pictures: int) -> CppStep | None:
         from regard.native import dispatch
@@ -180,7 +180,8 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
     return replace(components, native_step=native_step, **_stored(checkpoint))
 
 
-def _recipe(checkpoint: Checkpoint) -> Recipe:
+def recipe_of(checkpoint: Checkpoint) -> Recipe:
+    """Return the recipe in a checkpoint's config; raise CheckpointError if it makes no sense."""
     try:
         return from_dict(Recipe, checkpoint.config["recipe"])
     except (ConfigError, UnknownName) as error:

@@ -269,10 +269,6 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_FEATURES
 
@@ -295,7 +291,7 @@ def _is_scores(value: Any) -> bool:
 
 
 _TEXT: _Check = (_is_text, f"text of at most {_LONGEST_NAME} characters")
-_TABLE: _Check = (_is_table, "an object")
+_TABLE: _Check = (lambda value: isinstance(value, dict), "an object")
 _REQUIRED: dict[str, _Check] = {
     "name": _TEXT,
     "medium": (lambda value: value in [*MEDIA], f"one of {', '.join(MEDIA)}"),

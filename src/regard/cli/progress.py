@@ -90,18 +90,13 @@ class ProgressDisplay:
             self._bars.stop()
 
     def _started(self, console: Console) -> Progress:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress
 
-        bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            *((MofNCompleteColumn(), TimeRemainingColumn()) if self._counts else ()),
+        counts = progress.MofNCompleteColumn(), progress.TimeRemainingColumn()
+        bars = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            *(counts if self._counts else ()),
             console=console,
             transient=True,
             # Lines for a terminal go above the bar; lines for a file or pipe must still reach it.

@@ -94,12 +94,10 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a config dataclass as plain values, ready for JSON or TOML."""
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
     return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in (
-            (f.name, to_dict(v) if is_dataclass(v) else v)
-            for f, v in ((f, getattr(config, f.name)) for f in fields(config))
-        )
+        key: to_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v
+        for key, v in values.items()
     }
 
 

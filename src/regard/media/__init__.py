@@ -1,13 +1,7 @@
 """Media: files to pixels, pixels to network input, cells to pixels, seconds and millimetres."""
 
 from regard.media.find import digest_of, find_files, is_there, medium_of, medium_of_bytes
-from regard.media.geometry import (
-    cell_at,
-    cell_bounds,
-    cell_centre,
-    places_of,
-    world_of,
-)
+from regard.media.geometry import cell_at, cell_bounds, cell_centre, places_of, world_of
 from regard.media.image import read_image
 from regard.media.preprocess import (
     ClipSpec,
@@ -17,14 +11,7 @@ from regard.media.preprocess import (
     preprocess,
     preprocess_pixels,
 )
-from regard.media.reader import (
-    Input,
-    image_grid,
-    prepare,
-    read_media,
-    real_mask,
-    scan_grid,
-)
+from regard.media.reader import Input, image_grid, prepare, read_media, real_mask, scan_grid
 
 __all__ = [
     "ClipSpec",

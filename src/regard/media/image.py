@@ -44,11 +44,7 @@ _PHOTOMETRIC = 262  # TIFF tag; 0 means that 0 is white
 
 
 def read_image(
-    source: Any,
-    *,
-    name: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    shown: bool = True,
+    source: Any, *, name: str | None = None, max_pixels: int = MAX_PIXELS, shown: bool = True
 ) -> Media:
     """Read one picture: upright, RGB, 8 bits.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regard.errors import UnknownName
+from regard.config import DecoderConfig
 from regard.model.rng import Rng, exponential
 from regard.native import dispatch
 from regard.native.functional import additive_scores, project
@@ -132,26 +132,6 @@ class UniformScores(ScoreFunction):
 
     def forward(self, hidden: Tensor, keys: Tensor) -> Tensor:
         return hidden.new_zeros(hidden.shape[0], hidden.shape[1], keys.shape[1])
-
-
-_NAMES = ("additive", "dot", "scaled_dot", "uniform")
-
-
-def build_scores(
-    name: str, annotation_dim: int, hidden_dim: int, attention_dim: int
-) -> ScoreFunction:
-    """Build the score function that `decoder.scores` names.
-
-    Raises:
-        UnknownName: no such score function.
-    """
-    if name == "additive":
-        return AdditiveScores(annotation_dim, hidden_dim, attention_dim)
-    if name in ("dot", "scaled_dot"):
-        return DotScores(annotation_dim, hidden_dim, attention_dim, scaled=name == "scaled_dot")
-    if name == "uniform":
-        return UniformScores()
-    raise UnknownName("score function", name, _NAMES)
 
 
 class AttentionOutput(NamedTuple):
@@ -282,3 +262,16 @@ class HardAttention(Attention):
 def _gather(values: Tensor, location: Tensor) -> Tensor:
     """Return a_{s}, (N, G, D), of values (N, L, D) at cells (N, G)."""
     return values[torch.arange(values.shape[0], device=values.device)[:, None], location]
+
+
+def build_attention(config: DecoderConfig, features: int) -> Attention:
+    """Build the attention that a config names, over annotations of so many features."""
+    sizes = features, config.hidden_dim, config.attention_dim
+    if config.scores == "uniform":
+        scores: ScoreFunction = UniformScores()
+    elif config.scores == "additive":
+        scores = AdditiveScores(*sizes)
+    else:
+        scores = DotScores(*sizes, scaled=config.scores == "scaled_dot")
+    attention = HardAttention if config.attention == "hard" else SoftAttention
+    return attention(scores, config.temperature)

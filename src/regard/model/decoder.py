@@ -28,15 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import DecoderConfig
-from regard.model.attention import (
-    Attention,
-    AttentionOutput,
-    Gate,
-    HardAttention,
-    SoftAttention,
-    at_least_float32,
-    build_scores,
-)
+from regard.model.attention import AttentionOutput, Gate, at_least_float32, build_attention
 from regard.model.position import PositionCode
 from regard.model.rng import Rng, bernoulli
 from regard.model.unroll import Packing, pack_captions, pack_unpadded, unroll_compiled
@@ -106,9 +98,7 @@ class AttentionDecoder(nn.Module):
         self.feature = nn.Linear(annotation_dim, features) if config.feature_dim else nn.Identity()
         self.norm = nn.LayerNorm(features) if config.annotation_norm else nn.Identity()
         self.position = PositionCode(config.position, config.grid_shape, features)
-        scores = build_scores(config.scores, features, hidden_dim, config.attention_dim)
-        attention = HardAttention if config.attention == "hard" else SoftAttention
-        self.attention: Attention = attention(scores, config.temperature)
+        self.attention = build_attention(config, features)
         gate_size = {"none": 0, "scalar": 1, "feature": features}[config.gate]
         self.gate = Gate(hidden_dim, gate_size) if gate_size else None
         self.init_hidden = _first_state(config.init, features, hidden_dim)
@@ -320,11 +310,7 @@ class AttentionDecoder(nn.Module):
         return self._dropout(deep, self.config.dropout, generator, rows)
 
     def _dropout(
-        self,
-        x: Tensor,
-        rate: float,
-        generator: Rng | None,
-        rows: Packing | None = None,
+        self, x: Tensor, rate: float, generator: Rng | None, rows: Packing | None = None
     ) -> Tensor:
         """Inverted dropout that draws from the passed generator, so that runs can resume.
 

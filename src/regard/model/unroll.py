@@ -17,12 +17,7 @@ from regard.model.attention import Attention, Gate, HardAttention
 from regard.model.rng import Rng, exponential
 from regard.native import dispatch
 from regard.native.functional import cpu_autocast
-from regard.native.teacher_forcing import (
-    RecurrenceOutput,
-    RecurrentWeights,
-    UnrollPlan,
-    unroll,
-)
+from regard.native.teacher_forcing import RecurrenceOutput, RecurrentWeights, UnrollPlan, unroll
 from regard.types import DecoderState, ProjectedAnnotations, location_chooser
 
 
@@ -135,7 +130,7 @@ def unroll_compiled(
         recurrent.weight,
     )
     hidden, memory = state.hidden[rows.order], state.memory[rows.order]
-    found = unroll(word_gates, hidden, memory, projected.keys, projected.values, weights, plan)
+    found = unroll(plan, weights, word_gates, hidden, memory, projected.keys, projected.values)
     if choose is not None and name == "sample":
         # The loop draws at steps of padding too, which longer captions elsewhere may have.
         for _ in range(rows.shape[1] - len(rows.counts)):

@@ -358,28 +358,16 @@ class BackwardPass:
         return torch.where(expected[:, None], saved.alpha, chosen)
 
 
-def unroll(
-    word_gates: Tensor,
-    hidden: Tensor,
-    memory: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    weights: RecurrentWeights,
-    plan: UnrollPlan,
-) -> RecurrenceOutput:
+def unroll(plan: UnrollPlan, weights: RecurrentWeights, *tensors: Tensor) -> RecurrenceOutput:
     """Run all steps.
 
     Args:
-        word_gates: (R, 4H), what the words add to the LSTM's gates, step by step.
-        hidden: (B, H), h_0 in order of length.
-        memory: (B, H), c_0 likewise.
-        keys: (N, L, A).
-        values: (N, L, D).
+        plan: what is no tensor with a gradient.
         weights: the decoder's.
-        plan: the rest.
+        tensors: (R, 4H), what the words add to the LSTM's gates, step by step; h_0 and c_0, each
+            (B, H) in order of length; the annotations' keys (N, L, A) and values (N, L, D).
     """
-    tensors = (word_gates, hidden, memory, keys, values, *weights)
-    return RecurrenceOutput(*_Unroll.apply(plan, *tensors))  # type: ignore[no-untyped-call]
+    return RecurrenceOutput(*_Unroll.apply(plan, *tensors, *weights))  # type: ignore[no-untyped-call]
 
 
 class _Unroll(torch.autograd.Function):

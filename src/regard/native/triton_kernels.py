@@ -131,16 +131,10 @@ def _tanh(x):
 
 @triton.jit
 def scores_forward(
-    keys,
-    query,
-    v,
-    scores,
-    n_captions,
-    n_cells,
-    n_features,
-    cells_block: tl.constexpr,
-    features_block: tl.constexpr,
-):
+    keys, query, v, scores,
+    n_captions, n_cells, n_features,
+    cells_block: tl.constexpr, features_block: tl.constexpr,
+):  # fmt: skip
     """Score one block of an item's cells for all its captions.
 
     From the second caption on the keys come from the processor's own cache.
@@ -164,20 +158,10 @@ def scores_forward(
 
 @triton.jit
 def scores_backward(
-    keys,
-    query,
-    v,
-    grad_scores,
-    grad_keys,
-    grad_query,
-    grad_v,
-    n_captions,
-    n_cells,
-    n_features,
-    captions_block: tl.constexpr,
-    cells_block: tl.constexpr,
-    features_block: tl.constexpr,
-):
+    keys, query, v, grad_scores, grad_keys, grad_query, grad_v,
+    n_captions, n_cells, n_features,
+    captions_block: tl.constexpr, cells_block: tl.constexpr, features_block: tl.constexpr,
+):  # fmt: skip
     """Give the gradients of one block of an item's features.
 
     With s the scores' gradient and t = tanh(keys + query): of v it is the sum of s t over cells
@@ -230,19 +214,10 @@ def _scaled_scores(scores, mask, row, item, cells, n_cells, temperature):
 
 @triton.jit
 def attend_forward(
-    scores,
-    values,
-    mask,
-    alpha,
-    context,
-    n_captions,
-    n_cells,
-    n_features,
-    temperature,
-    softmax_block: tl.constexpr,
-    cells_block: tl.constexpr,
-    features_block: tl.constexpr,
-):
+    scores, values, mask, alpha, context,
+    n_captions, n_cells, n_features, temperature,
+    softmax_block: tl.constexpr, cells_block: tl.constexpr, features_block: tl.constexpr,
+):  # fmt: skip
     """Form one block of features of all contexts of an item; the first block writes alpha.
 
     Every block takes the softmax anew: its L exponentials cost less than a second kernel.
@@ -280,20 +255,10 @@ def attend_forward(
 
 @triton.jit
 def attend_backward(
-    values,
-    alpha,
-    grad_alpha,
-    grad_context,
-    grad_total,
-    grad_values,
-    n_captions,
-    n_cells,
-    n_features,
-    with_values: tl.constexpr,
-    captions_block: tl.constexpr,
-    cells_block: tl.constexpr,
-    features_block: tl.constexpr,
-):
+    values, alpha, grad_alpha, grad_context, grad_total, grad_values,
+    n_captions, n_cells, n_features, with_values: tl.constexpr,
+    captions_block: tl.constexpr, cells_block: tl.constexpr, features_block: tl.constexpr,
+):  # fmt: skip
     """Give the gradients of alpha and of the values for one block of an item's cells.
 
     That of alpha is its own (a penalty on alpha has one) and grad_context · values; that of the

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from regard.errors import CheckpointError, ConfigError, MissingExtra
+from regard.errors import CheckpointError, ConfigError, needs_extra
 from regard.util.safe_io import json_of
 
 PAD, START, END, UNKNOWN = range(4)
@@ -85,10 +85,8 @@ class Vocabulary:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        try:
+        with needs_extra("tokenizers", "train", "cutting text into BPE pieces"):
             from tokenizers import Tokenizer
-        except ImportError as error:
-            raise MissingExtra("tokenizers", "train", "cutting text into BPE pieces") from error
         try:
             return Tokenizer.from_str(self.bpe or "")
         except Exception as error:  # it raises nothing narrower
@@ -234,10 +232,8 @@ def _characters(text: str) -> list[str]:
 
 
 def _build_bpe(captions: Iterable[str | Sequence[str]], min_count: int, size: int) -> Vocabulary:
-    try:
+    with needs_extra("tokenizers", "train", "building a BPE vocabulary"):
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    except ImportError as error:
-        raise MissingExtra("tokenizers", "train", "building a BPE vocabulary") from error
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIALS[UNKNOWN]))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.BpeTrainer(

@@ -32,12 +32,15 @@ def word_class(word: str) -> str:
 
 @cache
 def _listed() -> dict[str, str]:
-    text = (files("regard.text") / "word_classes.txt").read_text("utf-8")
-    kinds: dict[str, str] = {}
-    for paragraph in text.split("\n\n")[1:]:
-        name, words = paragraph.split(":\n", 1)
-        kinds |= dict.fromkeys(words.split(), name)
-    return kinds
+    listed = _sections("word_classes.txt")
+    return {word: name for name, lines in listed.items() for word in " ".join(lines).split()}
+
+
+def _sections(file: str) -> dict[str, list[str]]:
+    """Return the lines of a file of words by the heading of their paragraph."""
+    text = (files("regard.text") / file).read_text("utf-8")
+    parts = (paragraph.strip().partition(":\n") for paragraph in text.split("\n\n")[1:])
+    return {name: lines.splitlines() for name, _, lines in parts}
 
 
 _LEAST_IN_ING, _LEAST_IN_ED = 6, 5  # letters; "king" and "bed" end so by chance
@@ -164,11 +167,7 @@ class _Lexicon:
         narrower: words below a word, by word.
     """
 
-    def __init__(self, text: str) -> None:
-        sections: dict[str, list[str]] = {}
-        for paragraph in text.split("\n\n")[1:]:
-            name, _, lines = paragraph.strip().partition(":\n")
-            sections[name] = lines.splitlines()
+    def __init__(self, sections: dict[str, list[str]]) -> None:
         self.forms: dict[str, set[str]] = {}
         for line in sections["forms"]:
             base, *forms = line.split()
@@ -195,7 +194,7 @@ class _Lexicon:
 
 @cache
 def _lexicon() -> _Lexicon:
-    return _Lexicon((files("regard.text") / "lexicon.txt").read_text("utf-8"))
+    return _Lexicon(_sections("lexicon.txt"))
 
 
 def _groups(word: str) -> set[int]:

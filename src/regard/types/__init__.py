@@ -18,7 +18,7 @@ from regard.types.decoding import (
     WordRanking,
     location_chooser,
 )
-from regard.types.media import MEDIA, Clip, Grid, Media, Medium, Scan
+from regard.types.media import MEDIA, Clip, Grid, Media, Scan
 
 __all__ = [
     "CONTEXTS",
@@ -34,7 +34,6 @@ __all__ = [
     "Hypothesis",
     "LocationChooser",
     "Media",
-    "Medium",
     "ProjectedAnnotations",
     "Scan",
     "Step",

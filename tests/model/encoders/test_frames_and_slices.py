@@ -19,10 +19,7 @@ def frames(count: int, grid: str = "temporal") -> Encoder:
 
 @pytest.mark.parametrize(
     ("grid", "axes", "shape"),
-    [
-        ("temporal", ("frames",), (6,)),
-        ("spatio_temporal", ("frames", "rows", "cols"), (6, 4, 4)),
-    ],
+    [("temporal", ("frames",), (6,)), ("spatio_temporal", ("frames", "rows", "cols"), (6, 4, 4))],
 )
 def test_every_frame_is_encoded_as_the_picture_it_is(
     grid: str, axes: tuple[str, ...], shape: tuple[int, ...]

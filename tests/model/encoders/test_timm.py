@@ -162,11 +162,7 @@ def test_building_leaves_the_random_numbers_of_the_caller() -> None:
 
 @pytest.mark.parametrize("trainable", [False, True], ids=["frozen", "fine-tuned"])
 def test_a_backbone_trains_is_saved_and_loads_without_a_network(
-    trainable: bool,
-    timm: ModuleType,
-    cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    trainable: bool, timm: ModuleType, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = put_into_cache(timm, cache, TINY)
     best = train(recipe(tmp_path, trainable=trainable), tmp_path / "run")

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -40,13 +40,7 @@ from regard.explain.html import (
 )
 from regard.media import digest_of
 from regard.media.video.frames import upright_frame
-from regard.media.video.pyav import (
-    MAX_FRAME_PIXELS,
-    decode_frames,
-    each_frame,
-    import_av,
-    list_packets,
-)
+from regard.media.video.pyav import VideoFile, import_av
 from regard.types import Caption, Clip, Grid
 
 if TYPE_CHECKING:
@@ -302,14 +296,15 @@ def encode_film(
     if not path.is_file() or digest_of(clip.name) != clip.digest:
         raise MediaError("the clip's file is not there any more, or has changed")
     with path.open("rb") as file:
-        listed, _ = list_packets(file, clip.name, MAX_FRAME_PIXELS)
+        video = VideoFile(file, clip.name)
+        listed, _ = video.list_packets()
         _check_length(float(listed.seconds()[-1]), max_seconds)
-        # The packets' times may be guesses (see `list_packets`); the frames' are not.
-        decoded = decode_frames(file, set(), clip.name, MAX_FRAME_PIXELS)
+        # The packets' times may be guesses (see `VideoFile.list_packets`); the frames' are not.
+        decoded = video.decode(set())
         decoded.timeline.even = listed.even
         times = decoded.timeline.seconds()
         _check_length(float(times[-1]), max_seconds)
-        return _encoded(file, clip, times, max_bytes)
+        return _encoded(video, clip, times, max_bytes)
 
 
 def _check_length(seconds: float, most: float) -> None:
@@ -317,7 +312,7 @@ def _check_length(seconds: float, most: float) -> None:
         raise MediaError(f"the clip lasts {seconds:.0f} s, and a page holds at most {most:.0f} s")
 
 
-def _encoded(file: BinaryIO, clip: Clip, times: np.ndarray, max_bytes: int) -> Film:
+def _encoded(video: VideoFile, clip: Clip, times: np.ndarray, max_bytes: int) -> Film:
     av = import_av()
     codec, container, kind, options = _codec(av)
     size = _size(clip.frame_size)
@@ -328,7 +323,7 @@ def _encoded(file: BinaryIO, clip: Clip, times: np.ndarray, max_bytes: int) -> F
         stream.time_base = stream.codec_context.time_base = _TICK
         stream.codec_context.gop_size = _KEY_EVERY
         stream.codec_context.max_b_frames = 0  # B-frames would need an edit list
-        for (frame, source), seconds in zip(each_frame(file, clip.name), times, strict=False):
+        for (frame, source), seconds in zip(video.each_frame(), times, strict=False):
             upright = Image.fromarray(upright_frame(frame, source, [])[0])
             scaled = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             small = av.VideoFrame.from_ndarray(np.asarray(scaled))

@@ -94,13 +94,10 @@ def read_header(source: str | bytes, name: str) -> DicomHeader:
 
 def dicom_files(folder: str) -> list[str]:
     """Return the paths of the DICOM files in a folder, sorted; sub-folders are not searched."""
-    found: list[str] = []
     with os.scandir(folder) as entries:
-        for entry in entries:
-            # Reading a pipe would block; macOS leaves `._x.dcm` beside `x.dcm`.
-            if not entry.name.startswith(".") and entry.is_file() and _is_dicom_file(entry.path):
-                found.append(entry.path)
-    return sorted(found)
+        # Reading a pipe would block; macOS leaves `._x.dcm` beside `x.dcm`.
+        files = [e.path for e in entries if e.is_file() and not e.name.startswith(".")]
+    return sorted(filter(_is_dicom_file, files))
 
 
 def read_series(folder: str) -> tuple[list[tuple[DicomHeader, ...]], tuple[str, ...]]:

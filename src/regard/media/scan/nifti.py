@@ -6,18 +6,13 @@ import gzip
 import io
 import math
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media.scan import (
-    StoredVolume,
-    checked_affine,
-    damage_as_media_error,
-    import_nibabel,
-)
+from regard.media.scan import StoredVolume, checked_affine, damage_as_media_error, import_nibabel
 from regard.media.source_file import refuse_empty
 
 _GZIP = b"\x1f\x8b"
@@ -68,10 +63,7 @@ def _unzipped(source: str | bytes) -> Generator[Any]:
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         start = file.read(len(_GZIP))
         file.seek(0)
-        if start != _GZIP:
-            yield file
-            return
-        with gzip.GzipFile(fileobj=file) as unzipped:
+        with gzip.GzipFile(fileobj=file) if start == _GZIP else nullcontext(file) as unzipped:
             yield unzipped
 
 

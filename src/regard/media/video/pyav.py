@@ -25,6 +25,7 @@ from regard.media.video.frames import Timeline, upright_frame
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -39,6 +40,9 @@ _CONTAINERS = (
 )
 _SEEKABLE = {"mp4", "matroska"}  # each packet is a frame with its own time, and there is an index
 _SUPPORTED = "Use MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGV, GIF or a similar format."
+
+OnFrame = Callable[[int], None]
+"""Called with the number of frames that are passed or decoded."""
 
 
 @dataclass
@@ -80,41 +84,170 @@ def import_av() -> Any:
     return av
 
 
-@contextmanager
-def open_stream(
-    file: BinaryIO, name: str, max_pixels: int
-) -> Generator[tuple[InputContainer, VideoStream]]:
-    """Open the video stream of a file, from its beginning.
+@dataclass(frozen=True)
+class VideoFile:
+    """A clip's file; each of the methods reads it from its beginning.
 
-    Raises:
-        UnknownMedia: it is not a video of a supported kind.
-        MediaError: it is damaged, or holds no video; `MediaTooLarge` for its frames.
+    They raise `UnknownMedia` if it is not a video of a supported kind, and `MediaError` if it is
+    damaged or holds no video; `MediaTooLarge` for its frames.
+
+    Attributes:
+        file: opened for reading bytes.
+        name: for messages.
+        max_pixels: larger frames are refused.
     """
-    av = import_av()
-    file.seek(0)
-    try:
-        container = av.open(
-            file,
-            "r",
-            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
-            metadata_errors="replace",  # titles in an old encoding do not matter
-            buffer_size=2**17,
-            io_open=_refuse,
-        )
-    except Exception as error:  # PyAV's own code raises many kinds of error on untrusted bytes
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnknownMedia(
-            f"{name} is not a video that can be read, or is cut off: {str(text).rstrip('.')}. "
-            f"{_SUPPORTED}"
-        ) from error
-    with container:
-        stream = _video_stream(container, name)
-        width, height = stream.codec_context.width, stream.codec_context.height
-        refuse_size(height, width, name, max_pixels, what="frames of ")
-        stream.codec_context.options = {"max_pixels": str(max_pixels)}
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = 2
-        yield container, stream
+
+    file: BinaryIO
+    name: str
+    max_pixels: int = MAX_FRAME_PIXELS
+
+    @contextmanager
+    def _opened(self) -> Generator[tuple[InputContainer, VideoStream]]:
+        """Open the video stream."""
+        av = import_av()
+        self.file.seek(0)
+        try:
+            container = av.open(
+                self.file,
+                "r",
+                options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
+                metadata_errors="replace",  # titles in an old encoding do not matter
+                buffer_size=2**17,
+                io_open=_refuse,
+            )
+        except Exception as error:  # PyAV's own code raises many kinds of error on untrusted bytes
+            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UnknownMedia(
+                f"{self.name} is not a video that can be read, or is cut off: "
+                f"{str(text).rstrip('.')}. {_SUPPORTED}"
+            ) from error
+        with container:
+            stream = _video_stream(container, self.name)
+            self._check_size(stream.codec_context)
+            stream.codec_context.options = {"max_pixels": str(self.max_pixels)}
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = 2
+            yield container, stream
+
+    def _check_size(self, shown: VideoFrame | VideoCodecContext) -> None:
+        refuse_size(shown.height, shown.width, self.name, self.max_pixels, what="frames of ")
+
+    def _check_count(self, count: int, most: int = MAX_FRAMES) -> None:
+        if count > most:
+            raise MediaTooLarge(f"{self.name} has more than {most} frames. Cut it into pieces.")
+
+    def list_packets(self, max_frames: int = MAX_FRAMES) -> tuple[Timeline, int]:
+        """Return the times of the frames from the packets alone, and how many packets are missing.
+
+        This is exact if every packet is a frame with a time. Elsewhere it is a guess (hidden frames
+        of VP8, packed ones of old AVI files): compare it with what is decoded. Packets that an edit
+        list cuts away do not count.
+
+        Returns:
+            The times, and how many packets the file's header promised and did not hold.
+        """
+        with self._opened() as (container, stream):
+            timeline = _timeline(stream)
+            kind, promised, found = container.format.name, stream.frames, 0
+            rows: list[tuple[int, int, bool]] = []
+            stored: list[int] = []
+            for packet in _packets(container, stream, DecodedFrames(timeline)):
+                if packet.pts is None and packet.dts is None and not packet.size:
+                    continue
+                found += 1
+                stored.append(packet.dts or 0)
+                if not packet.is_discard:
+                    time = (packet.dts or 0) if packet.pts is None else packet.pts
+                    rows.append((time, packet.duration or 0, packet.is_keyframe))
+                self._check_count(found, max_frames)
+        rows.sort()
+        timeline.pts, timeline.durations = [row[0] for row in rows], [row[1] for row in rows]
+        timeline.keys = [at for at, row in enumerate(rows) if row[2]]
+        # An AVI whose packets follow each other without a gap has left no frame out.
+        ticks_are_frames = abs(timeline.tick * timeline.rate - 1) < 1e-6
+        whole = bool(stored) and stored[-1] - stored[0] == found - 1
+        timeline.even = kind == "avi" and ticks_are_frames and whole
+        return timeline, max(0, promised - found)
+
+    def decode(
+        self, wanted: set[int], *, stop: int | None = None, report: OnFrame | None = None
+    ) -> DecodedFrames:
+        """Decode a clip, and keep some of its frames.
+
+        Args:
+            wanted: the numbers of the frames to keep, in the order of showing.
+            stop: number of frames after which to end; None: at the clip's end.
+            report: called with the number of frames that are decoded.
+        """
+        with self._opened() as (container, stream):
+            decoded = DecodedFrames(_timeline(stream))
+            for frame in _frames(container, stream, decoded):
+                number = len(decoded.timeline)
+                decoded.timeline.pts.append(frame.pts)
+                decoded.timeline.durations.append(frame.duration or 0)
+                decoded.damaged += frame.is_corrupt
+                self._check_count(number)
+                if number in wanted:
+                    self._check_size(frame)
+                    decoded.keep(number, frame, stream)
+                if report is not None:
+                    report(number + 1)
+                if stop is not None and number + 1 >= stop:
+                    break
+        return decoded
+
+    def decode_by_seeking(
+        self, wanted: set[int], listed: Timeline, *, report: OnFrame | None = None
+    ) -> DecodedFrames | None:
+        """Decode only from the key frame before each frame that is wanted.
+
+        It is exact or gives up: every frame that is decoded on the way must have exactly the time
+        that `list_packets` gave for its number.
+
+        Args:
+            wanted: the numbers of the frames to keep, in the order of showing.
+            listed: the times of all frames.
+            report: called with the number of frames that are passed or decoded.
+
+        Returns:
+            The frames; None if the times differ, or if the file is damaged or of a kind whose times
+            are guessed.
+        """
+        with self._opened() as (container, stream):
+            decoded = DecodedFrames(listed)
+            if not _SEEKABLE & set(container.format.name.split(",")):
+                return None
+            key, at, frames = 0, 0, _frames(container, stream, decoded)
+            for number in sorted(wanted):
+                begin = max((k for k in listed.keys if k <= number), default=0)
+                if begin > at:
+                    time = listed.pts[begin]
+                    assert time is not None
+                    container.seek(time, stream=stream)
+                    key, at, frames = begin, begin, _frames(container, stream, decoded)
+                for frame in frames:
+                    # Frames that are shown before the key frame are incomplete after a seek.
+                    if frame.pts is None or (at == key and frame.pts < (listed.pts[key] or 0)):
+                        continue
+                    if frame.pts != listed.pts[at] or decoded.damaged or frame.is_corrupt:
+                        return None
+                    at += 1
+                    if at > number:
+                        self._check_size(frame)
+                        decoded.keep(number, frame, stream)
+                        if report is not None:
+                            report(at)
+                        break
+                else:
+                    return None
+        return decoded
+
+    def each_frame(self) -> Iterator[tuple[VideoFrame, VideoStream]]:
+        """Decode a clip frame by frame in the order of showing; damaged frames are skipped."""
+        with self._opened() as (container, stream):
+            for frame in _frames(container, stream, DecodedFrames(_timeline(stream))):
+                self._check_size(frame)
+                yield frame, stream
 
 
 def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:
@@ -139,162 +272,6 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
 def _timeline(stream: VideoStream) -> Timeline:
     rate = stream.average_rate or stream.guessed_rate or 0
     return Timeline(float(stream.time_base or Fraction(1, 25)), float(rate))
-
-
-def list_packets(
-    file: BinaryIO, name: str, max_pixels: int, max_frames: int = MAX_FRAMES
-) -> tuple[Timeline, int]:
-    """Return the times of the frames from the packets alone, and how many packets are missing.
-
-    This is exact if every packet is a frame with a time. Elsewhere it is a guess (hidden frames of
-    VP8, packed ones of old AVI files): compare it with what is decoded. Packets that an edit list
-    cuts away do not count.
-
-    Returns:
-        The times, and how many packets the file's header promised and did not hold.
-    """
-    with open_stream(file, name, max_pixels) as (container, stream):
-        timeline = _timeline(stream)
-        kind, promised, found = container.format.name, stream.frames, 0
-        rows: list[tuple[int, int, bool]] = []
-        stored: list[int] = []
-        for packet in _packets(container, stream, DecodedFrames(timeline)):
-            if packet.pts is None and packet.dts is None and not packet.size:
-                continue
-            found += 1
-            stored.append(packet.dts or 0)
-            if not packet.is_discard:
-                time = packet.dts if packet.pts is None else packet.pts
-                rows.append((0 if time is None else time, packet.duration or 0, packet.is_keyframe))
-            _refuse_count(found, name, max_frames)
-    rows.sort()
-    timeline.pts, timeline.durations = [row[0] for row in rows], [row[1] for row in rows]
-    timeline.keys = [at for at, row in enumerate(rows) if row[2]]
-    # An AVI whose packets follow each other without a gap has left no frame out.
-    ticks_are_frames = abs(timeline.tick * timeline.rate - 1) < 1e-6
-    whole = bool(stored) and stored[-1] - stored[0] == found - 1
-    timeline.even = kind == "avi" and ticks_are_frames and whole
-    return timeline, max(0, promised - found)
-
-
-def _refuse_count(count: int, name: str, most: int = MAX_FRAMES) -> None:
-    if count > most:
-        raise MediaTooLarge(f"{name} has more than {most} frames. Cut it into pieces.")
-
-
-def decode_frames(
-    file: BinaryIO,
-    wanted: set[int],
-    name: str,
-    max_pixels: int,
-    *,
-    stop: int | None = None,
-    report: Callable[[int], None] | None = None,
-) -> DecodedFrames:
-    """Decode a clip, and keep some of its frames.
-
-    Args:
-        file: opened for reading bytes.
-        wanted: the numbers of the frames to keep, in the order of showing.
-        name: for messages.
-        max_pixels: larger frames are refused.
-        stop: number of frames after which to end; None: at the clip's end.
-        report: called with the number of frames that are decoded.
-
-    Raises:
-        MediaError: see `open_stream`.
-    """
-    with open_stream(file, name, max_pixels) as (container, stream):
-        decoded = DecodedFrames(_timeline(stream))
-        for frame in _frames(container, stream, decoded):
-            number = len(decoded.timeline)
-            decoded.timeline.pts.append(frame.pts)
-            decoded.timeline.durations.append(frame.duration or 0)
-            decoded.damaged += frame.is_corrupt
-            _refuse_count(number, name)
-            if number in wanted:
-                refuse_size(frame.height, frame.width, name, max_pixels, what="frames of ")
-                decoded.keep(number, frame, stream)
-            if report is not None:
-                report(number + 1)
-            if stop is not None and number + 1 >= stop:
-                break
-    return decoded
-
-
-def decode_by_seeking(
-    file: BinaryIO,
-    wanted: set[int],
-    name: str,
-    max_pixels: int,
-    listed: Timeline,
-    *,
-    report: Callable[[int], None] | None = None,
-) -> DecodedFrames | None:
-    """Decode only from the key frame before each frame that is wanted.
-
-    It is exact or gives up: every frame that is decoded on the way must have exactly the time
-    that `list_packets` gave for its number.
-
-    Args:
-        file: opened for reading bytes.
-        wanted: the numbers of the frames to keep, in the order of showing.
-        name: for messages.
-        max_pixels: larger frames are refused.
-        listed: the times of all frames.
-        report: called with the number of frames that are passed or decoded.
-
-    Returns:
-        The frames; None if the times differ, or if the file is damaged or of a kind whose times
-        are guessed.
-    """
-    with open_stream(file, name, max_pixels) as (container, stream):
-        decoded = DecodedFrames(listed)
-        if not _SEEKABLE & set(container.format.name.split(",")):
-            return None
-        key, at, frames = 0, 0, _frames(container, stream, decoded)
-        for number in sorted(wanted):
-            begin = max((k for k in listed.keys if k <= number), default=0)
-            if begin > at:
-                time = listed.pts[begin]
-                assert time is not None
-                container.seek(time, stream=stream)
-                key, at, frames = begin, begin, _frames(container, stream, decoded)
-            for frame in frames:
-                # Frames that are shown before the key frame are incomplete after a seek.
-                if frame.pts is None or (at == key and frame.pts < (listed.pts[key] or 0)):
-                    continue
-                if frame.pts != listed.pts[at] or decoded.damaged or frame.is_corrupt:
-                    return None
-                at += 1
-                if at > number:
-                    refuse_size(frame.height, frame.width, name, max_pixels, what="frames of ")
-                    decoded.keep(number, frame, stream)
-                    if report is not None:
-                        report(at)
-                    break
-            else:
-                return None
-    return decoded
-
-
-def each_frame(
-    file: BinaryIO, name: str, max_pixels: int = MAX_FRAME_PIXELS
-) -> Iterator[tuple[VideoFrame, VideoStream]]:
-    """Decode a clip frame by frame in the order of showing; damaged frames are skipped.
-
-    Args:
-        file: opened for reading bytes.
-        name: for messages.
-        max_pixels: larger frames are refused.
-
-    Raises:
-        MediaError: see `open_stream`.
-    """
-    with open_stream(file, name, max_pixels) as (container, stream):
-        for frame in _frames(container, stream, DecodedFrames(_timeline(stream))):
-            refuse_size(frame.height, frame.width, name, max_pixels, what="frames of ")
-            yield frame, stream
 
 
 def _packets(

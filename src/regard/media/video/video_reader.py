@@ -30,15 +30,14 @@ from regard.media.video.pyav import (
     MAX_FRAME_PIXELS,
     MAX_FRAMES,
     DecodedFrames,
-    decode_by_seeking,
-    decode_frames,
+    VideoFile,
     import_av,
-    list_packets,
 )
 from regard.types import Clip
 
 _SEEK_FROM = 2000  # frames; decoding a shorter clip whole takes only some seconds
 _ARRAY_RATE = 25.0  # frames per second of an array, which has no clock
+_Report = Callable[[int, int], None] | None
 
 
 def read_clip(
@@ -48,7 +47,7 @@ def read_clip(
     name: str | None = None,
     max_pixels: int = MAX_FRAME_PIXELS,
     max_frames: int = MAX_FRAMES,
-    report: Callable[[int, int], None] | None = None,
+    report: _Report = None,
 ) -> Clip:
     """Read the chosen frames of a clip: upright, RGB, on square pixels.
 
@@ -74,16 +73,16 @@ def read_clip(
             `MediaTooLarge`; `UnknownMedia` if it is not a video.
         MissingExtra: PyAV is not installed.
     """
-    limits = max_pixels, max_frames
     if isinstance(source, str | Path):
         name = name or str(source)
         import_av()
         with _open(Path(source), name) as file:
-            return _from_file(file, spec, name, limits, report)
+            return _from_file(VideoFile(file, name, max_pixels), spec, max_frames, report)
     if isinstance(source, bytes | bytearray | memoryview):
         import_av()
         digest = hashlib.sha256(source).hexdigest()  # reading it from the BytesIO would copy it
-        return _from_file(io.BytesIO(source), spec, name or "<bytes>", limits, report, digest)
+        video = VideoFile(io.BytesIO(source), name or "<bytes>", max_pixels)
+        return _from_file(video, spec, max_frames, report, digest)
     return _from_array(source, spec, name or "<array>", max_pixels)
 
 
@@ -105,28 +104,22 @@ def _open(path: Path, name: str) -> Generator[BinaryIO]:
 
 
 def _from_file(
-    file: BinaryIO,
-    spec: ClipSpec,
-    name: str,
-    limits: tuple[int, int],
-    report: Callable[[int, int], None] | None,
-    digest: str = "",
+    video: VideoFile, spec: ClipSpec, max_frames: int, report: _Report, digest: str = ""
 ) -> Clip:
-    max_pixels, max_frames = limits
     try:
-        digest = digest or hashlib.file_digest(cast("Any", file), "sha256").hexdigest()
-        refuse_empty(file.seek(0, os.SEEK_END), name)
-        listed, missing = list_packets(file, name, max_pixels, max_frames)
-        decoded, choices, times = _decode(file, spec, name, max_pixels, listed, report)
+        digest = digest or hashlib.file_digest(cast("Any", video.file), "sha256").hexdigest()
+        refuse_empty(video.file.seek(0, os.SEEK_END), video.name)
+        listed, missing = video.list_packets(max_frames)
+        decoded, choices, times = _decode(video, spec, listed, report)
     except OSError as error:
-        raise MediaError(f"{name} cannot be read: {error.strerror or error}.") from error
+        raise MediaError(f"{video.name} cannot be read: {error.strerror or error}.") from error
     frames = [decoded.frames[choice.frame] for choice in choices]
     duration = max(times[-1], listed.seconds()[-1])  # decoding may have ended before the clip
     return _clip(
         _of_one_size(frames),
         choices,
         times,
-        name=name,
+        name=video.name,
         digest=digest,
         notes=_notes(decoded, frames, missing),
         duration=float(duration),
@@ -135,12 +128,7 @@ def _from_file(
 
 
 def _decode(
-    file: BinaryIO,
-    spec: ClipSpec,
-    name: str,
-    max_pixels: int,
-    listed: Timeline,
-    report: Callable[[int, int], None] | None,
+    video: VideoFile, spec: ClipSpec, listed: Timeline, report: _Report
 ) -> tuple[DecodedFrames, list[Choice], np.ndarray]:
     """Return the chosen frames, the choice, and the times of all frames and of their end."""
     # The frame after those that are chosen from tells when the last chosen one ends.
@@ -150,24 +138,24 @@ def _decode(
     timeline = listed
     if len(listed) >= _SEEK_FROM:
         times = listed.seconds()
-        choices = choose_frames(times[:-1], spec, name)
+        choices = choose_frames(times[:-1], spec, video.name)
         wanted = {c.frame for c in choices}
-        if decoded := decode_by_seeking(file, wanted, name, max_pixels, listed, report=progress):
+        if decoded := video.decode_by_seeking(wanted, listed, report=progress):
             if progress is not None:
                 progress(total)
             return decoded, choices, times
     for _ in range(3):
-        choices = choose_frames(timeline.seconds()[:-1], spec, name) if len(timeline) else []
+        choices = choose_frames(timeline.seconds()[:-1], spec, video.name) if len(timeline) else []
         wanted = {c.frame for c in choices}
-        decoded = decode_frames(file, wanted, name, max_pixels, stop=stop, report=progress)
+        decoded = video.decode(wanted, stop=stop, report=progress)
         if not len(decoded.timeline):
-            raise MediaError(f"no frame of {name} can be decoded: it is damaged, or cut off.")
+            raise MediaError(f"no frame of {video.name} can be decoded: it is damaged, or cut off.")
         decoded.timeline.even = listed.even
         times = decoded.timeline.seconds()
-        if choices == choose_frames(times[:-1], spec, name):
+        if choices == choose_frames(times[:-1], spec, video.name):
             return decoded, choices, times
         timeline = decoded.timeline
-    raise MediaError(f"{name} changes while it is read. Copy it first.")
+    raise MediaError(f"{video.name} changes while it is read. Copy it first.")
 
 
 def _of_one_size(frames: list[np.ndarray]) -> list[np.ndarray]:

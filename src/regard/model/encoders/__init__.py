@@ -7,7 +7,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch.nn import Parameter
 
 from regard.config import EncoderConfig
 from regard.errors import ConfigError, UnknownName
@@ -55,21 +54,17 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
     if pretrained and config.weights:
         _start_from(encoder, config.weights)
     encoder.requires_grad_(config.trainable)
-    for parameter in _kept(encoder, config):
-        parameter.requires_grad_(False)
-    for parameter in encoder.untrained_parameters():
-        parameter.requires_grad_(True)
-    return encoder.eval()
-
-
-def _kept(encoder: Encoder, config: EncoderConfig) -> list[Parameter]:
     kept = encoder.frozen_parameters()
     if config.frozen_blocks and not kept:
         raise ConfigError(
             f"encoder.frozen_blocks is {config.frozen_blocks}, and {encoder.name} cannot be "
             "fine-tuned in part. Leave it out, or take an EfficientNet-Lite."
         )
-    return kept
+    for parameter in kept:
+        parameter.requires_grad_(False)
+    for parameter in encoder.untrained_parameters():
+        parameter.requires_grad_(True)
+    return encoder.eval()
 
 
 def _named(config: EncoderConfig, pretrained: bool) -> Encoder:

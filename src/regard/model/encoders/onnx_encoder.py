@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regard.errors import MissingExtra
+from regard.errors import needs_extra
 from regard.model.encoders.base import Encoder
 from regard.native import dispatch
 from regard.util.onnx_session import open_session
@@ -46,11 +46,9 @@ def trace_graph(
     Raises:
         MissingExtra: onnx or onnxscript is not installed.
     """
-    try:
+    with needs_extra("onnxscript", "export", "exporting a model"):
         passes: Any = importlib.import_module("onnx_ir.passes.common")
         optimizer: Any = importlib.import_module("onnxscript.optimizer")
-    except ImportError as error:
-        raise MissingExtra("onnxscript", "export", "exporting a model") from error
     # The exporter prints and warns about its own internals; users need neither.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
