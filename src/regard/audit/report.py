@@ -304,9 +304,8 @@ def _words(one: AuditedPicture, findings: Sequence[Finding]) -> list[PageWord]:
     words: list[PageWord] = []
     for at, spoken in enumerate(one.spoken):
         word = replace(one.caption.words[spoken.first], logprob=spoken.logprob)
-        looks = {"marked": at in places, "first": at in places[:1]}
-        note = word_note(word)
-        words.append(PageWord(spoken.text, word.alpha, note, cell=word.location, **looks))
+        shown = PageWord(spoken.text, word.alpha, word_note(word), cell=word.location)
+        words.append(replace(shown, marked=at in places, first=at in places[:1]))
     return words
 
 
