@@ -304,8 +304,9 @@ def _words(one: AuditedPicture, findings: Sequence[Finding]) -> list[PageWord]:
     words: list[PageWord] = []
     for at, spoken in enumerate(one.spoken):
         word = replace(one.caption.words[spoken.first], logprob=spoken.logprob)
-        shown = PageWord(spoken.text, word.alpha, word_note(word), cell=word.location)
-        words.append(replace(shown, marked=at in places, first=at in places[:1]))
+        note, cell = word_note(word), word.location
+        marked, first = at in places, at in places[:1]
+        words.append(PageWord(spoken.text, word.alpha, note, cell=cell, marked=marked, first=first))
     return words
 
 
