@@ -17,6 +17,7 @@ from regard.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "regard"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 EXPERIMENTS = [p for p in (DOCS / "experiments").glob("*.md") if p.name != "index.md"]
 NAMING_FILES = [
@@ -128,6 +129,25 @@ def test_source_that_pages_include_exists(page: Path) -> None:
         found = [base / path for base in (ROOT / "src" / "regard", ROOT) if (base / path).exists()]
         assert found, path
         assert f"[start:{section}]" in found[0].read_text("utf-8") or not section, section
+
+
+def test_the_picture_of_the_architecture_shows_every_package() -> None:
+    shown = set(
+        re.findall(r">([\w.]+)</text>", (DOCS / "assets/architecture.svg").read_text("utf-8"))
+    )
+    folders = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    modules = {path.name for path in SOURCE.glob("*.py") if not path.name.startswith("_")}
+    assert folders | modules <= shown, "run python -m tests.helpers.draw_architecture"
+
+
+def test_files_and_functions_of_the_architecture_page_exist() -> None:
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([\w/]+\.py)` \| (.*?) \|", page, re.M)
+    assert len(rows) > 50
+    for path, functions in rows:
+        text = (SOURCE / path).read_text("utf-8")
+        for name in re.findall(r"`([\w.]+)`", functions):
+            assert all(re.search(rf"\b{part}\b", text) for part in name.split(".")), (path, name)
 
 
 def test_citation_names_the_version() -> None:

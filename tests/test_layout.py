@@ -22,7 +22,7 @@ ORDER = [
     {"backends"},
     {"decoding"},
     {"reliability", "checkpoint"},
-    {"pipeline", "streaming", "captioner", "model_pool"},
+    {"pipeline", "captioner", "model_pool"},
     {"data", "synthetic", "metrics", "export"},
     {"faithfulness"},
     {"explain"},
