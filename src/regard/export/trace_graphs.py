@@ -85,7 +85,7 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
 
 
 def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
-    """Return the graphs of an encoder: of items or single frames, and of motion."""
+    """Return the graphs of an encoder: for items or single frames, and for motion."""
     read = encoder
     graphs: dict[str, Any] = {}
     if isinstance(encoder, FrameEncoder):
