@@ -1,4 +1,4 @@
-"""Turns upright pixels and voxels into network inputs, as a stored specification says."""
+"""Preprocessing of upright pixels and voxels into network inputs, by a stored specification."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Extent = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class PreprocessingSpec:
-    """How a picture becomes a square input.
+    """Preprocessing of a picture into a square input.
 
     Attributes:
         size: side of the input in pixels.
@@ -47,7 +47,7 @@ class PreprocessingSpec:
         interpolation: "bilinear" or "bicubic", both with antialiasing.
         mean: subtracted from red, green and blue on the 0-255 scale.
         std: the divisor, on the same scale.
-        medium: that the encoder reads.
+        medium: the medium that the encoder reads.
     """
 
     medium: ClassVar[str] = "image"
@@ -73,16 +73,16 @@ class PreprocessingSpec:
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """How a clip becomes K square inputs; the fields are those of `config.VideoConfig`.
+    """Preprocessing of a clip into K square inputs; the fields are those of `config.VideoConfig`.
 
     Attributes:
-        picture: how a frame becomes a square input.
+        picture: preprocessing of a frame.
         frames: K, the largest number of frames that are read.
         choice: "chunks", "seconds" or "all".
         take: frame of each chunk: "middle" or "first".
         first_frames: number of frames at the start of a clip that are used; 0: all.
         every: seconds between frames if choice is "seconds".
-        medium: that the encoder reads.
+        medium: the medium that the encoder reads.
     """
 
     medium: ClassVar[str] = "video"
@@ -109,13 +109,13 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class ScanSpec:
-    """How a scan becomes an input of voxels; the fields are those of `config.VolumeConfig`.
+    """Preprocessing of a scan into voxels; the fields are those of `config.VolumeConfig`.
 
     Attributes:
         shape: voxels of the input, (slices, rows, cols).
         spacing: millimetres between voxels; empty: the whole scan is squashed into the shape.
         window: name of the intensity window.
-        medium: that the encoder reads.
+        medium: the medium that the encoder reads.
     """
 
     medium: ClassVar[str] = "volume"
@@ -146,7 +146,7 @@ def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:
 
 
 Spec = PreprocessingSpec | ClipSpec | ScanSpec
-"""Stored in every checkpoint; its type tells which medium the encoder reads."""
+"""Stored in every checkpoint; its type determines the encoder's medium."""
 SPECS: dict[str, type[Spec]] = {s.medium: s for s in (PreprocessingSpec, ClipSpec, ScanSpec)}
 """The specification of each medium."""
 

@@ -1,8 +1,8 @@
-"""Reads video streams with PyAV, safely: local bytes only, bounded work, upright RGB frames.
+"""Safe decoding of video streams with PyAV: local bytes only, bounded work, upright RGB frames.
 
-FFmpeg opens whatever a playlist or a reference inside a file names, over the network, too. Here
-it opens nothing: it gets an open Python file, a list of the containers that it may take it for,
-and a refusal for every further file that it asks for.
+FFmpeg opens any file or URL that a playlist or reference inside a file names. Here it opens
+nothing: it gets an open Python file and a list of allowed containers, and requests for other files
+are refused.
 
 PyAV leaves FFmpeg's log off unless a program turns it on, for the whole process. This module does
 not touch that switch.
@@ -43,12 +43,12 @@ _SUPPORTED = "Use MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGV, GIF or a simila
 
 @dataclass
 class DecodedFrames:
-    """The frames that were wanted, and what decoding found out.
+    """The requested frames, and facts found while decoding.
 
     Attributes:
-        frames: pixels, (height, width, 3) uint8, of the frames that were wanted, by number.
+        frames: pixels, (height, width, 3) uint8, of the requested frames by number.
         size: (height, width) of the first of them before it was scaled down.
-        timeline: of all frames that were decoded.
+        timeline: timeline of all frames that were decoded.
         damaged: packets that could not be decoded, and frames that were repaired.
         broken_off: whether the file could not be read to its end.
         notes: decisions about the pixels.
@@ -104,8 +104,7 @@ def open_stream(
     except Exception as error:  # PyAV's own code raises many kinds of error on untrusted bytes
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnknownMedia(
-            f"{name} is not a video that can be read, or is cut off: {str(text).rstrip('.')}. "
-            f"{_SUPPORTED}"
+            f"{name} is not a readable video, or is cut off: {str(text).rstrip('.')}. {_SUPPORTED}"
         ) from error
     with container:
         stream = _video_stream(container, name)
@@ -151,7 +150,7 @@ def list_packets(
     cuts away do not count.
 
     Returns:
-        The times, and how many packets the file's header promised and did not hold.
+        The times, and how many packets are missing compared with the file's header.
     """
     with open_stream(file, name, max_pixels) as (container, stream):
         timeline = _timeline(stream)
@@ -195,7 +194,7 @@ def decode_frames(
 
     Args:
         file: opened for reading bytes.
-        wanted: the numbers of the frames to keep, in the order of showing.
+        wanted: the numbers of the frames to keep, in display order.
         name: for messages.
         max_pixels: larger frames are refused.
         stop: number of frames after which to end; None: at the clip's end.
@@ -231,14 +230,14 @@ def decode_by_seeking(
     *,
     report: Callable[[int], None] | None = None,
 ) -> DecodedFrames | None:
-    """Decode only from the key frame before each frame that is wanted.
+    """Decode only from the key frame before each requested frame.
 
     It is exact or gives up: every frame that is decoded on the way must have exactly the time
     that `list_packets` gave for its number.
 
     Args:
         file: opened for reading bytes.
-        wanted: the numbers of the frames to keep, in the order of showing.
+        wanted: the numbers of the frames to keep, in display order.
         name: for messages.
         max_pixels: larger frames are refused.
         listed: the times of all frames.
@@ -281,7 +280,7 @@ def decode_by_seeking(
 def each_frame(
     file: BinaryIO, name: str, max_pixels: int = MAX_FRAME_PIXELS
 ) -> Iterator[tuple[VideoFrame, VideoStream]]:
-    """Decode a clip frame by frame in the order of showing; damaged frames are skipped.
+    """Decode a clip frame by frame in display order; damaged frames are skipped.
 
     Args:
         file: opened for reading bytes.
@@ -309,7 +308,7 @@ def _packets(
 def _frames(
     container: InputContainer, stream: VideoStream, decoded: DecodedFrames
 ) -> Iterator[VideoFrame]:
-    """Decode what can be decoded; damaged packets are counted and skipped."""
+    """Decode packets; damaged ones are counted and skipped."""
     for packet in _packets(container, stream, decoded):
         try:
             yield from packet.decode()
