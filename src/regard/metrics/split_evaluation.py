@@ -1,4 +1,4 @@
-"""Scores of a model on a whole split, and the published scores that they are set beside."""
+"""Scores of a model on a whole split, and published scores for comparison."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class EvaluationResult:
         captions: text by item key; "" where the picture failed.
         settings: model, split, beam, context, and those of the scorers.
         failures: reason by item key.
-        statistics: of the captions of pictures that did not fail.
-        judged: for each of these the words that references can support or not.
+        statistics: statistics of the captions of pictures that did not fail.
+        judged: for each of these the words that references can support.
     """
 
     scores: Scores
@@ -134,7 +134,7 @@ def split_items(dataset: CaptionDataset, split: str, limit: int = 0) -> tuple[Ca
 
 
 def _vocabulary_size(captioner: Captioner) -> int | None:
-    """Return the number of words that a model can say; None where it writes pieces of words."""
+    """Return the number of words in a model's vocabulary; None where it writes word pieces."""
     vocabulary = captioner.vocabulary
     return len(vocabulary) - len(SPECIALS) if vocabulary.tokens == "word" else None
 
@@ -162,7 +162,7 @@ class PublishedRow:
     """One row of a paper.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         conditions: split, tokenizer, beam and references, as far as they are known.
         scores: × 100 by metric.
     """
