@@ -178,7 +178,7 @@ def scores_backward(
     cells_block: tl.constexpr,
     features_block: tl.constexpr,
 ):
-    """Give the gradients of one block of an item's features.
+    """Compute the gradients of one block of an item's features.
 
     With s the scores' gradient and t = tanh(keys + query): of v it is the sum of s t over cells
     and captions, of a key the sum of s v (1 - t²) over captions, of a query that over cells.
@@ -215,7 +215,7 @@ def scores_backward(
     tl.store(grad_query + at, query_total.to(grad_query.dtype.element_ty), inside)
 
 
-# Triton's language is no Python that a type checker knows.
+# Type checkers do not understand Triton's language.
 # pyright: reportMissingParameterType=false, reportUnknownVariableType=false
 # pyright: reportMissingImports=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownParameterType=false, reportArgumentType=false, reportIndexIssue=false
@@ -245,7 +245,7 @@ def attend_forward(
 ):
     """Form one block of features of all contexts of an item; the first block writes alpha.
 
-    Every block takes the softmax anew: its L exponentials cost less than a second kernel.
+    Every block recomputes the softmax: its L exponentials cost less than a second kernel.
     """
     item = tl.program_id(0).to(tl.int64)
     features = tl.program_id(1) * features_block + tl.arange(0, features_block)
@@ -294,7 +294,7 @@ def attend_backward(
     cells_block: tl.constexpr,
     features_block: tl.constexpr,
 ):
-    """Give the gradients of alpha and of the values for one block of an item's cells.
+    """Compute the gradients of alpha and of the values for one block of an item's cells.
 
     That of alpha is its own (a penalty on alpha has one) and grad_context · values; that of the
     values is the sum of alpha grad_context over captions.
