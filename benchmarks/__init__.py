@@ -1,4 +1,4 @@
-"""Benchmarks: the time and memory that regard takes, beside two other ways to do the same work.
+"""Benchmarks: time and memory of regard and of two other implementations of the same work.
 
 `textbook` is written straight from the papers' equations and is also the oracle of the tests of
 equivalence; `plain` is what a careful PyTorch user writes. `python -m benchmarks --help` lists the

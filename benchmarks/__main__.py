@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: time and memory of training and captioning beside plain code.
+"""`python -m benchmarks`: time and memory of training and captioning, compared with plain code.
 
 Run it from the root of a checkout: benchmarks are not part of the installed package.
 """
@@ -186,7 +186,7 @@ def gpu(
         bool, typer.Option("--json", help="One JSON object at the end instead of tables.")
     ] = False,
 ) -> None:
-    """Train at COCO's size and search with a beam on one GPU, beside what the bytes allow."""
+    """Train at COCO's size and search with a beam on one GPU, with the bandwidth bound."""
     _use(0)
     from benchmarks.gpu import measure_gpu
 
@@ -224,7 +224,7 @@ def _others(against: list[str] | None) -> tuple[str, ...]:
 
 
 def _use(threads: int) -> int:
-    """Set torch's threads; return how many they are."""
+    """Set the number of torch's threads and return it."""
     with needs_torch("a benchmark of this kind"):
         import torch
 

@@ -1,4 +1,4 @@
-"""Compares the speed of two commits, measured in turn on one machine.
+"""Comparison of the speed of two commits, measured alternately on one machine.
 
     python -m benchmarks.ab main HEAD                    # all figures, about six minutes
     python -m benchmarks.ab main . --what decode,start   # "." is the working tree as it is
@@ -51,9 +51,9 @@ class Benchmark:
     Attributes:
         what: the group that `--what` selects it by.
         figures: read from its record.
-        arguments: of a run.
+        arguments: arguments of a run.
         quick: appended with `--quick`; the last value of an option counts.
-        pairs: of runs; None: as many as `--rounds` says.
+        pairs: pairs of runs; None: as many as `--rounds` says.
     """
 
     what: str
@@ -96,7 +96,7 @@ WHAT = tuple(dict.fromkeys(b.what for b in BENCHMARKS))
 
 @contextmanager
 def checked_out(revision: str) -> Generator[Path]:
-    """Give the folder of a commit, in a temporary worktree, or of an existing checkout."""
+    """Yield the folder of a commit, in a temporary worktree, or of an existing checkout."""
     if (Path(revision) / "src" / "regard").is_dir():
         yield Path(revision).resolve()
         return
@@ -113,7 +113,7 @@ def checked_out(revision: str) -> Generator[Path]:
 
 
 def git(folder: Path, *arguments: str, check: bool = False) -> str:
-    """Return what git prints; with `check` a failure ends the program."""
+    """Return git's output; with `check` a failure ends the program."""
     command = ["git", "-C", str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode:
@@ -149,7 +149,7 @@ def run_benchmark(checkout: Path, arguments: Sequence[str]) -> Record:
 
 
 def prepare(checkouts: Sequence[Path], run: Runner) -> None:
-    """Check what is imported, and let byte code, compiled loops and disk caches be made."""
+    """Check the imported package, and warm up byte code, compiled loops and disk caches."""
     for checkout in checkouts:
         source = "import regard; print(regard.__file__)"
         found = Path(python(checkout, [sys.executable, "-c", source]).strip())
@@ -229,7 +229,7 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options; exits with a message where one is wrong."""
+    """Return the options; exit with a message if one is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("a", metavar="REV_A", help="commit, or path of a checkout")
     parser.add_argument("b", metavar="REV_B", help="commit, or path of a checkout")

@@ -1,12 +1,12 @@
-"""Measures what docs/scale.md reports of `regard bulk`; prints one JSON object a measurement.
+"""Measurements of `regard bulk` for docs/scale.md; prints one JSON object per measurement.
 
     python -m benchmarks.bulk overhead ../shared/data/flickr8k/images   # beside the plain loop
     python -m benchmarks.bulk memory --model tiny --items 10000 50000 100000
     python -m benchmarks.bulk storage ../shared/data/flickr8k/images
 
 Every engine runs in a process of its own. CPU seconds are those of all processes that it started,
-Ray's own among them. On a machine that does other things, too, they say more than wall time, and
-`--together` lets all that is compared meet the same minutes.
+Ray's own among them. On a shared machine they are more reliable than wall time, and `--together`
+runs all engines at the same time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 MARK = "REGARD_BULK_BENCHMARK"
-UNIT = 256  # items, where nobody says otherwise
+UNIT = 256  # default number of items
 TICK = os.sysconf("SC_CLK_TCK")
 PLAIN = """
 import sys
@@ -43,7 +43,7 @@ print(sum(1 for _ in model.caption_many(paths)))
 
 
 class Sampler:
-    """Follows all processes that inherit a mark: their CPU seconds, and the memory of all."""
+    """Samples all processes that inherit a mark: their CPU seconds and total memory."""
 
     def __init__(self, mark: str) -> None:
         self._mark = f"{MARK}={mark}".encode()
@@ -87,7 +87,7 @@ class Sampler:
 
 
 def _private(folder: Path) -> float:
-    """Return a process's resident memory less what it shares, in MB."""
+    """Return a process's resident memory without shared pages, in MB."""
     pages = (folder / "statm").read_text().split()
     return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -185,7 +185,7 @@ def storage(source: Path, items: int, model: str) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the measurement that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("overhead", "memory", "storage"))
     parser.add_argument("source", type=Path, nargs="?")

@@ -40,13 +40,13 @@ def measure_captioning(
     Args:
         model: folder or name; None: the shipped one.
         images: folder of pictures; None: pictures are made from the samples.
-        pictures: how many, at most.
-        beam: width.
+        pictures: maximum number of pictures.
+        beam: beam width.
         batch_size: pictures that go through the network together.
-        rounds: how often all are captioned.
-        seconds: after so long no further round begins.
+        rounds: number of rounds over all pictures.
+        seconds: time after which no further round starts.
         memory: whether to measure memory, in a process of its own.
-        threads: that it may take; of fewer than 150 pictures, graphs take every core.
+        threads: number of threads; with fewer than 150 pictures, graphs use every core.
 
     Raises:
         DatasetError: the folder holds no pictures.
@@ -90,7 +90,7 @@ def measure_captioning(
 def caption_once(
     model: str | None, folder: str, pictures: int, beam: int, batch_size: int, threads: int
 ) -> None:
-    """Load a model and caption a folder: what a process does whose memory is measured."""
+    """Load a model and caption a folder, in a process whose memory is measured."""
     paths = _paths(Path(folder), pictures)
     _caption(_loaded(model, len(paths), threads), paths, beam, batch_size)
 
@@ -100,7 +100,7 @@ def _loaded(model: str | None, pictures: int, threads: int) -> Captioner:
 
 
 def _caption(captioner: Captioner, paths: list[str], beam: int, batch_size: int) -> int:
-    """Caption all, keep nothing, return how many failed."""
+    """Caption all pictures, discard the captions, return the number of failures."""
     results = captioner.caption_many(paths, batch_size=batch_size, keep_pixels=False, beam=beam)
     return sum(isinstance(result, Failure) for result in results)
 
@@ -126,9 +126,9 @@ def make_pictures(folder: Path, count: int, *, seed: int = 0) -> None:
     """Write distinct 640×480 JPEGs: random parts of the sample photographs, some mirrored.
 
     Args:
-        folder: that exists.
-        count: how many.
-        seed: of the parts.
+        folder: an existing folder.
+        count: number of pictures.
+        seed: seed of the parts.
     """
     samples = files("regard") / "samples"
     names = sorted(s.name for s in samples.iterdir() if s.name.endswith(".jpg"))

@@ -1,8 +1,8 @@
-"""Functions of tensors as CUDA graphs: loops over steps that Python does not launch one by one.
+"""Functions of tensors as CUDA graphs, so that Python does not launch their kernels one by one.
 
 A training step or a beam search on a GPU is some hundred kernels of microseconds each; a graph
-launches them all at once. It is bound to shapes and addresses: so one graph is kept for each
-set of shapes, inputs are copied into tensors of its own, and outputs are read from others.
+launches them all at once. It is bound to shapes and addresses: one graph is kept for each set of
+shapes, with its own input and output tensors.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _Key = tuple[tuple[torch.Size, torch.dtype], ...]
 
 
 class Recorder(Protocol):
-    """How work is recorded once and launched again."""
+    """Interface for recording work once and replaying it."""
 
     def run(self, work: Callable[[], Outputs]) -> Outputs:
-        """Do the work without recording it."""
+        """Run the work without recording it."""
         ...
 
     def record(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
-        """Record the work without doing it; return what does it and where its outputs will be."""
+        """Record the work without running it; return a function that runs it, and its outputs."""
         ...
 
 
@@ -39,11 +39,11 @@ class _Recorded:
 
 
 class Captured:
-    """A function that is recorded for each set of shapes that it meets.
+    """A function that is recorded once for each set of input shapes.
 
-    Every call does the function's work exactly once, so that a training step may be such a
-    function: with new shapes the first calls run plainly, in which kernels are compiled and an
-    optimizer makes its state, and the call after them records and replays.
+    Every call does the function's work exactly once, so it may be a training step: with new shapes
+    the first calls run without a graph, to compile kernels and create the optimizer's state, and
+    the next call records and replays.
 
     The function reads its arguments and tensors that stay where they are (weights, annotations
     that are resident), never waits for the GPU (no `item`), and draws random numbers from
@@ -54,9 +54,9 @@ class Captured:
         """Wrap a function of tensors that returns a tuple of tensors.
 
         Args:
-            function: what to run.
-            recorder: `CudaGraphs`, or None to call the function as it is.
-            plain: calls of each set of shapes before it is recorded.
+            function: the function to run.
+            recorder: `CudaGraphs`, or None to call the function directly.
+            plain: number of calls for each set of shapes before it is recorded.
         """
         self._function, self._recorder, self._plain = function, recorder, plain
         self._seen: dict[_Key, int] = {}
@@ -108,5 +108,5 @@ class CudaGraphs:
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
-    """Return what records on that device; None where only plain calls are possible."""
+    """Return the recorder of a device; None if only plain calls are possible."""
     return CudaGraphs() if device.type == "cuda" else None

@@ -40,15 +40,15 @@ _TEXTBOOK_PICTURES = 4  # of the round, one at a time: it is slow
 
 @dataclass(frozen=True)
 class DecodeWork:
-    """What is decoded.
+    """The work to decode.
 
     Attributes:
-        sizes: of the decoder.
+        sizes: sizes of the decoder.
         pictures: decoded in a round.
         batch: pictures decoded together.
         beam: 1 is greedy.
         alternatives: strongest words kept per word, as captions do.
-        seed: of weights, vectors and lengths.
+        seed: seed of weights, vectors and lengths.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
@@ -59,13 +59,13 @@ class DecodeWork:
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return plain values."""
         names = ("pictures", "batch", "beam", "alternatives", "seed")
         return {n: getattr(self, n) for n in names} | {"sizes": self.sizes.to_json()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> DecodeWork:
-        """Make it again from `to_json`."""
+        """Create the work from the values of `to_json`."""
         rest = {name: value for name, value in record.items() if name != "sizes"}
         return cls(sizes=Sizes(**record["sizes"]), **rest)
 
@@ -79,19 +79,19 @@ def measure_decoding(
     memory: bool = True,
     square: int = SQUARE,
 ) -> Report:
-    """Time decoding with traces and alternatives; every caption ends after a length it was given.
+    """Time decoding with traces and alternatives; every caption has a given length.
 
     Lengths are those of `caption_lengths`, forced by a clock in the weights (`add_clock`), so
-    that every implementation says as many words. Plain PyTorch takes 16 pictures at a time,
+    that every implementation writes as many words. Plain PyTorch takes 16 pictures at a time,
     the textbook loop one.
 
     Args:
-        work: what is decoded.
-        against: implementations that take turns with regard's own.
-        rounds: of each.
-        seconds: after so long no further round begins.
+        work: the work to decode.
+        against: implementations that alternate with regard's own.
+        rounds: rounds of each.
+        seconds: time after which no further round starts.
         memory: whether to measure memory, in a process for each.
-        square: size of the product that the share is of.
+        square: size of the reference matrix product.
     """
     runs = {name: make_run(name, work) for name in ("regard", *against)}
     peak = GemmPeak(square)
@@ -134,7 +134,7 @@ def make_run(name: str, work: DecodeWork) -> tuple[Callable[[], list[tuple[int, 
 
     Args:
         name: "regard", "textbook" or "plain".
-        work: what is decoded; every implementation has the same weights and vectors.
+        work: the work to decode; every implementation has the same weights and vectors.
     """
     decoder = build_decoder(work.sizes, seed=work.seed).eval()
     add_clock(decoder)
@@ -181,7 +181,7 @@ def make_run(name: str, work: DecodeWork) -> tuple[Callable[[], list[tuple[int, 
 
 
 def run_once(name: str, work: dict[str, Any]) -> None:
-    """Decode once and nothing else: what a process does whose memory is measured."""
+    """Decode once, in a process whose memory is measured."""
     made = DecodeWork.from_json(work)
     make_run(name, made)[0]()
 

@@ -1,13 +1,13 @@
 """Beam search that stays on the decoder's device, for throughput on a GPU.
 
 `regard.decoding.beam` decides on the host after every word. This one finds the same best caption
-with tensors alone: it never waits for the device, its shapes do not depend on what is said, so
+with tensors alone: it never waits for the device and its shapes do not depend on the words, so
 that the whole search can be recorded as one CUDA graph (`benchmarks.cuda_graphs`). It runs to the
-longest caption, knows neither prefixes nor blocked n-grams nor runners-up, and among equally
-likely words it may choose another. A test holds it to the other's captions and traces.
+longest caption, does not support prefixes, blocked n-grams or runners-up, and may break ties
+differently. A test compares its captions and traces with the other's.
 
-No number comes from the host on the way, such as that of `torch.where(x, y, 0.0)`: a copy of it
-to the device cannot be recorded.
+No number is copied from the host during the search, as `torch.where(x, y, 0.0)` would: such a copy
+cannot be recorded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from regard.types import DecoderState, ProjectedAnnotations
 
 
 class Best(NamedTuple):
-    """The best caption of each of N items; what lies beyond its end is 0.
+    """The best caption of each of N items; values beyond its end are 0.
 
     Attributes:
         tokens: (N, T) ids, T the longest length that was allowed.
@@ -55,7 +55,7 @@ class _Said:
 
 @dataclass(frozen=True)
 class _Found:
-    """Of each item the best caption so far that ended (or cannot go on), (N,) each."""
+    """The best caption of each item so far that ended (or cannot continue), (N,) each."""
 
     score: Tensor
     row: Tensor
@@ -95,7 +95,7 @@ def search(
     device = projected.mask.device
     state = decoder.init_state(projected, beam)
     token = torch.full((items, beam), ids.start, device=device)
-    # All rows of an item begin alike, so only its first may branch.
+    # All rows of an item start equal, so only its first may branch.
     total = torch.full((items, beam), -torch.inf, dtype=torch.float64, device=device)
     total[:, 0] = 0
     nothing = torch.zeros(items, dtype=torch.long, device=device)
@@ -106,7 +106,7 @@ def search(
         banned = [*ids.forbidden, ids.end] if t < min_length else [*ids.forbidden]
         sums, words = _strongest(step.logits.view(items, beam, -1), total, banned, 2 * beam)
         parent, word = words // step.logits.shape[-1], words % step.logits.shape[-1]
-        # An end that would not have stayed in the beam is no find.
+        # An end that would not have stayed in the beam does not count.
         ended = (word == ids.end) & (torch.arange(2 * beam, device=device) < beam)
         best, at = sums.masked_fill(~ended, -torch.inf).max(1)
         found = found.or_better(
@@ -144,7 +144,7 @@ def _strongest(
             those of banned words are overwritten.
         total: float64.
         banned: ids that may not follow.
-        count: how many are wanted.
+        count: number of results.
 
     Returns:
         (N, count) sums, and row · V + id of each.

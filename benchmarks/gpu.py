@@ -1,4 +1,4 @@
-"""`python -m benchmarks gpu`: training and beam search on one GPU, beside what the bytes allow.
+"""`python -m benchmarks gpu`: training and beam search on one GPU, with the bandwidth bound.
 
 Annotations are random numbers, resident in bfloat16 (22.7 GB); captions have 7 to 20 words, 10.5
 on average, and the five captions of a picture lie in one batch. Products run in bfloat16, weights
@@ -47,19 +47,19 @@ def measure_gpu(
     """Run the whole benchmark and return its figures by title.
 
     Args:
-        tiny: toy sizes on the CPU, which try the benchmark and say nothing of speed.
+        tiny: toy sizes on the CPU, which test the benchmark but not the speed.
         batch: captions of the large batch.
         rate: Adam's rate with that batch.
         decode_batch: pictures searched at once.
         report: receives each title with its figures as soon as they are measured.
 
     Raises:
-        ConfigError: no CUDA device is here.
+        ConfigError: no CUDA device is available.
         RegardError: see `compare`.
     """
     if not tiny and not torch.cuda.is_available():
         raise ConfigError(
-            "No CUDA device is here; --tiny tries the benchmark on the CPU, in toy sizes."
+            "No CUDA device is available; --tiny tries the benchmark on the CPU, in toy sizes."
         )
     device = torch.device("cpu" if tiny else "cuda")
     sizes = work.TINY if tiny else Sizes()
@@ -108,10 +108,10 @@ def loss_of(decoder: AttentionDecoder, data: Resident, items: Tensor, tokens: Te
 
 
 def compare(s: Sizes, data: Resident) -> Figures:
-    """Return how far losses and gradients of the kernels are from the plain path, in float32.
+    """Return the largest errors of the kernels' losses and gradients against the plain path.
 
     Raises:
-        RegardError: they differ by more than float32 explains, or the kernels do not run here.
+        RegardError: they exceed float32 rounding, or the kernels do not run here.
     """
     case = dispatch.case_of(data.vectors)
     if data.vectors.is_cuda and dispatch.triton_obstacle(case):
@@ -312,7 +312,7 @@ def decode(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """Say what this runs on."""
+    """Describe this machine."""
     found = {"device": str(device), "torch": torch.__version__}
     if device.type == "cuda":
         import triton
@@ -339,7 +339,7 @@ def timed(run: Callable[[], object], device: torch.device, rounds: int, calls: i
 
 
 def wait(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""The work of the GPU benchmark: COCO-sized random data, and its operations and bytes, counted.
+"""The work of the GPU benchmark: COCO-sized random data, with counts of operations and bytes.
 
 The counts come before any measurement; benchmarks/README.md works them out by hand.
 """
@@ -19,7 +19,7 @@ LOW, FULL = 2, 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """The work: those of the literature, or a toy's."""
+    """Sizes of the work: those of the literature, or a toy's."""
 
     pictures: int = 113_287
     captions: int = 5
@@ -38,7 +38,7 @@ TINY = Sizes(24, 5, 9, 16, 12, 12, 8, 60, 3, 6, 4.5)
 
 
 def train_flops(s: Sizes, pictures: int, captions: int, words: int) -> float:
-    """Count the useful operations of training once on so many captions of so many words in all.
+    """Count the useful operations of training once on a number of captions and words.
 
     Forward, and backward twice that; once for the projection, the start and the context, whose
     annotations have no gradient. The end is a word more.
@@ -124,7 +124,7 @@ class Resident:
 
 
 def draw_data(s: Sizes, device: torch.device, seed: int = 0) -> Resident:
-    """Draw pictures that hold a few topics, and captions that speak of them.
+    """Draw pictures that contain a few topics, and captions about them.
 
     A cell is noise and, in a part of the grid, its topic's vector; every other word on average is
     one of a topic of the picture, the rest fall off as 1 / rank. So there is something to learn.

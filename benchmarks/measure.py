@@ -27,7 +27,7 @@ class Report:
             it held after `import torch`; of `start` the whole process.
         ratio_to_textbook: captions per second over the textbook implementation's.
         ratio_to_plain: the same over plain PyTorch's.
-        seconds: of one unit of work (`unit`), median of the rounds.
+        seconds: seconds of one unit of work (`unit`), median of the rounds.
         settings: what was measured.
         details: spreads and everything else that was measured.
     """
@@ -52,7 +52,7 @@ class Report:
 
 
 def _rounded(value: Any) -> Any:
-    """Return numbers with five significant digits; what lies below them is noise."""
+    """Round numbers to five significant digits; the rest is noise."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, list):
@@ -87,12 +87,12 @@ def take_turns(
     seconds: float = 60.0,
     warm: bool = True,
 ) -> Timed:
-    """Time several things in turns, so that a slow minute of the machine falls on all alike.
+    """Time several functions alternately, so that a slow minute of the machine affects all equally.
 
     Args:
         work: functions of the round's number, by name.
-        rounds: how often each is timed.
-        seconds: after so long no further round begins; two are made in any case.
+        rounds: number of rounds.
+        seconds: time after which no further round starts; at least two are made.
         warm: run each once before.
     """
     timed = Timed({name: [] for name in work})
@@ -134,7 +134,7 @@ class GemmPeak:
 
 
 def best_seconds(shapes: Sequence[tuple[int, int, int, int]], *, tries: int = 3) -> float:
-    """Return how long matrix products of these shapes take together, each at its best.
+    """Return the total seconds of matrix products of these shapes, each at its best.
 
     Args:
         shapes: (M, K, N, how many times).

@@ -1,4 +1,4 @@
-"""How much memory a process takes that does one thing only."""
+"""Peak memory of a process that does one task only."""
 
 from __future__ import annotations
 
@@ -39,16 +39,15 @@ def peak() -> int:
 
 
 def peak_of(module: str, name: str, arguments: dict[str, Any], threads: int) -> float:
-    """Return what a function takes at its peak in a process of its own, in MB (10^6 bytes).
+    """Return the peak memory of a function in its own process, in MB (10^6 bytes).
 
-    Counted above what the process holds after `import torch`; what regard's own modules take is
-    part of it.
+    The memory after `import torch` is subtracted; that of regard's own modules is not.
 
     Args:
-        module: that holds the function.
-        name: of the function.
+        module: module of the function.
+        name: name of the function.
         arguments: by keyword; plain values.
-        threads: of torch.
+        threads: number of threads of torch.
 
     Raises:
         RegardError: the process failed.
@@ -64,7 +63,7 @@ def peak_of(module: str, name: str, arguments: dict[str, Any], threads: int) -> 
 def peaks_of(
     module: str, name: str, implementations: Iterable[str], work: dict[str, Any], threads: int
 ) -> dict[str, float]:
-    """Return the peak of each implementation, whose name the function takes beside the work."""
+    """Return the peak of each implementation; the function takes its name and the work."""
     return {
         one: peak_of(module, name, {"name": one, "work": work}, threads) for one in implementations
     }

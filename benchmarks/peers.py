@@ -1,14 +1,14 @@
-"""Pictures per second and memory of what a user would pick instead, beside regard's.
+"""Pictures per second and memory of alternatives to regard.
 
 BLIP-base and ViT-GPT2 of transformers, with random weights (they cost the same time, and nothing is
-downloaded), each in a process of its own that takes turns with the others. Transformers is no
-dependency of regard; give it an environment of its own:
+downloaded), each in its own process that alternates with the others. Transformers is not a
+dependency of regard; install it in a separate environment:
 
     python -m venv peers
     peers/bin/pip install torch transformers pillow
     python -m benchmarks.peers --peers-python peers/bin/python --images FOLDER_OF_JPEGS
 
-Every model writes captions of exactly `--words` tokens; regard's shipped model ends where it will.
+Every model writes captions of exactly `--words` tokens; regard's shipped model stops by itself.
 All read, decode and resize the same files.
 """
 

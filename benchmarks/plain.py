@@ -1,5 +1,5 @@
-"""What a careful PyTorch user writes: the projection cached, padded teacher forcing, one
-vocabulary product, a batched beam.
+"""Careful plain PyTorch: cached projection, padded teacher forcing, one vocabulary product,
+batched beam search.
 
 It shares an `AttentionDecoder`'s weights and none of its code, so that it stays as it is while
 that becomes faster. Soft attention with additive scores only.
@@ -41,7 +41,7 @@ class Plain:
         kind = (c.attention, c.scores, c.position, c.init, c.feature_dim, c.annotation_norm)
         if kind != ("soft", "additive", "none", "mlp", 0, False):
             raise ConfigError(
-                "plain PyTorch stands beside soft attention with additive scores over bare "
+                "plain PyTorch supports soft attention with additive scores over bare "
                 f"annotations; this decoder has (attention, scores, position, init, feature_dim, "
                 f"annotation_norm) = {kind}."
             )
@@ -96,7 +96,7 @@ class Plain:
         Args:
             batch: pictures and captions.
             config: its weights.
-            generator: of dropout; None drops nothing.
+            generator: random generator of dropout; None drops nothing.
         """
         projected = self.project(batch.vectors, batch.mask)
         hidden, memory = (self._drop(x, generator) for x in self.start(projected))

@@ -1,4 +1,4 @@
-"""Measures everything that benchmarks/README.md reports, and writes its tables and plots anew.
+"""Runs all measurements of benchmarks/README.md, and rewrites its tables and plots.
 
     python -m benchmarks.run                # everything, about 25 minutes on two idle cores
     python -m benchmarks.run decode start   # some groups; the others keep what they had
@@ -119,7 +119,7 @@ def now() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the properties of this machine."""
     names = ("torch", "numpy", "onnxruntime", "pillow")
     return {
         "processor": processor(),
@@ -169,7 +169,7 @@ def write_readme(kept: dict[str, Any]) -> None:
 
 
 def others(kept: dict[str, Any]) -> list[str]:
-    """Return the figures that fit no column."""
+    """Return the figures that do not fit a column."""
     found: list[str] = []
     for name, record in kept.items():
         if "ceiling_share" in record and name in GROUPS["train"]:
@@ -213,7 +213,7 @@ def peers() -> list[str]:
 
 
 def measured(kept: dict[str, Any]) -> list[str]:
-    """Return when and on what."""
+    """Return the date and the machine of the measurement."""
     last = max((r["measured"] for r in kept.values()), default="never")
     first = min((r["measured"] for r in kept.values()), default="never")
     about = next((r["machine"] for r in kept.values() if r["measured"] == last), {})

@@ -1,9 +1,9 @@
-"""From measured figures to what a job of any size takes; prints the tables of docs/scale.md.
+"""Cost of jobs of any size, extrapolated from measurements; prints the tables of docs/scale.md.
 
     python -m benchmarks.scale            # the table over sizes
-    python -m benchmarks.scale simulate   # what deaths of workers and the last units cost
+    python -m benchmarks.scale simulate   # the cost of worker deaths and of the last units
 
-What is assumed, and not measured, stands in `Assumed`.
+Assumptions that were not measured are in `Assumed`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """Of flickr8k-soft at beam 3 in float32 under onnxruntime; see docs/scale.md."""
+    """Measurements of flickr8k-soft at beam 3 in float32 under onnxruntime; see docs/scale.md."""
 
     core_seconds: float = 2 / 51.4  # a picture of 640×480, two idle cores (benchmarks/README.md)
     picture_bytes: float = 69_673
@@ -31,7 +31,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Assumed:
-    """What a reader should replace by what is true where they are."""
+    """Assumptions that readers should replace by their own values."""
 
     cores_of_machine: int = 64
     hours: float = 24.0
@@ -62,7 +62,7 @@ def table() -> None:
 
 
 def simulate(pictures: int = 10**9, machines: int = 8, seed: int = 0) -> None:
-    """Print what is lost where cores take units one by one and workers die, for sizes of units."""
+    """Print the time lost to worker deaths and idle cores, for several unit sizes."""
     measured, assumed = Measured(), Assumed()
     print("| unit | seconds a unit | lost to deaths | lost at the end | together |")
     print("|---|---|---|---|---|")
@@ -79,10 +79,10 @@ def simulate(pictures: int = 10**9, machines: int = 8, seed: int = 0) -> None:
 def one(
     units: int, mean: float, cores: int, assumed: Assumed, chance: random.Random
 ) -> tuple[float, float, float]:
-    """Return core-seconds that were lost to deaths, waited at the end, and all of them.
+    """Return core-seconds lost to deaths, spent waiting at the end, and in total.
 
-    Every core takes the next unit when it has done one. Workers die at random moments, each by
-    itself; the unit is begun anew by whoever is free first, and the core is back a while later.
+    Every core takes the next unit when it has finished one. Workers die independently at random
+    times; the first free core restarts the unit, and the dead core returns a while later.
     """
     rate, lost, last = 1 / (assumed.hours_between_deaths * 3600), 0.0, 0.0
     deaths = [chance.expovariate(rate) for _ in range(cores)]

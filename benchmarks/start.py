@@ -28,7 +28,7 @@ main()
 def measure_start(
     *, model: str | None = None, picture: Path | None = None, rounds: int = 5
 ) -> Report:
-    """Time a process that captions one photograph, from nothing to its exit.
+    """Time a process that captions one photograph, from start to exit.
 
     Args:
         model: folder or name; None: the shipped one.

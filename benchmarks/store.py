@@ -22,14 +22,14 @@ def measure_store(
     *, sizes: Sizes | None = None, rows: int = 2000, batch: int = 64, rounds: int = 50,
     seconds: float = 60.0,
 ) -> Report:  # fmt: skip
-    """Read random rows of a warm store, batch by batch, and train on what was read.
+    """Read random rows of a warm store, batch by batch, and train on them.
 
     Args:
-        sizes: of the decoder; a row holds cells × annotation_dim float16 numbers.
-        rows: of the store.
+        sizes: sizes of the decoder; a row holds cells × annotation_dim float16 numbers.
+        rows: rows of the store.
         batch: rows per read, captions per training step.
         rounds: reads that are timed.
-        seconds: after so long no further round begins.
+        seconds: time after which no further round starts.
     """
     sizes = sizes or Sizes()
     with TemporaryDirectory(prefix="regard-bench-") as folder:

@@ -1,7 +1,7 @@
-"""The papers' equations as a plain loop: nothing cached, no tricks. The oracle of the tests.
+"""The papers' equations as a plain loop, without caches or other optimisations: the tests' oracle.
 
 Xu et al. 2015, section 3.1, with the deviations that `regard.model.decoder` names. At every step
-the annotations of every caption are projected anew, as in the most-used public implementations;
+the annotations of every caption are projected again, as in the most-used public implementations;
 like those it sorts captions by length, and a caption that has ended takes no further steps.
 """
 
@@ -93,7 +93,7 @@ class Textbook:
         """Take the weights; they are shared, not copied.
 
         Raises:
-            ConfigError: it has a position code, which no equation of the papers has.
+            ConfigError: it has a position code, which the papers do not have.
         """
         if decoder.config.position != "none":
             raise ConfigError(
@@ -305,7 +305,7 @@ class Textbook:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of B captions.
+    """Results of teacher forcing for B captions.
 
     Attributes:
         logprob: (B,) log p(y | a), summed over the words.

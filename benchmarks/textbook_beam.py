@@ -16,11 +16,11 @@ class Beam:
     """One caption of a search; `words` and what follows have T entries.
 
     Attributes:
-        words: ids said so far, the end token not among them.
+        words: ids so far, without the end token.
         total: log-probabilities, summed.
         hidden: (H,) the state after the words.
         memory: (H,).
-        logprobs: of each word.
+        logprobs: logprobs of each word.
         alphas: (L,) for each word.
         betas: mean gate for each word; empty without a gate.
         alternatives: strongest words at each step, as (id, log-probability).
@@ -59,7 +59,7 @@ def search(
     """Return the best captions of one picture, finished before unfinished, each best first.
 
     A caption that ends leaves the beam, which stays as wide as it was; an end that would not
-    have stayed in the beam counts for nothing. A width of 1 is greedy decoding.
+    have stayed in the beam does not count. A width of 1 is greedy decoding.
 
     Args:
         textbook: the model.
@@ -70,7 +70,7 @@ def search(
         start: id read first.
         end: id that ends a caption.
         forbidden: ids that are never said.
-        unlisted: ids that are no alternatives.
+        unlisted: ids that are not listed as alternatives.
         length_penalty: totals are divided by the tokens' number to this power.
         n_best: captions returned.
         alternatives: strongest words noted at each step.
@@ -150,7 +150,7 @@ def search(
 def _decided(
     live: list[Beam], found: list[Beam], n_best: int, width: int, max_length: int, penalty: float
 ) -> bool:
-    """Whether no live caption can beat the n_best-th finished one by three words for free."""
+    """Return whether no live caption can beat the n_best-th finished one with three free words."""
     longest = min(len(live[0].words) + 3, max_length)
     reachable = max(beam.total for beam in live) / (longest + 1) ** penalty
     return width == 1 or found[n_best - 1].score >= reachable

@@ -28,14 +28,14 @@ Step = Callable[[Batch], float]
 
 @dataclass(frozen=True)
 class TrainWork:
-    """What is trained.
+    """The work to train.
 
     Attributes:
-        sizes: of the decoder.
+        sizes: sizes of the decoder.
         batch: captions per step.
         captions_per_image: that share a projection.
         precision: "fp32" or "bf16"; the other implementations run in the same.
-        seed: of weights, captions and dropout.
+        seed: seed of weights, captions and dropout.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
@@ -45,13 +45,13 @@ class TrainWork:
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return plain values."""
         plain = {n: getattr(self, n) for n in ("batch", "captions_per_image", "precision", "seed")}
         return plain | {"sizes": self.sizes.to_json()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> TrainWork:
-        """Make it again from `to_json`."""
+        """Create the work from the values of `to_json`."""
         rest = {name: value for name, value in record.items() if name != "sizes"}
         return cls(sizes=Sizes(**record["sizes"]), **rest)
 
@@ -68,12 +68,12 @@ def measure_training(
     """Time training steps: forward, loss with penalty, dropout, backward, clip, Adam.
 
     Args:
-        work: what is trained.
-        against: implementations that take turns with regard's own.
+        work: the work to train.
+        against: implementations that alternate with regard's own.
         rounds: steps of each.
-        seconds: after so long no further round begins.
+        seconds: time after which no further round starts.
         memory: whether to measure memory, in a process for each.
-        square: size of the product that the share is of.
+        square: size of the reference matrix product.
     """
     batches = [_batch(work, number) for number in range(_BATCHES)]
     steps = {name: make_step(name, work) for name in ("regard", *against)}
@@ -122,7 +122,7 @@ def make_step(name: str, work: TrainWork) -> Step:
 
     Args:
         name: "regard", "textbook" or "plain".
-        work: what is trained; every implementation begins with the same weights.
+        work: the work to train; every implementation starts with the same weights.
     """
     decoder = build_decoder(work.sizes, seed=work.seed).train()
     optimizer = build_optimizer(OptimizerConfig(), decoder, Stored())
@@ -165,7 +165,7 @@ def _losses(
 
 
 def run_steps(name: str, work: dict[str, Any]) -> None:
-    """Make a few steps and nothing else: what a process does whose memory is measured."""
+    """Make a few steps, in a process whose memory is measured."""
     made = TrainWork.from_json(work)
     step = make_step(name, made)
     for number in range(_MEMORY_STEPS):

@@ -1,4 +1,4 @@
-"""The work that is timed: sizes, captions, a decoder, and how many operations it takes.
+"""The timed work: sizes, captions, a decoder, and the number of operations.
 
 Sizes are those of the literature: 196 cells, everything else 512, 9,490 words (COCO's at five
 occurrences or more), captions of 7 to 20 words.
@@ -52,7 +52,7 @@ def caption_lengths(count: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def build_decoder(sizes: Sizes, *, seed: int = 0, dropout: float = 0.5) -> AttentionDecoder:
-    """Build a decoder of these sizes with random weights, torch's generator left as it was."""
+    """Build a decoder of these sizes with random weights; torch's generator is unchanged."""
     config = DecoderConfig(
         embedding_dim=sizes.embedding_dim,
         hidden_dim=sizes.hidden_dim,
@@ -68,10 +68,10 @@ def build_decoder(sizes: Sizes, *, seed: int = 0, dropout: float = 0.5) -> Atten
 
 
 class Stored(Encoder):
-    """Stands for a frozen encoder whose vectors lie in a store: it has no weights."""
+    """Stand-in for a frozen encoder whose vectors lie in a store; it has no weights."""
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what came: the vectors are made already."""
+        """Return the input: the vectors exist already."""
         return pixels
 
 
@@ -88,8 +88,8 @@ def make_batch(items: int, captions_per_item: int, sizes: Sizes, *, seed: int = 
     Args:
         items: N.
         captions_per_item: G.
-        sizes: of the decoder.
-        seed: of everything that is drawn.
+        sizes: sizes of the decoder.
+        seed: seed of everything that is drawn.
     """
     generator = np.random.default_rng(seed)
     chunks = [
@@ -116,10 +116,10 @@ def step_operations(sizes: Sizes, words_read: int, captions: int, items: int) ->
     Forward 2LDA + 4DH per picture, and per word that is read (the start token among them)
     2HA + 4LA + 2LD + 8H(E + D + H) + 2HE + 2DE + 2EV, and 2HD or 2H for the gate. Backward takes
     twice that, but once for the projection, the context sum and the first state, since the
-    annotations need no gradient. Padding is no useful work. The start is counted per caption.
+    annotations need no gradient. Padding does not count. The start is counted per caption.
 
     Args:
-        sizes: of the decoder.
+        sizes: sizes of the decoder.
         words_read: sum over the captions of their words + 1.
         captions: B.
         items: N pictures.
@@ -148,9 +148,9 @@ def _forward(sizes: Sizes) -> tuple[int, int, int, int]:
 
 
 def add_clock(decoder: AttentionDecoder, *, sharpness: float = 40.0) -> None:
-    """Make a decoder end every caption after as many words as its picture's first feature says.
+    """Make a decoder end every caption after the number of words in its picture's first feature.
 
-    Weights that nobody trained never say that a caption ends. So one unit of the LSTM becomes a
+    Untrained weights never predict the end of a caption. So one unit of the LSTM becomes a
     clock: it starts at -(words + 1/2) / 32, read from the mean of feature 0, goes up by 1 / 32
     with every word, and drives the end token's logit through a unit of the deep output. The
     rest of the decoder stays random. Every implementation that runs these weights ends there.
@@ -182,7 +182,7 @@ def add_clock(decoder: AttentionDecoder, *, sharpness: float = 40.0) -> None:
 
 
 def set_lengths(vectors: Tensor, lengths: np.ndarray) -> Tensor:
-    """Return vectors (N, L, D) whose first feature tells the clock each caption's length (N,)."""
+    """Return vectors (N, L, D) whose first feature encodes each caption's length (N,)."""
     told = vectors.clone()
     start = np.arctanh(-(lengths + 0.5) / 32)
     told[:, :, 0] = torch.from_numpy(start).to(told.dtype)[:, None]

@@ -1,1 +1,1 @@
-"""Captions for hippocampus MRI scans: a whole research example on the public API."""
+"""Captions for hippocampus MRI scans: a complete research example on the public API."""

@@ -70,9 +70,9 @@ def write_data(
     Args:
         folder: with `images` and `labels`, files of one name in both.
         out: created if it does not exist; an earlier data set in it is replaced.
-        captions: of each real scan; a copy has `CAPTIONS_OF_A_COPY`.
+        captions: captions of each real scan; a copy has `CAPTIONS_OF_A_COPY`.
         copies: warped copies of each training scan.
-        seed: of split, warping, wordings and their order.
+        seed: seed of split, warping, wordings and their order.
         report: is called with (scans done, scans in all).
 
     Returns:
@@ -123,7 +123,7 @@ def _begin_folder(folder: Path) -> None:
         if json.loads(dataset.read_text("utf-8"))["dataset"] == DESCRIPTION:
             return
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        pass  # there is none, or it is another's
+        pass  # it does not exist, or belongs to another data set
     if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise ConfigError(
             f"{folder} holds something other than this data set, which might be overwritten. Name "
@@ -136,7 +136,7 @@ def scan_names(folder: Path) -> list[str]:
     """Return the names of the scans that have a mask.
 
     Raises:
-        DatasetError: there are no scans, or one lacks its mask.
+        DatasetError: the folder holds no scans, or a scan lacks its mask.
     """
     names = sorted(p.name for p in (folder / "images").glob("[!.]*.nii.gz"))
     missing = [name for name in names if not (folder / "labels" / name).is_file()]
@@ -164,7 +164,7 @@ def read_marked_scan(scan: str | Path, mask: str | Path) -> MarkedScan:
     """Read a scan and its mask, both in canonical orientation.
 
     Raises:
-        DatasetError: they do not lie on the same voxels.
+        DatasetError: scan and mask do not lie on the same voxels.
     """
     values, labels = (read_media(path, _AS_IT_IS) for path in (scan, mask))
     assert isinstance(values, Scan)
@@ -233,10 +233,10 @@ class FactBook:
     """The contents of `facts.json`.
 
     Attributes:
-        thresholds: of every fact.
+        thresholds: thresholds of every fact.
         values: every fact's number of every scan, by the name of its file.
         classes: every fact's class, likewise.
-        splits: of every scan.
+        splits: splits of every scan.
     """
 
     thresholds: Thresholds

@@ -1,7 +1,7 @@
 """Evaluation on held-out scans: true facts, text scores, and attention against the masks.
 
-A caption counts for a fact if it states its class; a fact that is not stated, or of which two
-different things are said, is not right. Baselines that need no training are computed here: the
+A caption is right about a fact if it states its class; a missing or contradictory statement is
+wrong. Baselines that need no training are computed here: the
 majority text, and the caption of the nearest training scan by voxels, by the size of the crop and
 by the model's mean annotation.
 """
@@ -59,7 +59,7 @@ def evaluate_model(
     beam: int = 1,
     tokenizer: str = "auto",
 ) -> Evaluation:
-    """Evaluate a model beside controls and baselines.
+    """Evaluate a model, controls and baselines.
 
     Args:
         folder: written by `projects.hippocampus.data.write_data`.
@@ -182,7 +182,7 @@ def attention_rows(
 
 @dataclass(frozen=True)
 class FactScore:
-    """How often a fact was stated, and how often it was right.
+    """Counts of how often a fact was stated and how often it was right.
 
     Attributes:
         scans: that were captioned.
@@ -237,10 +237,10 @@ def nearest_texts(
     wanted: Sequence[str],
     references: Mapping[str, Sequence[str]],
 ) -> dict[str, str]:
-    """Return for each wanted scan a caption of the training scan that is nearest to it.
+    """Return for each scan a caption of the nearest training scan.
 
     Args:
-        vectors: of every scan, such as its voxels, its size or its features.
+        vectors: vectors of every scan, such as its voxels, its size or its features.
         training: names of the training scans.
         wanted: names of the scans to caption.
         references: captions of the training scans.

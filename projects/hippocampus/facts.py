@@ -42,7 +42,7 @@ class MarkedScan:
         return np.argwhere(np.isin(self.mask, labels)) * np.array(self.spacing)
 
     def volume(self, *labels: int) -> float:
-        """Return mm³."""
+        """Return the volume in mm³."""
         return float(np.isin(self.mask, labels).sum() * np.prod(self.spacing))
 
     def mean(self, label: int) -> float:
@@ -123,9 +123,9 @@ class Fact:
 
     Attributes:
         name: its key in `facts.json`.
-        unit: of its number; "" for a ratio.
-        meaning: what the number is.
-        measure: of a marked scan.
+        unit: unit of its number; "" for a ratio.
+        meaning: description of the number.
+        measure: measure of a marked scan.
         classes: their names from the smallest number on.
         step: thresholds are rounded to multiples of it.
         fixed: thresholds that are not quantiles.
@@ -193,7 +193,7 @@ def measure_facts(marked: MarkedScan) -> dict[str, float]:
     """Return every fact's number.
 
     Raises:
-        DatasetError: a part is not marked at all.
+        DatasetError: a part is missing from the mask.
     """
     for label, name in ((ANTERIOR, "anterior"), (POSTERIOR, "posterior")):
         if not (marked.mask == label).any():

@@ -1,4 +1,4 @@
-"""How often a model of scans reports that an input is unlike its training data, and how rightly.
+"""Evaluation of out-of-distribution notices: how often they occur, by kind of input.
 
 Held-out scans should get no notice. These should get one: held-out scans upside down, mirrored
 front to back, with black and white exchanged, with noise, at twice the size; scans of other kinds
@@ -21,13 +21,13 @@ from regard.types import Media, Scan
 
 @dataclass(frozen=True)
 class NoticeCount:
-    """How many inputs of a kind got a notice.
+    """Number of inputs of a kind that got a notice.
 
     Attributes:
         inputs: their kind.
-        noticed: how many got a notice; None if they cannot be read.
-        total: how many there are.
-        first: what the first notice says, or why they cannot be read.
+        noticed: number with a notice; None if they cannot be read.
+        total: number of inputs.
+        first: text of the first notice, or why they cannot be read.
     """
 
     inputs: str

@@ -1,10 +1,10 @@
 """Pretraining of the scan encoder on masks and facts, before the decoder reads any words.
 
-A caption of a hundred words states eighteen facts: too weak a signal for a fresh network to learn
-to see by. A mask tells for every cell which share of it each part fills, and the facts' numbers are
-known. So the encoder learns to predict both (`encoder.volume.numbers` and `parts` of the recipe),
-and its vectors go on carrying them. It has then seen the masks of the training scans and of no
-others. Where attention lies on a part, the encoder knew parts before the decoder knew words.
+A caption of a hundred words states eighteen facts: too weak a signal to train a fresh encoder. A
+mask gives the share of every cell that each part fills, and the facts' numbers are known. So the
+encoder learns to predict both (`encoder.volume.numbers` and `parts` of the recipe), and its vectors
+keep the predictions. It sees only the masks of training scans. If attention lies on a part, note
+that the encoder was trained on parts before the decoder was trained on words.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NOISE = 0.03
 
 @dataclass(frozen=True)
 class Targets:
-    """What an encoder learns from, N scans.
+    """Training targets of an encoder, for N scans.
 
     Attributes:
         pixels: (N, *input_shape) float32.
@@ -68,11 +68,11 @@ def pretrain_encoder(
     Args:
         encoder: predicts K numbers and P shares; all of it is trained, and it ends frozen and in
             evaluation mode.
-        targets: of the training scans.
+        targets: targets of the training scans.
         epochs: passes over them.
         batch_size: scans a step.
         learning_rate: at the beginning.
-        seed: of order and noise.
+        seed: seed of order and noise.
         report: is called with (epoch, mean loss) after each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -179,12 +179,12 @@ def _share_right(numbers: np.ndarray, names: list[str], book: FactBook) -> float
 def read_targets(
     encoder: AuxiliaryHeads, folder: Path, names: list[str], numbers: np.ndarray
 ) -> Targets:
-    """Read scans and masks as an encoder takes them.
+    """Read scans and masks as inputs and targets of an encoder.
 
     Args:
         encoder: reads and prepares the scans.
         folder: written by `write_data`.
-        names: of the scans.
+        names: names of the scans.
         numbers: (N, K), standardised.
     """
     pixels: list[np.ndarray] = []

@@ -18,7 +18,7 @@ from functools import lru_cache
 from projects.hippocampus.facts import FACTS, Thresholds
 
 CONTRADICTION = "contradiction"
-"""The class that `stated_facts` gives to a fact of which a text says two different things."""
+"""The class of a fact with two different statements in a text."""
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
@@ -28,10 +28,10 @@ class Clause:
 
     Attributes:
         fact: its name.
-        text: with `{}` where the class stands.
+        text: its text, with `{}` in place of the class.
         classes: what stands there, by class in the fact's own order; empty: the range of
             numbers, "under 10", "10 to 20" or "over 20".
-        digits: of the numbers of a range; percent: 1.1 is written as 10.
+        digits: digits of the numbers of a range; percent: 1.1 is written as 10.
         percent: see `digits`.
     """
 
@@ -42,7 +42,7 @@ class Clause:
     percent: bool = False
 
     def gaps(self, thresholds: tuple[float, ...]) -> tuple[str, ...]:
-        """Return what may stand in the gap, by class."""
+        """Return the text for the gap, by class."""
         if self.classes:
             return self.classes
         values = [100 * (t - 1) if self.percent else t for t in thresholds]
@@ -204,7 +204,7 @@ def _sentence(
 def stated_facts(text: str, thresholds: Thresholds) -> dict[str, str]:
     """Return the class that a text states, for every fact that it mentions.
 
-    A fact of which it says two different things has the class `CONTRADICTION`.
+    A fact with two different statements has the class `CONTRADICTION`.
 
     >>> stated_facts("a large hippocampus, flat in cross section", EXAMPLE)
     {'volume': 'large', 'flatness': 'flat'}

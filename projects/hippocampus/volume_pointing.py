@@ -26,7 +26,7 @@ class Pointing:
     Attributes:
         mass: attention inside the mask, 0..1.
         hit: whether the centre of the cell with the largest weight lies inside.
-        uniform_mass: what uniform attention would have inside.
+        uniform_mass: mass of uniform attention inside the mask.
         uniform_hit: probability that a cell drawn uniformly hits.
         middle_hit: whether the cell in the middle of the grid hits.
     """
@@ -61,7 +61,7 @@ class GridMask:
         Args:
             mask: (slices, rows, cols) bool, voxel by voxel as the scan was read.
             spacing: millimetres between voxels.
-            grid: of the scan.
+            grid: grid of the scan.
         """
         covered, inside = mask.astype(np.float64), mask
         edges = [
@@ -119,7 +119,7 @@ class PartAttention:
         word: one of `SPOKEN`.
         pointing: attention against the part's mask.
         distance: millimetres from the peak to the part.
-        prior: the same for a map that knows the training masks and nothing of this scan.
+        prior: the same for a map made from the training masks alone.
     """
 
     word: str

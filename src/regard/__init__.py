@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from regard.types import AttentionTrace, Caption, Grid, Word
     from regard.version import __version__
 
-# Loaded on first use, so that nobody waits for what is not asked for.
+# Loaded on first use, so that imports stay fast.
 _LAZY = {
     "AttentionTrace": "regard.types",
     "Caption": "regard.types",
@@ -56,12 +56,12 @@ def load(
         name: a folder, a shipped model's name, or a hub id; None: the medium's shipped default.
         medium: "image", "video" or "volume"; None: what the model is for, pictures where none is
             named. A model of pictures captions clips frame by frame.
-        device: where it works, such as "cpu" or "cuda".
+        device: where it runs, such as "cpu" or "cuda".
         backend: "onnx" (exported graphs, no torch), "torch", or "auto": the graphs where the model
             has them and the device is the CPU.
 
     Raises:
-        CheckpointError: nothing can be loaded by that name.
+        CheckpointError: no model of that name can be loaded.
         ConfigError: the named model does not read that medium.
         MissingExtra: a hub id was given and huggingface_hub is not installed; or torch is needed
             and is not.

@@ -1,8 +1,8 @@
-"""Captioner: preprocessing, encoder, decoder and vocabulary as one thing that writes captions.
+"""Captioner: preprocessing, encoder, decoder and vocabulary combined into one caption writer.
 
-It runs on a backend. Graphs under onnxruntime (`regard export`) need no torch, and are taken where
-a model has them and the work is done on a CPU; the modules of torch are loaded when they are asked
-for, or where there are no graphs.
+It runs on a backend. Graphs under onnxruntime (`regard export`) need no torch, and are used where
+a model has them and runs on a CPU; the torch modules are loaded when they are requested, or where
+there are no graphs.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _UNTRAINED_FRAMES = 12  # of a clip that a model of pictures captions
 
 
 class Captioner:
-    """Writes captions for pictures, clips or scans, whichever its encoder reads.
+    """Writes captions for pictures, clips or scans, depending on its encoder.
 
     Attributes:
-        components: what it is made of; `with_components` returns a captioner of others.
+        components: its parts; `with_components` returns a captioner with other ones.
 
     >>> model = Captioner.load("runs/mine/best")         # doctest: +SKIP
     >>> model.caption("photo.jpg").text                  # doctest: +SKIP
@@ -61,7 +61,7 @@ class Captioner:
         name: str,
         device: str = "cpu",
     ) -> None:
-        """Take two modules, which are used as they are, not copied.
+        """Wrap two modules; they are not copied.
 
         Args:
             encoder: pixels to annotations.
@@ -72,29 +72,29 @@ class Captioner:
             device: where the work is done.
 
         Raises:
-            ConfigError: there is no such device.
+            ConfigError: the device is not available.
         """
         self.components = of_modules(encoder, decoder, vocabulary, config, name, device)
 
     @classmethod
     def of(cls, components: Components) -> Captioner:
-        """Return the captioner that is made of some components."""
+        """Return a captioner made of the given components."""
         captioner = cls.__new__(cls)
         captioner.components = components
         return captioner
 
     def with_components(self, **others: Any) -> Captioner:
-        """Return a captioner of the same components besides those that are named."""
+        """Return a captioner with some components replaced."""
         return self.of(replace(self.components, **others))
 
     @property
     def reader(self) -> Reader:
-        """What it reads, and on which grid, without torch."""
+        """The input format and the attention grid; needs no torch."""
         return self.components.reader
 
     @property
     def backend(self) -> Backend:
-        """What runs the encoder and the decoder's step."""
+        """The backend that runs the encoder and the decoder's step."""
         return self.components.backend
 
     @property
@@ -114,7 +114,7 @@ class Captioner:
 
     @property
     def config(self) -> Recipe:
-        """The recipe that its modules were made by."""
+        """The recipe that built its modules."""
         return self.components.config
 
     @property
@@ -124,7 +124,7 @@ class Captioner:
 
     @property
     def device(self) -> str:
-        """Where the work is done."""
+        """The device that the model runs on."""
         return self.components.device
 
     @property
@@ -134,17 +134,17 @@ class Captioner:
 
     @property
     def familiarity(self) -> OutOfDistributionDetector | None:
-        """Compares inputs with the training items, where those were summed up."""
+        """Compares inputs with the training items; None if the model has no such statistics."""
         return self.components.familiarity
 
     @property
     def confidence(self) -> Confidence | None:
-        """The chance that words are right, where the model was calibrated."""
+        """The calibrated probability that a word is right; None without calibration."""
         return self.components.confidence
 
     @property
     def medium(self) -> str:
-        """What it captions: "image", "video" or "volume"."""
+        """The medium that it captions: "image", "video" or "volume"."""
         return self.reader.medium
 
     @overload
@@ -173,7 +173,7 @@ class Captioner:
         Raises:
             MediaError: a picture cannot be read.
             ConfigError: an option is wrong.
-            UnknownName: there is no such option.
+            UnknownName: an option is unknown.
         """
         many = isinstance(source, list | tuple)
         sources: Sequence[Source] = source if many else [source]
@@ -230,8 +230,8 @@ class Captioner:
     ) -> Iterator[Caption | Failure]:
         """Caption a stream of batches as `caption_many` does, in order.
 
-        What goes through the network together is the caller's choice. The same batch gives the
-        same numbers, to the last bit; another one only the same to rounding.
+        The caller chooses the batches. The same batch gives bitwise the same numbers; another
+        batch gives the same numbers up to rounding.
         """
         made = decoding_options(options, self.vocabulary, self.config, self.name)
         pipeline = Pipeline(self.components, made, report, keep_pixels)
@@ -245,15 +245,15 @@ class Captioner:
         """Return a captioner of clips by a model of pictures, without any training on clips.
 
         The same decoder attends over all cells of all frames: to it a clip is one picture of
-        many cells. What it learned of pictures is all that it knows; it has no word for what
-        only movement shows.
+        many cells. It knows only what it learned from pictures, and has no words for what only
+        movement shows.
 
         Args:
             config: which frames, and on which grid; None: 12 frames × rows × cols.
 
         Raises:
-            ConfigError: it reads no pictures, its decoder has a code for the positions of one
-                picture, or motion features are wanted.
+            ConfigError: the model does not read pictures, its decoder has a code for the
+                positions of one picture, or motion features are requested.
         """
         parts = self.components
         config = _clip_config(parts, config)
@@ -278,19 +278,19 @@ class Captioner:
             encoder=replace(parts.config.encoder, medium="video", video=config),
             decoder=replace(parts.config.decoder, grid_shape=reader.grid_shape),
         )
-        # Scores, familiarity and confidence are of pictures; threads and sizes are chosen anew.
+        # Scores, familiarity and confidence apply to pictures only; threads and sizes are reset.
         clips = Components(reader, backend, modules, parts.vocabulary, recipe, parts.name)
         return self.of(replace(clips, device=parts.device, native_step=parts.native_step))
 
     def accelerated(self, pictures: int, *, cores: int | None = None) -> Captioner:
-        """Return a captioner that is faster on so many pictures (clips, scans), or this one.
+        """Return a captioner that is faster on this many pictures (clips, scans), or this one.
 
         Where a model has no graphs, onnxruntime and onnxscript (extra `export`) make one of its
         encoder, which encodes several times faster than torch on a CPU, with the same vectors to
-        rounding, but takes seconds to begin. A model with graphs takes the decoder's steps from
-        compiled loops (`regard.native`) where a C++ compiler has made them before, or where there
-        are items enough to make them now. Every core then does batches of its own
-        (`regard.util.parallel`); `cores` says how many where not all of the machine are its own.
+        rounding, but takes seconds to start. A model with graphs runs the decoder's steps in
+        compiled loops (`regard.native`) if they were compiled before, or if there are enough
+        items to compile them now. Every core then processes its own batches
+        (`regard.util.parallel`); `cores` limits their number where the machine is shared.
         """
         parts = self.components
         few = pictures * parts.reader.pictures_per_item < _WORTH_A_SESSION
@@ -332,7 +332,7 @@ class Captioner:
             half: store float16 weights, half the size.
 
         Raises:
-            CheckpointError: it cannot be written; what was there before is untouched.
+            CheckpointError: it cannot be written; existing data are unchanged.
         """
         from regard.checkpoint.build import save_components
 
@@ -352,8 +352,8 @@ class Captioner:
 
         Raises:
             CheckpointError: it is missing, damaged, or its parts do not fit.
-            ConfigError: there is no such device, or the graphs do not run there.
-            UnknownName: there is no such backend.
+            ConfigError: the device is not available, or the graphs do not run there.
+            UnknownName: the backend is unknown.
             MissingExtra: torch, or a package that its encoder needs, is not installed.
         """
         return cls.of(load_components(folder, device, backend))
@@ -365,7 +365,7 @@ class Captioner:
         """Load a folder, a shipped model by name, or a Hugging Face hub id; see `load`.
 
         Raises:
-            CheckpointError: nothing can be loaded by that name.
+            CheckpointError: no model of that name can be loaded.
             MissingExtra: a hub id was given and huggingface_hub is not installed.
         """
         from regard.pretrained import find_model
@@ -377,9 +377,7 @@ def _clip_config(parts: Components, config: VideoConfig | None) -> VideoConfig:
     """Return how clips are read; raise if a captioner cannot caption them frame by frame."""
     medium = parts.reader.medium
     if medium != "image":
-        raise ConfigError(
-            f"{parts.name!r} captions {MEDIA[medium].noun}s already; it reads no frames."
-        )
+        raise ConfigError(f"{parts.name!r} captions {MEDIA[medium].noun}s already, not frames.")
     if parts.config.decoder.position != "none":
         raise ConfigError(
             f"{parts.name!r} has a position code for the cells of one picture, which has no "

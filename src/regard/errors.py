@@ -2,8 +2,8 @@
 
     RegardError
     ├── MediaError              a picture, clip or scan that cannot be read
-    │   ├── MediaTooLarge       more pixels than wanted
-    │   └── UnknownMedia        no file of a kind that is read
+    │   ├── MediaTooLarge       more pixels than allowed
+    │   └── UnknownMedia        a file of an unsupported kind
     ├── DatasetError            captions or splits that cannot be used
     ├── ConfigError             a setting that is wrong (also a ValueError)
     ├── CheckpointError         a model folder that is damaged or does not fit
@@ -11,7 +11,7 @@
     ├── MissingExtra            an optional package is absent (also an ImportError)
     └── RankLost                another process of a training on many devices ended
 
-Every message says what came, what was wanted and what to do.
+Every message says what came, what was expected and what to do.
 """
 
 import difflib
@@ -23,10 +23,10 @@ _LONGEST, _BEGINNING, _END = 3000, 2000, 900  # characters of a message
 
 
 class RegardError(Exception):
-    """The root of every error that a user of regard may meet."""
+    """Base class of all errors that regard raises on purpose."""
 
     def __str__(self) -> str:
-        """Return the message, cut in its middle where it repeats what is too long to be read."""
+        """Return the message; one that is too long is cut in the middle."""
         text = super().__str__()
         if len(text) <= _LONGEST:
             return text
@@ -42,7 +42,7 @@ class MediaTooLarge(MediaError):
 
 
 class UnknownMedia(MediaError):
-    """A file is of no kind that is read."""
+    """A file is of an unsupported kind."""
 
 
 class DatasetError(RegardError):
@@ -50,7 +50,7 @@ class DatasetError(RegardError):
 
 
 class ConfigError(RegardError, ValueError):
-    """A recipe or an option holds a value that makes no sense."""
+    """A recipe or an option holds an invalid value."""
 
 
 class CheckpointError(RegardError):
@@ -58,14 +58,14 @@ class CheckpointError(RegardError):
 
 
 class UnknownName(RegardError, LookupError):
-    """A name that the table of its kind does not hold."""
+    """A name is not in the table of its kind."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        """Say which names exist, the nearest first.
+        """List the known names, the nearest first.
 
         Args:
             kind: what the name should name, such as "encoder".
-            name: the name that came.
+            name: the unknown name.
             known: every name that would have been right.
         """
         names, name = sorted(known), name[:_NAME]
@@ -78,13 +78,13 @@ class MissingExtra(RegardError, ImportError):
     """An optional package is needed and not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str, hint: str = "") -> None:
-        """Say which extra brings the package.
+        """Name the extra that installs the package.
 
         Args:
             package: the package that could not be imported.
             extra: the extra of regard that installs it.
-            purpose: what it was wanted for.
-            hint: what else is to be known, such as why one that is installed does not do.
+            purpose: what it is needed for.
+            hint: further advice, such as why an installed version does not work.
         """
         super().__init__(
             f"{purpose} needs the package {package!r}. Install it with: "
@@ -108,11 +108,11 @@ class RankLost(RegardError):
 
 @contextmanager
 def needs_torch(purpose: str, hint: str = "") -> Generator[None]:
-    """Say which extra brings torch where it is imported within and absent.
+    """Raise `MissingExtra` if an import of torch within fails.
 
     Args:
-        purpose: what it is wanted for, as the beginning of a sentence: "training a model".
-        hint: what else can be done.
+        purpose: what it is needed for, as the beginning of a sentence: "training a model".
+        hint: alternatives.
 
     Raises:
         MissingExtra: torch is not installed.

@@ -1,6 +1,6 @@
-"""A captioner for each medium: what the command line, bulk work and the service ask.
+"""A captioner for each medium, for the command line, bulk work and the service.
 
-`ModelPool` loads the model of a medium when its first file comes. `NamedModels` holds captioners
+`ModelPool` loads the model of a medium at its first file. `NamedModels` holds captioners
 that a service has loaded, from which a request names one.
 """
 
@@ -27,7 +27,7 @@ class WrongMedium(UnknownMedia, ConfigError):
 
 
 class ModelPool:
-    """Loads a model per medium when the first file of that medium comes."""
+    """Loads one model per medium, at the first file of that medium."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class ModelPool:
         backend: str = "auto",
         cores: int | None = None,
     ) -> None:
-        """Name the model; nothing is loaded yet.
+        """Store the arguments; models are loaded on first use.
 
         Args:
             model: folder, shipped model or hub id; None: the shipped model of each medium.
             device: where the work is done.
             files: expected number of files; a fast encoder pays only for many.
-            covered: whether each will be encoded again with its parts covered.
+            covered: whether each file will be encoded again with its parts covered.
             backend: see `Captioner.load`.
             cores: how many it may use; None: all.
         """
@@ -60,8 +60,8 @@ class ModelPool:
 
         Raises:
             CheckpointError: the model cannot be loaded.
-            WrongMedium: the model that was named does not read this medium.
-            UnknownName: there is no such medium.
+            WrongMedium: the named model does not read this medium.
+            UnknownName: the medium is unknown.
         """
         if medium not in MEDIA:
             raise UnknownName("medium", medium, MEDIA)
@@ -120,7 +120,7 @@ class ModelPool:
         if captioner.medium == "image" and medium == "video":
             return captioner.for_clips()
         raise WrongMedium(
-            f"{MEDIA[medium].phrase} came, and the model {captioner.name!r} captions "
+            f"the file is {MEDIA[medium].phrase}, but the model {captioner.name!r} captions "
             f"{MEDIA[captioner.medium].noun}s. Leave --model out, or name one for "
             f"{MEDIA[medium].noun}s."
         )
@@ -132,7 +132,7 @@ def _refused(source: Source, error: WrongMedium) -> Failure:
 
 
 class NamedModels:
-    """Captioners by name, and those of clips that models of pictures become.
+    """Captioners by name, with one for clips for each model of pictures.
 
     Attributes:
         by_key: every captioner that a file may go to.
@@ -143,10 +143,10 @@ class NamedModels:
         """Take captioners by name; the first is the default.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: no captioner is given.
         """
         if not captioners:
-            raise ConfigError("there is no model to serve; name one.")
+            raise ConfigError("no model to serve; name one.")
         self._named = dict(captioners)
         self.by_key = dict(captioners)
         self.default = next(iter(captioners))
@@ -158,7 +158,7 @@ class NamedModels:
                     continue
 
     def check(self, name: str) -> None:
-        """Refuse a name that no model has; "" stands for any.
+        """Raise if no model has this name; "" stands for any.
 
         Raises:
             UnknownName: no model has it.
@@ -170,12 +170,12 @@ class NamedModels:
         """Return the key of the captioner for a file.
 
         Args:
-            name: of the model that was asked for; "": the first that reads the medium, one made
+            name: name of the requested model; "": the first that reads the medium, one made
                 for it before one of pictures.
             medium: the file's.
 
         Raises:
-            WrongMedium: there is none.
+            WrongMedium: no captioner reads the medium.
         """
         names = [name] if name else list(self._named)
         frame_by_frame = [one + _FRAME_BY_FRAME for one in names] if medium == "video" else []
@@ -184,13 +184,13 @@ class NamedModels:
                 return key
         reads = sorted({f"{MEDIA[self._named[one].medium].noun}s" for one in names})
         raise WrongMedium(
-            f"{MEDIA[medium].phrase} came, and what is served here captions {' and '.join(reads)}"
+            f"the file is {MEDIA[medium].phrase}, but the models here caption {' and '.join(reads)}"
             f"{f' with the model {name!r}' if name else ''}. Name a model for "
             f"{MEDIA[medium].noun}s."
         )
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return what models there are, the default first."""
+        """Return a description of each model, the default first."""
         return [_description(name, captioner) for name, captioner in self._named.items()]
 
 

@@ -1,13 +1,13 @@
 """From sources to captions: source -> media -> annotations -> hypotheses -> `Caption`.
 
-    decoding options   what a caller names, with words as ids
+    decoding options   the caller's options, with words as ids
     read               source -> media -> the network's input, on threads of their own
     encode             inputs -> annotations
     decode             annotations -> hypotheses (`regard.decoding`)
     write              hypotheses -> captions, with notices and confidence
 
-While one batch is captioned the next is read; or, with several threads, every core does batches of
-its own. Either way memory does not grow with the stream.
+While one batch is captioned the next is read; or, with several threads, every core processes its
+own batches. Either way memory does not grow with the stream.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Deferred:
-    """A source that is fetched when its turn comes, by the thread that reads it.
+    """A source that the reading thread fetches when it is needed.
 
     Attributes:
-        name: what messages and results call it.
-        fetch: returns the source; what cannot be fetched is a `MediaError`.
+        name: its name in messages and results.
+        fetch: returns the source; raises `MediaError` if it cannot be fetched.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Deferred:
 Source: TypeAlias = (
     "str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Media | Deferred"
 )
-"""Whatever `regard.media.read_media` reads, what it has read, or what returns one of them."""
+"""A source for `regard.media.read_media`, a read medium, or a function that returns one."""
 
 Report: TypeAlias = Callable[[str, int, int], None]
 """Receives progress on a source that is being read: its name, frames decoded, of how many."""
@@ -72,8 +72,8 @@ class Failure:
     """An item that could not be captioned.
 
     Attributes:
-        file: what was asked for.
-        error: what is wrong with it.
+        file: the requested file.
+        error: the reason.
     """
 
     file: str
@@ -82,7 +82,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An item as it was read, as the encoder reads it, and the seconds from one to the other."""
+    """An item, its preprocessed form, and the seconds that preprocessing took."""
 
     media: Media
     input: Input
@@ -94,8 +94,8 @@ class Pipeline:
     """Turns batches of sources into captions.
 
     Attributes:
-        components: of the captioner.
-        options: of the decoding.
+        components: components of the captioner.
+        options: options of the decoding.
         report: receives, from the threads that read, how many frames of a clip are decoded.
         keep_pixels: whether captions keep their pictures, for drawing. A photograph of 12
             megapixels is 36 MB, and some batches of them are under way.
@@ -158,7 +158,7 @@ class Pipeline:
             return Failure(str(source) if is_path else f"<{type(source).__name__}>", error)
 
     def _caption(self, items: list[_Prepared | Failure]) -> list[Caption | Failure]:
-        """Caption what of a batch could be read."""
+        """Caption the items of a batch that could be read."""
         ready = [item for item in items if isinstance(item, _Prepared)]
         captions = iter(self._captions(ready) if ready else ())
         return [item if isinstance(item, Failure) else next(captions) for item in items]
@@ -187,7 +187,7 @@ class Pipeline:
         ]
 
     def _notices(self, ready: list[_Prepared], annotations: Annotations) -> list[tuple[str, ...]]:
-        """Return for each item what a reader of its caption must know."""
+        """Return for each item the notices that a reader of its caption needs."""
         clinical = (NOT_CLINICAL,) if self.components.reader.medium == "volume" else ()
         detector = self.components.familiarity
         if detector is None:
@@ -278,24 +278,24 @@ _OPTIONS = {f.name for f in fields(DecodingOptions)}
 def decoding_options(
     given: dict[str, Any], vocabulary: Vocabulary, config: Recipe, name: str
 ) -> DecodingOptions:
-    """Return the options of a decoding from what a caller names.
+    """Return the decoding options for a caller's keyword arguments.
 
     Args:
         given: fields of `DecodingOptions`; `prefix` and `banned` as words or ids.
-        vocabulary: of the model.
-        config: its recipe, which says how long captions are and which decoding suits it.
-        name: of the model, for messages.
+        vocabulary: vocabulary of the model.
+        config: its recipe, with the defaults of length and decoding.
+        name: name of the model, for messages.
 
     Raises:
-        UnknownName: there is no such option.
-        ConfigError: an option is wrong, or the model cannot do it.
+        UnknownName: an option is unknown.
+        ConfigError: an option is wrong, or the model does not support it.
     """
     unknown = [key for key in given if key not in _OPTIONS]
     if unknown:
         raise UnknownName("captioning option", unknown[0], _OPTIONS)
     options = to_dict(config.decoding) | given
     longest = config.data.max_length
-    # 20 characters are no caption, nor are 20 words where captions are long.
+    # 20 characters are too short for a caption, and 20 words where captions are long.
     if vocabulary.tokens != "word" or longest > DataConfig().max_length:
         options.setdefault("max_length", longest)
     for key, ids in (("prefix", prefix_ids), ("banned", banned_ids)):
@@ -311,7 +311,7 @@ def decoding_options(
 
 
 def prefix_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
-    """Return the ids of a forced beginning.
+    """Return the ids of a prefix.
 
     Raises:
         ConfigError: a word is not in the vocabulary, or an id is out of range.
@@ -319,7 +319,7 @@ def prefix_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
     ids: list[int] = []
     given = [words] if isinstance(words, str) else words
     for is_id, run in groupby(given, lambda word: isinstance(word, int)):
-        # Words that follow one another are one text: where letters are tokens, so are spaces.
+        # Adjacent words are joined to one text: where letters are tokens, so are spaces.
         if is_id:
             ids += [_checked(vocabulary, word) for word in run if isinstance(word, int)]
         else:
@@ -328,14 +328,14 @@ def prefix_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
         text = words if isinstance(words, str) else " ".join(map(str, words))
         unknown = [t for t in vocabulary.split(text) if vocabulary.encode([t]) == [UNKNOWN]]
         raise ConfigError(
-            f"prefix holds {', '.join(map(repr, unknown)) or UNKNOWN}, which the model cannot say: "
+            f"prefix holds {', '.join(map(repr, unknown)) or UNKNOWN}, which the model lacks: "
             f"it is not among its {len(vocabulary)} words. Use another word."
         )
     return tuple(ids)
 
 
 def banned_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
-    """Return the ids of words that must not be said; unknown words need no ban.
+    """Return the ids of banned words; unknown words need no ban.
 
     Raises:
         ConfigError: a word is several pieces of the vocabulary, so that banning them would
@@ -356,6 +356,6 @@ def banned_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
 def _checked(vocabulary: Vocabulary, token: int) -> int:
     if not 0 <= token < len(vocabulary):
         raise ConfigError(
-            f"there is no word {token}: the vocabulary has the ids 0 to {len(vocabulary) - 1}."
+            f"unknown word id {token}: the vocabulary has the ids 0 to {len(vocabulary) - 1}."
         )
     return token

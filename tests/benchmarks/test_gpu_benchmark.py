@@ -31,7 +31,7 @@ def test_it_runs_in_a_tiny_form(as_json: bool) -> None:
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="No CUDA device is here; --tiny tries"):
+    with pytest.raises(ConfigError, match="No CUDA device is available; --tiny tries"):
         measure_gpu(tiny=False)
 
 

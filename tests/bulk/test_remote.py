@@ -135,7 +135,7 @@ def test_what_a_place_drops_is_asked_for_again(
 
 
 def test_a_bucket_that_is_not_there_is_said(server: Server, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"s3://nobody/x is not there"):
+    with pytest.raises(ConfigError, match=r"s3://nobody/x does not exist"):
         open_run(job(server.url("nobody/x"), tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"s3://nobody/out cannot be written") as found:
         open_run(job(folder, server.url("nobody/out")))

@@ -291,8 +291,8 @@ def test_evaluation_mode_is_given_back(model: Captioner) -> None:
         ({"batch_size": 0}, ConfigError, "batch_size is 0"),
         ({"context": "argmax"}, ConfigError, "soft attention, which looks at all"),
         ({"prefix": "a zebra"}, ConfigError, "prefix holds 'zebra'"),
-        ({"prefix": [99]}, ConfigError, "there is no word 99"),
-        ({"banned": [-1]}, ConfigError, "there is no word -1"),
+        ({"prefix": [99]}, ConfigError, "unknown word id 99"),
+        ({"banned": [-1]}, ConfigError, "unknown word id -1"),
     ],
 )
 def test_a_wrong_option_is_refused_before_the_first_picture(

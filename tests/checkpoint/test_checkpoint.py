@@ -237,7 +237,7 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, None, "1"])
 def test_an_unknown_format_is_refused(tmp_path: Path, version: object) -> None:
     folder = save(tmp_path / "m", config=CONFIG | {"format_version": version})
-    with pytest.raises(CheckpointError, match=r"this regard knows 1\. Update regard"):
+    with pytest.raises(CheckpointError, match=r"this version of regard supports 1\. Update regard"):
         inspect_checkpoint(folder)
 
 

@@ -1,8 +1,8 @@
-"""Bulk captioning whose processes are killed: every item still gets one row, and the right one.
+"""Bulk captioning with killed processes: every item must still get exactly one correct row.
 
-First the local engine: the whole process is killed at random moments and started again until it is
-done. Then Ray: on a cluster of two nodes a worker is killed at a random moment of every run. What
-comes out must be the shards of an undisturbed run, byte for byte.
+First the local engine: the whole process is killed at random moments and restarted until it is
+done. Then Ray: on a cluster of two nodes a worker is killed at a random moment of every run. The
+shards must equal those of an undisturbed run, byte for byte.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from regard.bulk import run as run_job
 from tests.fuzz.tally import Tally
 
 _ITEMS = 160
-_BAD = 7  # one item in so many is no picture
+_BAD = 7  # one item in this many is not a picture
 _UNIT, _BATCH = 4, 2
 _OPTIONS = {"beam": 1, "max_length": 3}
 _KILLS = 3  # of one local job at most, before it may end
 _LOCAL_TRIES = 6
 _CLUSTER_TRIES = 10
 _PATIENCE = 240.0  # seconds for a run that takes a few
-_WORKER = "_UnitWorker"  # stands in the title of Ray's processes that caption
+_WORKER = "_UnitWorker"  # part of the titles of Ray's captioning processes
 
 
 def run(scale: float, seed: int, folder: Path) -> Tally:
@@ -57,7 +57,7 @@ def run(scale: float, seed: int, folder: Path) -> Tally:
 
 
 def make_source(folder: Path, items: int, seed: int) -> Path:
-    """Write small pictures, and files that are none."""
+    """Write small pictures, and files that are not pictures."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(seed)
     for number in range(items):
@@ -71,7 +71,7 @@ def make_source(folder: Path, items: int, seed: int) -> Path:
 
 
 def job_of(source: Path, out: Path) -> Job:
-    """Return the job that is disturbed."""
+    """Return the job to disturb."""
     return Job(str(source), str(out), form="jsonl", unit=_UNIT, batch_size=_BATCH,
                options={**_OPTIONS, "context": "expected"})  # fmt: skip
 
@@ -87,7 +87,7 @@ def _command(source: Path, out: Path) -> subprocess.Popen[bytes]:
 def kill_local(
     source: Path, out: Path, whole: Path, span: float, chance: random.Random, tally: Tally
 ) -> None:
-    """Kill the local engine some times, let it end, and count whether its rows are right."""
+    """Kill the local engine several times, let it finish, and check its rows."""
     kills = chance.randint(1, _KILLS)
     for _ in range(kills):
         process = _command(source, out)
@@ -108,7 +108,7 @@ def kill_local(
 def kill_workers(
     source: Path, folder: Path, whole: Path, tries: int, chance: random.Random
 ) -> Tally:
-    """Run on a cluster of two nodes, a worker killed at a random moment of every run."""
+    """Run on a cluster of two nodes, and kill a worker at a random moment of every run."""
     tally = Tally()
     with _cluster() as (address, raylets):
         span = _disturbed(source, folder / "ray-whole", address, raylets, None)[1]
@@ -121,7 +121,7 @@ def kill_workers(
             what = f"{out.name}: a worker killed after {moment:.1f} s of about {span:.1f}"
             try:
                 hit, _ = _disturbed(source, out, address, raylets, moment)
-            except Exception as error:  # whatever it is, nobody caught it
+            except Exception as error:  # any exception that was not caught
                 tally.miss(f"{what}: {type(error).__name__}: {error}")
                 continue
             if hit:
@@ -136,7 +136,7 @@ def kill_workers(
 def _disturbed(
     source: Path, out: Path, address: str, raylets: set[int], moment: float | None
 ) -> tuple[bool, float]:
-    """Run the job on a cluster and kill a worker so many seconds after the first is there.
+    """Run the job on a cluster and kill a worker a given time after the first one starts.
 
     Returns:
         Whether one was killed before the run ended, and seconds from the first worker to the end.
@@ -167,7 +167,7 @@ def _disturbed(
 
 
 def _workers(raylets: set[int]) -> set[int]:
-    """Return the processes of a cluster that caption: children of its raylets, by their titles."""
+    """Return the captioning processes of a cluster: children of its raylets, by their titles."""
     found: set[int] = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, IndexError):
@@ -201,7 +201,7 @@ def _cluster() -> Generator[tuple[str, set[int]]]:
 
 
 def _in_time(start: Callable[[], Any]) -> Any:
-    """Try twice more where a busy machine does not start one of Ray's nodes in time."""
+    """Retry twice if a busy machine does not start one of Ray's nodes in time."""
     for left in (2, 1, 0):
         try:
             return start()
@@ -216,7 +216,7 @@ def _judge(what: str, status: int, out: Path, whole: Path, tally: Tally) -> None
     wanted = {p.name: p.read_bytes() for p in whole.glob("part-*")}
     found = {p.name: p.read_bytes() for p in out.glob("part-*")}
     other = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-    if status != 1:  # some items are no pictures
+    if status != 1:  # some items are not pictures
         tally.miss(f"{what}: status {status}")
     elif other:
         tally.lose(f"{what}: {len(other)} shards differ, {other[0]} the first")
@@ -225,7 +225,7 @@ def _judge(what: str, status: int, out: Path, whole: Path, tally: Tally) -> None
 
 
 def wrong_rows(source: Path, out: Path) -> str:
-    """Return what is wrong with the rows: not one for every item, or a wrong item that failed."""
+    """Return an error if rows are missing or duplicated, or the wrong items failed."""
     rows = [
         json.loads(line)
         for path in sorted(out.glob("part-*"))

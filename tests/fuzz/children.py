@@ -1,9 +1,9 @@
-"""Child processes that try one item after another, and a parent that outlives them.
+"""Child processes that try one item after another, supervised by a parent.
 
 A child has an empty home, an empty folder for temporary files and an empty working folder of its
-own, a limit on its memory, and a hook that is told of every file it opens, every program it starts
-and every connection it makes. Whatever it writes, and whatever it reads that was planted as a
-secret, is noticed. It may crash or hang: the item is then counted, and another child goes on.
+own, a memory limit, and an audit hook that records every file it opens, every program it starts
+and every connection it makes. Writes outside its folders and reads of a planted secret are
+detected. If it crashes or hangs, the item is counted and another child continues.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any, TypeAlias
 HANG_SECONDS = 10.0
 """An item that takes longer, twice, hangs; of the cores' own time where others take them."""
 MEMORY_BYTES = 3 * 2**30
-"""Most that an item may take beside what its child had before: a picture of 178 million pixels, the
+"""Largest memory of an item, beyond what its child had before: a picture of 178 million pixels, the
 largest that is decoded, twice in RGBA and once in RGB."""
-_SPACE_BYTES = 4 * 2**30  # of addresses, beside what a child has mapped when it begins
+_SPACE_BYTES = 4 * 2**30  # of address space, in addition to what a child has mapped at its start
 _START_SECONDS = 300.0
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = frozenset(
@@ -41,21 +41,21 @@ _STARTS = frozenset(
 )
 
 Task: TypeAlias = Callable[[int], str]
-"""Tries the item of a number; returns what became of it, such as the error's class. What it raises
-was not handled."""
+"""Tries the item of a number; returns its outcome, such as the error's class. Exceptions that it
+raises were not handled."""
 Maker: TypeAlias = Callable[[Path, int], Task]
-"""Called once in every child with the folder it may work in and the seed: makes its task."""
+"""Called once in every child with its working folder and the seed; returns its task."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an item.
+    """The outcome of an item.
 
     Attributes:
-        number: of the item.
-        fault: "" where it was handled.
-        note: what the task returned.
-        peak: bytes that it took at its peak, beside what its child had before.
+        number: number of the item.
+        fault: "" if it was handled.
+        note: the task's return value.
+        peak: its peak memory in bytes, less what its child had before.
     """
 
     number: int
@@ -65,20 +65,20 @@ class Outcome:
 
 
 class Fault(Exception):
-    """Raised by a task where nothing was raised and something is wrong all the same."""
+    """Raised by a task that got a wrong result without an exception."""
 
 
 def try_items(
     maker: Maker, numbers: Iterator[int], seed: int, folder: Path, children: int = 2
 ) -> Iterator[Outcome]:
-    """Try items in child processes, and yield what became of each.
+    """Try items in child processes, and yield the outcome of each.
 
     Args:
-        maker: at the top level of a module.
-        numbers: of the items.
-        seed: is passed to the maker.
-        folder: the children's folders are made in it.
-        children: how many work at a time.
+        maker: a function at the top level of a module.
+        numbers: numbers of the items.
+        seed: passed to the maker.
+        folder: parent of the children's folders.
+        children: number of children.
     """
     crew = [_Child(maker, seed, folder / f"child{i}") for i in range(children)]
     again: list[int] = []
@@ -109,7 +109,7 @@ def try_items(
 
 
 class _Child:
-    """One process, begun anew where it dies."""
+    """One process, restarted if it dies."""
 
     def __init__(self, maker: Maker, seed: int, folder: Path) -> None:
         self._arguments = maker, seed, folder
@@ -127,20 +127,20 @@ class _Child:
         self._since, self._spent = time.monotonic(), 0.0
 
     def give(self, number: int) -> None:
-        """Have an item tried."""
+        """Send an item to the process."""
         self.pipe.send(number)
         self.number, self._since = number, time.monotonic()
         self._spent = _state(self._process.pid or 0)[1]
 
     def look(self) -> Outcome | None:
-        """Return what became of the item, where that is known by now."""
+        """Return the outcome of the item, or None if it is not known yet."""
         limit = HANG_SECONDS if self.ready else _START_SECONDS
         try:
             if self.pipe.poll():
                 found: Any = self.pipe.recv()
                 if not self.ready:
                     if found:
-                        raise RuntimeError(f"a child did not begin: {found}")
+                        raise RuntimeError(f"a child did not start: {found}")
                     self.ready = True
                     return None
                 number, self.number = self.number, None
@@ -154,7 +154,7 @@ class _Child:
         return None
 
     def _starved(self) -> bool:
-        """Whether others took the cores: it wants to run, and had less than its time so far."""
+        """Return whether it is runnable but got too little CPU time on a busy machine."""
         if not self.ready or time.monotonic() - self._since > 10 * HANG_SECONDS:
             return False
         state, seconds = _state(self._process.pid or 0)
@@ -182,7 +182,7 @@ def _death(status: int) -> str:
 
 
 def _traceback(folder: Path) -> str:
-    """Return where a crash happened, as the child's last words tell."""
+    """Return where a crash happened, from the child's last output."""
     try:
         lines = (folder / "stderr.txt").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -192,14 +192,14 @@ def _traceback(folder: Path) -> str:
 
 
 class Watcher:
-    """Told by the interpreter of what it does; remembers what it must not."""
+    """Audit hook: records forbidden events."""
 
     def __init__(self, allowed: Path, secret: str) -> None:
-        """Watch from now on: a hook cannot be taken off.
+        """Install the hook, which cannot be removed.
 
         Args:
-            allowed: below it files may be written.
-            secret: part of the names of files that nothing may read.
+            allowed: folder in which files may be written.
+            secret: part of the names of files that must not be read.
         """
         self.seen: list[str] = []
         self.on = False
@@ -231,14 +231,14 @@ class Watcher:
             self.seen.append(f"{event} {arguments[:2]!r:.200}")
 
     def told(self) -> str:
-        """Return what was seen since the last call."""
+        """Return the events since the last call."""
         seen, self.seen = self.seen, []
         return "; ".join(seen)
 
 
 def _work(pipe: Connection, maker: Maker, seed: int, folder: Path) -> None:
-    """Try what is asked for until the pipe closes; the body of a child."""
-    own = folder / "work"  # where alone it may write
+    """Try items until the pipe closes; the body of a child."""
+    own = folder / "work"  # the only place where it may write
     places = {name: folder / name for name in ("home", "tmp", "cwd")}
     for place in (own, *places.values()):
         place.mkdir(parents=True, exist_ok=True)
@@ -251,7 +251,7 @@ def _work(pipe: Connection, maker: Maker, seed: int, folder: Path) -> None:
     }
     os.chdir(places["cwd"])
     words = os.open(folder / "stderr.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    for stream in (1, 2):  # what C libraries say of damaged files
+    for stream in (1, 2):  # messages of C libraries about damaged files
         os.dup2(words, stream)
     faulthandler.enable()
     try:
@@ -260,7 +260,7 @@ def _work(pipe: Connection, maker: Maker, seed: int, folder: Path) -> None:
         pipe.send(repr(error))
         raise
     watcher = Watcher(own, SECRET)
-    for place in places.values():  # what was made by beginning
+    for place in places.values():  # created during start-up
         for made in place.iterdir():
             made.rename(folder / f"begun-{made.name}-{os.getpid()}")
     _limit_memory()
@@ -289,11 +289,11 @@ def _work(pipe: Connection, maker: Maker, seed: int, folder: Path) -> None:
 
 
 SECRET = "planted-secret"  # nosec B105
-"""Part of the name of files that lie outside of what an item may read."""
+"""Part of the names of files that an item must not read."""
 
 
 def _place_of(error: BaseException) -> str:
-    """Return the innermost place in regard where an exception passed."""
+    """Return the innermost frame in regard of an exception's traceback."""
     place, at = "", error.__traceback__
     while at is not None:
         code = at.tb_frame.f_code
@@ -304,14 +304,14 @@ def _place_of(error: BaseException) -> str:
 
 
 def _limit_memory() -> None:
-    """Have what would take the machine's memory be a `MemoryError` instead."""
+    """Limit the process's memory, so that excessive use raises `MemoryError`."""
     limit = _status("VmSize") + _SPACE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _state(process: int) -> tuple[str, float]:
-    """Return whether a process runs ("R") and its seconds on a core, so far as Linux tells."""
+    """Return a process's state, such as "R", and its CPU seconds, where Linux provides them."""
     try:
         with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -321,7 +321,7 @@ def _state(process: int) -> tuple[str, float]:
 
 
 def _status(key: str) -> int:
-    """Return a number of bytes that Linux knows of this process; 0 elsewhere."""
+    """Return a memory figure of this process from Linux in bytes; 0 elsewhere."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             for line in file:

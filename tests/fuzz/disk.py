@@ -1,7 +1,7 @@
 """Full and read-only disks, folders without permission, clocks that jump, files that disappear.
 
-Every fault is combined with every writer (`tests.fuzz.writers`). Either the work is done, or one
-line says why not, with the status of wrong settings; what was there before stays whole.
+Every fault is combined with every writer (`tests.fuzz.writers`). Either the work succeeds, or one
+line gives the reason, with the status of wrong settings; earlier data stay intact.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LONGEST = 3000  # characters of a message
 
 
 def run(scale: float, seed: int, folder: Path) -> Tally:
-    """Try every fault on every work; below a scale of 0.1 a few, above 1 with more room left."""
+    """Try every fault on every writer; fewer below a scale of 0.1, more disk sizes above 1."""
     # In a process of its own, which has imported all and started no thread when it forks.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
         return alone.submit(_run, scale, seed, folder).result()
@@ -78,7 +78,7 @@ def _all(scale: float, seed: int, folder: Path) -> Tally:
 
 
 def _nothing() -> None:
-    """Do nothing first."""
+    """Do nothing."""
 
 
 def _trials(scale: float, draw: random.Random) -> Iterator[tuple[Work, str, int]]:
@@ -114,7 +114,7 @@ def _checking(work: Work) -> Callable[[Path], None]:
 
 
 def judge(name: str, ended: ChildResult, lost: str, tally: Tally, *, must_say: bool) -> None:
-    """Count a trial: what it said, and what is lost."""
+    """Count the outcome of a trial."""
     lines = [line for line in ended.words.splitlines() if line.strip()]
     if lost:
         tally.lose(f"{name}: {lost[-600:]}; it had said {ended.words[-200:]!r}")

@@ -23,7 +23,7 @@ _SECRET_PATHS = (
 
 
 def write_document_samples(folder: Path) -> None:
-    """Write what is damaged later; beside it the secret that nothing may read."""
+    """Write the documents to damage, and a secret that must not be read."""
     (folder / f"{SECRET}.txt").write_text("not to be read\n", "utf-8")
     place = folder / "papers"
     place.mkdir()
@@ -42,7 +42,7 @@ def write_document_samples(folder: Path) -> None:
 
 
 def _write_models(place: Path) -> None:
-    """Write a light model, and one for torch with the state of a training."""
+    """Write a light model, and one for torch with a training state."""
     import torch
 
     from regard.captioner import Captioner
@@ -144,7 +144,7 @@ def _write_store(folder: Path) -> None:
 
 
 def damaged_json(text: str, root: Path, draw: random.Random) -> str:
-    """Return JSON of which a value, a key or the nesting is another; or what is none."""
+    """Return JSON with a changed value, key or nesting; or invalid JSON."""
     way = draw.randrange(10)
     if way == 0:
         at = draw.randrange(len(text) + 1)
@@ -205,7 +205,7 @@ def _strange(value: Any, root: Path, draw: random.Random) -> Any:
 
 
 def damaged_toml(text: str, root: Path, draw: random.Random) -> str:
-    """Return TOML of which some lines are others."""
+    """Return TOML with some changed lines."""
     lines = text.splitlines()
     for _ in range(draw.choice((1, 1, 3))):
         at = draw.randrange(len(lines))
@@ -230,7 +230,7 @@ def damaged_toml(text: str, root: Path, draw: random.Random) -> str:
 
 
 def damaged_header(content: bytes, root: Path, draw: random.Random) -> bytes:
-    """Return safetensors with a damaged header, mostly of the length that it says."""
+    """Return safetensors with a damaged header, mostly of the declared length."""
     (size,) = struct.unpack_from("<Q", content)
     header = damaged_json(content[8 : 8 + size].decode(), root, draw).encode(
         "utf-8", "surrogatepass"

@@ -1,7 +1,7 @@
-"""Damaged checkpoints, vocabularies, recipes, caption files and stores, by the public calls.
+"""Damaged checkpoints, vocabularies, recipes, caption files and stores, through the public API.
 
-Half of the damaged checkpoints are forged: the digests in them are those of the damaged files, so
-that the damage is not stopped by them.
+Half of the damaged checkpoints are forged: their digests are those of the damaged files, so that
+the digest check does not stop them.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _ODD = 0.06  # of the files are missing, empty, a folder, a pipe or a link to th
 
 @dataclass(frozen=True)
 class Document:
-    """What is damaged, and how.
+    """A damaged document.
 
     Attributes:
         kind: "light", "torch", "recipe", "captions" or "store".
-        file: of its folder.
-        content: after the damage; None: the file is none, see `oddity`.
-        forged: digests are mended.
-        oddity: "missing", "folder", "link" or "pipe" where there is no content.
+        file: file name in its folder.
+        content: the damaged content; None: not a regular file, see `oddity`.
+        forged: whether digests are updated.
+        oddity: "missing", "folder", "link" or "pipe" if `content` is None.
     """
 
     kind: str
@@ -139,7 +139,7 @@ def _write(document: Document, root: Path, own: Path) -> Path:
 
 
 def _forge(folder: Path) -> None:
-    """Put the files' own digests where digests are, so far as there is something to put them in."""
+    """Update the digests in the config to those of the damaged files, as far as possible."""
     config = _loaded(folder / "config.json")
     if isinstance(config, dict) and isinstance(config.get("files"), dict):
         for name in config["files"]:
@@ -183,7 +183,7 @@ def _maker(own: Path, seed: int) -> Callable[[int], str]:
         "captions": partial(_use_captions, root / "papers" / "pictures"),
         "store": _use_store,
     }
-    for kind, use in uses.items():  # whole ones, and all that is imported by them
+    for kind, use in uses.items():  # intact ones, and everything that they import
         whole = (
             root
             / "papers"

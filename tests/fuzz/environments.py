@@ -41,12 +41,12 @@ PRELOAD = (
 
 @dataclass(frozen=True)
 class ChildResult:
-    """How a child ended.
+    """The result of a child process.
 
     Attributes:
-        status: what it returned; of a `RegardError` that reached its end 2.
-        words: what it said on standard error, or the error.
-        caught: whether nothing but a `RegardError` reached its end.
+        status: exit status; 2 after an uncaught `RegardError`.
+        words: its standard error, or the error.
+        caught: whether no exception other than `RegardError` was uncaught.
     """
 
     status: int
@@ -55,13 +55,13 @@ class ChildResult:
 
 
 def is_root() -> bool:
-    """Whether disks can be mounted and rights be given up."""
+    """Return whether this process can mount disks and drop root rights."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 @contextmanager
 def open_folder(folder: Path) -> Generator[Path]:
-    """Yield a folder that a child which gave root up can reach, unlike a temporary one."""
+    """Yield a folder that a child without root rights can reach, unlike a temporary one."""
     if not is_root():
         yield folder
         return
@@ -72,7 +72,7 @@ def open_folder(folder: Path) -> Generator[Path]:
 
 @contextmanager
 def small_disk(folder: Path) -> Generator[bool]:
-    """Mount a disk of its own at a folder, and yield whether that was possible."""
+    """Mount a small disk at a folder, and yield whether that was possible."""
     folder.mkdir(parents=True, exist_ok=True)
     options = f"size={DISK_BYTES},mode=755".encode()
     if not is_root() or not _mounted(folder, 0, options):
@@ -87,16 +87,16 @@ def small_disk(folder: Path) -> Generator[bool]:
 def _mounted(folder: Path, flags: int, options: bytes) -> bool:
     try:
         found = _LIBC.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, options)
-    except AttributeError:  # no Linux
+    except AttributeError:  # not Linux
         return False
     return found == 0
 
 
 @contextmanager
 def full(folder: Path, room: int, mounted: bool) -> Generator[Callable[[], None]]:
-    """Leave so many bytes of a disk; yield what a child does first.
+    """Leave a number of free bytes on a disk; yield the setup function for a child.
 
-    Where no disk could be mounted, a child may write no file larger than the room instead.
+    Without a mounted disk, the child's file size is limited to that number instead.
     """
     if not mounted:
 
@@ -123,7 +123,7 @@ def full(folder: Path, room: int, mounted: bool) -> Generator[Callable[[], None]
 
 @contextmanager
 def read_only(folder: Path, room: int, mounted: bool) -> Generator[Callable[[], None]]:
-    """Let nothing be written below a folder; yield what a child does first."""
+    """Make a folder read-only; yield the setup function for a child."""
     if not mounted:
         with denied(folder, room, mounted) as first:
             yield first
@@ -138,7 +138,7 @@ def read_only(folder: Path, room: int, mounted: bool) -> Generator[Callable[[], 
 
 @contextmanager
 def denied(folder: Path, room: int, mounted: bool) -> Generator[Callable[[], None]]:
-    """Take the right to write below a folder; yield what a child does first: give root up."""
+    """Remove write permission of a folder; yield a setup function that drops root."""
     places = [folder, *(path for path in folder.rglob("*") if not path.is_symlink())]
     modes = {path: path.stat().st_mode for path in places}
     for path in places:
@@ -155,7 +155,7 @@ def _nothing() -> None:
 
 
 def _give_root_up() -> None:
-    """Become nobody, who may read all (the interpreter may be root's own) and write nothing."""
+    """Become the user nobody, who may read everything (also root's interpreter) but not write."""
     if is_root():
         os.setgroups([])
         os.setgid(_NOBODY)
@@ -170,12 +170,12 @@ FAULTS: dict[str, Callable[[Path, int, bool], Any]] = {
     "read-only disk": read_only,
     "permission denied": denied,
 }
-"""Take the folder, the bytes that are left where it is full, and whether it is a disk's own."""
+"""Takes the folder, the free bytes if it is full, and whether it is a separate disk."""
 
 
 @contextmanager
 def jumping_clock(seed: int) -> Generator[None]:
-    """Have the wall clock jump by up to ten years either way whenever it is read."""
+    """Make the wall clock jump by up to ten years either way whenever it is read."""
     draw = random.Random(seed)
     true, true_ns = time.time, time.time_ns
 
@@ -192,13 +192,13 @@ def jumping_clock(seed: int) -> Generator[None]:
 def in_child(
     first: Callable[[], None], act: Callable[..., Any], *arguments: Any, limit: int = 0
 ) -> ChildResult:
-    """Do something in a child that is forked from this process, which has imported what it needs.
+    """Run a function in a child forked from this process, which has done the imports.
 
     Args:
-        first: done before it.
-        act: returns a status, or None for 0.
-        *arguments: of it.
-        limit: seconds that it may take; 0: two minutes.
+        first: setup function, called before `act`.
+        act: the function; returns a status, or None for 0.
+        *arguments: arguments of `act`.
+        limit: timeout in seconds; 0: two minutes.
     """
     reader, writer = os.pipe()
     process = multiprocessing.get_context("fork").Process(

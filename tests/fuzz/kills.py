@@ -24,13 +24,13 @@ _ROWS = 6000
 
 @dataclass(frozen=True)
 class _Work:
-    """Something to kill.
+    """A task to kill.
 
     Attributes:
-        name: of it.
-        do: the work, which takes the folder.
-        fault: says what is wrong with what lies in the folder after a kill; "" where nothing.
-        fault_in_the_end: the same of what the work leaves when it is done.
+        name: its name.
+        do: the task; takes the folder.
+        fault: returns an error in the folder after a kill, or "".
+        fault_in_the_end: the same after the task is complete.
     """
 
     name: str
@@ -65,7 +65,7 @@ def _kill(tally: Tally, kills: int, work: _Work, folder: Path, moments: random.R
 
 
 def _look(tally: Tally, work: _Work, out: Path, what: str) -> None:
-    """Judge what a kill left, do the work again, and judge what is there then."""
+    """Check the folder after a kill, repeat the task, and check the folder again."""
     try:
         fault = work.fault(out)
         if not fault:
@@ -122,7 +122,7 @@ def kill_checkpoint(tally: Tally, kills: int, folder: Path, moments: random.Rand
 
 
 def _save(folder: Path) -> None:
-    """Save one version after the other, and note each that is saved."""
+    """Save one version after the other, and record each completed save."""
     import torch
 
     from regard.checkpoint.build import save_checkpoint
@@ -184,7 +184,7 @@ def kill_shards(tally: Tally, kills: int, data: Path, folder: Path, moments: ran
 
 @dataclass(frozen=True)
 class _Sharding:
-    """Writes many small shards, unless they are there."""
+    """Writes many small shards, unless they exist."""
 
     dataset: CaptionDataset
 

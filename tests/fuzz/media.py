@@ -45,10 +45,10 @@ def tried(
 
     Args:
         maker: see `try_items`; its folder is `folder/childN/work`.
-        count: items.
-        seed: of the damages.
-        folder: to work in.
-        again: a number to the name and content of what was tried, to keep it.
+        count: number of items.
+        seed: seed of the damages.
+        folder: working folder.
+        again: maps a number to the name and content of its item, to keep it.
     """
     tally, peak, notes = Tally(), 0, Counter[str]()
     children = 1 if count < _WORTH_A_CHILD else 2
@@ -109,7 +109,7 @@ def _whole(seeds: dict[str, list[tuple[str, bytes]]], name: str) -> bytes:
 
 
 def _maker(folder: Path, seed: int) -> Callable[[int], str]:
-    """Load the shipped models; return what captions one damaged file."""
+    """Load the shipped models; return a function that captions one damaged file."""
     from regard import RegardError, load
     from regard.media import medium_of
 
@@ -142,10 +142,10 @@ def _maker(folder: Path, seed: int) -> Callable[[int], str]:
 
 
 def refusal(error: Exception) -> str:
-    """Return the class of a `RegardError` that says something.
+    """Return the class of a `RegardError` with a useful message.
 
     Raises:
-        Fault: it says nothing, or too much for a reader.
+        Fault: the message is empty or too long.
     """
     if not 10 < len(str(error)) < 4000:
         raise Fault(f"{type(error).__name__} of {len(str(error))} characters")
@@ -153,10 +153,10 @@ def refusal(error: Exception) -> str:
 
 
 def check(caption: Any) -> None:
-    """Look at a caption.
+    """Check a caption.
 
     Raises:
-        Fault: it is wrong.
+        Fault: the caption is invalid.
     """
     try:
         json.dumps(caption.to_json(), allow_nan=False)
@@ -169,7 +169,7 @@ def check(caption: Any) -> None:
 
 @dataclass(frozen=True)
 class _StubBackend:
-    """A backend that sees whether a network could read the pixels, and says two words."""
+    """A backend that checks the pixels and predicts two words."""
 
     words: int
     features: int
@@ -179,9 +179,9 @@ class _StubBackend:
         from regard.types import Annotations
 
         if not np.isfinite(pixels).all() or pixels.dtype != np.float32:
-            raise AssertionError(f"the network would read {pixels.dtype} that is not finite")
+            raise AssertionError(f"the input has {pixels.dtype} values that are not finite")
         if not mask.any(1).all():
-            raise AssertionError("the network would read nothing: no cell is real")
+            raise AssertionError("the input has no real cell")
         vectors = np.zeros((*mask.shape, self.features), np.float32)
         return Annotations(vectors, mask, grids)
 

@@ -1,4 +1,4 @@
-"""Small whole media of every kind that is mutated: 32 to 64 pixels, few frames, few voxels."""
+"""Small intact media of every mutated kind: 32 to 64 pixels, few frames, few voxels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Writer = Callable[[], bytes]
 
 
 def write_media_samples(folder: Path) -> None:
-    """Write them all, KIND-NAME.SUFFIX; the same ones on every machine of the same libraries."""
+    """Write all samples as KIND-NAME.SUFFIX; the same library versions write the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

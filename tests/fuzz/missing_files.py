@@ -19,7 +19,7 @@ Act = Callable[[Path], "int | None"]
 
 
 def _picture_between_two(folder: Path) -> None:
-    """A picture is removed after it was listed: its item fails, the others go on."""
+    """A picture is removed after it was listed: its item fails, the others are captioned."""
     from regard.captioner import Failure
 
     pictures(folder, 6)
@@ -33,7 +33,7 @@ def _picture_between_two(folder: Path) -> None:
 
 
 def _shard_under_a_reader(folder: Path) -> None:
-    """A store's shard is removed while it is read: what is open stays; then it is named."""
+    """A store's shard is removed while it is open: it stays readable; reopening names it."""
     from regard import DatasetError
     from regard.data.store import AnnotationStore, StoreKey
     from tests.fuzz.writers import encoded
@@ -54,7 +54,7 @@ def _shard_under_a_reader(folder: Path) -> None:
 
 
 def _model_under_a_captioner(folder: Path) -> None:
-    """A model's folder is removed after it was loaded: it captions, or says that it is gone."""
+    """A model's folder is removed after loading: it captions, or reports the missing folder."""
     from regard import CheckpointError, load
     from regard.pretrained import find_model
 
@@ -72,7 +72,7 @@ def _model_under_a_captioner(folder: Path) -> None:
 
 
 def _model_before_it_is_named(folder: Path) -> int:
-    """A model that is not there: wrong usage, one line."""
+    """A model that does not exist: a usage error in one line."""
     pictures(folder, 1)
     status = command("caption", str(folder / "0.jpg"), "--model", str(folder / "gone"))
     assert status == 2, status
@@ -80,7 +80,7 @@ def _model_before_it_is_named(folder: Path) -> int:
 
 
 class _RemovingReporter(Silent):
-    """Removes something once a training has begun."""
+    """Reporter that removes a file once training has started."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
@@ -104,17 +104,17 @@ def _removed_while_training(what: str, *settings: str) -> Act:
 
 
 def _picture_named_and_gone(folder: Path) -> int:
-    """Captions name a picture that is not there: the training says so before it begins."""
+    """Captions name a missing picture: training reports it before it starts."""
     from regard.training import train
 
     pictures(folder / "pictures")
     (folder / "pictures" / "2.jpg").unlink()
     train(training(folder / "pictures"), folder / "run")
-    raise AssertionError("a picture that is gone was not missed")
+    raise AssertionError("the missing picture was not reported")
 
 
 def _half_of_a_library(folder: Path) -> None:
-    """The cache of compiled loops holds half a library, and one of another kind."""
+    """The cache of compiled loops holds a truncated library, and one of another platform."""
     import os
 
     from regard.native import cpp_library
@@ -130,7 +130,7 @@ def _half_of_a_library(folder: Path) -> None:
 
 
 def _answers_nobody_reads(folder: Path) -> int:
-    """Standard output is a disk that is full."""
+    """Standard output is on a full disk."""
     import os
 
     pictures(folder, 2)
@@ -158,7 +158,7 @@ MISSING: dict[str, Act] = {
     "half a library in the cache": _half_of_a_library,
     "standard output on a full disk": _answers_nobody_reads,
 }
-"""What is wanted of each: it returns, or raises a `RegardError`."""
+"""Each must return or raise a `RegardError`."""
 
 
 def clock_trials(scale: float, seed: int) -> Iterator[tuple[str, Act]]:

@@ -1,4 +1,4 @@
-"""Ways to damage a file: some know nothing of its format, others keep it looking like one."""
+"""Mutators: ways to damage a file, with or without knowledge of its format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 
 SIZES = (0, 1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
-"""Values at which programs go wrong."""
+"""Extreme values."""
 _LONGEST = 64
 _PNG = 8  # bytes of its signature
 _NESTING = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf", b"moof", b"traf"}
@@ -23,9 +23,9 @@ def damaged(content: bytes, other: bytes, draw: random.Random) -> bytes:
     """Return a damaged copy.
 
     Args:
-        content: a whole file.
-        other: another one, for splices.
-        draw: decides how.
+        content: an intact file.
+        other: another file, for splices.
+        draw: random generator.
     """
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         content = draw.choice(_WAYS)(content, other, draw)
@@ -75,7 +75,7 @@ def _splice(content: bytes, other: bytes, draw: random.Random) -> bytes:
 
 
 def _field(content: bytes, _: bytes, draw: random.Random) -> bytes:
-    """Set a number to one at which programs go wrong, mostly in the header."""
+    """Set a number, mostly in the header, to an extreme value."""
     reach = len(content) if draw.random() < 0.4 else min(len(content), 64)
     return with_number(content, draw.randrange(reach + 1), draw)
 
@@ -156,7 +156,7 @@ def _jpeg(content: bytes, other: bytes, draw: random.Random) -> bytes:
 
 
 def _riff(content: bytes, other: bytes, draw: random.Random) -> bytes:
-    """WebP and AVI: sizes of chunks, or what is in them."""
+    """WebP and AVI: sizes or contents of chunks."""
     places: list[int] = []
 
     def walk(at: int, stop: int) -> None:
@@ -314,4 +314,4 @@ _KINDS: dict[str, Callable[[bytes, bytes, random.Random], bytes]] = {
     "dicom": _dicom,
 }
 KINDS = tuple(_KINDS)
-"""What is damaged."""
+"""The kinds of damaged files."""

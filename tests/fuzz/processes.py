@@ -1,6 +1,6 @@
-"""Processes to kill, forked from a server that has imported torch, so that they start at once.
+"""Processes to kill, forked from a server that has imported torch, so that they start fast.
 
-The tests take them, too.
+The tests use them, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CONTEXT.set_forkserver_preload(
 _LONGEST = 120.0  # seconds; nothing here should take so long
 
 KILLED = -signal.SIGKILL
-"""Exit status of what was killed."""
+"""Exit status of a killed process."""
 
 
 def start(work: Callable[..., None], *arguments: Any) -> ForkServerProcess:
@@ -33,7 +33,7 @@ def start(work: Callable[..., None], *arguments: Any) -> ForkServerProcess:
 
 
 def start_ranks(world: int, work: Callable[..., None], *arguments: Any) -> list[ForkServerProcess]:
-    """Run work(*arguments) in processes that find each other as those of torchrun do."""
+    """Run work(*arguments) in ranks with torchrun's environment variables."""
     if world == 1:
         return [start(work, *arguments)]
     port = free_port()
@@ -60,7 +60,7 @@ def ended(processes: list[ForkServerProcess], seconds: float = _LONGEST) -> list
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

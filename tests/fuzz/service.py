@@ -40,9 +40,9 @@ def run(scale: float, seed: int, folder: Path) -> Tally:
     """Load and abuse the service, and kill its processes.
 
     Args:
-        scale: how much; 1 loads it for two minutes.
-        seed: of the order in which things are tried.
-        folder: for logs.
+        scale: amount of work; 1 loads the service for two minutes.
+        seed: seed of the order of the trials.
+        folder: folder for logs.
     """
     pictures, captions = known_pictures()
     with Service(folder / "load.log") as served:
@@ -62,7 +62,7 @@ def run(scale: float, seed: int, folder: Path) -> Tally:
 
 
 def _expect(tally: Tally, what: str, works: Callable[[], bool]) -> None:
-    """Count whether something holds."""
+    """Count whether a condition holds."""
     try:
         held = works()
     except Exception as error:
@@ -75,7 +75,7 @@ def _expect(tally: Tally, what: str, works: Callable[[], bool]) -> None:
 
 
 def _stopped(served: Service) -> list[int]:
-    """Stop all decoding processes in mid-work, which a busy one cannot notice; return them."""
+    """Stop all decoding processes with SIGSTOP; return them."""
     children = served.children()
     for number in children:
         os.kill(number, signal.SIGSTOP)
@@ -83,7 +83,7 @@ def _stopped(served: Service) -> list[int]:
 
 
 def _warmed(served: Service, picture: bytes) -> None:
-    """See to it that both decoding processes run."""
+    """Start both decoding processes."""
     while len(served.children()) < 2:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(served.caption, [picture] * 4))
@@ -92,7 +92,7 @@ def _warmed(served: Service, picture: bytes) -> None:
 def _shoot(
     served: Service, generator: random.Random, pictures: list[bytes], captions: list[str]
 ) -> Tally:
-    """Kill one of two decoding processes while each has a file; one request may fail, no other."""
+    """Kill one of two decoding processes while each has a file; only one request may fail."""
     tally = Tally()
     _warmed(served, pictures[0])
     stopped = _stopped(served)
@@ -117,7 +117,7 @@ def _shoot(
 
 
 def _shoot_idle(served: Service, picture: bytes, caption: str) -> Tally:
-    """Kill processes that have nothing to do: nobody notices."""
+    """Kill idle processes: no request may fail."""
     tally = Tally()
     _warmed(served, picture)
     shot = served.children()
@@ -132,7 +132,7 @@ def _shoot_idle(served: Service, picture: bytes, caption: str) -> Tally:
 
 
 def _hang(served: Service, picture: bytes, caption: str) -> Tally:
-    """Let decoding processes hang: the request is told so in time, and the next one served."""
+    """Let decoding processes hang: the request times out, and the next one is served."""
     tally = Tally()
     _warmed(served, picture)
     _stopped(served)
@@ -152,7 +152,7 @@ def _hang(served: Service, picture: bytes, caption: str) -> Tally:
 
 
 def _end(log: Path, pictures: list[bytes], captions: list[str]) -> Tally:
-    """End the service while it works: what is under way is answered, what comes later is not."""
+    """End the service while it works: running requests are answered, later ones refused."""
     tally = Tally()
     with Service(log) as served:
         opened = [served.connect(60) for _ in pictures]
@@ -179,8 +179,8 @@ def _caption(told: dict[str, Any]) -> str:
 
 
 def _judge_log(log: Path, tally: Tally) -> None:
-    """Look for failures that the service itself reports, and for what should be in no log."""
-    lines = log.read_text("utf-8").splitlines()[1:]  # the first says where it serves
+    """Check the log for failures and for content that must not be logged."""
+    lines = log.read_text("utf-8").splitlines()[1:]  # the first line gives the address
     told = [json.loads(line) for line in lines if line.startswith("{")]
     for line in lines:
         if not line.startswith("{"):

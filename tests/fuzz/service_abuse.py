@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.fuzz.service_client import BOUNDARY, Service, form, read_all, request, status_of
 from tests.fuzz.tally import Tally
 
-_SLOW = 60  # connections that dribble at once
+_SLOW = 60  # simultaneous slow connections
 _LEAVERS = 40
-_TIDY = 20.0  # seconds until nothing waits any more
+_TIDY = 20.0  # seconds until the queue is empty
 _NAMES = (
     "../../../../etc/passwd",
     "..\\..\\windows\\win.ini",
@@ -47,7 +47,7 @@ _PATHS = (
 
 
 class _Judge:
-    """Asks, and counts whether the answer is one of those that are promised."""
+    """Sends requests, and counts whether each answer is an allowed one."""
 
     def __init__(self, served: Service, tally: Tally) -> None:
         self.served, self.tally = served, tally
@@ -73,10 +73,10 @@ def abuse(
     """Send every kind of abuse; after each kind a known picture must get its caption.
 
     Args:
-        served: a service with short patience.
-        generator: of bytes that make no sense.
+        served: a service with short timeouts.
+        generator: random generator of garbage bytes.
         known: a picture and its caption.
-        scale: how many bytes that make no sense.
+        scale: amount of garbage.
     """
     tally = Tally()
     judge = _Judge(served, tally)
@@ -104,7 +104,7 @@ def abuse(
 
 
 def _tidy(judge: _Judge, kind: str) -> None:
-    """See that nothing waits for whoever has gone."""
+    """Check that no work remains queued for disconnected clients."""
     end = time.monotonic() + _TIDY
     while (waiting := judge.served.waiting()) and time.monotonic() < end:
         time.sleep(0.1)
@@ -115,7 +115,7 @@ def _tidy(judge: _Judge, kind: str) -> None:
 
 
 def _dribble(connection: socket.socket, drop: bytes, seconds: float) -> tuple[bytes, float]:
-    """Send drops until the other side ends it; return what it said, and after how long."""
+    """Send bytes slowly until the service closes the connection; return its answer and the time."""
     began = time.monotonic()
     connection.settimeout(0.2)
     came = b""
@@ -134,7 +134,7 @@ def _dribble(connection: socket.socket, drop: bytes, seconds: float) -> tuple[by
 
 
 def _slow(judge: _Judge, what: str, first: bytes, drop: bytes) -> None:
-    """Let many dribble at once while one in a hurry is served."""
+    """Open many slow connections; a normal request must still be served."""
     opened = [judge.served.connect() for _ in range(_SLOW)]
     for connection in opened:
         connection.sendall(first)
@@ -192,12 +192,12 @@ def _oversized(judge: _Judge) -> None:
             piece = b"10000\r\n" + bytes(2**16) + b"\r\n"
             first = form(b"").rpartition(b"\r\n--")[0]
             connection.sendall(f"{len(first):x}\r\n".encode() + first + b"\r\n")
-            for _ in range(2000):  # 131 MB, where 33 are let in
+            for _ in range(2000):  # 131 MB, with a limit of 33
                 connection.sendall(piece)
         except (ConnectionError, TimeoutError):
             pass
         answer = read_all(connection)
-    # Whoever sends on after a refusal may lose it to the end of the connection.
+    # A client that keeps sending after a refusal may lose the answer when the connection closes.
     judge("endless chunks", answer or b"HTTP/1.1 413", 413)
     big = request(form(bytes(40 * 2**20)), close=True)
     judge.ask("40 MB", big, 413)
@@ -300,7 +300,7 @@ def _bombs(judge: _Judge) -> None:
 
 
 def _leavers(judge: _Judge, picture: bytes) -> None:
-    """Send and go: nobody is worked for any longer, and nobody else is harmed."""
+    """Send and disconnect: the work is cancelled, and other clients are unaffected."""
     whole = request(form(picture))
     for at in range(_LEAVERS):
         with judge.served.connect() as connection:
@@ -309,7 +309,7 @@ def _leavers(judge: _Judge, picture: bytes) -> None:
 
 
 def _noise(judge: _Judge, generator: random.Random, picture: bytes, count: int) -> None:
-    """Send requests of which some bytes are others."""
+    """Send requests with some changed bytes."""
     whole = request(form(picture), close=True)
     body = whole.index(b"\r\n\r\n") + 4
     for _ in range(count):

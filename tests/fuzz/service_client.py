@@ -1,4 +1,4 @@
-"""A client of `regard serve`, which it starts as a process and observes from outside."""
+"""A client of `regard serve` that starts it as a process and monitors it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 import regard
 
 BOUNDARY = "fuzz"
-_START = 120.0  # seconds in which a busy machine starts it
+_START = 120.0  # start-up timeout in seconds on a busy machine
 _CROPS = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.7, 0.7), (0.3, 0.2, 1.0, 1.0))
 
 
@@ -31,7 +31,7 @@ class Service:
         """Start it on a free port, and wait until it is ready.
 
         Args:
-            log: file that it logs to.
+            log: log file.
             *settings: `name=value`.
         """
         command = [sys.executable, "-m", "regard", "serve", "--port", "0"]
@@ -69,7 +69,7 @@ class Service:
         return socket.create_connection(("127.0.0.1", self.port), timeout=seconds)
 
     def ask(self, request: bytes, seconds: float = 60.0) -> bytes:
-        """Send bytes and return all that comes until the connection ends."""
+        """Send bytes and return everything received until the connection closes."""
         try:
             with self.connect(seconds) as connection:
                 connection.sendall(request)
@@ -86,7 +86,7 @@ class Service:
         return parsed(self.ask(request(form(picture, name), close=True)))
 
     def children(self) -> list[int]:
-        """Return the numbers of the processes that decode, dead ones left out."""
+        """Return the ids of the live decoding processes."""
         own = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         found = [number for path in own for number in path.read_text("utf-8").split()]
         return [int(number) for number in found if "\nState:\tZ" not in _told(number)]
@@ -109,18 +109,18 @@ class Service:
         return total / os.sysconf("SC_CLK_TCK")
 
     def waiting(self) -> float:
-        """Return how many files wait, as its meters say."""
+        """Return the number of queued files from its metrics."""
         found = re.search(rb"(?m)^regard_waiting_pictures (\S+)", self.get("/metrics"))
         return float(found[1]) if found else -1.0
 
     def stop(self) -> int:
-        """Ask it to end, and return its status."""
+        """Terminate it and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
 
 def _told(number: int | str) -> str:
-    """Return what the system tells of a process; as of a dead one where there is none."""
+    """Return the system's information about a process; that of a dead one if it does not exist."""
     try:
         return Path(f"/proc/{number}/status").read_text("utf-8")
     except OSError:
@@ -152,7 +152,7 @@ def request(body: bytes, *headers: str, length: int | None = None, close: bool =
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Return what comes until the other side ends it."""
+    """Return everything received until the other side closes the connection."""
     came = bytearray()
     try:
         while piece := connection.recv(65536):
@@ -163,13 +163,13 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def status_of(answer: bytes) -> int:
-    """Return the status of an answer; 0 where there is none."""
+    """Return the status of an answer; 0 without one."""
     found = re.match(rb"HTTP/1\.[01] (\d{3})", answer)
     return int(found[1]) if found else 0
 
 
 def parsed(answer: bytes) -> tuple[int, dict[str, Any]]:
-    """Return status and JSON of an answer; {} where it is none."""
+    """Return status and JSON of an answer; {} if it is not JSON."""
     try:
         return status_of(answer), json.loads(answer.partition(b"\r\n\r\n")[2])
     except ValueError:

@@ -15,23 +15,23 @@ from tests.fuzz.tally import Tally
 
 CLIENTS = 200
 _AT_ONCE = 32  # clients that measure the capacity: two full batches
-_NAME = "c000-000000.jpg"  # every request's own, of one length
+_NAME = "c000-000000.jpg"  # unique for every request, of one length
 _HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 _PATIENCE = 60.0
-_FLAT = 0.10  # growth between the second and the last quarter that is still called flat
+_FLAT = 0.10  # largest growth between the second and the last quarter that counts as flat
 _SLACK = 48 * 2**20
 
 
 @dataclass
 class Traffic:
-    """What clients saw.
+    """The clients' observations.
 
     Attributes:
         right: seconds until each right caption.
         refused: seconds until each refusal.
-        sent: requests.
-        wrong: one line for each answer that was another's, or none.
-        failed: one line for each answer of the 5xx.
+        sent: number of requests.
+        wrong: one line for each wrong or missing answer.
+        failed: one line for each 5xx answer.
         memory: resident bytes, once a second.
         work: CPU seconds of the service.
     """
@@ -89,7 +89,7 @@ class Load:
             seen.failed.append(f"{name}: status {answer.status_code}")
 
     async def capacity(self, seconds: float, seen: Traffic) -> float:
-        """Return right captions per second where clients wait for each other's answers."""
+        """Return correct captions per second with clients that wait for their answers."""
         end = time.perf_counter() + seconds
         done = len(seen.right)
 
@@ -106,7 +106,7 @@ class Load:
         return (len(seen.right) - done) / (time.perf_counter() - began)
 
     async def overload(self, seconds: float, rate: float, seen: Traffic) -> float:
-        """Send at a rate whatever the answers are; return right captions per second."""
+        """Send at a fixed rate, independent of the answers; return correct captions per second."""
         period = CLIENTS / rate
         began, worked = time.perf_counter(), self._served.work()
         end = began + seconds
@@ -136,13 +136,13 @@ class Load:
 async def load(
     served: Service, pictures: list[bytes], captions: list[str], seconds: float
 ) -> Tally:
-    """Measure, overload, measure again, and judge.
+    """Measure the capacity, overload the service, measure again, and check the results.
 
     Args:
         served: the service.
-        pictures: small ones.
-        captions: theirs.
-        seconds: of the overload.
+        pictures: small pictures.
+        captions: their captions.
+        seconds: duration of the overload.
     """
     clients = Load(served, pictures, captions)
     calm, wild = Traffic(), Traffic()

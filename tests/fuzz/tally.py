@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """How many faults were tried, and what became of them.
+    """Counts of tried faults and their outcomes.
 
     Attributes:
         tried: inputs, kills, requests or other faults.
-        handled: those after which the result was right, or the error was the one that is promised.
-        lost: those after which something that had been written, accepted or asked for was gone,
+        handled: faults with a correct result or the documented error.
+        lost: faults after which data that had been written, accepted or requested were missing,
             wrong or another's.
-        uncaught: exceptions other than `RegardError`, hangs, and processes that died unasked.
-        figures: what a reader should know beside the counts: "p99 of 40,000 requests 310 ms".
-        troubles: one line for each of lost and uncaught: what was tried, and what happened.
+        uncaught: exceptions other than `RegardError`, hangs, and processes that died.
+        figures: further figures, such as "p99 of 40,000 requests 310 ms".
+        troubles: one line for each lost or uncaught fault.
     """
 
     tried: int = 0
@@ -27,7 +27,7 @@ class Tally:
     troubles: list[str] = field(default_factory=list)
 
     def __add__(self, other: Tally) -> Tally:
-        """Return the counts of both."""
+        """Return the sum of the counts."""
         return Tally(
             self.tried + other.tried,
             self.handled + other.handled,

@@ -1,4 +1,4 @@
-"""Children that crash, hang, swell and write where they must not are noticed, and outlived."""
+"""Children that crash, hang, use too much memory or write to forbidden places are detected."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_a_loss_fails_the_command_and_its_last_line_counts(
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, where what fails would be kept, too."""
+    """A working folder, which also keeps failing items."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

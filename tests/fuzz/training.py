@@ -1,7 +1,7 @@
-"""SIGKILL at random moments of training, and of all that is written for it (`tests.fuzz.kills`).
+"""SIGKILL at random moments of training and of its writers (`tests.fuzz.kills`).
 
-After every kill whatever opens must be whole; gone on with, the work must end with the bits that
-it ends with undisturbed.
+After every kill all files must be intact; a resumed run must end with the same bits as an
+undisturbed one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from tests.fuzz.processes import KILLED, ended, start_ranks
 from tests.fuzz.tally import Tally
 
 _KILLS = {"one": 10, "two": 6, "store": 5, "checkpoint": 5, "shards": 4}  # at scale 1
-_GRACE = 3.0  # seconds in which other ranks may notice; then they are killed, as `--devices` does
-_LOST = 75  # status of a rank that noticed
+_GRACE = (
+    3.0  # seconds in which other ranks may detect it; then they are killed, as `--devices` does
+)
+_LOST = 75  # status of a rank that detected it
 
 
 def run(scale: float, seed: int, folder: Path) -> Tally:
@@ -115,7 +117,7 @@ def _can_resume(out: Path) -> bool:
 
 
 def _fault_of_run(out: Path) -> str:
-    """Open all that a killed run left; return what is wrong with it, or ""."""
+    """Open all files of a killed run; return an error, or ""."""
     from regard.checkpoint.folder import load_checkpoint
 
     for name in ("best", "last"):
@@ -130,7 +132,7 @@ def _fault_of_run(out: Path) -> str:
 
 
 def _difference(whole: Path, out: Path) -> str:
-    """Return what differs between an undisturbed run and a resumed one, or ""."""
+    """Return the difference between an undisturbed run and a resumed one, or ""."""
     import torch
 
     for name in ("best/model.safetensors", "last/model.safetensors", "best/metrics.json"):
@@ -163,7 +165,7 @@ def _log(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "captions_per_second"} for line in lines]
 
 
-# What is trained
+# The trained model
 
 
 def _toy_data(folder: Path) -> Path:

@@ -1,6 +1,6 @@
-"""Everything that writes to a disk: prepare old data, write the new, check that all is whole.
+"""All writers to disk: prepare old data, write new data, check that all files are intact.
 
-`prepare` and `check` run in a sound environment; `act` runs in a child in the faulty one.
+`prepare` and `check` run in a normal environment; `act` runs in a child in the faulty one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ KEY = ("0123abcd", (16, 16), 32)
 
 @dataclass(frozen=True)
 class Work:
-    """Something that writes.
+    """A writer.
 
     Attributes:
-        name: of it.
+        name: its name.
         prepare: writes the old data into a folder.
-        act: writes the new.
-        check: "" where the old is whole, or the new in its place; else what is lost.
-        clashes: whether a folder that refuses must end in an error.
-        every: which of the rooms on a full disk are tried, of a work that takes long.
+        act: writes the new data.
+        check: returns "" if the old or the new data are intact, else what is lost.
+        clashes: whether a folder without permission must cause an error.
+        every: step over the free sizes of a full disk, for slow writers.
     """
 
     name: str
@@ -87,7 +87,7 @@ SETTINGS = (
     "decoder.embedding_dim=16", "decoder.hidden_dim=16", "decoder.attention_dim=16",
     "data.min_count=1", "training.batch_size=4", "evaluation.diary_pictures=1",
 )  # fmt: skip
-"""Of a training that takes a second."""
+"""Settings of a training that takes a second."""
 
 
 def training(folder: Path, *more: str) -> Any:
@@ -216,7 +216,7 @@ class _StopTraining(Exception):
 
 
 def _prepare_run(folder: Path) -> None:
-    """Write a run that was ended at the end of its second epoch."""
+    """Write a run that was killed after its second epoch."""
     from regard.training import train
     from regard.training.logs import Silent
 
@@ -278,7 +278,7 @@ def _check_light(folder: Path) -> str:
 
 
 def _prepare_cache(folder: Path) -> None:
-    """Write a compiler that takes no time: it copies a library that the real one made."""
+    """Write a fake compiler that copies a library built by the real one."""
 
     from regard.native import cpp_library
 
@@ -306,7 +306,7 @@ def _compile(folder: Path) -> None:
     os.environ |= {"XDG_CACHE_HOME": str(folder / "cache"), "CXX": str(folder / "compiler")}
     os.environ.pop("REGARD_KERNELS", None)
     cpp_library._loaded.cache_clear()  # pyright: ignore[reportPrivateUsage]
-    cpp_library.library("float32")  # None, and a warning, where nothing can be kept
+    cpp_library.library("float32")  # None, and a warning, if the cache is not writable
 
 
 def _check_cache(folder: Path) -> str:

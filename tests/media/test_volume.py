@@ -169,7 +169,7 @@ def test_voxels_that_are_no_numbers() -> None:
     scan = read_scan(nifti(values), spec())
     assert scan.pixels[0, 0, 0] == scan.pixels[2, 0, 0] == values[np.isfinite(values)].min()
     assert "3 voxels that are no numbers" in scan.notes[0]
-    with pytest.raises(MediaError, match="no number in any voxel"):
+    with pytest.raises(MediaError, match="has no finite voxel"):
         read_scan(nifti(np.full((4, 4, 4), np.nan, np.float32)), spec())
 
 
@@ -188,8 +188,8 @@ def broken_affine(**changes: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("affine", "message"),
     [
-        (broken_affine(a00=np.nan), "no numbers"),
-        (broken_affine(a03=np.inf), "no numbers"),
+        (broken_affine(a00=np.nan), "not finite"),
+        (broken_affine(a03=np.inf), "not finite"),
         (broken_affine(a00=0), "singular affine"),
         (broken_affine(a00=0, a10=2), "singular affine"),
         (broken_affine(a00=0, a11=0, a22=0), "singular affine"),
@@ -248,10 +248,10 @@ def test_a_zip_bomb_is_not_unpacked() -> None:
     content = bytearray(nifti(voxels()))
     content[108:112] = np.array([1e9], "<f4").tobytes()  # vox_offset
     bomb = gzip.compress(bytes(content) + bytes(2**26))
-    with pytest.raises(MediaError, match="begin after 1e\\+09 bytes"):
+    with pytest.raises(MediaError, match="voxel offset 1e\\+09"):
         read_scan(bomb, spec())
     content[108:112] = np.array([np.nan], "<f4").tobytes()
-    with pytest.raises(MediaError, match="begin after nan"):
+    with pytest.raises(MediaError, match="voxel offset nan"):
         read_scan(bytes(content), spec())
 
 

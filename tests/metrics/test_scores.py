@@ -225,7 +225,7 @@ def test_a_tokenizer_that_fails_leaves_auto_with_python(fake_java):
 @pytest.mark.parametrize(
     ("candidates", "references", "message"),
     [
-        ({}, {}, "nothing to score"),
+        ({}, {}, "Nothing to score"),
         ({"a": "x"}, {"a": ["x"], "b": ["y"]}, r"1 pictures have a caption or references.*b"),
         ({"a": "x", "b": "y"}, {"a": ["x"]}, r"not both.*b"),
         ({"a": "x"}, {"a": []}, "no list of references"),

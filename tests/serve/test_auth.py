@@ -59,7 +59,7 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         ApiKeys.read([], str(tmp_path / "absent"))
     file.write_text("# none\n")
-    with pytest.raises(ConfigError, match="holds none"):
+    with pytest.raises(ConfigError, match="holds no keys"):
         ApiKeys.read([line("bob", "two")], str(file))
 
 

@@ -87,7 +87,7 @@ def test_a_header_that_dribbles_is_ended_while_others_are_served(port: int) -> N
     slow.join()
     ((answer, _),) = results
     assert answer.startswith(b"HTTP/1.1 408")
-    assert "did not come in time" in error_of(answer)
+    assert "did not arrive in time" in error_of(answer)
     assert b"nosniff" in answer
 
 

@@ -215,9 +215,9 @@ def test_a_picture_counted_twice_or_never_is_an_error(data: Path) -> None:
 
     val = load_dataset(data / "captions.csv", data / "images").split("val")
     none = CaptionDataset((), "")
-    with pytest.raises(RuntimeError, match="0 captions came of 5"):
+    with pytest.raises(RuntimeError, match="got 0 captions for 5"):
         _score([({}, 1.0, 1)], val, toys.vocabulary())
-    with pytest.raises(RuntimeError, match="1 captions came of 0"):
+    with pytest.raises(RuntimeError, match="got 1 captions for 0"):
         _score([({"a": None}, 1.0, 1)], none, toys.vocabulary())  # type: ignore[dict-item]
 
 

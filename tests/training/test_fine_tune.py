@@ -245,12 +245,12 @@ def test_self_critical_training_is_not_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("decoder.hidden_dim=12", r"decoder.hidden_dim is 12, and .*model was made with 10"),
+        ("decoder.hidden_dim=12", r"decoder.hidden_dim is 12, and .*model was trained with 10"),
         ("decoder.output_activation=linear", "output_activation is 'linear'.*with 'tanh'"),
         ("encoder.resize=pad", "encoder.resize is 'pad', and .* with 'squash'"),
         ("encoder.video.frames=3", "encoder.video.frames is 3"),
-        ("encoder.weights=mine.safetensors", "both give the encoder its weights"),
-        ("data.tokens=character", "data.tokens is 'character', and .* says 'word' tokens"),
+        ("encoder.weights=mine.safetensors", "both set the encoder's weights"),
+        ("data.tokens=character", "data.tokens is 'character', and .* uses 'word' tokens"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(

@@ -146,7 +146,7 @@ def test_fine_tuned_in_part_only_the_last_blocks_learn(tmp_path: Path) -> None:
 
 def test_a_run_on_clips_refuses_parts_of_pictures(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, "data.crops=1", "encoder.medium=video")
-    with pytest.raises(ConfigError, match="only pictures are cut"):
+    with pytest.raises(ConfigError, match="only pictures can be cropped"):
         train(recipe, tmp_path / "run")
 
 
@@ -196,7 +196,7 @@ def test_a_run_resumed_within_its_first_epoch_keeps_its_diary(tmp_path: Path) ->
 
 def test_what_cannot_be_resumed_says_what_to_do(tmp_path: Path) -> None:
     recipe = Recipe()
-    with pytest.raises(CheckpointError, match="nothing was saved there yet. Give the command"):
+    with pytest.raises(CheckpointError, match="nothing was saved there yet. Repeat the"):
         train(recipe, tmp_path / "nowhere", resume=True)
     (tmp_path / "run" / "last").mkdir(parents=True)
     (tmp_path / "run" / "log.jsonl").touch()
@@ -211,7 +211,7 @@ def test_a_run_is_not_resumed_on_other_captions(tmp_path: Path) -> None:
     captions = tmp_path / "captions.csv"
     before = captions.read_text()
     captions.write_text(before + "0.jpg,a new one,train\n")
-    with pytest.raises(DatasetError, match="no longer gives the captions"):
+    with pytest.raises(DatasetError, match="no longer has the captions"):
         train(recipe, tmp_path / "run", resume=True)
     captions.write_text(before)
     state = tmp_path / "run" / "last" / "training.pt"

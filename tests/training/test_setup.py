@@ -83,7 +83,7 @@ def test_a_run_goes_on_with_the_same_captions_and_splits_only(tmp_path: Path) ->
         splits_of(tmp_path, "train", "train", "val", "val"),
         replace(began, train=said),
     ):
-        with pytest.raises(DatasetError, match="no longer gives the captions and splits"):
+        with pytest.raises(DatasetError, match="no longer has the captions and splits"):
             check_unchanged(now, began.digest)
 
 

@@ -67,7 +67,7 @@ def test_a_part_of_one_pixel_is_that_pixel() -> None:
 
 
 def test_clips_are_not_cut() -> None:
-    with pytest.raises(ConfigError, match="only pictures are cut"):
+    with pytest.raises(ConfigError, match="only pictures can be cropped"):
         check_views(Recipe(encoder=EncoderConfig(medium="video"), data=DataConfig(crops=1)))
 
 

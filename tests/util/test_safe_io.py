@@ -21,10 +21,10 @@ def test_what_is_no_ordinary_text_is_refused(
 ) -> None:
     with pytest.raises(Unreadable, match="No such file"):
         text_of(tmp_path / "gone")
-    with pytest.raises(Unreadable, match="ordinary"):
+    with pytest.raises(Unreadable, match="regular file"):
         text_of(tmp_path)
     os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
-    with pytest.raises(Unreadable, match="ordinary"):
+    with pytest.raises(Unreadable, match="regular file"):
         text_of(tmp_path / "pipe")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     with pytest.raises(Unreadable, match="UTF-8"):

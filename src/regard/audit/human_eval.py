@@ -1,8 +1,7 @@
 """Human evaluation: a person rates captions of randomly drawn pictures.
 
-Scores compare text with text. Only a person sees whether a caption is right, and a person must not
-choose the pictures, nor stop at pleasing ones. So a seed draws them, the same for every model, and
-every caption is rated.
+Scores compare text with text; only a person can tell whether a caption is right. To avoid selection
+bias a seed draws the pictures, the same for every model, and every caption is rated.
 """
 
 import csv
@@ -38,8 +37,8 @@ class RatingItem:
     """One caption to rate.
 
     Attributes:
-        number: from 1 on; on the sheet and in the table.
-        key: of the picture.
+        number: from 1, as on the sheet and in the table.
+        key: the picture's key.
         text: the caption; "" where the picture failed.
         pixels: (height, width, 3) uint8, in the size of the drawing; None where it failed.
     """
@@ -98,7 +97,7 @@ def rating_sheets(items: Sequence[RatingItem], about: str) -> Iterator[Figure]:
 
     Args:
         items: in order.
-        about: stands at the foot, beside the number of the sheet.
+        about: printed at the foot, beside the number of the sheet.
     """
     each = _COLUMNS * _ROWS
     for start in range(0, len(items), each):
@@ -116,7 +115,7 @@ def count_ratings(text: str, source: str) -> HumanRatings:
     """Count the answers of a filled-in table.
 
     Args:
-        text: of the CSV.
+        text: text of the CSV.
         source: its path, for messages.
 
     Raises:

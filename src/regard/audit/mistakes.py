@@ -1,7 +1,7 @@
 """Audit of a model: caption every picture of a split and collect the mistakes.
 
 The paper shows mistakes and where the model looked when it made them (Xu et al. 2015, figure 5).
-Here every mistake that the text reveals is found, and none is chosen by hand.
+Here every mistake that the text reveals is listed; none is picked by hand.
 """
 
 import math
@@ -48,11 +48,11 @@ class Finding:
         kind: one of `KINDS`.
         place: index into the picture's spoken words; None where no word is concerned.
         said: the word; "" without.
-        wanted: words of the references instead (`regard.metrics.noun_phrases.Mistake`).
-        noun: whose count or colour it is; "" otherwise.
-        severity: 0..1, ranks the findings of a kind: p(word), half of it where the references
-            name nothing in its place; of a missed thing the share of references with that very
-            word; 1 - p(word) of low confidence; entropy's share of log L; the least peak.
+        wanted: the references' words in its place (`regard.metrics.noun_phrases.Mistake`).
+        noun: the noun that the count or colour belongs to; "" otherwise.
+        severity: 0..1, ranks the findings of a kind: p(word), halved where the references
+            name nothing in its place; for a missed thing the share of references with that
+            word; 1 - p(word) for low confidence; entropy / log L; the lowest peak.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Finding:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is a mistake of the text, and not a trait of confidence or attention."""
+        """Whether it is a mistake in the text, not a trait of confidence or attention."""
         return self.kind in MISTAKES
 
     @property

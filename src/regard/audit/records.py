@@ -30,7 +30,7 @@ class Change:
 
     @property
     def gain(self) -> int:
-        """How many mistakes fewer the new caption has."""
+        """By how many mistakes the new caption is better."""
         return len(self.old.mistakes) - len(self.new.mistakes)
 
 
@@ -38,8 +38,8 @@ def changes(new: Audit, old: Audit) -> list[Change]:
     """Return the pictures on which two models differ in mistakes, the most improved first.
 
     Args:
-        new: of the model.
-        old: of the model that it is compared with; pictures that only one captioned are left out.
+        new: audit of the model.
+        old: audit of the model to compare with; pictures that only one captioned are left out.
     """
     before = {one.item.key: one for one in old.pictures}
     found = [
@@ -64,7 +64,7 @@ def _without(one: AuditedPicture, other: AuditedPicture) -> tuple[Finding, ...]:
 
 
 def _identity(finding: Finding) -> tuple[str, ...]:
-    """Return what identifies a mistake: kind and words, and of a missed thing its name."""
+    """Return a mistake's key: kind and words, or kind and name of a missed thing."""
     missed = finding.wanted if finding.kind == "missed" else ()
     return (finding.kind, finding.said, finding.noun, *missed)
 
@@ -92,7 +92,7 @@ def csv_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def plain_cell(text: str) -> str:
-    """Return a text, with an apostrophe before it where a spreadsheet would run it as a formula."""
+    """Prefix a text with an apostrophe if a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
@@ -100,8 +100,8 @@ def report_json(audit: Audit, against: Audit | None = None) -> dict[str, Any]:
     """Return everything as plain values, without the captions' maps.
 
     Args:
-        audit: of the model.
-        against: of a model that it is compared with.
+        audit: audit of the model.
+        against: audit of a model to compare with.
     """
     record = _totals_json(audit) | {"pictures": [_picture_json(one) for one in audit.pictures]}
     if against is None:

@@ -49,8 +49,8 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
     The galleries read their pictures from the files again.
 
     Args:
-        audit: of the model.
-        against: of a model that it is compared with.
+        audit: audit of the model.
+        against: audit of a model to compare with.
     """
     title = f"Where {audit.settings['model']} fails"
     versus = f", set against {escaped(against.settings['model'])}" if against else ""
@@ -237,7 +237,7 @@ def finding_card(one: AuditedPicture, findings: Sequence[Finding]) -> str:
 
     Args:
         one: the picture.
-        findings: of one kind; the map of the first one's word is shown.
+        findings: findings of one kind; the map of the first one's word is shown.
     """
     return _card(one, findings, "")
 

@@ -65,6 +65,6 @@ class Backend(Protocol):
         """Make the calling thread compute on one core; see `regard.util.parallel.ordered_map`.
 
         Returns:
-            A function that restores what else this changed.
+            A function that restores other state that this changed.
         """
         ...

@@ -45,9 +45,9 @@ class OnnxBackend:
 
         Args:
             graphs: by "encoder", "init", "step" and, of some models of clips, "motion".
-            grid_shape: of an item; L is its product.
+            grid_shape: grid shape of an item; L is its product.
             per_frame: whether the encoder reads the frames of a clip one by one.
-            files: of the graphs, if they came from files.
+            files: files of the graphs, if they came from files.
         """
         self._graphs = dict(graphs)
         self.grid_shape, self.per_frame = grid_shape, per_frame
@@ -86,12 +86,12 @@ class OnnxBackend:
         return graphs
 
     def on_one_core(self, cpp_step: CppStep | None = None) -> OnnxBackend:
-        """Return a backend of the same graphs whose calls use one core each, or this one.
+        """Return a backend of the same graphs whose calls use one core each; may be this one.
 
         Several threads may call it side by side; see `regard.util.parallel`.
 
         Args:
-            cpp_step: of the same decoder, on one thread; takes the place of the graph "step".
+            cpp_step: compiled step of the same decoder, on one thread; replaces the graph "step".
         """
         if not self._files:
             return self
@@ -142,13 +142,13 @@ class OnnxBackend:
         return vectors.reshape(items, frames * cells, -1)
 
     def _run(self, name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Run a graph; one of another model may lack an output."""
+        """Run a graph and return its outputs; raise if one is missing."""
         found = self._graphs[name](**inputs)
         lacking = _OUTPUTS[name] - found.keys()
         if lacking:
             raise CheckpointError(
-                f"the graph {name} does not give {' and '.join(sorted(lacking))}: it is of another "
-                "model. Export the model again."
+                f"the graph {name} does not output {' and '.join(sorted(lacking))}: it is of "
+                "another model. Export the model again."
             )
         return found
 

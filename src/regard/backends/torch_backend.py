@@ -28,7 +28,7 @@ class TorchStep:
     """Compiled steps of one decoder, on tensors; its weights must not change.
 
     Attributes:
-        versions: of the weights that the steps were made of (`weight_versions`).
+        versions: versions of the weights that the steps were made of (`weight_versions`).
     """
 
     def __init__(self, decoder: AttentionDecoder, cpp_step: CppStep) -> None:
@@ -102,12 +102,12 @@ class TorchBackend:
         *,
         encode: EncodeFunction | None = None,
     ) -> None:
-        """Wrap the modules; they are used as they are, not copied.
+        """Wrap the modules without copying them.
 
         Args:
             encoder: may be None where annotations come from a store.
             decoder: may not be None.
-            device: of pixels and annotations.
+            device: device of pixels and annotations.
             encode: a faster equivalent of the encoder (`regard.model.encoders.onnx_encoder`).
         """
         self.encoder = encoder
@@ -184,7 +184,7 @@ class TorchBackend:
 
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Generator[None]:
-    """Hold evaluation mode, then restore the former mode."""
+    """Set evaluation mode within the block, then restore the mode."""
     if not module.training:
         yield
         return

@@ -179,7 +179,7 @@ def chosen_column(
     """Return the column to read: `column` if given, else the first usual one.
 
     Raises:
-        DatasetError: there is no such column.
+        DatasetError: the column does not exist.
     """
     names = list(names)
     for name in [column] if column else usual:
@@ -202,7 +202,7 @@ def units_of_parquet(place: Place, found: Entry, size: int, column: str | None) 
         column: to read; None: the first usual one.
 
     Raises:
-        DatasetError: there is no such column.
+        DatasetError: the column does not exist.
         MissingExtra: pyarrow is not installed.
     """
     path, of_file, first = found.path, found.size or 0, 0

@@ -52,13 +52,13 @@ def run(
     Args:
         todo: returned by `open_run`.
         engine: "ray"; "local": this process; "auto": Ray where it is installed.
-        address: of the Ray cluster: "auto": one that runs here, else a new one; "local": a new
-            one on this machine; or an address such as ray://head:10001.
+        address: address of the Ray cluster: "auto": one that runs here, else a new one; "local":
+            a new one on this machine; or an address such as ray://head:10001.
         workers: Ray workers, one core each; None: as many as the cluster has cores.
 
     Raises:
-        UnknownName: there is no such engine.
-        ConfigError: the cluster cannot be reached, or the named engine has none.
+        UnknownName: the engine is unknown.
+        ConfigError: the cluster cannot be reached, or the named engine does not use one.
         MissingExtra: Ray is not installed.
         RegardError: the work cannot continue.
     """
@@ -76,7 +76,7 @@ def engine_for(engine: str, address: str = "auto", workers: int | None = None) -
     """Return the engine to use, "ray" or "local"; see `run` for the arguments.
 
     Raises:
-        UnknownName: there is no such engine.
+        UnknownName: the engine is unknown.
         ConfigError: a cluster or workers were given for the local engine.
     """
     if engine not in ENGINES:
@@ -272,7 +272,7 @@ def _environment(values: dict[str, str]) -> Generator[None]:
 
 
 def _unwrapped(error: BaseException) -> RegardError:
-    """Return the error that a worker raised, or one that says why the workers are lost."""
+    """Return the error that a worker raised, or one that explains why the workers are lost."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, RegardError):

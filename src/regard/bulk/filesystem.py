@@ -149,7 +149,7 @@ class ArrowPlace(Place):
         Args:
             files: `pyarrow.fs.FileSystem`.
             prefix: such as "s3://"; the prefix and a path without `root` make a URL.
-            root: folder that paths start with and URLs do not.
+            root: folder that starts every path but is not in the URLs.
         """
         from pyarrow import fs
 
@@ -241,7 +241,7 @@ class Places:
         Args:
             source: URL of the job's source. URLs of its scheme without user and options get those
                 of the source.
-            path: of the list, in the place of the source.
+            path: path of the list, in the place of the source.
             entry: a URL, or a path relative to the list's folder.
         """
         named, given = _parts(entry), _parts(source)

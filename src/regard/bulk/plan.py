@@ -42,7 +42,7 @@ _PART = re.compile(r"part-(\d{6,})\.(\w+)")
 
 @dataclass(frozen=True)
 class Job:
-    """What to caption, with which model and options, and where to write the rows.
+    """A captioning job: source, model, options, and the folder for the rows.
 
     Attributes:
         source: path or URL of the files.
@@ -120,8 +120,8 @@ def open_plan(job: Job, places: Places) -> Plan:
 
     Raises:
         ConfigError: the folder holds the rows of another job, the source has changed since, or
-            there is nothing to caption.
-        CheckpointError: there is no such model.
+            it holds nothing to caption.
+        CheckpointError: a model does not exist.
     """
     models = models_of(job)
     place, out = places.find(job.out)
@@ -210,7 +210,7 @@ def read_unit(place: Place, out: str, start: int, stop: int) -> Unit:
 
 
 def done_units(plan: Plan, place: Place, out: str) -> bytearray:
-    """Return 1 for every unit whose rows are there, else 0."""
+    """Return 1 for every unit whose rows exist, else 0."""
     done = bytearray(plan.units)
     for number, form in _parts(place, out):
         if number < plan.units and form == plan.job.form:
@@ -235,7 +235,7 @@ def models_of(job: Job) -> dict[str, dict[str, str]]:
     """Return the name and digest of the model of each medium.
 
     Raises:
-        CheckpointError: there is no such model.
+        CheckpointError: a model does not exist.
     """
     folders = {medium: find_model(job.model, medium) for medium in DEFAULTS}
     digests = {folder: model_digest(folder) for folder in set(folders.values())}
@@ -285,10 +285,10 @@ class BulkRun:
     """The work of one run of a job.
 
     Attributes:
-        plan: of the job.
+        plan: plan of the job.
         missing: numbers of the units to do.
-        there: of the units that are done already: their number, rows, rows that failed.
-        again: whether units whose rows are there are done again.
+        there: number of finished units, of their rows, and of rows that failed.
+        again: whether finished units are redone.
     """
 
     plan: Plan
@@ -305,9 +305,9 @@ def open_run(job: Job, *, retry_failed: bool = False) -> BulkRun:
         retry_failed: also redo units in which an item failed.
 
     Raises:
-        ConfigError: an option is wrong, there is nothing to caption, or the folder holds the rows
-            of another job.
-        CheckpointError: there is no such model.
+        ConfigError: an option is wrong, the source holds nothing to caption, or the folder holds
+            the rows of another job.
+        CheckpointError: a model does not exist.
         MissingExtra: a format or file system needs a package that is not installed.
     """
     check_form(job.form)

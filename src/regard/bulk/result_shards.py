@@ -48,7 +48,7 @@ def failed_row(file: str, error: str) -> Row:
 
 
 def readable(text: str) -> str:
-    """Return a text with what is not UTF-8, as in some file names, as escapes."""
+    """Return a text with bytes that are not UTF-8, as in some file names, escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -122,7 +122,7 @@ def new_shard(place: Place, path: str, form: str, *, traces: bool) -> Generator[
 
     Args:
         place: file system of the shard.
-        path: of the shard.
+        path: path of the shard.
         form: "parquet" or "jsonl".
         traces: whether its rows have traces.
 
@@ -151,7 +151,7 @@ def check_form(form: str) -> None:
 
 
 def counts_of(place: Place, path: str, form: str) -> tuple[int, int]:
-    """Return the number of rows of a shard, and how many are of items that failed."""
+    """Return the number of rows of a shard, and how many of its items failed."""
     with place.open(path) as file:
         if form == "parquet":
             from pyarrow import parquet

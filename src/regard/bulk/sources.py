@@ -39,11 +39,11 @@ def units_of(
         source: a path or URL.
         places: opens it.
         size: largest number of items of a unit, where items can be counted without reading them.
-        column: of a list or Parquet file, that names or holds the files; None: a usual one.
+        column: column of a list or Parquet file, that names or holds the files; None: a usual one.
 
     Raises:
-        ConfigError: there is no such source, or it holds nothing to caption.
-        DatasetError: a list has no such column.
+        ConfigError: the source does not exist, or holds nothing to caption.
+        DatasetError: a list lacks the column.
         MissingExtra: a Parquet file or file system needs pyarrow.
     """
     packer = _Packer(size)
@@ -92,7 +92,7 @@ class _Packer:
 
 
 def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
-    """Yield the files of a source; in a folder only media, and files that hold some."""
+    """Yield the files of a source; in a folder only media and containers."""
     found = place.info(path)
     if found is not None and not found.is_folder:
         yield found
@@ -173,7 +173,7 @@ def _expression(pattern: str) -> str:
 
 
 def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
-    """Yield the entries of a list; a line that names nothing is an item that failed."""
+    """Yield the entries of a list; an empty line is an item that failed."""
     with place.open(found.path) as raw:
         text = io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="")
         name = place.url(found.path)

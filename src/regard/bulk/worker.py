@@ -22,7 +22,7 @@ from regard.types import Caption
 
 Numbered = tuple[int, Unit]
 _Batch = tuple[str, list[Source]]
-_MANY = 10**9  # files: so many that the fastest encoder is worth its start-up
+_MANY = 10**9  # files: enough that the fastest encoder is worth its start-up
 _TRIES = 3  # to fetch a file
 _PAUSE = 0.5  # seconds before the second try; twice as long before the third
 
@@ -44,7 +44,7 @@ class FinishedUnit:
 
 @dataclass(frozen=True)
 class _PendingItem:
-    """An item that waits for its row; without an item the end of a unit."""
+    """An item whose row is not written yet; without an item, the end of a unit."""
 
     unit: int
     index: int = 0
@@ -57,7 +57,7 @@ _LAST = _PendingItem(-1)
 
 
 class Worker:
-    """Captions units and writes their shards. A row depends on nothing but its unit."""
+    """Captions units and writes their shards. A row depends only on its unit."""
 
     def __init__(
         self, job: Job, models: dict[str, dict[str, str]], cores: int | None = None
@@ -160,7 +160,7 @@ class Worker:
     def _batches(
         self, units: Iterator[Numbered], pending: deque[_PendingItem]
     ) -> Generator[_Batch, None, None]:
-        """Yield the items of each unit in batches that depend on nothing but the unit.
+        """Yield the items of each unit in batches that depend only on the unit.
 
         Every item is appended to `pending` before its batch is yielded, and so is a unit's end.
         """
@@ -296,7 +296,7 @@ def _fetching(place: Place, path: str, name: str) -> Callable[[], bytes]:
             try:
                 return place.read(path)
             except (FileNotFoundError, IsADirectoryError) as error:
-                raise MediaError(f"{name} is not there.") from error
+                raise MediaError(f"{name} does not exist.") from error
             except Exception as error:  # file systems raise exceptions of any class
                 if attempt == _TRIES - 1:
                     reason = " ".join(str(error).split())

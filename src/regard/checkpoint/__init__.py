@@ -1,1 +1,1 @@
-"""Checkpoints: folders that hold everything a captioner is made of."""
+"""Checkpoints: folders that hold everything that a captioner needs."""

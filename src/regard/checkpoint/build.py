@@ -1,4 +1,4 @@
-"""Modules of torch from a checkpoint, and a checkpoint from modules of torch."""
+"""Conversion between checkpoints and torch modules."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
 
 
 def _module(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:
-    """Return both under the names that their weights have in a checkpoint."""
+    """Return a module of both, named as their weights are in a checkpoint."""
     return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
 
 
@@ -142,7 +142,7 @@ def save_checkpoint(
     card: str,
     training_state: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; an old one at the same place is replaced only when this is whole.
+    """Write a checkpoint; an old one in the same place is replaced once the new one is complete.
 
     Args:
         folder: where it is written; a checkpoint that is there is replaced as a whole.
@@ -154,8 +154,8 @@ def save_checkpoint(
         training_state: tensors and plain values for resuming.
 
     Raises:
-        CheckpointError: it cannot be written, or the folder holds something else; what was
-            there before is untouched.
+        CheckpointError: it cannot be written, or the folder holds something else; existing
+            data are unchanged.
     """
     folder = Path(folder).resolve()
     try:
@@ -180,8 +180,8 @@ def save_checkpoint(
         ) from error
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"the checkpoint {folder} cannot be written: {error}. What was there before is "
-            "untouched. Free some space or name another folder."
+            f"the checkpoint {folder} cannot be written: {error}. Existing data are "
+            "unchanged. Free some space or name another folder."
         ) from error
 
 
@@ -190,10 +190,10 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def _described(components: Components, *, resumable: bool) -> dict[str, Any]:
-    """Return what `config.json` says of a captioner.
+    """Return the `config.json` of a captioner.
 
     Args:
-        components: of the captioner.
+        components: components of the captioner.
         resumable: whether to keep the paths of the data, so that the run can be resumed; else
             only their names are kept, not where they are on one machine.
     """

@@ -1,7 +1,7 @@
-"""What a captioner is made of, and how it is put together.
+"""The components of a captioner, from modules or from a checkpoint.
 
-From modules that are at hand, or from a checkpoint: as modules of torch, or as graphs that
-`regard export` has written into its folder, which need no torch:
+A checkpoint is loaded as torch modules, or as graphs that `regard export` has written into its
+folder, which need no torch:
 
     graphs.json   format version, digests of what the graphs were exported from, and of each
     encoder.onnx  pixels -> vectors; of a model of clips, the pixels of one frame
@@ -48,21 +48,21 @@ PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
 
 @dataclass(frozen=True)
 class Components:
-    """What a captioner is made of.
+    """The components of a captioner.
 
     Attributes:
-        reader: what it reads, and on which grid; needs no torch.
+        reader: the input format and the attention grid; needs no torch.
         backend: runs the encoder and the decoder's step.
         modules: returns encoder and decoder as modules of torch, loaded at the first call.
         vocabulary: ids to words.
-        config: the recipe that the modules were made by.
+        config: the recipe that built the modules.
         name: printed with every caption.
-        device: where the work is done.
+        device: the device that the model runs on.
         metrics: scores that travel with the model.
-        familiarity: compares inputs with the training items, where those were summed up.
-        confidence: the chance that words are right, where the model was calibrated.
-        native_step: returns the decoder's compiled step, on one core, for so many pictures; None
-            where there is none, or where it would not pay.
+        familiarity: compares inputs with the training items; None without their statistics.
+        confidence: the probability that a word is right; None without calibration.
+        native_step: given the number of pictures, returns the decoder's compiled step on one
+            core; None if it is not available or would not pay.
         threads: batches that are captioned side by side; more than 1 only where a call of the
             backend takes one core.
         most_at_once: items of a batch, at most.
@@ -101,10 +101,10 @@ def of_modules(
     name: str,
     device: str = "cpu",
 ) -> Components:
-    """Return components around two modules, which are used as they are, not copied.
+    """Return components around two modules, which are not copied.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: the device is not available.
     """
     from regard.backends.torch_backend import TorchBackend
 
@@ -138,7 +138,7 @@ def build_components(checkpoint: Checkpoint, device: str = "cpu") -> Components:
 
     Raises:
         CheckpointError: the parts of the checkpoint do not fit each other.
-        ConfigError: there is no such device.
+        ConfigError: the device is not available.
         MissingExtra: torch, or a package that the encoder needs, is not installed.
     """
     recipe = recipe_of(checkpoint)
@@ -149,9 +149,9 @@ def build_components(checkpoint: Checkpoint, device: str = "cpu") -> Components:
 
 
 def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
-    """Return components that run on graphs; torch is loaded only where a module is wanted."""
+    """Return components that run on graphs; torch is loaded only if a module is requested."""
     config = checkpoint.config
-    # The sessions open on a thread of their own, while the rest is read.
+    # The sessions open on their own thread while the rest is read.
     backend = OnnxBackend.open(
         checkpoint.path,
         list(manifest.files),
@@ -197,7 +197,7 @@ def _build_modules(checkpoint: Checkpoint, recipe: Recipe) -> Modules:
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return scores and what was fitted to training items or to judged captions, by name.
+    """Return scores, training statistics and calibration by name.
 
     Raises:
         CheckpointError: one of them is damaged.
@@ -233,7 +233,7 @@ FILES = (ENCODER, MOTION, INIT, STEP)
 
 @dataclass(frozen=True)
 class OnnxManifest:
-    """What `graphs.json` says.
+    """The contents of `graphs.json`.
 
     Attributes:
         model: digest of those parts of `config.json` that the graphs depend on.
@@ -241,8 +241,8 @@ class OnnxManifest:
         files: digest of each graph by its name.
         per_frame: whether the encoder's graph reads a frame of a clip, not the clip.
         pictures_per_item: see `Reader`.
-        precision: of the encoder: "float32" or "int8".
-        regard_version: that made them.
+        precision: precision of the encoder: "float32" or "int8".
+        regard_version: version of regard that wrote them.
     """
 
     model: str
@@ -259,7 +259,7 @@ class OnnxManifest:
 
 
 def model_digest(config: dict[str, Any]) -> str:
-    """Return a SHA-256 of what a model's graphs depend on, besides its weights.
+    """Return a SHA-256 of the config values that a model's graphs depend on.
 
     The name, the scores and the training data may change without making graphs stale.
     """
@@ -283,7 +283,7 @@ def read_manifest(checkpoint: Checkpoint) -> OnnxManifest | None:
     if not path.is_file():
         return None
     graphs = _read(path)
-    # `load_checkpoint` has compared the file with what the config says of it.
+    # `load_checkpoint` has compared the file with its digest in the config.
     stored = checkpoint.config.get("files", {}).get("model.safetensors")
     weights = stored or file_digest(checkpoint.path / "model.safetensors")
     stale = [
@@ -317,8 +317,8 @@ def _read(path: Path) -> OnnxManifest:
         version = values.pop("format_version")
         if version != MANIFEST_VERSION:
             raise CheckpointError(
-                f"{path} has format_version {version!r}; this regard knows {MANIFEST_VERSION}. "
-                "Update regard, or export the model again."
+                f"{path} has format_version {version!r}; this version of regard "
+                f"supports {MANIFEST_VERSION}. Update regard, or export the model again."
             )
         graphs = OnnxManifest(**values)
         if not {ENCODER, INIT, STEP} <= set(graphs.files) <= set(FILES):

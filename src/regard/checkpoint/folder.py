@@ -1,4 +1,4 @@
-"""Checkpoints: folders that hold all that a captioner needs. Reads and checks them.
+"""Reading and checking of checkpoints: folders that hold all that a captioner needs.
 
     config.json         format version, regard's version, recipe, preprocessing, encoder, ids,
                         digests of the next two
@@ -96,8 +96,8 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         training: also read `training.pt`.
 
     Raises:
-        CheckpointError: a file is missing or damaged, the format is newer than this regard
-            knows, or the parts do not fit each other.
+        CheckpointError: a file is missing or damaged, the format is newer than this version of
+            regard supports, or the parts do not fit each other.
     """
     folder = Path(folder)
     if not folder.exists():  # a kill may have left the old one under another name
@@ -136,8 +136,9 @@ def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
     version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format_version {version!r}; this regard knows {FORMAT_VERSION}. Update "
-            "regard, or save the model again with the version that wrote it."
+            f"{path} has format_version {version!r}; this version of regard "
+            f"supports {FORMAT_VERSION}. Update regard, or save the model again with the version "
+            "that wrote it."
         )
     check_config(config, str(path))
     return config
@@ -147,7 +148,7 @@ def _check_fit(checkpoint: Checkpoint) -> None:
     stored = checkpoint.config["special_ids"]
     if stored != SPECIAL_IDS:
         raise CheckpointError(
-            f"{checkpoint.path}: special_ids are {stored}; this regard uses {SPECIAL_IDS}. The "
+            f"{checkpoint.path}: special_ids are {stored}; regard uses {SPECIAL_IDS}. The "
             "model was written by another program."
         )
     shape = checkpoint.shapes.get("decoder.embedding.weight")
@@ -226,14 +227,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def change_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a checkpoint's `config.json`; nothing else of the model is touched.
+    """Change only the `config.json` of a checkpoint.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         change: receives the config and changes it in place.
 
     Raises:
-        CheckpointError: the config cannot be read or written; what was there before is untouched.
+        CheckpointError: the config cannot be read or written; it is then unchanged.
     """
     from regard.util.atomic import whole_file
 
@@ -241,22 +242,22 @@ def change_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> Non
     try:
         config = json_of(text_of(path))
         if not isinstance(config, dict):
-            raise Unreadable("it is not a table of settings")
+            raise Unreadable("expected a table of settings")
         change(config)
         with whole_file(path) as new:
             new.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", "utf-8")
             new.chmod(path.stat().st_mode)
     except (OSError, Unreadable) as error:
-        raise CheckpointError(f"{path} cannot be changed: {error}. It is as it was.") from error
+        raise CheckpointError(f"{path} cannot be changed: {error}. It is unchanged.") from error
 
 
 def store_decoding(folder: Path, decoding: DecodingConfig) -> None:
-    """Store with a checkpoint how its captions are decoded; see `change_config`."""
+    """Store the decoding options in a checkpoint; see `change_config`."""
     change_config(folder, lambda config: config["recipe"].update(decoding=to_dict(decoding)))
 
 
-# What the two JSON files must hold. A checkpoint may come from a stranger, so every value is
-# checked by its name before anything is built from it.
+# The required contents of the two JSON files. A checkpoint may come from an untrusted source, so
+# every value is checked before anything is built from it.
 
 _LONGEST_NAME = 1000
 _MOST_CELLS, _MOST_FEATURES = 2**20, 2**20
@@ -316,14 +317,14 @@ _ABSENT = object()
 
 
 def check_config(config: dict[str, Any], source: str) -> None:
-    """Refuse a `config.json` that lacks something or holds values of other types.
+    """Raise if a `config.json` is incomplete or holds values of wrong types.
 
     Args:
         config: as it was read.
         source: its path, for messages.
 
     Raises:
-        CheckpointError: names all that is missing, or the first thing that is wrong.
+        CheckpointError: the message lists all missing keys, or the first wrong value.
     """
     missing = [key for key in _REQUIRED if _at(config, key) is _ABSENT]
     if missing:
@@ -332,10 +333,10 @@ def check_config(config: dict[str, Any], source: str) -> None:
 
 
 def check_metrics(metrics: dict[str, Any], source: str) -> None:
-    """Refuse a `metrics.json` of other types; see `check_config`.
+    """Raise if a `metrics.json` holds values of wrong types; see `check_config`.
 
     Raises:
-        CheckpointError: names the first thing that is wrong.
+        CheckpointError: the message names the first wrong value.
     """
     _check(metrics, _METRICS, source)
 

@@ -1,4 +1,4 @@
-"""The model card that every checkpoint carries."""
+"""The model card of a checkpoint."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _LIMITS = {
 
 
 def _input(config: dict[str, Any]) -> str:
-    """Say what the network reads."""
+    """Describe the network's input."""
     encoder = config["recipe"]["encoder"]
     if config["medium"] != "volume":
         return f"{encoder['image_size']} pixels ({encoder['resize']})"
@@ -96,7 +96,7 @@ def _start_lines(training: dict[str, Any]) -> list[str]:
 
 
 def _data_lines(data: dict[str, Any]) -> list[str]:
-    """Name the captions, not the place where they lay on one machine."""
+    """Name the captions, without their path on the training machine."""
     name = Path(data["annotations"]).name
     lines = [f"- Trained on the captions of {name}."] if name else []
     return [*lines, f"- {data['credit']}"] if data.get("credit") else lines

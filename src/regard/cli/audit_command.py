@@ -1,4 +1,4 @@
-"""`regard audit` and `regard reading`: where a model fails, by all numbers and judged by eye."""
+"""`regard audit` and `regard reading`: a model's mistakes, by metrics and by human ratings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def audit(
     """Find where a model fails: wrong and missing words, false confidence, idle attention.
 
     Captions a split and writes one report with galleries, a table of findings, and all numbers. A
-    picture that fails is one line on standard error; the others go on, and the status is 1.
+    picture that fails is reported on standard error; the others go on, and the status is 1.
     """
     from regard import load
     from regard.audit.mistakes import audit as run_audit
@@ -71,10 +71,10 @@ def audit(
 
 
 def _check_replaced(out: Path, annotations: Path) -> None:
-    """Raise if the report would replace a file of someone else: now, not after the work.
+    """Raise before the work starts if the report would replace a file that no audit wrote.
 
     Raises:
-        ConfigError: a file of the report's names exists, and no audit wrote it, or it is read.
+        ConfigError: such a file exists, or is one that the command reads.
     """
     existing = [out / name for name in _FILES if (out / name).exists()]
     for file in existing:

@@ -40,7 +40,7 @@ def bulk(
 ) -> None:
     """Caption any number of files into shards; the same command continues after an interruption.
 
-    Every item gets one row, with the reason where it failed; the status is then 1.
+    Every item gets one row, which for a failed item holds the reason; the status is then 1.
     """
     from regard.bulk import Job, engine_for, open_run, run
 

@@ -15,7 +15,7 @@ from regard.cli.progress import reporting
 from regard.errors import ConfigError, UnknownName
 
 app = typer.Typer(
-    help="Check your own data, write shards, or make synthetic data whose truth is known.",
+    help="Check your own data, write shards, or generate synthetic data with ground truth.",
     no_args_is_help=True,
 )
 
@@ -67,11 +67,11 @@ def synthetic(
     medium: Annotated[str, option("image, video or volume.")] = "image",
     train: Annotated[int, option("Training scenes.", min=0)] = 6000,
     val: Annotated[int, option("Validation scenes, of other combinations.", min=0)] = 500,
-    test: Annotated[int, option("Test scenes, of yet others.", min=0)] = 500,
+    test: Annotated[int, option("Test scenes, of further combinations.", min=0)] = 500,
     seed: Annotated[int, option("Seed of the random numbers.", min=0)] = 0,
     size: Annotated[int | None, option("Pixels of a side: pictures 64, frames 32.")] = None,
 ) -> None:
-    """Write scenes, clips or scans made by rule, and where or when their captions are true."""
+    """Write generated scenes, clips or scans with captions and ground-truth regions."""
     from regard.synthetic.clips import write_clips
     from regard.synthetic.scenes import write_scenes
     from regard.synthetic.volumes import write_volumes
@@ -80,7 +80,7 @@ def synthetic(
     if medium not in writers:
         raise UnknownName("medium", medium, writers)
     if size is not None and medium == "volume":
-        raise ConfigError(f"--size is {size}, and volumes have a fixed size. Leave it out.")
+        raise ConfigError(f"--size is {size}, but volumes have a fixed size. Leave it out.")
     sizes = {} if size is None else {"size": size}
     path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
     typer.echo(str(path))

@@ -1,4 +1,4 @@
-"""`regard evaluate` and `regard faithfulness`: measures of captions and of attention on a split."""
+"""`regard evaluate` and `regard faithfulness`: scores of captions and of attention on a split."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def evaluate(
     present_only: Annotated[bool, option("Skip missing files.", "--present-only")] = False,
     calibrate: Annotated[bool, option("Fit and store word confidences.", "--calibrate")] = False,
     keep_decoding: Annotated[
-        bool, option("Make the penalty and blocking the model's own.", "--keep-decoding")
+        bool, option("Store penalty and blocking as the model's defaults.", "--keep-decoding")
     ] = False,
     json_file: options.JsonFile = None,
     device: options.Device = "cpu",
 ) -> None:
-    """Score one caption per picture of a split, beside rows of the papers.
+    """Score one caption per picture of a split, next to published scores.
 
     A second table describes the captions: length, variety, words without support, repetition.
     --calibrate gives the model's words a confidence (`regard caption --unsure`): two numbers in
-    its config.json, fitted to these captions. --keep-decoding makes the given length penalty and
-    blocking of n-grams the model's own for all later captions; choose them on val.
+    its config.json, fitted to these captions. --keep-decoding stores the given length penalty and
+    n-gram blocking as the model's defaults; choose them on val.
     """
     from regard.data import load_dataset
     from regard.data.dataset import split_named
@@ -126,7 +126,7 @@ def _medium(dataset: CaptionDataset, split: str, folder: Path | None) -> str:
 
 
 def _calibration(result: EvaluationResult, split: str, beam: int) -> Calibration | DatasetError:
-    """Return the calibration, or the error, which must not cost the scores."""
+    """Return the calibration, or the error, so that the scores are still printed."""
     from regard.reliability.calibration import calibrate
 
     try:
@@ -234,7 +234,7 @@ def faithfulness(
 ) -> None:
     """Test whether the model depends on its attention: occlusion, agreement, swaps, pointing.
 
-    A file that fails is scored as an empty caption and is a line on standard error; the status
+    A file that fails is scored as an empty caption and reported on standard error; the status
     is then 1.
     """
     from regard import load

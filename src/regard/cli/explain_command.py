@@ -30,18 +30,18 @@ def explain(
     ] = True,
     animation: Annotated[str, option("webp, gif or none.")] = "webp",
     smooth: Annotated[bool, option("Smooth the maps; else raw cells.")] = True,
-    grids: Annotated[bool, option("Also the raw weights as .npy.", "--grids")] = False,
+    grids: Annotated[bool, option("Also write the raw weights as .npy.", "--grids")] = False,
     device: options.Device = "cpu",
 ) -> None:
     """Show where the model looked for every word: sheet, animation, page and numbers.
 
     For each file NAME.png (contact sheet, film strip or three-plane montage), NAME.webp,
-    NAME.html and NAME.json, for scans also NAME.attention.nii.gz. A file that fails is one
-    line on standard error; the others go on, and the status is 1.
+    NAME.html and NAME.json, for scans also NAME.attention.nii.gz. A file that fails is reported
+    on standard error; the others are still processed, and the status is 1.
     """
     if animation not in ("webp", "gif", "none"):
         raise typer.BadParameter(
-            f"{animation!r} is none of webp, gif, none", param_hint="--animation"
+            f"{animation!r} is not one of webp, gif, none", param_hint="--animation"
         )
     sources, total = sources_of(files)
     folder = OutputFolder(out, "--out")

@@ -43,13 +43,13 @@ def launch(arguments: Sequence[str], devices: int, nodes: int, folder: Path) -> 
     """Run `regard ARGUMENTS` in every rank of this machine and return the exit status.
 
     Args:
-        arguments: of the command.
+        arguments: arguments of the command.
         devices: number of ranks on this machine.
         nodes: number of machines; with more than one, MASTER_ADDR and NODE_RANK must be set.
-        folder: of the run.
+        folder: folder of the run.
 
     Raises:
-        ConfigError: the environment does not say where the machines meet.
+        ConfigError: the environment lacks the address where the machines meet.
     """
     places = _places(os.environ, devices, nodes)
     ranks = [_start(arguments, place) for place in places]
@@ -156,7 +156,7 @@ def _over(ranks: list[_Rank]) -> bool:
 
 
 def _wait(ranks: list[_Rank]) -> None:
-    """Give the ranks a little time to end by themselves."""
+    """Wait briefly for the ranks to end by themselves."""
     latest = time.monotonic() + _GRACE
     while any(rank.process.poll() is None for rank in ranks) and time.monotonic() < latest:
         time.sleep(_POLL_SECONDS)

@@ -67,7 +67,7 @@ def info(
     ] = None,
     as_json: Annotated[bool, option("Print the whole config as JSON.", "--json")] = False,
     runtime: Annotated[
-        bool, option("Show what computes what on this machine, and why.", "--runtime")
+        bool, option("Show the implementation of each computation on this machine.", "--runtime")
     ] = False,
 ) -> None:
     """Show the parts and the settings of a model."""

@@ -32,7 +32,7 @@ BatchSize = Annotated[int, option("Pictures that go through the network together
 Annotations = Annotated[Path, option("Captions, as for `regard data check`.")]
 Images = Annotated[Path | None, option("Folder of the pictures, clips or scans.")]
 Split = Annotated[str, option("Split of the data: train, val or test.")]
-Limit = Annotated[int, option("Use only the first so many pictures; 0: all.")]
+Limit = Annotated[int, option("Use only the first N pictures; 0: all.")]
 
 # Decoding; None leaves the choice to the model
 Beam = Annotated[int, option("Beam width; 1 is greedy.")]

@@ -1,4 +1,4 @@
-"""What commands read and write: sources, standard output and error, and files that they replace.
+"""Input and output of commands: sources, standard streams, and files that they replace.
 
 Results go to standard output, everything else to standard error.
 """
@@ -93,8 +93,8 @@ def check_record(
 
     Args:
         file: for the record, as JSON.
-        option: that named it, for the message.
-        keys: that every record of the command has; a file that has them is replaced.
+        option: the option that named it, for the message.
+        keys: keys of every record of the command; a file that has them is replaced.
         sources: files that the command reads.
 
     Raises:
@@ -138,14 +138,14 @@ def _keys(file: Path) -> set[str]:
 
 
 class OutputFolder:
-    """A folder in which every source gets a name of its own."""
+    """An output folder with a unique name for each source."""
 
     def __init__(self, folder: Path, option: str) -> None:
         """Make the folder and its parents.
 
         Args:
             folder: the folder.
-            option: that named it, for the message.
+            option: the option that named it, for the message.
 
         Raises:
             ConfigError: it cannot be made.
@@ -165,7 +165,7 @@ class OutputFolder:
 
         Args:
             file: the source.
-            suffixes: of all files that will be written.
+            suffixes: suffixes of all files that will be written.
         """
         stem = Path(file.removesuffix(".gz")).stem or "picture"  # "head.nii.gz" is "head"
         name, count = stem, 1

@@ -1,6 +1,6 @@
-"""Progress on standard error: bars on a terminal; elsewhere a line now and then, or nothing.
+"""Progress on standard error: bars on a terminal, else an occasional line or no output.
 
-rich takes long to import, and output to a pipe or file needs none of it: it is imported late.
+rich takes long to import, and output to a pipe or file does not need it: it is imported late.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class ProgressDisplay:
         write: Callable[[str], None] | None = None,
         counts: bool = True,
     ) -> None:
-        """Show nothing yet.
+        """Store the arguments.
 
         Args:
             console: a terminal, or None.
             write: writes a line where there is no terminal.
-            counts: whether counts and the time left stand beside a bar; else its text has them.
+            counts: whether a bar shows counts and the time left; else its text does.
         """
         self._console, self._write, self._counts = console, write, counts
         self._bars: Progress | None = None
@@ -117,22 +117,22 @@ class FileProgress(ProgressDisplay):
     """Bars of files that are being read, and one of all items if there are many."""
 
     def __init__(self, what: str, total: int | None) -> None:
-        """Show nothing yet.
+        """Store the arguments.
 
         Args:
-            what: is being done, such as "captioning".
+            what: the activity, such as "captioning".
             total: number of items; None where it is unknown.
         """
         super().__init__(error_console())
         self._what, self._total = what, total
 
     def report(self, name: str, done: int, total: int) -> None:
-        """Show how much of a file is read, or once all is, that work on it goes on."""
+        """Show how much of a file is read, then that it is being processed."""
         what = "reading" if done < total else self._what
         self.show(name, f"{what} {os.path.basename(name)[-_NAME:]}", done, total)
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass items on as they come; remove the bar of each one's file."""
+        """Yield items unchanged; remove the bar of each one's file."""
         many = self._total is None or self._total >= _BAR_FROM
         with self:
             if many:
@@ -145,7 +145,7 @@ class FileProgress(ProgressDisplay):
 
 
 class BulkProgress(ProgressDisplay):
-    """How many items of a bulk run are done, how fast, and the time left."""
+    """Progress of a bulk run: finished items, speed, and the time left."""
 
     def __init__(self, run: BulkRun) -> None:
         self._began = time.monotonic()
@@ -155,7 +155,7 @@ class BulkProgress(ProgressDisplay):
         self.new_units = self.new_rows = 0
 
     def watch(self, units: Iterable[FinishedUnit]) -> Iterator[FinishedUnit]:
-        """Pass units on as they come, and count them."""
+        """Yield units unchanged, and count them."""
         with self:
             self.show("", "captioning", self.units, self._plan.units)
             for unit in units:

@@ -48,8 +48,8 @@ def serve(
 ) -> None:
     """Serve a web page and a REST API.
 
-    The page is at the address that is printed, the API below its /v1, the API's description at
-    its /openapi.json. Settings come from variables REGARD_NAME; options take precedence. SIGTERM
+    The page is at the printed address, the API below /v1, and its description at
+    /openapi.json. Settings come from variables REGARD_NAME; options take precedence. SIGTERM
     or Ctrl-C ends the service once requests in progress are answered.
     """
     if find_spec("uvicorn") is None:  # checked before models are loaded

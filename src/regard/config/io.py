@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class OneOf:
-    """A limit: the value is one of some names."""
+    """A limit: the value is one of several names."""
 
     def __init__(self, *names: str) -> None:
         """Take the names."""
@@ -55,7 +55,7 @@ class Range:
 
 
 class Length:
-    """A limit: there are so many values."""
+    """A limit on the number of values."""
 
     def __init__(self, *lengths: int) -> None:
         """Take the lengths that are allowed."""

@@ -1,4 +1,4 @@
-"""Sections of a recipe that make the networks: the encoder, with what it reads, and the decoder."""
+"""Sections of a recipe for the networks: the encoder, its input, and the decoder."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -10,7 +10,7 @@ _WINDOWS = ("lung", "mediastinum", "bone", "brain", "liver", "percentile", "zsco
 
 @dataclass(frozen=True)
 class VideoConfig(Section, section="encoder.video"):
-    """Which frames of a clip are read, and on which grid (Yao et al. 2015)."""
+    """The frames of a clip that are read, and their grid (Yao et al. 2015)."""
 
     frames: Annotated[int, Range(1, 4096)] = 26
     """K, frames that are read at most (the paper's 26). A shorter clip has fewer: the rest of
@@ -21,7 +21,7 @@ class VideoConfig(Section, section="encoder.video"):
     take: Annotated[str, OneOf("middle", "first")] = "middle"
     """Which frame of each chunk: middle, or first (the paper's released code)."""
     first_frames: Annotated[int, Range(0, 10**9)] = 0
-    """Only the first so many frames of a clip (the paper's 240); 0: the whole clip."""
+    """Use only this many first frames of a clip (the paper's 240); 0: the whole clip."""
     every: Annotated[float, Range(0, exclusive=True)] = 1.0
     """Seconds between frames where choice is seconds."""
     grid: Annotated[str, OneOf("temporal", "spatio_temporal")] = "temporal"
@@ -37,7 +37,7 @@ class VideoConfig(Section, section="encoder.video"):
 
 @dataclass(frozen=True)
 class VolumeConfig(Section, section="encoder.volume"):
-    """How a scan becomes the input of a network; axes are (slices, rows, cols)."""
+    """Preprocessing of scans for a network; axes are (slices, rows, cols)."""
 
     shape: Annotated[tuple[int, ...], Length(3), Range(1)] = (48, 48, 48)
     """Voxels of the input."""
@@ -45,19 +45,19 @@ class VolumeConfig(Section, section="encoder.volume"):
     """Millimetres between the input's voxels; the scan is resampled to them, then cut or padded
     around its middle. Empty: the whole scan is squashed into the shape."""
     window: Annotated[str, OneOf(*_WINDOWS)] = "percentile"
-    """What becomes black and white: lung, mediastinum, bone, brain, liver (CT, Hounsfield
+    """Intensity window: lung, mediastinum, bone, brain, liver (CT, Hounsfield
     units), percentile or zscore (MRI, which has no absolute scale)."""
     channels: Annotated[tuple[int, ...], Range(1, 65536)] = ()
     """Features of each stage of a MONAI ResNet; empty: its own."""
     numbers: Annotated[int, Range(0, 4096)] = 0
-    """Numbers of the whole that the encoder is taught before any word, and that its vectors say."""
+    """Number of scalar targets that the encoder is pretrained on and that its vectors keep."""
     parts: Annotated[int, Range(0, 4096)] = 0
-    """Parts whose share of each cell it is taught likewise, by masks."""
+    """Number of parts whose share of each cell it is pretrained on, from masks."""
 
 
 @dataclass(frozen=True)
 class EncoderConfig(Section, section="encoder"):
-    """Which network turns pixels into annotation vectors."""
+    """The network that turns pixels into annotation vectors."""
 
     name: str = "efficientnet_lite0"
     """Name in the encoder table; `timm:NAME` takes any timm backbone, `monai:NAME` any MONAI
@@ -73,11 +73,11 @@ class EncoderConfig(Section, section="encoder"):
     """Fine-tune the encoder with the decoder; its BatchNorm statistics stay frozen. Motion
     features are trained either way."""
     frozen_blocks: Annotated[int, Range(0, 1000)] = 0
-    """Of an EfficientNet-Lite that is fine-tuned: so many of its first blocks stay as they are.
-    What they make of a picture is stored, so that only the rest is run in every step."""
+    """First blocks of a fine-tuned EfficientNet-Lite that stay frozen. Their output is stored, so
+    that only the rest runs in every step."""
     weights: str = ""
-    """What training starts the encoder from, instead of its package's weights: an encoder's
-    safetensors file, or the folder of a model that has the same encoder."""
+    """Initial weights of the encoder, instead of its package's: an encoder's safetensors file, or
+    the folder of a model that has the same encoder."""
     medium: Annotated[str, OneOf("image", "video", "volume")] = "image"
     """image, video or volume."""
     video: VideoConfig = field(default_factory=VideoConfig)
@@ -103,7 +103,7 @@ class DecoderConfig(Section, section="decoder"):
     attention: Annotated[str, OneOf("soft", "hard")] = "soft"
     """soft: expectation over all cells; hard: one sampled cell."""
     scores: Annotated[str, OneOf("additive", "dot", "scaled_dot", "uniform")] = "additive"
-    """additive (the paper's MLP), dot, scaled_dot, or uniform (every cell alike: a control)."""
+    """additive (the paper's MLP), dot, scaled_dot, or uniform (equal weights: a control)."""
     temperature: Annotated[float, Range(0, exclusive=True)] = 1.0
     """Divides the scores before the softmax."""
     gate: Annotated[str, OneOf("scalar", "feature", "none")] = "scalar"
@@ -115,10 +115,10 @@ class DecoderConfig(Section, section="decoder"):
     grid_shape: Annotated[tuple[int, ...], Range(1)] = ()
     """The grid that a learned position code is made for; filled in by training."""
     output_activation: Annotated[str, OneOf("tanh", "linear")] = "tanh"
-    """Of the deep output: tanh (released code) or linear (the paper's equation 7)."""
+    """Activation of the deep output: tanh (released code) or linear (the paper's equation 7)."""
     dropout: Annotated[float, Range(0.0, 0.95)] = 0.5
-    """After h_t, after the deep output, and in the first state's MLP."""
+    """Dropout after h_t, after the deep output, and in the first state's MLP."""
     embedding_dropout: Annotated[float, Range(0.0, 0.95)] = 0.0
-    """On the word embeddings."""
+    """Dropout on the word embeddings."""
     tie_embeddings: bool = False
     """Share the output matrix L_o with the embedding E."""

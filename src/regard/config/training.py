@@ -1,4 +1,4 @@
-"""The recipe, and its sections that say how the networks are trained, decoded and judged."""
+"""The recipe, and its sections for training, decoding and evaluation."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -13,7 +13,7 @@ MOST_PENALTY = 10.0
 
 @dataclass(frozen=True)
 class DataConfig(Section, section="data"):
-    """Where captions and pictures come from."""
+    """The sources of captions and pictures."""
 
     annotations: str = ""
     """Karpathy, COCO or MSR-VTT JSON, Flickr8k token file, MSVD's folder or CSV, CSV or JSONL; or
@@ -21,7 +21,7 @@ class DataConfig(Section, section="data"):
     images: str = ""
     """Folder of the pictures, clips or scans."""
     present_only: bool = False
-    """Leave out what has captions and no file; of MSVD hardly anyone has all clips."""
+    """Leave out captions without a file; few copies of MSVD have all clips."""
     store: str = ""
     """Folder of encoded annotations; empty: `annotations` inside the run's folder."""
     tokens: Annotated[str, OneOf("word", "character", "bpe")] = "word"
@@ -35,21 +35,21 @@ class DataConfig(Section, section="data"):
     flip: bool = False
     """Also train on the mirrored picture."""
     crops: Annotated[int, Range(0, 1000)] = 0
-    """Also train on so many random parts of each picture; every second one is mirrored where
+    """Also train on this many random crops of each picture; every second one is mirrored if
     `flip` is set."""
     val_fraction: Annotated[float, Range(0.0, 0.9)] = 0.1
     """Share of pictures held out where the data names no split."""
     limit: Annotated[int, Range(0)] = 0
     """Use only this many training pictures; 0 uses all."""
     credit: str = ""
-    """What the model's card says of the data: whose they are, their licence, how captions came."""
+    """Notes on the data for the model card: owner, licence, origin of the captions."""
     familiarity: bool = False
-    """Keep with the model what its training items were like; captions of others then say so."""
+    """Store statistics of the training items; captions of unlike inputs then get a notice."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig(Section, section="objective"):
-    """What training minimises."""
+    """The training objective."""
 
     kind: Annotated[str, OneOf("cross_entropy", "hard_attention", "self_critical")] = (
         "cross_entropy"
@@ -65,7 +65,7 @@ class ObjectiveConfig(Section, section="objective"):
     """Hard attention: weight of the entropy term."""
     reward: Annotated[str, OneOf("sum", "mean")] = "sum"
     """Hard attention: sum (log p(y|s) of the caption: the paper) or mean (per word: the released
-    code), which weighs long and short captions alike. With label_smoothing or teachers it is the
+    code), which weights long and short captions equally. With label_smoothing or teachers it is the
     log-likelihood that is trained, smoothed and mixed, and not that of the caption alone."""
     baseline_decay: Annotated[float, Range(0.0, 1.0)] = 0.9
     """Hard attention: b <- decay b + (1 - decay) reward."""
@@ -76,15 +76,15 @@ class ObjectiveConfig(Section, section="objective"):
     reward_end_token: bool = False
     """Self-critical: count the end token as a word of the scored caption."""
     bleu_weight: Annotated[float, Range(0.0, 100.0)] = 0.0
-    """Self-critical: so many times a caption's smoothed BLEU-4 (0 to 1) is added to its CIDEr-D
-    (0 to 10)."""
+    """Self-critical: weight of a caption's smoothed BLEU-4 (0 to 1), added to its CIDEr-D (0 to
+    10)."""
     cross_entropy_weight: Annotated[float, Range(0.0)] = 0.0
     """Self-critical: weight of a cross-entropy term mixed in."""
     teachers: tuple[str, ...] = ()
     """Models, as `--model` takes them, whose word probabilities (their mean) are learned besides
     the captions; their words must be the run's own."""
     teacher_weight: Annotated[float, Range(0.0, 1.0)] = 0.5
-    """Share of the teachers in what is learned of every word; the captions have the rest."""
+    """Weight of the teachers in the target of every word; the captions have the rest."""
     teacher_stores: tuple[str, ...] = ()
     """Folder of each teacher's encoded annotations; empty: `teacher1`, ... in the run's folder."""
 
@@ -97,14 +97,14 @@ class ObjectiveConfig(Section, section="objective"):
             )
         if self.teachers and self.kind == "self_critical" and not self.cross_entropy_weight:
             raise ConfigError(
-                "objective.teachers would teach nothing: self_critical reads captions only where "
+                "objective.teachers would have no effect: self_critical reads captions only where "
                 "objective.cross_entropy_weight is above 0."
             )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig(Section, section="optimizer"):
-    """How weights are updated."""
+    """The optimizer."""
 
     name: Annotated[str, OneOf("adam", "adamw", "rmsprop", "adadelta")] = "adam"
     """adam, adamw, rmsprop, or adadelta."""
@@ -126,7 +126,7 @@ class OptimizerConfig(Section, section="optimizer"):
 
 @dataclass(frozen=True)
 class TrainingConfig(Section, section="training"):
-    """The loop."""
+    """The training loop."""
 
     epochs: Annotated[int, Range(1, 10**7)] = 20
     """Passes over the training captions."""
@@ -140,7 +140,7 @@ class TrainingConfig(Section, section="training"):
     """bucket: pictures with captions of similar length together; equal: one length only
     (the paper), which a run takes with captions_per_image = 1 alone; random."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-    """Of initialisation, order, dropout and sampling."""
+    """Seed of initialisation, order, dropout and sampling."""
     precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "fp32"
     """fp32, bf16 (autocast), or auto: bf16 where the processor computes in it. One that does not
     takes many times as long in bf16 as in fp32."""
@@ -148,15 +148,15 @@ class TrainingConfig(Section, section="training"):
     """Stop after this many evaluations with neither a better metric nor a lower val loss; 0
     never."""
     save_every: Annotated[int, Range(0)] = 0
-    """Also save the resumable state every so many steps; 0: only after each epoch."""
+    """Also save the resumable state every this many steps; 0: only after each epoch."""
     init_from: str = ""
-    """Model that the run begins from, as `--model` takes it: its weights, and its words before
+    """Model that the run starts from, as for `--model`: its weights, and its words before
     those that the captions add. `encoder` and `decoder` must be its own (`regard train --init`)."""
 
 
 @dataclass(frozen=True)
 class DecodingConfig(Section, section="decoding"):
-    """What captions of the model are decoded with where a caller names nothing else.
+    """The model's default decoding options.
 
     Which of these serves a model best depends on what it was trained for, so they are its own;
     choose them on val (`regard evaluate --length-penalty 0.8 --keep-decoding`).
@@ -165,12 +165,12 @@ class DecodingConfig(Section, section="decoding"):
     length_penalty: Annotated[float, Range(0.0, MOST_PENALTY)] = 0.0
     """A caption's score is sum(log p) / length ** length_penalty; 0: the paper's plain sum."""
     block_ngram: Annotated[int, Range(0, 1000)] = 0
-    """No n-gram of this size is said twice; 0 blocks nothing."""
+    """No n-gram of this size occurs twice; 0 blocks nothing."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig(Section, section="evaluation"):
-    """How the model is judged while it trains."""
+    """Evaluation during training."""
 
     metric: Annotated[
         str, OneOf("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d", "loss")
@@ -186,7 +186,7 @@ class EvaluationConfig(Section, section="evaluation"):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, whole."""
+    """All settings of one experiment."""
 
     name: str = "custom"
     """Printed in logs and stored in the checkpoint."""

@@ -76,7 +76,7 @@ class DatasetReport:
 
 
 def _count_line(count: str, value: int | dict[str, int]) -> str:
-    """Return a line of the report. A vocabulary's also says what uses it."""
+    """Return a line of the report; for a vocabulary with its purpose."""
     name, minimum = count.replace("_", " "), count.rpartition("_")[2]
     if minimum.isdecimal():
         name = f"{name} ({_MIN_COUNTS[int(minimum)]})"
@@ -97,7 +97,7 @@ def check_dataset(
 
     Raises:
         DatasetError: the annotations cannot be read at all.
-        UnknownName: no such kind.
+        UnknownName: the kind is unknown.
         MissingExtra: a package that reads the clips or scans is not installed.
     """
     found = read_caption_file(annotations, images, kind=kind)

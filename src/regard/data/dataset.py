@@ -85,7 +85,7 @@ class CaptionDataset:
 
         Args:
             val_fraction: share that goes to val.
-            seed: of the random choice.
+            seed: seed of the random choice.
         """
         keys = sorted(i.key for i in self.items if i.split not in _HELD_OUT)
         random.Random(seed).shuffle(keys)
@@ -198,12 +198,12 @@ def write_synthetic(
     Args:
         folder: created if it does not exist; an earlier data set of the kind is replaced.
         kind: "scenes" or the like.
-        counts: of train, val and test.
-        make: returns so many samples of a split.
+        counts: counts of train, val and test.
+        make: returns a number of samples of a split.
         save: writes the file of a sample.
         facts: returns a sample's entry in the file of facts. Its "words" are (word, index of what
             it names, or None), of the one right caption.
-        suffix: of the samples' files.
+        suffix: suffix of the samples' files.
         facts_name: name of the file of facts.
 
     Returns:
@@ -245,7 +245,7 @@ def begin_folder(folder: Path, name: str) -> None:
 
     Args:
         folder: to write into.
-        name: of the data set, the value of "dataset" in `dataset.json`.
+        name: name of the data set, the value of "dataset" in `dataset.json`.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -257,8 +257,8 @@ def begin_folder(folder: Path, name: str) -> None:
         return
     if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise ConfigError(
-            f"{folder} holds something other than {name}, which could be overwritten; wanted a new "
-            "or empty folder, or one that this command wrote before. Name another folder."
+            f"{folder} holds something other than {name}, which could be overwritten; expected a "
+            "new or empty folder, or one that this command wrote before. Name another folder."
         )
     dataset.write_text(json.dumps({"dataset": name, "images": []}), "utf-8")
 

@@ -1,4 +1,4 @@
-"""Readers of caption files of every common kind."""
+"""Readers of caption files in the common formats."""
 
 import csv
 import io
@@ -62,13 +62,13 @@ def load_dataset(
             `YouTubeClips` or `videos` in it.
         kind: "karpathy", "coco", "flickr8k", "csv", "jsonl", "msvd", "msvd_csv", "msrvtt",
             "clips"; "auto" looks at the file.
-        present_only: leave out captions without a file. Hardly anyone has all clips of MSVD,
-            which were YouTube's.
+        present_only: leave out captions without a file. Few copies of MSVD are complete, since
+            many of its YouTube clips were deleted.
 
     Raises:
-        DatasetError: the file cannot be read, is of no known kind, or has a faulty line; or
-            `present_only` leaves nothing.
-        UnknownName: no such kind.
+        DatasetError: the file cannot be read, is of an unknown kind, or has a faulty line; or
+            no file exists with `present_only`.
+        UnknownName: the kind is unknown.
     """
     found = read_caption_file(annotations, images, kind=kind)
     pictures: dict[str, str] = {}
@@ -88,7 +88,7 @@ def load_dataset(
     there = tuple(item for item in found.dataset if is_there(item.file))
     if not there and found.dataset.items:
         raise DatasetError(
-            f"{annotations} names {len(found.dataset)} files, and none of them is there; the "
+            f"{annotations} names {len(found.dataset)} files, and none of them exists; the "
             f"first would be {found.dataset.items[0].file}. Name their folder (data.images)."
         )
     return replace(found.dataset, items=there)
@@ -149,7 +149,7 @@ def _kind_of(path: Path, text: str) -> str:
     if "#" in text.partition("\t")[0]:
         return "flickr8k"
     raise DatasetError(
-        f"{path} is of no known kind. Expected: Karpathy, COCO or MSR-VTT JSON (.json), .csv, "
+        f"{path} is of an unknown kind. Expected: Karpathy, COCO or MSR-VTT JSON (.json), .csv, "
         ".jsonl, a Flickr8k token file with lines such as name.jpg#0<TAB>caption, or MSVD's "
         "sentences with lines such as vid1<TAB>caption."
     )

@@ -26,10 +26,10 @@ _Found = dict[str, dict[str, list[Region]]]
 
 
 def load_regions(path: str | Path) -> Regions:
-    """Read regions, by the names that the caption file gives to pictures.
+    """Read regions, by the names of the pictures in the caption file.
 
     Raises:
-        DatasetError: the file cannot be read or is of none of these kinds.
+        DatasetError: the file cannot be read or is of another kind.
     """
     path = Path(path)
     try:
@@ -43,8 +43,8 @@ def load_regions(path: str | Path) -> Regions:
         return (_coco if "annotations" in values else _scenes)(values)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DatasetError(
-            f"{path} holds no regions that can be used: {error!r}. Wanted: objects.json of `regard "
-            "data synthetic`, COCO object annotations, or a CSV of file,word,mask."
+            f"{path} holds no regions that can be used: {error!r}. Expected: objects.json of "
+            "`regard data synthetic`, COCO object annotations, or a CSV of file,word,mask."
         ) from error
 
 

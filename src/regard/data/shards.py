@@ -47,9 +47,9 @@ class Sample:
 
     Attributes:
         name: key and suffix, as in the tar.
-        offset: of its bytes in the tar.
+        offset: offset of its bytes in the tar.
         size: number of its bytes.
-        sha256: of its bytes.
+        sha256: SHA-256 of its bytes.
         file: its name in the data set.
         captions: raw texts.
         split: "train", "val", "test", or "".
@@ -82,7 +82,7 @@ def load_captions(
 
 
 def names_shards(source: str) -> bool:
-    """Whether a source of captions names shards: a manifest, its folder, a URL, or tars."""
+    """Return whether a source of captions names shards: a manifest, its folder, a URL, or tars."""
     path = source.removesuffix("/")
     if "://" in path or path.endswith((".tar", f"/{MANIFEST}")) or path == MANIFEST:
         return True
@@ -163,7 +163,7 @@ def _scan(file: IO[bytes], name: str) -> Iterator[Sample]:
 
     Args:
         file: the tar.
-        name: of the tar, for messages.
+        name: name of the tar, for messages.
 
     Raises:
         DatasetError: it is damaged.
@@ -213,7 +213,7 @@ def _listed(path: str) -> list[tuple[str, Sample]]:
         values = json.loads(text)
         if values["format_version"] != FORMAT_VERSION:
             raise DatasetError(
-                f"{path} has the format {values['format_version']}; this regard reads "
+                f"{path} has the format {values['format_version']}; this version of regard reads "
                 f"{FORMAT_VERSION}."
             )
         return [
@@ -242,7 +242,7 @@ def _expanded(pattern: str) -> list[str]:
         with _of_filesystem(url) as (files, path):
             found += sorted(str(files.unstrip_protocol(name)) for name in files.glob(path))
     if not found:
-        raise DatasetError(f"{pattern} names no shard.")
+        raise DatasetError(f"{pattern} does not match any shard.")
     return found
 
 
@@ -295,7 +295,7 @@ def write_shards(
         The manifest's path, which training takes instead of a caption file.
 
     Raises:
-        ConfigError: there are shards already.
+        ConfigError: the folder holds shards already.
         DatasetError: a file is missing, is a folder, or is in two splits.
         MissingExtra: webdataset is not installed.
     """
@@ -306,7 +306,7 @@ def write_shards(
     folder = folder.removesuffix("/")
     manifest = f"{out.removesuffix('/')}/{MANIFEST}"
     if files.exists(f"{folder}/{MANIFEST}"):
-        raise ConfigError(f"{manifest} is there already. Name another folder, or delete this one.")
+        raise ConfigError(f"{manifest} exists already. Name another folder, or delete this one.")
     files.makedirs(folder, exist_ok=True)
     shards: list[dict[str, Any]] = []
     done = 0

@@ -30,14 +30,14 @@ Encode = Callable[[list[tuple[str, str]]], tuple[np.ndarray, np.ndarray]]
 """Maps (file, view) pairs to vectors and mask."""
 SHARD_ROWS = 512
 _SHARD_BYTES = 2**28  # a shard is built in memory, so those of long clips have fewer rows
-_SHARD_SECONDS = 30.0  # of encoding; a kill loses no more than that
+_SHARD_SECONDS = 30.0  # of encoding; a kill loses at most that
 _SHARD_SHARE = 0.02  # of the time so far, if that is more: days of encoding make few shards
 _STALE = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True)
 class StoreKey:
-    """What annotations depend on. Stores with different keys never mix.
+    """The settings that annotations depend on. Stores with different keys never mix.
 
     Attributes:
         encoder: digest of the encoder's weights, level and preprocessing.
@@ -62,7 +62,7 @@ class AnnotationStore:
 
         Args:
             folder: the store's folder; created if it does not exist.
-            key: of the encoder.
+            key: key of the encoder.
 
         Raises:
             DatasetError: the store is damaged or of another encoder or preprocessing, or the
@@ -105,7 +105,7 @@ class AnnotationStore:
             if place is None:
                 raise DatasetError(
                     f"the store {self.folder} holds no {view} annotations of the picture "
-                    f"{digest[:12]}…. Encode the data set again; what is there is kept."
+                    f"{digest[:12]}…. Encode the data set again; stored annotations are kept."
                 )
             rows.append(self._shards[place[0]][place[1]])
             masks.append(_mask(place[2], self._row_shape()[0]))
@@ -245,14 +245,14 @@ class AnnotationStore:
 
 
 def _next_due(began: float) -> float:
-    """Return when the current shard is written at the latest, given the start of encoding."""
+    """Return the latest time to write the current shard, given the start of encoding."""
     now = time.monotonic()
     return now + max(_SHARD_SECONDS, _SHARD_SHARE * (now - began))
 
 
 def _mapped(path: Path) -> np.ndarray:
     if not path.is_file():  # opening a pipe would block
-        raise FileNotFoundError("there is no such file")
+        raise FileNotFoundError("the file does not exist")
     return np.lib.format.open_memmap(path, mode="r")  # reads neither pickles nor archives
 
 

@@ -32,7 +32,7 @@ _LAST = (("train", 1200), ("val", 1300), ("test", 1970))  # MSVD's splits by the
 
 
 def kind_of_clips(path: Path, text: str) -> str | None:
-    """Return the kind of a file (or of a folder, without text), or None if it is none of these."""
+    """Return the kind of a file (or of a folder, without text), or None if it is unknown."""
     suffix = path.suffix.lower()
     if path.is_dir():
         return "msvd" if any(path.glob(_SENTENCES)) else None
@@ -60,7 +60,7 @@ class _Clips:
         self._names = {f.stem: f.name for f in files if f.suffix.lower() in MEDIA["video"].suffixes}
 
     def file(self, name: str) -> str:
-        """Return the file name of a clip, with the usual suffix if there is no such file."""
+        """Return the file name of a clip; with the usual suffix if the file does not exist."""
         return self._names.get(name, name + self._usual)
 
 
@@ -74,8 +74,8 @@ def _msvd(text: str, path: Path, folder: Path) -> Iterator[Entry]:
     names = {vid: name for name, vid in _mapping(path.parent).items()}
     if not names:
         raise DatasetError(
-            f"{path} names clips by number, and there is no {path.parent / _MAPPING} that says "
-            "which files those are. Put it there."
+            f"{path} names clips by number, but {path.parent / _MAPPING}, which maps the numbers "
+            "to files, does not exist. Put it there."
         )
     clips = _Clips(folder, ".avi")
     named = re.search(r"train|val|test", path.name)

@@ -52,7 +52,7 @@ def decode_beam(
     caption can still beat its `n_best`-th finished one. That is exact for plain sums, which only
     fall. With a length penalty a caption gains from every word of high probability, so an item is
     done when three more words of probability 1 would not suffice: looking ahead to `max_length`
-    changed none of 1,000 val captions of `flickr8k-soft`, and took a sixth more time.
+    changed none of 1,000 val captions of `flickr8k-soft`, and took a sixth longer.
 
     Where fewer than `n_best` finish, because of `max_length` or because no word may follow, the
     best unfinished ones come after them; their scores lack an end token and cannot be compared
@@ -72,7 +72,7 @@ def decode_beam(
 class _BeamSearch:
     """State of a search: each item in the batch has its live captions in consecutive rows.
 
-    At the start, where all captions are alike, it has one row, and `beam` from the first word on.
+    At the start, where all captions are equal, it has one row, and `beam` from the first word on.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class _BeamSearch:
         self.items = [_BeamItem() for _ in range(self.stepper.rows // rows)]
         self.active = np.arange(len(self.items))  # indices of the items in the batch
         self.token = np.full(self.stepper.rows, ids.start, np.int64)
-        # All rows of an item start alike, so only its first may branch.
+        # All rows of an item start equal, so only its first may branch.
         self.total = np.where(np.arange(self.stepper.rows) % rows == 0, 0.0, -np.inf)
 
     def advance(self, t: int) -> bool:

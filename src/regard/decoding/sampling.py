@@ -95,7 +95,7 @@ def decode_sample(
 ) -> list[tuple[Hypothesis, ...]]:
     """Sample `n_best` captions per item, best score first; a caption may come more than once.
 
-    Numpy draws the words from the options' seed, so that every backend draws alike, and with the
+    Numpy draws the words from the options' seed, so that every backend draws the same, and with the
     same random numbers for every item, so that an item's captions do not depend on its batch.
     Scores and log-probabilities are the model's own, before temperature, top_k and top_p.
     """

@@ -56,7 +56,7 @@ class _StepRecord:
 
 
 class SearchRecord:
-    """What happened at each step, for all rows."""
+    """The record of every step, for all rows."""
 
     def __init__(self) -> None:
         self._steps: list[_StepRecord] = []
@@ -90,8 +90,8 @@ class SearchRecord:
         Args:
             row: index of a row after step `length`.
             length: T.
-            score: of the hypothesis.
-            finished: of the hypothesis.
+            score: score of the hypothesis.
+            finished: whether the hypothesis is finished.
         """
         path = self._path(row, length)
         cells = self._steps[0].alpha.shape[1]

@@ -101,8 +101,8 @@ class Filter:
     ) -> tuple[Candidates, Candidates | None, np.ndarray]:
         """Return the strongest allowed words, and the model's strongest words of all.
 
-        Only a handful of words is ruled out. So that many more logits than needed are taken and
-        the ruled-out ones are dropped, instead of masking all of (B, V).
+        Only a handful of words is ruled out. So that many extra logits are taken and the ruled-out
+        ones are dropped, instead of masking all of (B, V).
 
         Args:
             step: the model's.

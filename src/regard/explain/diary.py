@@ -38,7 +38,7 @@ class DiaryPicture:
     Attributes:
         key: the picture's name, unique in the diary.
         pixels: (height, width, 3) uint8.
-        grid: of the maps.
+        grid: grid of the maps.
     """
 
     key: str
@@ -66,9 +66,9 @@ class DiaryEntry:
     """One evaluation.
 
     Attributes:
-        epoch: after which it took place.
-        scores: by name; nan where there is none.
-        captions: by the picture's key.
+        epoch: the epoch that it follows.
+        scores: scores by name; nan for a missing one.
+        captions: captions by the picture's key.
     """
 
     epoch: int
@@ -119,7 +119,7 @@ class Diary:
         """Open a diary.
 
         Args:
-            path: of the page; its entries lie beside it as `.jsonl`.
+            path: path of the page; its entries lie beside it as `.jsonl`.
             up_to_epoch: entries of later epochs, which a killed run wrote and the resumed run
                 writes again, are dropped; None starts a new diary.
 
@@ -148,8 +148,8 @@ def write_diary(
     """Write a diary as one self-contained HTML page.
 
     Args:
-        path: of the page; an existing page is replaced only once the new one is complete.
-        title: of the page.
+        path: path of the page; an existing page is replaced only once the new one is complete.
+        title: title of the page.
         pictures: in the order of the page.
         entries: the evaluations, oldest first.
     """
@@ -168,7 +168,7 @@ def write_diary(
 
 
 def _frame_note(entries: Sequence[DiaryEntry]) -> str:
-    """Explain the frames around cells; "" where nothing is framed."""
+    """Explain the frames around cells; "" if no cell is framed."""
     captions = [caption for entry in entries for caption in entry.captions.values()]
     if all(caption.cells is None for caption in captions):
         return ""

@@ -59,7 +59,7 @@ class PanelGrid:
         high: height of what is drawn in a panel.
         text: height of the text above or below that.
         gap: between two panels.
-        top: of the first row.
+        top: top of the first row.
         margin: left of the first column.
     """
 
@@ -78,7 +78,7 @@ class PanelGrid:
         return left, self.top + row * (self.high + self.text + self.gap)
 
     def bottom(self, panels: int) -> float:
-        """Return where the rows of so many panels end, the last gap included."""
+        """Return where the rows of that many panels end, the last gap included."""
         rows = math.ceil(panels / self.columns)
         return self.top + rows * (self.high + self.text + self.gap)
 
@@ -99,7 +99,7 @@ class Title:
 
     @property
     def bottom(self) -> float:
-        """Where the title ends, in inches from the figure's upper edge."""
+        """The title's lower edge, in inches from the figure's upper edge."""
         return _TITLE_TOP + (self.text.count("\n") + 1) * self.size * 1.25 / 72
 
 
@@ -108,7 +108,7 @@ class Canvas:
 
     Attributes:
         figure: not registered with pyplot.
-        fonts: of its texts.
+        fonts: fonts of its texts.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class Canvas:
         """Create an empty white figure of a size in inches.
 
         Args:
-            width: of the figure.
-            height: of the figure.
-            fonts: of its texts.
+            width: width of the figure.
+            height: height of the figure.
+            fonts: fonts of its texts.
             title: drawn at the top.
-            linespacing: of its texts; None: that of each font.
+            linespacing: line spacing of its texts; None: that of each font.
         """
         self.figure = Figure(figsize=(width, height), facecolor="white")
         self.fonts = fonts
@@ -184,7 +184,7 @@ def wrapped(text: str, width: float, size: float) -> str:
 
 
 def fitted(word: str, width: float) -> tuple[str, float]:
-    """Return a word as it fits a width in inches, and its size in points.
+    """Return a word that fits a width in inches, cut if necessary, and its size in points.
 
     The size shrinks down to `SMALL`; a word that is still too long is cut.
     """
@@ -211,14 +211,14 @@ def picture_of(caption: Caption) -> np.ndarray:
 
 
 def missing_source(noun: str) -> ConfigError:
-    """Return the error of a caption without the source that shall be drawn."""
+    """Return the error for a caption that does not hold its source."""
     return ConfigError(
         f"This caption holds no {noun} to draw on: caption the file again with `keep_pixels`."
     )
 
 
 def drawing_of(pixels: np.ndarray, side: int = _DRAWN_PIXELS) -> np.ndarray:
-    """Return a picture in the size in which it is drawn, by its longer side."""
+    """Return a picture scaled for drawing, by its longer side."""
     picture = Image.fromarray(pixels)
     factor = side / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
@@ -247,10 +247,10 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 130) -> None:
 
 
 def provenance_mark(suffix: str) -> dict[str, Any]:
-    """Return what marks a file as a drawing of regard.
+    """Return the metadata that mark a file as a drawing of regard.
 
     Args:
-        suffix: of the file's name.
+        suffix: suffix of the file's name.
 
     Returns:
         Metadata of a PNG, else options of Pillow's `save`; empty for formats without a mark.
@@ -267,7 +267,7 @@ def provenance_mark(suffix: str) -> dict[str, Any]:
 
 
 def is_drawing(path: Path) -> bool:
-    """Whether a file bears the mark. A file that is not a readable picture does not."""
+    """Return whether a file has the mark; False for a file that is not a readable picture."""
     try:
         with Image.open(path) as image:
             held = image.info.get("Software"), image.info.get("comment")
@@ -286,7 +286,7 @@ _CANDIDATES = {SPECIALS[END]: "(end)", SPECIALS[UNKNOWN]: "(unknown word)"}
 
 
 def attention_label(trace: AttentionTrace) -> str:
-    """Say what the maps show, and by which attention."""
+    """Describe the maps and the kind of attention."""
     kind = f"{trace.attention} attention"
     if trace.attention == "hard":
         kind += f", {trace.context} location"
@@ -306,7 +306,7 @@ def smoothing_label(grid: Grid) -> str:
 
 
 def coverage_label(grid: Grid, look: str = "faded") -> str:
-    """Name the parts of source and grid that have no map; "" where the two coincide.
+    """Name the parts of source and grid that have no map; "" if the two coincide.
 
     Args:
         grid: the grid.
@@ -322,18 +322,18 @@ def coverage_label(grid: Grid, look: str = "faded") -> str:
 
 
 def chosen_label(caption: Caption) -> str:
-    """Explain the frame around a cell that hard attention chose; "" where there is none."""
+    """Explain the frame around a cell that hard attention chose; "" if no cell is framed."""
     framed = any(word.location is not None for word in caption.words)
     return CHOSEN_NOTE if framed else ""
 
 
 def candidate_label(text: str) -> str:
-    """Return an alternative word as a reader shall see it."""
+    """Return an alternative word for display."""
     return _CANDIDATES.get(text, text)
 
 
 def beta_label(word: Word, before: str = "   ") -> str:
-    """Return a word's gate, such as "   β 0.93"; "" where there is none."""
+    """Return a word's gate, such as "   β 0.93"; "" without a gate."""
     return "" if word.beta is None else f"{before}β {word.beta:.2f}"
 
 
@@ -356,8 +356,8 @@ def footer(
     """Return the lines at a figure's foot: attention, what is drawn, scale, source.
 
     Args:
-        caption: that is drawn.
-        fonts: of the figure.
+        caption: the drawn caption.
+        fonts: fonts of the figure.
         width: inches that the lines must fit.
         drawn: remarks on how the maps are drawn; empty ones are left out.
         source: remarks on file and model, likewise.
@@ -383,8 +383,8 @@ class FontChoice:
     """Fonts for a text.
 
     Attributes:
-        families: in the order in which matplotlib shall look for each character.
-        missing: the characters that no installed font has, sorted; "" where none is missing.
+        families: font families in the order in which matplotlib searches them.
+        missing: the characters that no installed font has, sorted.
     """
 
     families: tuple[str, ...]
@@ -397,7 +397,7 @@ class FontChoice:
 
     @property
     def note(self) -> str:
-        """A remark on missing characters; "" where none is missing."""
+        """A remark on missing characters; "" if none is missing."""
         if not self.missing:
             return ""
         named = " ".join(f"U+{ord(c):04X}" for c in self.missing[:_NAMED])

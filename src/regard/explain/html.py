@@ -1,6 +1,6 @@
-"""A caption as a self-contained piece of HTML: hover, tap or tab through its words.
+"""A caption as a self-contained HTML fragment: hover over, tap or tab through its words.
 
-The fragment contains its picture, style and script; it loads nothing. Notebooks show it through
+The fragment contains its picture, style and script; it loads no files. Notebooks show it through
 `Caption._repr_html_`, and the other pages are made of the same pieces.
 """
 
@@ -58,14 +58,14 @@ class PageWord:
     Attributes:
         text: the word.
         alpha: its weights, in any shape, such that uniform is 1 over all of the shape's cells.
-        note: its numbers, as a reader shall see them.
+        note: its numbers, formatted for display.
         others: alternatives and their probabilities.
         cell: flat index of the cell that hard attention chose; None otherwise.
         falls: the fall of the word's log-probability with each cell covered, in nats, in the
             shape of alpha; None where it was not measured.
         marked: whether the word is highlighted because a finding is about it.
         first: whether its map is shown before a reader chooses a word.
-        frame: of a clip, the frame that the word seeks to; None of other media.
+        frame: for a clip, the frame that the word seeks to; None for other media.
     """
 
     text: str
@@ -95,7 +95,7 @@ def caption_html(
 
     Args:
         caption: with its picture.
-        occlusion: of the caption.
+        occlusion: occlusion of the caption.
         assets: whether style and script are included; once on a page is enough.
         smooth: whether maps are smoothed until the reader chooses.
 
@@ -131,7 +131,7 @@ def escaped(text: str) -> str:
 
 
 def asset(name: str, package: str = "regard.explain") -> str:
-    """Return a style, script or notice that lies in a package."""
+    """Return the text of a style, script or notice from a package."""
     return (files(package) / name).read_text("utf-8")
 
 
@@ -162,7 +162,7 @@ def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]], cell: str = 
     """Return a table that scrolls on its own.
 
     Args:
-        heads: of the columns, as text.
+        heads: headings of the columns, as text.
         rows: as text.
         cell: the tag of a cell, with its attributes.
     """
@@ -185,7 +185,7 @@ def map_data(grid: Grid, *, smooth: bool) -> str:
     """Return the script's settings for drawing maps, as the value of `data-map`.
 
     Args:
-        grid: of the maps.
+        grid: grid of the maps.
         smooth: whether smoothing can be chosen.
     """
     (top, bottom), (left, right) = grid.extent
@@ -242,8 +242,8 @@ def picture_html(pixels: np.ndarray, grid: Grid, name: str, *, side: int = _SIDE
 
     Args:
         pixels: (height, width, 3) uint8.
-        grid: of the maps.
-        name: of the picture.
+        grid: grid of the maps.
+        name: name of the picture.
         side: pixels of the embedded picture's longer side.
     """
     return (
@@ -256,9 +256,9 @@ def words_html(words: Sequence[PageWord], tops: Mapping[str, Sequence[float]]) -
     """Return a caption's words as buttons that carry their maps.
 
     Args:
-        words: of one caption.
-        tops: of the colour scales, raw, and smoothed where it can be chosen: "map" in multiples
-            of uniform, "mattered" (the falls of an occlusion) in nats.
+        words: words of one caption.
+        tops: tops of the colour scales, raw, and smoothed where it can be chosen: "map" in
+            multiples of uniform, "mattered" (the falls of an occlusion) in nats.
     """
     buttons: list[str] = []
     for word in words:
@@ -297,8 +297,8 @@ def scale_html(top: float, grid: Grid, *, smooth: bool, checked: bool = True) ->
     """Return the colour bar in multiples of uniform, and the choice of smoothing.
 
     Args:
-        top: of the scale.
-        grid: of the maps.
+        top: top of the scale.
+        grid: grid of the maps.
         smooth: whether the reader can choose between smoothed and raw.
         checked: whether smoothed is chosen at first.
     """
@@ -339,7 +339,7 @@ def falls_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
 
     Args:
         falls: (T, *grid) of log p; values below 0 are not drawn.
-        grid: of the cells.
+        grid: grid of the cells.
     """
     raw = float(falls.max(initial=0.0))
     rows, cols = (smoothing(cells) for cells in grid.shape)
@@ -356,7 +356,7 @@ def output_html() -> str:
 
 
 def word_note(word: Word, cells: int | None = None) -> str:
-    """Return a word's numbers as a reader shall see them.
+    """Return a word's numbers, formatted for display.
 
     Args:
         word: the word.
@@ -380,11 +380,11 @@ def page_word(
     real_cells: int | None = None,
     frame: int | None = None,
 ) -> PageWord:
-    """Return a caption's word number t as it stands on a page.
+    """Return a caption's word number t as a `PageWord`.
 
     Args:
         word: the word.
-        occlusion: of the caption.
+        occlusion: occlusion of the caption.
         t: its number.
         before: note before its numbers.
         after: note after its numbers.

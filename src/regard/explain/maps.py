@@ -93,11 +93,11 @@ def upsample(
         alpha: (rows, cols) weights of one word.
         grid: where the cells lie on the source. Cells beyond the source (padding) are not
             drawn.
-        size: (height, width) of the drawing; its sides stand for the grid's source_size.
+        size: (height, width) of the drawing, which corresponds to the grid's source_size.
         smooth: see `smoothing`; False gives every pixel the value of its cell.
 
     Returns:
-        (height, width) float32 in multiples of uniform; nan where no cell lies, such as the part
+        (height, width) float32 in multiples of uniform; nan outside the cells, such as the part
         that a centre crop cut off.
 
     Raises:
@@ -120,7 +120,7 @@ def paint(pixels: np.ndarray, relative: np.ndarray, top: float) -> np.ndarray:
     """Paint a map over a picture.
 
     The picture turns nearly grey, so that every colour is the map's. Parts that no cell covers
-    are faded, because the decoder never saw them.
+    are faded, because the decoder does not see them.
 
     Args:
         pixels: (height, width, 3) uint8.
@@ -211,7 +211,7 @@ def tiled(media: Media, grid: Grid) -> tuple[Media, Grid, np.ndarray]:
 
     Args:
         media: a clip or a scan; a picture is returned as it is.
-        grid: of its cells.
+        grid: grid of its cells.
 
     Returns:
         The picture, the grid of its cells, and for each of its cells the flat index of the same
@@ -271,7 +271,7 @@ def _slice(scan: Scan, grid: Grid, at: int, real: list[np.ndarray]) -> np.ndarra
 
     Args:
         scan: the scan.
-        grid: of its cells.
+        grid: grid of its cells.
         at: index of the layer.
         real: indices of the rows and of the columns that are not padding.
     """

@@ -31,7 +31,7 @@ MOST_COVERED = 1000
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is written besides drawing, page and numbers.
+    """Options for the outputs besides drawing, page and numbers.
 
     Attributes:
         occlusion: cover each cell, or each frame of a clip, and measure the words.
@@ -57,7 +57,7 @@ def draw(caption: Caption, **options: Any) -> Figure:
 
     Args:
         caption: with its source.
-        **options: of the drawing: `contact_sheet` of a picture, `film_strip` of a clip,
+        **options: options of the drawing: `contact_sheet` of a picture, `film_strip` of a clip,
             `montage` of a scan.
 
     Raises:
@@ -81,7 +81,7 @@ def write_explanation(
     """Write the files of one caption, whose names begin with `stem`.
 
     Args:
-        captioner: of the caption.
+        captioner: the model of the caption.
         caption: with its source.
         stem: path of the files, without a suffix.
         options: which files are written.

@@ -1,6 +1,6 @@
 """One HTML file that explains one caption, or several models' captions side by side.
 
-It contains everything and loads nothing: it can be mailed, archived and opened without a network.
+It loads no other files, so it can be mailed, archived and opened offline.
 """
 
 import math
@@ -70,10 +70,10 @@ def explanation_page(explained: Sequence[Explanation], *, smooth: bool = True) -
         smooth: whether maps are smoothed until the reader chooses.
 
     Raises:
-        ConfigError: there is no caption, or one does not hold its source.
+        ConfigError: no caption is given, or one does not hold its source.
     """
     if not explained:
-        raise ConfigError("Got no caption to explain; a page needs one or more.")
+        raise ConfigError("No caption to explain; a page needs one or more.")
     first = explained[0].caption
     scans = any(isinstance(one.caption.media, Scan) for one in explained)
     # Scans are often named after patients.
@@ -136,7 +136,7 @@ def _notes(explained: Sequence[Explanation]) -> str:
 
 
 def _table(one: Explanation) -> str:
-    """Return all words' numbers as a table, for readers of numbers and of Braille."""
+    """Return all words' numbers as a table, also for screen readers."""
     caption, occlusion, words = one.caption, one.occlusion, one.caption.words
     columns = {
         "word": [word.text for word in words],

@@ -80,7 +80,7 @@ def _traced(module: nn.Module, inputs: _Inputs, outputs: Sequence[str]) -> Any:
 
 
 def _encoder_graphs(encoder: Encoder, items: Any) -> dict[str, Any]:
-    """Return the graphs of an encoder: of items or single frames, and of motion."""
+    """Return the graphs of an encoder: for items or single frames, and for motion."""
     read = encoder
     graphs: dict[str, Any] = {}
     if isinstance(encoder, FrameEncoder):

@@ -1,4 +1,4 @@
-"""Writing the graphs of a trained model, which then captions without torch, into its folder.
+"""Export of a trained model as graphs in its folder, so that it captions without torch.
 
 The graphs are traced from the modules that training runs, and their weights point into the
 safetensors file of the model. They are compared with the modules before they are kept.
@@ -91,7 +91,7 @@ def export_model(
             _write(model, checkpoint, target, pixels)
     except FileExistsError as error:
         raise CheckpointError(
-            f"{place} exists and is no checkpoint, so it is not replaced. Name another folder."
+            f"{place} exists and is not a checkpoint, so it is not replaced. Name another folder."
         ) from error
     except OSError as error:
         raise CheckpointError(
@@ -101,7 +101,7 @@ def export_model(
 
 
 def _check_replaced(checkpoint: Checkpoint, place: Path) -> None:
-    """Check, before any work, that a copy would replace nothing but an earlier copy.
+    """Check, before any work, that a copy would only replace an earlier copy.
 
     Raises:
         ConfigError: the folder holds another model, or one with a training state.
@@ -113,7 +113,7 @@ def _check_replaced(checkpoint: Checkpoint, place: Path) -> None:
     if not same or (place / "training.pt").exists():
         what = "the state of a training" if same else "other weights"
         raise ConfigError(
-            f"{place} is there and holds {what}, so it is not replaced; wanted a new folder, or a "
+            f"{place} exists and holds {what}, so it is not replaced; expected a new folder, or a "
             f"copy of {checkpoint.path} made before. Name another folder, or remove this one."
         )
 
@@ -203,7 +203,7 @@ def _check_same(model: Components, folder: Path, names: list[str], *, encoder: b
     Args:
         model: the modules.
         folder: with the graphs.
-        names: of the graphs.
+        names: names of the graphs.
         encoder: whether the encoder's vectors are compared, too.
 
     Raises:
@@ -255,7 +255,7 @@ class WeightLocation:
     Attributes:
         dtype: name in safetensors: "F16", "F32", ...
         shape: its sizes.
-        start: of its bytes in the file.
+        start: offset of its bytes in the file.
         length: number of its bytes.
     """
 
@@ -286,7 +286,7 @@ def point_to_file(graph: Any, locations: dict[str, WeightLocation], file: str) -
 
     Args:
         graph: an `onnx.ModelProto` whose initialisers have the names of the weights.
-        locations: of the weights in the file.
+        locations: locations of the weights in the file.
         file: its name, beside the graph.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Swapped attention: the decoder looks elsewhere, and everything else stays the same.
+"""Swapped attention: the decoder attends elsewhere; everything else is unchanged.
 
 Alpha depends on the keys alone, the context on the values alone (`ProjectedAnnotations`). So
 equal keys make attention uniform, permuted keys permute it, and another picture's keys move it to
@@ -29,10 +29,10 @@ class SwappedAttention:
             backend: runs encoder and decoder.
             swap: one of `SWAPS`; "other picture" takes the keys of the next picture of the
                 batch, so a batch needs two or more.
-            seed: of the permutations.
+            seed: seed of the permutations.
 
         Raises:
-            UnknownName: there is no such swap.
+            UnknownName: the swap is unknown.
         """
         if swap not in SWAPS:
             raise UnknownName("swap of attention", swap, SWAPS)
@@ -52,7 +52,7 @@ class SwappedAttention:
     def _swapped(self, projected: ProjectedAnnotations) -> Array:
         keys = projected.keys
         xp = array_namespace(keys)
-        if self._swap == "uniform":  # any keys that are all alike
+        if self._swap == "uniform":  # any equal keys
             return xp.broadcast_to(xp.mean(keys, axis=1, keepdims=True), keys.shape)
         if self._swap == "other picture":
             return xp.roll(keys, 1, axis=0)

@@ -1,4 +1,4 @@
-"""Four experiments on whether attention shows what mattered: one model, one split.
+"""Four experiments on the faithfulness of attention, for one model on one split.
 
 1. Deletion and insertion: do the places with the most attention matter most?
 2. Agreement of attention with occlusion, by kind of word.
@@ -30,7 +30,7 @@ from regard.types import Caption
 
 Report = Callable[[str, int, int], None]
 """Called with the name of the work and (done, total)."""
-_FORCED = 100  # readings of a picture whose cells are covered, at least
+_FORCED = 100  # minimum number of readable pictures for occlusion
 _BATCH = 50  # pictures captioned together
 _SCORES = ("bleu4", "cider_d")
 
@@ -89,7 +89,7 @@ def faithfulness(
         beam: beam width of the captions.
         cover: content of covered cells (`regard.faithfulness.occlusion.COVERS`).
         regions: places of named things; None leaves that experiment out.
-        seed: of random orders and permutations.
+        seed: seed of random orders and permutations.
         report: receives progress.
 
     Raises:
@@ -132,7 +132,7 @@ def check_control(captioner: Captioner) -> None:
     """Check that a model is a control: its attention is frozen at uniform.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: the model is not a control.
     """
     if captioner.config.decoder.scores != "uniform":
         raise ConfigError(

@@ -69,7 +69,7 @@ class Occluder:
     """Forces one caption on its picture, clip or scan with any of its parts covered.
 
     Attributes:
-        shape: of the P parts: the grid's of a picture or scan, (F,) of a clip's real frames.
+        shape: shape of the P parts: the grid's of a picture or scan, (F,) of a clip's real frames.
         part: kind of the parts: "cell" or "frame".
         real: indices of the parts that are not padding; at padding attention and falls are 0.
     """
@@ -297,7 +297,7 @@ def deletion_and_insertion(
         falls: (T, *grid) of `occlude`; without it the order "occlusion" is left out.
         steps: S equal shares.
         draws: random orders, whose curves are averaged.
-        seed: of the random orders.
+        seed: seed of the random orders.
         cover: see `regard.faithfulness.occlusion.COVERS`.
 
     Raises:

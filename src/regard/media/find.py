@@ -1,4 +1,4 @@
-"""Finds media files: tells their medium, expands globs and folders, and computes digests."""
+"""Media files: detection of the medium, expansion of globs and folders, and digests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def medium_of(path: str) -> str:
 
 
 def medium_by_name(name: str) -> str | None:
-    """Return the medium that the suffix of a name stands for, or None if it is not known."""
+    """Return the medium for the suffix of a name, or None if it is unknown."""
     suffix = _suffix(name)
     return next((medium for medium, its in MEDIA.items() if suffix in its.suffixes), None)
 
@@ -76,7 +76,7 @@ def is_there(path: str) -> bool:
 
 
 def _unzipped(head: bytes) -> bytes:
-    """Return the first bytes of what a gzip file holds; other bytes as they are."""
+    """Return the first decompressed bytes of a gzip file; other bytes unchanged."""
     if not head.startswith(b"\x1f\x8b"):
         return head
     try:
@@ -91,17 +91,16 @@ def _medium_by_content(path: str) -> str:
     try:
         return medium_of_head(read_start(path, path, _HEAD))
     except MediaError:
-        return "image"  # the picture reader reports what is wrong
+        return "image"  # the picture reader reports the error
 
 
 def find_files(arguments: Sequence[str], *, stdin: TextIO | None = None) -> Iterator[str]:
     """Expand globs, folders and `-` to paths.
 
-    A folder gives the pictures, clips and scans in it, recursively and sorted, without hidden
+    A folder yields the pictures, clips and scans in it, recursively and sorted, without hidden
     files. DICOM files of one folder are one scan, or `FOLDER#1`, `FOLDER#2` ... with one for each
-    series. A pattern gives its matches, sorted. An argument that gives nothing (a missing path, a
-    pattern without a match, a folder without media) is returned as it is, so that reading it
-    reports the error.
+    series. A pattern yields its matches, sorted. An argument without a match (a missing path, a
+    pattern or folder without media) is returned unchanged, so that reading it reports the error.
 
     Args:
         arguments: as the user wrote them.
@@ -130,7 +129,7 @@ def series_in(folder: str) -> list[int]:
             return []
         count = len(read_series(folder)[0])
     except (RegardError, OSError):
-        count = 1  # its reader reports what is wrong
+        count = 1  # its reader reports the error
     return [0] if count == 1 else [*range(1, count + 1)]
 
 

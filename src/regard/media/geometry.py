@@ -22,7 +22,7 @@ def world_of(grid: Grid, point: tuple[float, ...]) -> tuple[float, float, float]
 
 
 def places_of(grid: Grid, affine: np.ndarray) -> np.ndarray:
-    """Return the 4×4 from a file's voxels to millimetres along a scan's own axes.
+    """Return the (4, 4) matrix from a file's voxels to millimetres along a scan's own axes.
 
     Args:
         grid: the grid of the scan, whose inverse affine is taken (see `world_of`).
@@ -48,7 +48,7 @@ def cell_bounds(grid: Grid, cell: int) -> tuple[tuple[float, float], ...]:
     """
     last = grid.real_cells if grid.axes[0] == "frames" else grid.cells
     if not 0 <= cell < last:
-        raise IndexError(f"there is no cell {cell} in a grid of {last} cells")
+        raise IndexError(f"cell {cell} is out of range for a grid of {last} cells")
     bounds: list[tuple[float, float]] = []
     for axis, at, count, (start, stop) in zip(
         grid.axes, np.unravel_index(cell, grid.shape), grid.shape, grid.extent, strict=True

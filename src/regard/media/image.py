@@ -1,4 +1,4 @@
-"""Reads pictures of every mode that Pillow decodes as upright RGB of 8 bits."""
+"""Reader of pictures: every mode that Pillow decodes, converted to upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from regard.types.media import NO_PIXELS, Media
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded; also Pillow's own limit for files."""
 MAX_BYTES = 2**30
-"""Largest file that is read: a larger one is not a picture, or is an endless device."""
+"""Largest file that is read; larger ones are not pictures, or are endless devices."""
 
-# Pillow reads more formats; for EPS it would start an interpreter on the bytes of a stranger.
+# Pillow reads more formats; for EPS it would run an interpreter on untrusted bytes.
 _FORMATS = frozenset(
     ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM")
     + ("SGI", "TGA", "TIFF", "WEBP")
@@ -49,7 +49,7 @@ def read_image(
     """Read one picture: upright, RGB, 8 bits.
 
     EXIF rotation is applied; transparency is laid over white; 16-bit shades are divided by 257;
-    the first frame of an animation is taken. The notes tell what had to be guessed.
+    the first frame of an animation is taken. The notes list guesses.
 
     Args:
         source: a path, bytes, a PIL image, a numpy array ((H, W), (H, W, 1|3|4); uint8,
@@ -83,7 +83,7 @@ def read_image(
 
 
 def _read_file(path: Path) -> bytes:
-    """Return the bytes of a file or a pipe, but not of an endless one."""
+    """Return the bytes of a file or a pipe, up to the size limit."""
     if os.path.isdir(path):
         raise MediaError(f"{path} is a folder; expected a picture, or a folder with pictures.")
     content = read_start(path, str(path), MAX_BYTES + 1)
@@ -176,16 +176,16 @@ def shades_of(picture: Image.Image) -> Shades:
 def to_rgb(
     picture: Image.Image, shades: Shades = _UNKNOWN_SHADES
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return (height, width, 3) uint8, and what had to be guessed.
+    """Return (height, width, 3) uint8, and notes on guesses.
 
-    It converts some rows at a time, so that the largest pictures are not in memory several times.
+    Converts a few rows at a time to limit memory.
     """
     width, height = picture.size
     rows = max(1, _AT_ONCE // width)
     bands = [(top, min(height, top + rows)) for top in range(0, height, rows)]
     notes: tuple[str, ...] = ()
     white = shades.white if picture.mode == "I" else 0.0
-    if picture.mode in ("I", "F") and not white:  # other formats do not say which value is white
+    if picture.mode in ("I", "F") and not white:  # other formats do not define which value is white
         most = max(float(_shades(picture, band).max()) for band in bands)
         white = next((w for w in (1.0, 255.0, 65535.0) if most <= w), most)
         notes = (f"32-bit shades, {white:g} taken as white",)
@@ -252,7 +252,7 @@ def _as_numpy(source: Any, name: str) -> np.ndarray:
         if not hasattr(source, "detach"):
             values = np.asarray(source)
             if values.ndim == 0:
-                raise TypeError("it is one value")
+                raise TypeError("expected an array, not a scalar")
             return values
         tensor = source.detach().cpu()
         values = np.asarray(tensor.float() if tensor.is_floating_point() else tensor)

@@ -1,4 +1,4 @@
-"""A worker process that decodes media files, and that a file may crash without harm to others.
+"""A worker process that decodes media files, so that a crash affects only one file.
 
 `python -m regard.media.isolate BYTES` reads tasks from standard input and writes results to
 standard output, one after the other, until its input ends. BYTES limits its address space; 0 is no
@@ -46,12 +46,12 @@ def task(
     """Return the header of a task.
 
     Args:
-        name: what messages and results call the file.
-        size: of the file in bytes.
-        spec: the encoder's, which tells which medium it reads.
+        name: the file's name in messages and results.
+        size: size of the file in bytes.
+        spec: the encoder's; its type determines the medium.
         limits: "max_pixels", "max_frames" and "max_voxels"; larger files are refused before they
             are decoded.
-        seconds: after which the process ends itself, if the system supports it.
+        seconds: timeout after which the process ends itself, if the system supports it.
     """
     return {
         "name": name,
@@ -105,7 +105,7 @@ def read_result(stream: BinaryIO, most: int) -> Media | None:
     """Read the result of a task; None if the process ended before.
 
     Args:
-        stream: of its results.
+        stream: stream of its results.
         most: bytes of pixels.
 
     Raises:
@@ -145,7 +145,7 @@ def _tuples(value: Any) -> Any:
 
 
 def read(header: dict[str, Any], content: bytes) -> Media:
-    """Return what one task reads.
+    """Read the file of one task.
 
     Raises:
         MediaError: see `read_image`, `read_clip` and `read_scan`.
@@ -191,7 +191,7 @@ def _answer(header: dict[str, Any], content: bytes) -> tuple[dict[str, Any], Any
 
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Generator[None]:
-    """End this process if a task takes longer: its owner may have died before it could do so."""
+    """End this process if a task takes longer, since its owner may have died."""
     if not hasattr(signal, "setitimer"):
         yield
         return

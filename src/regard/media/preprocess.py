@@ -1,4 +1,4 @@
-"""Turns upright pixels and voxels into network inputs, as a stored specification says."""
+"""Preprocessing of upright pixels and voxels into network inputs, by a stored specification."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PreprocessingSpec(Section, section="preprocessing"):
         interpolation: "bilinear" or "bicubic", both with antialiasing.
         mean: subtracted from red, green and blue on the 0-255 scale.
         std: the divisor, on the same scale.
-        medium: that the encoder reads.
+        medium: the medium that the encoder reads.
     """
 
     medium: ClassVar[str] = "image"
@@ -65,13 +65,13 @@ class ClipSpec(Section, section="preprocessing"):
     """How a clip becomes K square inputs; the fields are those of `config.VideoConfig`.
 
     Attributes:
-        picture: how a frame becomes a square input.
+        picture: preprocessing of a frame.
         frames: K, the largest number of frames that are read.
         choice: "chunks", "seconds" or "all".
         take: frame of each chunk: "middle" or "first".
         first_frames: number of frames at the start of a clip that are used; 0: all.
         every: seconds between frames if choice is "seconds".
-        medium: that the encoder reads.
+        medium: the medium that the encoder reads.
     """
 
     medium: ClassVar[str] = "video"
@@ -95,7 +95,7 @@ class ScanSpec(Section, section="preprocessing"):
         shape: voxels of the input, (slices, rows, cols).
         spacing: millimetres between voxels; empty: the whole scan is squashed into the shape.
         window: name of the intensity window.
-        medium: that the encoder reads.
+        medium: the medium that the encoder reads.
     """
 
     medium: ClassVar[str] = "volume"
@@ -117,7 +117,7 @@ def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:
 
 
 Spec = PreprocessingSpec | ClipSpec | ScanSpec
-"""Stored in every checkpoint; its type tells which medium the encoder reads."""
+"""Stored in every checkpoint; its type determines the encoder's medium."""
 SPECS: dict[str, type[Spec]] = {s.medium: s for s in (PreprocessingSpec, ClipSpec, ScanSpec)}
 """The specification of each medium."""
 

@@ -1,7 +1,7 @@
-"""Reads media for an encoder: from any source to the network's input and the grid of its cells.
+"""Reader of media for an encoder: from any source to the network's input and its grid.
 
-A `Reader` is all that is known of an encoder without its weights. Captioning with exported graphs
-needs no more, and no torch. The type of its specification tells which medium it reads.
+A `Reader` describes an encoder without its weights. Captioning with exported graphs needs only the
+reader, and no torch. The type of its specification determines the medium.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Input:
         pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip, (1, slices, rows, cols) of a
             scan; float32. Frames that a short clip lacks are 0.
         mask: (L,) bool, True = real cell.
-        grid: of the L cells.
+        grid: grid of the L cells.
     """
 
     pixels: np.ndarray
@@ -55,7 +55,7 @@ def read_media(
     report: Callable[[int, int], None] | None = None,
     shown: bool = True,
 ) -> Media:
-    """Read a picture, clip or scan, as the specification says.
+    """Read a picture, clip or scan by a specification.
 
     Args:
         source: anything that `read_image`, `read_clip` or `read_scan` reads, or their result.
@@ -115,7 +115,7 @@ def image_grid(size: tuple[int, int], spec: PreprocessingSpec, shape: tuple[int,
 
     Args:
         size: (height, width) of the upright picture in pixels.
-        spec: how the picture is preprocessed.
+        spec: preprocessing of the picture.
         shape: (rows, cols) of the encoder's grid.
 
     Returns:
@@ -186,7 +186,7 @@ class Reader:
         grid_axes: names of the grid's axes; see `Grid`.
         grid_shape: cells along each axis; L is their product.
         spec: the preprocessing that its pixels need; stored in every checkpoint.
-        input_shape: of one item's pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip,
+        input_shape: shape of one item's pixels: (3, S, S) of a picture, (K, 3, S, S) of a clip,
             (1, slices, rows, cols) of a scan.
         pictures_per_item: the work for one item, in pictures; for a clip, the number of frames.
         frames_alone: whether each vector of a clip depends on its own frame alone.
@@ -264,7 +264,7 @@ class StoredReader(Reader):
             spec = from_dict(SPECS[config["medium"]], config["preprocessing"], "preprocessing")
         except (ConfigError, UnknownName, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"the preprocessing in config.json is not known: {error}. The file was edited, or "
+                f"the preprocessing in config.json is unknown: {error}. The file was edited, or "
                 "written by another version."
             ) from error
         return cls(

@@ -1,4 +1,4 @@
-"""Source files: how they are opened, the limits of their size, and what reading them may log."""
+"""Source files: opening, size limits, and silencing of the libraries' logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def read_start(path: str | Path, name: str, count: int) -> bytes:
-    """Return the first bytes of a file, or all of a shorter one.
+    """Return the first bytes of a file; all bytes of a shorter one.
 
     Args:
         path: a file or a pipe.
@@ -56,10 +56,10 @@ class _QuietLibraries:
     """Silences Pillow, nibabel and pydicom while any thread reads.
 
     Pillow's warning about large pictures is replaced by `max_pixels`, and unusual metadata does
-    not matter here. pydicom puts unusual values into its warnings and its log, and a patient's
-    name may be such a value. `warnings.catch_warnings` acts on the whole process: two threads
-    that enter and leave it crosswise would leave the filter behind. Therefore the first reader
-    sets the filter, and the last one restores it.
+    not matter here. pydicom logs unusual values, which may include a patient's name.
+    `warnings.catch_warnings` acts on the whole process: two threads with overlapping blocks would
+    leave the filter behind. Therefore the first reader sets the filter, and the last one restores
+    it.
     """
 
     _MODULES = r"PIL|pydicom|nibabel|regard\.media"

@@ -103,7 +103,7 @@ class CiderD:
             references: tokens of each reference.
 
         Raises:
-            DatasetError: there is no reference.
+            DatasetError: no reference is given.
         """
         if not references:
             raise DatasetError(

@@ -57,7 +57,7 @@ def judge(words: Sequence[str], references: Sequence[Sequence[str]]) -> Judgemen
     """Compare a caption with its references.
 
     Args:
-        words: of the caption.
+        words: words of the caption.
         references: tokens of each, lower case, as `ptb_tokenize` cuts them; without any, only
             repetition is judged.
     """

@@ -99,7 +99,7 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 
 
 def spice_installed() -> bool:
-    """Whether SPICE's files and Java are installed."""
+    """Return whether SPICE's files and Java are installed."""
     try:
         _java()
         _package_file("spice/lib/stanford-corenlp-3.6.0-models.jar")

@@ -28,7 +28,7 @@ class Phrase:
 
     Attributes:
         head: the noun's place; None where colours stand alone, as in "a man in red".
-        number: of the noun; None where the words leave it open.
+        number: grammatical number of the noun; None if the words do not tell.
         counted: the place of the number word; None for an article or an ending.
         colours: places.
     """
@@ -69,17 +69,17 @@ def noun_phrases(words: Sequence[str]) -> list[Phrase]:
 
 
 def _joins(word: str, before: str) -> bool:
-    """Whether a function word continues a phrase, as in "a group of" or "red and"."""
+    """Return whether a function word continues a phrase, as in "a group of" or "red and"."""
     return (word == "of" and before in _WORDS) or (word == "and" and word_class(before) == "colour")
 
 
 def _continues(words: Sequence[str], place: int) -> bool:
-    """Whether a number word continues a phrase, as in "a group" or "a few"."""
+    """Return whether a number word continues a phrase, as in "a group" or "a few"."""
     return place > 0 and words[place - 1] in (*_WORDS, "of")
 
 
 def _is_modifier(words: Sequence[str], place: int) -> bool:
-    """Whether a thing only describes the next one, as in "soccer player"."""
+    """Return whether a noun only modifies the next one, as in "soccer player"."""
     after = words[place + 1] if place + 1 < len(words) else ""
     if not after or after in _WORDS:
         return is_quality(words[place])
@@ -123,7 +123,7 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class Mistake:
-    """A mistake of a caption by its references.
+    """A mistake in a caption, judged by its references.
 
     Attributes:
         kind: one of `MISTAKES`.
@@ -148,7 +148,7 @@ def wrong_counts(words: Sequence[str], references: Sequence[Sequence[str]]) -> I
     only for people and animals. "A man and a woman" are two people.
 
     Args:
-        words: of the caption, lower case.
+        words: words of the caption, lower case.
         references: tokens of each.
     """
     said = noun_phrases(words)
@@ -210,7 +210,7 @@ def wrong_colours(words: Sequence[str], references: Sequence[Sequence[str]]) -> 
     """Find colours of nouns to which references give other colours.
 
     Args:
-        words: of the caption, lower case.
+        words: words of the caption, lower case.
         references: tokens of each.
     """
     told = [(reference, noun_phrases(reference)) for reference in references]
@@ -234,5 +234,5 @@ def wrong_colours(words: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
 
 def _wears(phrase: Phrase, words: Sequence[str], head: str) -> bool:
-    """Whether a phrase's colours may belong to a noun; a colour alone may belong to any."""
+    """Return whether a phrase's colours may belong to a noun; a lone colour may belong to any."""
     return phrase.head is None or related(words[phrase.head], head)

@@ -18,10 +18,10 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Region:
-    """Where a thing lies on its picture: the union of boxes, or a mask.
+    """The region of an object in its picture: the union of boxes, or a mask.
 
     Attributes:
-        boxes: of the thing; several where it occurs several times.
+        boxes: boxes of the object; several if it occurs several times.
         mask: (height, width) bool over the whole source, instead of boxes; a mask of another
             size is stretched.
     """
@@ -30,10 +30,10 @@ class Region:
     mask: np.ndarray | None = None
 
     def holds(self, point: tuple[float, float], source_size: tuple[float, ...]) -> bool:
-        """Whether a point (row, column) in source pixels lies in the region.
+        """Return whether a point (row, column) in source pixels lies in the region.
 
         Args:
-            point: its place.
+            point: the point.
             source_size: (height, width) of the source in pixels.
         """
         row, column = point
@@ -87,7 +87,7 @@ def pointing(alpha: np.ndarray, grid: Grid, region: Region) -> Pointing:
     Args:
         alpha: (L,) or in the grid's shape.
         grid: where the cells lie.
-        region: of the thing that the word names.
+        region: region of the object that the word names.
     """
     flat = alpha.reshape(-1).astype(np.float64)
     shares = region.shares(grid)

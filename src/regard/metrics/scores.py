@@ -127,7 +127,7 @@ def _requested(names: Sequence[str] | None) -> tuple[str, ...]:
 
 def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
     if not references:
-        raise DatasetError("Got nothing to score: no picture has references.")
+        raise DatasetError("Nothing to score: no picture has references.")
     different = sorted(candidates.keys() ^ references.keys())
     if different:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""Scores of a model on a whole split, and the published scores that they are set beside."""
+"""Scores of a model on a whole split, and published scores for comparison."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class EvaluationResult:
         captions: text by item key; "" where the picture failed.
         settings: model, split, beam, context, and those of the scorers.
         failures: reason by item key.
-        statistics: of the captions of pictures that did not fail.
-        judged: for each of these the words that references can support or not.
+        statistics: statistics of the captions of pictures that did not fail.
+        judged: for each of these the words that references can support.
     """
 
     scores: Scores
@@ -154,7 +154,7 @@ class PublishedRow:
     """One row of a paper.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         conditions: split, tokenizer, beam and references, as far as they are known.
         scores: × 100 by metric.
     """

@@ -26,7 +26,7 @@ class CaptionStatistics:
         mean_length: words of a caption.
         distinct: number of different captions.
         words_used: number of different words.
-        vocabulary: number of words to choose from; None where the model writes pieces of words.
+        vocabulary: number of words in the vocabulary; None where the model writes word pieces.
         repeated_ngram: share of captions with `N_GRAM` words in a row that occur twice.
         repeated_word: share of captions with a content word that occurs twice.
         unsupported: mean number of content words that references do not support.
@@ -66,8 +66,8 @@ def caption_statistics(
 
     Args:
         captions: the words of each, by item key.
-        support: of the same items' words, as `regard.metrics.hallucination.judge` returns it.
-        vocabulary: number of words that the model can say.
+        support: support of the same items' words, from `regard.metrics.hallucination.judge`.
+        vocabulary: number of words in the model's vocabulary.
 
     >>> said = {"a.jpg": ["a", "dog", "and", "a", "dog"], "b.jpg": ["a", "red", "dog"]}
     >>> known = {"a.jpg": [None, True, None, None, True], "b.jpg": [None, False, True]}
@@ -94,12 +94,12 @@ def caption_statistics(
 
 
 def repeats_ngram(words: Sequence[str], n: int = N_GRAM) -> bool:
-    """Whether n words in a row occur twice, overlapping or not."""
+    """Return whether n words in a row occur twice, overlapping or not."""
     runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(runs)) < len(runs)
 
 
 def repeats_word(words: Sequence[str]) -> bool:
-    """Whether a content word occurs twice in the same form."""
+    """Return whether a content word occurs twice in the same form."""
     content = [word for word in words if is_judged(word)]
     return len(set(content)) < len(content)

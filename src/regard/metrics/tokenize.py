@@ -34,7 +34,7 @@ def ptb_tokenize(text: str) -> list[str]:
 
 
 def _is_plain(word: str) -> bool:
-    """Whether no rule applies to a word, as in most captions: the fast path."""
+    """Return whether no rule applies to a word, as in most captions: the fast path."""
     return word in (".", ",") or (
         word.isascii() and word.isalpha() and word.lower() not in _TWO_WORDS
     )

@@ -33,10 +33,10 @@ class Gate(nn.Module):
 
 
 class ScoreFunction(nn.Module, ABC):
-    """A way to score N items' keys against the G captions of each.
+    """Interface of score functions: N items' keys against the hidden states of G captions each.
 
     Attributes:
-        scale: what `forward` multiplies scores with at the end.
+        scale: factor that `forward` multiplies scores with at the end.
     """
 
     scale: float = 1.0
@@ -60,8 +60,8 @@ class ScoreFunction(nn.Module, ABC):
     def weights(self) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
         """Return query weight (A, H), its bias (A,) and v (A,) of additive scores.
 
-        v is None where a score is the dot product of query and key. None as a whole: neither,
-        so no kernel knows these scores.
+        v is None where a score is the dot product of query and key. Returns None for any other
+        scores, which no kernel supports.
         """
         return None
 
@@ -123,8 +123,8 @@ class DotScores(ScoreFunction):
 class UniformScores(ScoreFunction):
     """e_ti = 0: attention frozen at uniform, 1/L on every valid cell.
 
-    The control of Wiegreffe and Pinter (2019): a decoder trained so shows what captions owe to
-    the mean of the picture alone.
+    The control of Wiegreffe and Pinter (2019): a decoder trained with it sees only the mean of the
+    picture.
     """
 
     def keys(self, values: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class UniformScores(ScoreFunction):
 
 
 class AttentionOutput(NamedTuple):
-    """What attention returns for B = N·G captions.
+    """The output of attention for B = N·G captions.
 
     Attributes:
         context: (B, D), before the gate.
@@ -172,8 +172,8 @@ class Attention(nn.Module, ABC):
         Args:
             hidden: (B, H), h_{t-1}; the G = B / N captions of an item are consecutive.
             projected: the N items, shared by groups of G captions.
-            context: "expected", "sample" or "argmax"; soft attention knows only "expected".
-            generator: of the sampled locations.
+            context: "expected", "sample" or "argmax"; soft attention supports only "expected".
+            generator: random generator of the sampled locations.
         """
 
     def log_alpha(self, hidden: Tensor, projected: ProjectedAnnotations) -> Tensor:
@@ -228,8 +228,8 @@ class HardAttention(Attention):
     """Stochastic attention: s_t ~ Multinoulli(alpha_t), z_t = a_{s_t} (Xu et al. 2015, 4.1).
 
     Training samples (`context="sample"`) and weighs the gradient by REINFORCE. At test time
-    the sampled, the most likely or the expected location can be asked for; the released
-    code takes the expectation, and so does the default here.
+    the sampled, the most likely or the expected location can be requested; the released code
+    and the default here take the expectation.
     """
 
     def forward(
@@ -243,7 +243,7 @@ class HardAttention(Attention):
         """See `Attention.forward`.
 
         Raises:
-            UnknownName: `context` is none of "expected", "sample" and "argmax".
+            UnknownName: `context` is not "expected", "sample" or "argmax".
         """
         log_alpha = self.log_alpha(hidden, projected)
         alpha = log_alpha.exp()

@@ -7,8 +7,8 @@ One step, for the word y_t:
     h_t, c_t = LSTM([E y_{t-1}; z_t], h_{t-1}, c_{t-1})
     logits = L_o tanh(E y_{t-1} + L_h h_t + L_z z_t)
 
-Whatever decodes (teacher forcing, greedy, beam, sampling, REINFORCE, self-critical training)
-calls this step. `forward` runs its recurrent half step by step, followed by its output half for
+All decoding (teacher forcing, greedy, beam, sampling, REINFORCE, self-critical training) calls
+this step. `forward` runs its recurrent half step by step, followed by its output half for
 all steps at once, since the vocabulary product does not feed back. On a CPU with a compiler the
 recurrent half of all steps is one kernel (`regard.native.teacher_forcing`), held to the loop by
 tests.
@@ -39,13 +39,13 @@ from regard.types import DecoderState, ProjectedAnnotations, Step
 
 @dataclass(frozen=True)
 class TeacherForcingOutput:
-    """What teacher forcing yields for B captions of T steps, of which R are real.
+    """The output of teacher forcing for B captions of T steps, of which R are real.
 
     Attributes:
         features: (R, E), the deep output before the vocabulary, packed.
         output: the vocabulary layer.
         packing: where the R rows lie.
-        alpha: (B, T, L); 0 at steps that are not real. So are the others.
+        alpha: (B, T, L); 0 at steps that are not real, like the fields below.
         beta: (B, T, 1 or D), or None without a gate.
         location: (B, T), or None where contexts are expectations.
         location_logprob: (B, T), or None likewise.
@@ -61,7 +61,7 @@ class TeacherForcingOutput:
 
     @property
     def logits(self) -> Tensor:
-        """(B, T, V), computed anew at every call; training uses `losses`."""
+        """(B, T, V), recomputed at every call; training uses `losses`."""
         with torch.inference_mode(self.features.is_inference()):
             return self.packing.unpack(self.output(self.features))
 
@@ -69,7 +69,7 @@ class TeacherForcingOutput:
         """Return the cross-entropy of every word, **not reduced**: (B, T), float32 or wider.
 
         Args:
-            targets: (B, T) the words that should be said.
+            targets: (B, T) ids of the target words.
             label_smoothing: share of the target's probability spread over the vocabulary.
         """
         target = self.packing.pack(targets)
@@ -143,7 +143,7 @@ class AttentionDecoder(nn.Module):
         Args:
             projected: N items.
             captions_per_item: G; the state has N·G rows, the G of an item consecutive.
-            generator: of the dropout, in training mode.
+            generator: random generator of the dropout, in training mode.
         """
         # --8<-- [start:init]
         real = projected.mask.to(projected.values.dtype).unsqueeze(1)  # a product reads values once
@@ -167,14 +167,14 @@ class AttentionDecoder(nn.Module):
         context: str = "expected",
         generator: Rng | None = None,
     ) -> Step:
-        """Read one word and say what may come next.
+        """Read one word and predict the next.
 
         Args:
             token: (B,) ids of the words y_{t-1}.
             state: the state before the step, B rows.
             projected: N items, shared by groups of B / N consecutive captions.
             context: "expected", "sample" or "argmax" (hard attention).
-            generator: of sampled locations, and of the dropout in training mode.
+            generator: random generator of sampled locations, and of the dropout in training mode.
         """
         embedded = self._embed(token, generator)
         word_gates = self.lstm_word(embedded)
@@ -195,7 +195,7 @@ class AttentionDecoder(nn.Module):
         context: str | Tensor = "expected",
         generator: Rng | None = None,
     ) -> TeacherForcingOutput:
-        """Run teacher forcing: `step` for all words of captions that are given.
+        """Run teacher forcing: `step` for all words of given captions.
 
         Args:
             tokens: (B, T) ids that are read, beginning with <start>; B = N·G.
@@ -204,8 +204,8 @@ class AttentionDecoder(nn.Module):
                 cost nothing and yield 0. None: all are real.
             context: as in `step`; or a (B,) bool tensor that says for which captions the
                 sampled cell is replaced by its expectation (the paper's per-image switch).
-            generator: of sampled locations and dropout. What is drawn does not depend on
-                `steps`.
+            generator: random generator of sampled locations and dropout. The draws do not depend
+                on `steps`.
         """
         captions, longest = tokens.shape
         if steps is None:
@@ -231,7 +231,7 @@ class AttentionDecoder(nn.Module):
         context: str | Tensor,
         generator: Rng | None,
     ) -> RecurrenceOutput:
-        """Run the recurrent half of all steps; what is returned is packed."""
+        """Run the recurrent half of all steps; the result is packed."""
         parts = self.attention, self.gate, self.lstm_recurrent
         compiled = unroll_compiled(
             parts, word_gates, state, projected, rows, context=context, generator=generator
@@ -314,8 +314,8 @@ class AttentionDecoder(nn.Module):
     ) -> Tensor:
         """Inverted dropout that draws from the passed generator, so that runs can resume.
 
-        Of packed rows the padding's numbers are drawn too: which rows are real does not
-        change what the others get.
+        For packed rows the padding's numbers are drawn too, so that a row's mask does not depend
+        on which other rows are real.
         """
         if not self.training or rate == 0.0:
             return x

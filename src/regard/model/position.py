@@ -30,7 +30,7 @@ class PositionCode(nn.Module):
             features: D.
 
         Raises:
-            ConfigError: a code is wanted and the grid is unknown.
+            ConfigError: a code is requested and the grid is unknown.
         """
         super().__init__()
         self.kind = kind
@@ -57,8 +57,8 @@ class PositionCode(nn.Module):
             return values
         if values.shape[1] != math.prod(self.grid_shape):
             raise ConfigError(
-                f"the position code was made for a {self.grid_shape} grid and {values.shape[1]} "
-                "cells came. Use the encoder and size that the model was trained with."
+                f"the position code was made for a {self.grid_shape} grid but received "
+                f"{values.shape[1]} cells. Use the encoder and size of its training."
             )
         return values + (self.code if self.kind == "sinusoidal" else self._learned())
 

@@ -21,7 +21,7 @@ class SlicedGenerator:
     Attributes:
         generator: in the same state at the beginning of every slice.
         part: the pictures of this slice.
-        pictures: of the whole batch.
+        pictures: number of pictures in the whole batch.
     """
 
     generator: torch.Generator
@@ -30,7 +30,7 @@ class SlicedGenerator:
 
 
 Rng = torch.Generator | SlicedGenerator
-"""What random numbers are drawn from: a generator for all rows, or one for a slice of them."""
+"""Source of random numbers: a generator for all rows, or one for a slice of them."""
 
 
 def spawn(rng: Rng) -> Rng:
@@ -64,11 +64,11 @@ def sample_categorical(weights: Tensor, rng: Rng | None) -> Tensor:
     """Return one column of each row, (R,), with probabilities in proportion to its weights.
 
     arg max(w / E) with exponential E is distributed as w; torch.multinomial draws one column in
-    this way too, but cannot be told of rows that other processes hold.
+    this way too, but does not support rows that other processes hold.
 
     Args:
         weights: (R, C), not negative.
-        rng: of the numbers.
+        rng: random generator of the numbers.
     """
     return (weights / exponential(weights, tuple(weights.shape), rng)).argmax(-1)
 
@@ -84,7 +84,7 @@ def _draw(
     Args:
         fill: draws in place.
         like: gives type and device.
-        shape: of the result; its rows are pictures, or the same number of rows of each.
+        shape: shape of the result; its rows are pictures, or the same number of rows of each.
         rng: None is torch's own generator.
     """
     if not isinstance(rng, SlicedGenerator):

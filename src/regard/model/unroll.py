@@ -23,7 +23,7 @@ from regard.types import DecoderState, ProjectedAnnotations, location_chooser
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the R rows of B captions of up to T steps lie.
+    """The layout of the R packed rows of B captions of up to T steps.
 
     Attributes:
         order: (B,) the caption that is first, second, ... in order of length.
@@ -42,7 +42,7 @@ class Packing:
         return x.flatten(0, 1).index_select(0, self.flat)
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """Return (B, T, ...) with the rows (R, ...) in place and 0 where there is none."""
+        """Return (B, T, ...) with the rows (R, ...) in place and 0 elsewhere."""
         captions, steps = self.shape
         padded = rows.new_zeros(captions * steps, *rows.shape[1:])
         return padded.index_copy(0, self.flat, rows).view(captions, steps, *rows.shape[1:])
@@ -92,7 +92,7 @@ def unroll_compiled(
         projected: N items, each shared by B / N consecutive captions.
         rows: where the R rows lie.
         context: as in `AttentionDecoder.forward`.
-        generator: of sampled locations.
+        generator: random generator of sampled locations.
     """
     attention, gate, recurrent = parts
     scoring, autocast = attention.scores.weights(), cpu_autocast()

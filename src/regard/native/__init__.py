@@ -1,5 +1,5 @@
-"""The same numbers, faster: compiled C++ loops for the CPU and Triton kernels for the GPU.
+"""Fast equivalents of plain torch: compiled C++ loops for the CPU, Triton kernels for the GPU.
 
-Each has a plain computation as its oracle, and tests hold it to that. `dispatch` is the table of
-what runs when. What captioning needs without torch (`cpp_step` and what it uses) works on numpy.
+Each has a plain computation as its oracle, which tests compare it with. `dispatch` chooses the
+implementation. `cpp_step` and its helpers, which caption without torch, work on numpy arrays.
 """

@@ -2,8 +2,8 @@
 
 A compiler (`$CXX`, c++, g++ or clang++) builds the library in a few seconds, and the user's cache
 folder keeps it. Without one, or with the environment variable `REGARD_KERNELS=plain`, `library`
-returns None and callers do the same in plain torch, several times slower. Functions are called by
-the names of their parameters, which are read from the C++ source itself.
+returns None and callers use plain torch, several times slower. Functions are called with keyword
+arguments, whose names are read from the C++ source itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Function(NamedTuple):
     Attributes:
         call: takes the parameters in their order.
         parameters: their names, each with the types that an array may have; () for numbers.
-        strided: whether it is told the steps between rows, so that arrays need not be contiguous.
+        strided: whether it takes row strides, so that arrays need not be contiguous.
     """
 
     call: Any
@@ -65,7 +65,7 @@ class Library:
     """The compiled functions for arrays of one type, numpy's or torch's on the CPU.
 
     Attributes:
-        dtype: of all floating-point numbers that are passed: "float32" or "float64".
+        dtype: dtype of all floating-point numbers that are passed: "float32" or "float64".
     """
 
     def __init__(self, path: Path, dtype: str) -> None:
@@ -94,7 +94,7 @@ class Library:
         """Call a function of C++; it writes to some of its arguments.
 
         Args:
-            name: of the function.
+            name: name of the function.
             **arguments: numbers and arrays by the names of its parameters; None is a null pointer.
 
         Raises:
@@ -118,7 +118,7 @@ class Library:
 
         Returns:
             Whether some numbers are too large for that; `out` then holds codes of them
-            (cpp/arithmetic.cpp), and the loops that read it must be told (`coded`).
+            (cpp/arithmetic.cpp), and the loops that read it need `coded=True`.
         """
         coded = np.zeros(1, np.int64)
         self.call("exponentials", n=math.prod(x.shape), x=x, out=out, coded=coded)
@@ -126,7 +126,7 @@ class Library:
 
 
 def _address(array: Array, dtypes: tuple[str, ...], strided: bool, what: str) -> int:
-    """Return where an array's memory begins, if C++ reads it right."""
+    """Return an array's address; raise if C++ would misread the array."""
     dtype = dtype_name(array.dtype)
     if dtype not in dtypes:
         raise TypeError(f"{what} is {dtype}; expected {' or '.join(dtypes)}")
@@ -163,7 +163,7 @@ def library(dtype: object) -> Library | None:
 
 
 def obstacle(dtype: object) -> str:
-    """Return why `library` has none for a type, or ""."""
+    """Return why `library` returns None for a type, or ""."""
     found = _library_or_obstacle(dtype_name(dtype))
     return "" if isinstance(found, Library) else found
 
@@ -181,7 +181,7 @@ def _library_or_obstacle(dtype: str) -> Library | str:
 
 @cache
 def _loaded(dtype: str) -> Library | str:
-    """Compile and load the loops; a machine that cannot is told once what it costs."""
+    """Compile and load the loops; warn once if this machine cannot."""
     try:
         return Library(_built(dtype), dtype)
     except (OSError, subprocess.SubprocessError) as error:
@@ -196,7 +196,7 @@ def _loaded(dtype: str) -> Library | str:
 
 
 def is_built(dtype: str) -> bool:
-    """Whether `library` has nothing to compile for a type, which takes seconds."""
+    """Return whether the loops for a type are compiled already; compiling takes seconds."""
     try:
         return _place(dtype).exists()
     except (OSError, subprocess.SubprocessError):
@@ -244,7 +244,7 @@ def _compiler() -> str:
         found = shutil.which(name) if name else None
         if found:
             return found
-    raise FileNotFoundError("there is no C++ compiler")
+    raise FileNotFoundError("no C++ compiler was found")
 
 
 def _machine(compiler: str) -> tuple[str, str]:
@@ -269,7 +269,7 @@ def _run(command: list[str]) -> str:
 
 
 def _folder() -> Path:
-    """Return a folder of the user's own; a temporary one where there is no home to write to."""
+    """Return a folder of the user's own; a temporary one if the home is not writable."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "regard"
     try:

@@ -31,7 +31,7 @@ class PackedAnnotations(ProjectedAnnotations):
     additive scores are exp(-2 keys) (`Library.exponentials`).
 
     Attributes:
-        item: (N,) which of these items are left.
+        item: (N,) indices of the remaining items.
         coded: whether some keys are too large for their exponential.
     """
 
@@ -40,7 +40,7 @@ class PackedAnnotations(ProjectedAnnotations):
     copies: ClassVar[bool] = False
 
     def select(self, index: np.ndarray) -> PackedAnnotations:
-        """Return the items that `index` names; nothing else is copied."""
+        """Return the items that `index` names, without copying the annotations."""
         return replace(self, item=self.item[np.asarray(index)])
 
 
@@ -88,11 +88,11 @@ class StepWeights:
 
     @classmethod
     def from_named(cls, named: Mapping[str, np.ndarray], config: DecoderConfig) -> StepWeights:
-        """Take them from a decoder's weights by name; its scores are of `dispatch.KNOWN_SCORES`.
+        """Take the weights from a decoder's by name; its scores are in `dispatch.KNOWN_SCORES`.
 
         Raises:
-            KeyError: one is missing.
-            ValueError: their shapes do not match; the loops would read beyond them.
+            KeyError: a weight is missing.
+            ValueError: shapes do not match; the loops would read out of bounds.
         """
         scores = "attention.scores."
         additive = config.scores == "additive"
@@ -156,9 +156,9 @@ class CppStep:
         """Pack the weights.
 
         Args:
-            weights: of the decoder.
+            weights: weights of the decoder.
             library: the compiled loops for their type.
-            threads: of a call; 0: as many as OpenMP gives the calling thread.
+            threads: number of threads of a call; 0: as many as OpenMP gives the calling thread.
         """
         self.hard = weights.hard
         self._library, self._threads = library, threads

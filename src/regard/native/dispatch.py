@@ -1,12 +1,12 @@
-"""The table of what runs when: the implementations of each computation, and why each is taken.
+"""Dispatch table: the implementations of each computation, and when each is used.
 
-Plain torch (or a model's ONNX graph) computes everything; the other implementations give the same
-numbers faster, where their conditions hold. `TABLE` lists them, the fastest first, and every place
-that has a choice asks it: `SOFT_ATTENTION.choose(case)` names the implementation for a case, and
-`VOCABULARY_LOSS.library(case)` returns the compiled loops where they are the choice.
+Plain torch (or a model's ONNX graph) computes everything; the other implementations compute the
+same numbers faster, where their conditions hold. `TABLE` lists them, the fastest first. Callers ask
+it: `SOFT_ATTENTION.choose(case)` names the implementation for a case, and
+`VOCABULARY_LOSS.library(case)` returns the compiled loops if they are chosen.
 `regard info --runtime` prints the table as it applies to this machine.
 
-This module imports neither torch nor Triton: captioning with ONNX graphs asks it, too.
+This module imports neither torch nor Triton: captioning with ONNX graphs uses it, too.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _TRITON_DTYPES = {"float32", "bfloat16", "float16"}  # the kernels sum in float3
 
 
 class Case(NamedTuple):
-    """What a choice depends on; each computation reads some of it.
+    """The inputs of a choice; each computation reads some of them.
 
     Attributes:
-        device: of the tensors: "cpu", or torch's device.
-        dtypes: of the tensors, such as "float32".
+        device: device of the tensors: "cpu", or torch's device.
+        dtypes: dtypes of the tensors, such as "float32".
         autocast: whether torch multiplies in fewer bits on a CPU.
         known_scores: whether the attention's scores are additive or dot products.
         cells: grid cells of an item.
-        words: of the vocabulary.
+        words: number of words in the vocabulary.
         items: pictures, clips or scans to caption.
         exportable: whether a graph can stand for the encoder.
     """
@@ -77,7 +77,7 @@ def case_of(*tensors: Any, **facts: Any) -> Case:
 
 
 Condition = Callable[[Case], str]
-"""Returns why an implementation cannot be taken, or "" if it can."""
+"""Returns why an implementation cannot be used, or "" if it can."""
 
 
 class Implementation:
@@ -86,13 +86,13 @@ class Implementation:
     def __init__(
         self, name: str, reason: str, *conditions: Condition, packages: tuple[str, ...] = ()
     ) -> None:
-        """Describe it.
+        """Store the arguments.
 
         Args:
             name: such as `CPP`.
             reason: why it is taken if its conditions hold.
             *conditions: all must hold.
-            packages: that it needs.
+            packages: packages that it needs.
         """
         self.name, self.reason, self.packages = name, reason, packages
         self._conditions = conditions
@@ -106,7 +106,7 @@ class Computation:
     """A row of the table."""
 
     def __init__(self, name: str, use: str, *implementations: Implementation) -> None:
-        """Describe it.
+        """Store the arguments.
 
         Args:
             name: what is computed.
@@ -116,11 +116,11 @@ class Computation:
         self.name, self.use, self.implementations = name, use, implementations
 
     def choose(self, case: Case) -> str:
-        """Return the name of the implementation to take."""
+        """Return the name of the implementation to use."""
         return next(i.name for i in self.implementations if not i.obstacle(case))
 
     def library(self, case: Case) -> Library | None:
-        """Return the compiled loops if they are to be taken."""
+        """Return the compiled loops if they are chosen."""
         return cpp_library.library(case.cpp_dtype) if self.choose(case) == CPP else None
 
 
@@ -163,7 +163,7 @@ def _int16_pays(case: Case) -> str:
 
 
 def int16_pays(dtype: str) -> bool:
-    """Whether this processor multiplies pairs of 16-bit integers faster than floats."""
+    """Return whether this processor multiplies pairs of 16-bit integers faster than floats."""
     library = cpp_library.library(dtype)
     answer = np.zeros(1, np.int64)
     if library is not None:
@@ -190,9 +190,9 @@ def triton_obstacle(case: Case) -> str:
 
 @functools.cache
 def triton_works(device: Any) -> bool:
-    """Try the kernels on a device of torch; if they fail, warn and leave it to plain torch.
+    """Return whether the kernels run on a torch device; warn if they fail.
 
-    Triton may be missing, or what it needs: a C compiler, a GPU that is new enough.
+    Triton, a C compiler or a GPU that is new enough may be missing.
     """
     try:
         import torch
@@ -202,7 +202,7 @@ def triton_works(device: Any) -> bool:
         one = torch.ones(1, 1, 1, device=device)
         scores = triton_kernels.additive_scores(one, one, one[0, 0])
         triton_kernels.attend(scores, one, one[0] > 0, 1.0)
-    except Exception as error:  # whatever it is, the plain path does without
+    except Exception as error:  # whatever failed, the plain path does not need it
         warnings.warn(
             f"the attention of {device} runs without Triton's kernels, slower and in more memory: "
             f"{type(error).__name__}: {error}",
@@ -298,7 +298,7 @@ def this_machine() -> Case:
 
 
 def report(case: Case) -> Iterator[dict[str, Any]]:
-    """Yield for each row what a case takes, why, and why it takes none of the others."""
+    """Yield for each row the implementation for a case, why, and why the others are not used."""
     for row in TABLE:
         taken: Implementation | None = None
         others: dict[str, str] = {}

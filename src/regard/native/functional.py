@@ -1,4 +1,4 @@
-"""Differentiable functions that equal plain torch in less memory or time.
+"""Differentiable functions equal to plain torch that take less memory or time.
 
 `additive_scores`: written plainly, v · tanh(keys + query) keeps an (N, G, L, A) tensor for the
 backward pass of every step: 26×14×14 cells of 512 features and 12 words are 125 MB a caption in

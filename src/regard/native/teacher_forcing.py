@@ -1,4 +1,4 @@
-"""The recurrence over given captions (teacher forcing) in compiled library, forward and backward.
+"""The recurrence over given captions (teacher forcing) in compiled loops, forward and backward.
 
 Attention, gate and LSTM of all steps are one differentiable function of the words' share of the
 gates, the first state, keys, values and weights. Its oracle is the loop of
@@ -54,7 +54,7 @@ class UnrollPlan:
 
 
 class RecurrentWeights(NamedTuple):
-    """The decoder's weights that the recurrence uses; None where there is no such part.
+    """The decoder's weights that the recurrence uses; None for a part that it lacks.
 
     Attributes:
         query: (A, H).
@@ -74,7 +74,7 @@ class RecurrentWeights(NamedTuple):
 
 
 class RecurrenceOutput(NamedTuple):
-    """What the steps of R rows yield.
+    """The output of the steps of R rows.
 
     Attributes:
         hidden: (R, H), h_t.
@@ -199,7 +199,7 @@ class ForwardPass:
             self.context[rows] = chosen
 
     def scoring(self, rows: slice) -> dict[str, Any]:
-        """Return the arguments of the loops that say what these rows score."""
+        """Return the loops' arguments for the rows to score."""
         _, cells, size = self.keys.shape
         queries = self.queries[rows]
         self.reverse = not self.reverse
@@ -292,7 +292,7 @@ class BackwardPass:
         self.query[span] = query
 
     def gradients(self, *, values: bool) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the tensors of `unroll`; that of the values only if wanted."""
+        """Return the gradients of the tensors of `unroll`; that of the values only if needed."""
         saved, weights = self.saved, self.saved.weights
         grad_keys, grad_v, grad_values = self._of_annotations(values)
         by_hidden = self._weight(self.joint, self._hidden_before())
@@ -347,7 +347,7 @@ class BackwardPass:
         return saved.keys, None if grad_v is None else grad_v.sum(0), grad_values
 
     def _weights_of_cells(self) -> Tensor:
-        """Return what each cell had of each row's context, (R, L): alpha, or 1 at one cell."""
+        """Return each cell's share of each row's context, (R, L): alpha, or 1 at one cell."""
         saved, plan = self.saved, self.saved.plan
         if saved.location is None:
             return saved.alpha

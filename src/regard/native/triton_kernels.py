@@ -199,7 +199,7 @@ def scores_backward(
     tl.store(grad_query + at, query_total.to(grad_query.dtype.element_ty), inside)
 
 
-# Triton's language is no Python that a type checker knows.
+# Type checkers do not understand Triton's language.
 # pyright: reportMissingParameterType=false, reportUnknownVariableType=false
 # pyright: reportMissingImports=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownParameterType=false, reportArgumentType=false, reportIndexIssue=false
@@ -220,7 +220,7 @@ def attend_forward(
 ):  # fmt: skip
     """Form one block of features of all contexts of an item; the first block writes alpha.
 
-    Every block takes the softmax anew: its L exponentials cost less than a second kernel.
+    Every block recomputes the softmax: its L exponentials cost less than a second kernel.
     """
     item = tl.program_id(0).to(tl.int64)
     features = tl.program_id(1) * features_block + tl.arange(0, features_block)

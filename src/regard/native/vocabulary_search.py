@@ -146,7 +146,7 @@ class LazyRanking:
         Args:
             layer: computes it.
             deep: (B, E).
-            threads: holds the number of threads that the library use.
+            threads: holds the number of threads that the library uses.
         """
         self.words = layer.words
         self._layer, self._deep, self._threads = layer, deep, threads

@@ -1,4 +1,4 @@
-"""The models that ship with regard, and how a model is found by its name."""
+"""The models that ship with regard, and the lookup of models by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find_model(name: str | None = None, medium: str = "image") -> Path:
         medium: whose default is returned without a name.
 
     Raises:
-        CheckpointError: there is no such model.
+        CheckpointError: the model does not exist.
         MissingExtra: it is a hub id and huggingface_hub is not installed.
     """
     shipped = shipped_models()
@@ -40,7 +40,7 @@ def find_model(name: str | None = None, medium: str = "image") -> Path:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
     raise CheckpointError(
-        f"there is no model {name!r}: it is neither a folder nor a shipped model (shipped: "
+        f"unknown model {name!r}: it is neither a folder nor a shipped model (shipped: "
         f"{', '.join(shipped) or 'none'}). A hub id has the form owner/model."
     )
 

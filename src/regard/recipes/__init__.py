@@ -1,4 +1,4 @@
-"""Recipes as TOML: those that ship with regard, files of users, and settings laid over them."""
+"""Recipes as TOML: those that ship with regard, users' files, and overrides of settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
     Args:
         path: the TOML file.
-        overrides: `section.key=value` settings to lay over it.
+        overrides: `section.key=value` settings that override it.
 
     Raises:
         ConfigError: the file is missing or not TOML, or a value is wrong.
@@ -65,7 +65,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Return a recipe with `section.key=value` settings laid over it.
+    """Return a recipe with `section.key=value` overrides applied.
 
     A value is read as TOML, or else as a string.
 

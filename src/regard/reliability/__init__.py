@@ -1,1 +1,1 @@
-"""How far a caption can be trusted: confidence, calibration, out-of-distribution inputs."""
+"""Reliability of captions: confidence, calibration, out-of-distribution inputs."""

@@ -71,7 +71,7 @@ def reliability(
     Args:
         probabilities: p of each word.
         supported: whether references support it.
-        bins: of equal width.
+        bins: bins of equal width.
     """
     made: list[Bin] = []
     pairs = list(zip(probabilities, supported, strict=True))

@@ -30,14 +30,14 @@ class Confidence(Section, section="confidence"):
     """Turns a word's probability into the chance that people's captions support it.
 
     Attributes:
-        scale: of the logit of its probability; above 0.
+        scale: factor of the logit of its probability; above 0.
         shift: added to it.
         split: the split whose captions it was fitted to.
         beam: the beam width of those captions; other decoding may make other mistakes.
         captions: number of the captions.
         words: number of their words that were judged.
         error_before: expected calibration error of the bare probabilities there.
-        error: of the confidence there, each caption's by a fit to others.
+        error: the same for the confidence, each caption's by a fit to others.
     """
 
     scale: Annotated[float, Range(0, 100, exclusive=True)]  # fits are far below 100
@@ -115,10 +115,10 @@ def unsure_text(caption: Caption, below: float, mark: str = "(?)") -> str:
 
 
 def store_confidence(folder: Path, confidence: Confidence) -> None:
-    """Write a confidence into a checkpoint's `config.json`; nothing else is changed.
+    """Write a confidence into a checkpoint's `config.json`.
 
     Raises:
-        CheckpointError: the config cannot be read or written; what was there before is untouched.
+        CheckpointError: the config cannot be read or written; it is then unchanged.
     """
     change_config(folder, lambda config: config.update({_KEY: confidence.to_json()}))
 

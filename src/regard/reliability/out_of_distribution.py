@@ -11,8 +11,7 @@ If it is not, its caption carries a notice. Five things are compared with the tr
 Layout, texture and features are vectors, compared by their Mahalanobis distance (divided by the
 root of their length) from the training items. Its limit is the distance that 99 % of training items
 kept out of the estimate stay below, times a margin. This finds inputs of another kind, not every
-error: a scan that looks like the others and shows what none of them showed passes. No input is ever
-refused for it.
+error: a scan that looks like the others but shows a new finding passes. No input is refused.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ _SAYS = {
 
 @dataclass(frozen=True)
 class ItemStats:
-    """What is compared of one item.
+    """The statistics of one item that are compared.
 
     Attributes:
         quantities: numbers with a range, by a name with its unit.
-        modality: as the file says; "" where it does not.
+        modality: modality in the file; "" if unknown.
         vectors: "layout", "texture" and "features".
     """
 
@@ -137,10 +136,10 @@ class Gaussian:
         return cls(_plain(mean), rows, _rounded(_MARGIN * float(np.quantile(met, _QUANTILE))))
 
     def holds(self, vector: np.ndarray) -> bool:
-        """Whether a vector lies within the limit.
+        """Return whether a vector lies within the limit.
 
         Raises:
-            CheckpointError: it is of another length than those that this was fitted to.
+            CheckpointError: its length differs from that of the fitted vectors.
         """
         if len(vector) != len(self.mean):
             raise CheckpointError(
@@ -157,7 +156,7 @@ class Gaussian:
 def _estimate(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and whitening matrix."""
     covariance = np.atleast_2d(np.cov(vectors.T))
-    # Directions in which the few training items hardly differ would make everything strange.
+    # Without this, directions of almost no variance would flag every input.
     covariance += np.eye(len(covariance)) * (_SHRINKAGE * np.trace(covariance) / len(covariance))
     covariance += np.eye(len(covariance)) * 1e-12
     return vectors.mean(0), np.linalg.inv(np.linalg.cholesky(covariance))
@@ -180,9 +179,9 @@ class OutOfDistributionDetector:
     """Compares inputs with the training items that it was fitted to.
 
     Attributes:
-        medium: of the model.
+        medium: medium of the model.
         ranges: (lowest, highest) of every quantity.
-        modalities: that their files named; "" among them where one named none.
+        modalities: modalities in their files, "" for a file without one.
         clouds: the distribution of the training items' vectors, by name of the vector.
         items: how many training items there were.
     """
@@ -211,7 +210,7 @@ class OutOfDistributionDetector:
         return cls(medium, ranges, tuple(sorted({s.modality for s in seen})), clouds, len(seen))
 
     def notices(self, media: Media, prepared: Input, annotations: np.ndarray) -> tuple[str, ...]:
-        """Return one notice that names all that differs; none where nothing does.
+        """Return one notice that lists all differences, or none.
 
         The arguments are those of `ItemStats.measure`.
         """
@@ -252,7 +251,7 @@ class OutOfDistributionDetector:
         """
         try:
             if values["medium"] not in MEDIA:
-                raise ValueError(f"there is no medium {values['medium']!r:.100}")
+                raise ValueError(f"unknown medium {values['medium']!r:.100}")
             return cls(
                 values["medium"],
                 {name: (float(low), float(high)) for name, (low, high) in values["ranges"].items()},

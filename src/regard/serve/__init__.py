@@ -1,4 +1,4 @@
-"""Serves captioners as a web page and a REST API. Needs the extra `serve`."""
+"""Web page and REST API for captioners. Needs the extra `serve`."""
 
 from regard.serve.app import create_app
 from regard.serve.settings import Settings

@@ -14,20 +14,20 @@ Add = Callable[[int], None]
 
 
 class Admission:
-    """Counts what waits or is worked on, and refuses what exceeds the limits.
+    """Counts queued and running work, and refuses requests beyond the limits.
 
     Attributes:
-        files: that wait or are worked on.
-        pixels: of the decoded ones.
-        bytes: of request bodies.
+        files: number of files queued or in progress.
+        pixels: number of their decoded pixels.
+        bytes: total size of request bodies.
     """
 
     def __init__(self, settings: Settings, pace: Callable[[], float] = lambda: 0.0) -> None:
-        """Start with nothing.
+        """Start with all counts at 0.
 
         Args:
             settings: limits.
-            pace: returns how many seconds a file takes at the moment.
+            pace: returns the current seconds per file.
         """
         self._settings, self._pace = settings, pace
         self.files = self.pixels = self.bytes = 0
@@ -46,7 +46,7 @@ class Admission:
         """Count the bytes of a request's body; yields the function that adds them.
 
         Raises:
-            RequestError: there are more bytes in all than the limit.
+            RequestError: the total exceeds the limit.
         """
         mine = 0
 
@@ -67,7 +67,7 @@ class Admission:
         """Count the files of a request; yields the function that adds the pixels of each.
 
         Raises:
-            RequestError: there are too many in all, or too many pixels in this request alone.
+            RequestError: the total exceeds the limit, or this request has too many pixels.
         """
         if self.files and self.files + files > self._settings.waiting:
             raise self._busy()

@@ -48,7 +48,7 @@ _REPORT_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""A report holds its style and script, and loads nothing."""
+"""A report contains its style and script, and loads no files."""
 _SAMPLES = {
     "dog.jpg": "a golden retriever",
     "friends.jpg": "two dogs at a window",
@@ -71,11 +71,11 @@ def create_app(
     Args:
         captioners: by the name that requests use; the first is the default.
         settings: limits, keys and timeouts; None: the defaults. The address is the server's.
-        decoders: processes that several applications share, and that their owner ends; None: its
-            own.
+        decoders: processes that several applications share, closed by their owner; None: start
+            its own.
 
     Raises:
-        ConfigError: there is no captioner, or the keys cannot be read.
+        ConfigError: no captioner is given, or the keys cannot be read.
         MissingExtra: fastapi or prometheus_client is not installed.
     """
     with needs_extra("fastapi", "serve", "serving"):
@@ -107,7 +107,7 @@ def create_app(
 
 
 def _add_cors(app: "FastAPI", settings: Settings) -> None:
-    """Allow the named origins; without any, pages of other sites cannot read an answer."""
+    """Allow CORS requests from the named origins; without any, only same-origin pages."""
     if not settings.cors_origins:
         return
     from fastapi.middleware.cors import CORSMiddleware

@@ -18,7 +18,7 @@ from pathlib import Path
 from regard.errors import ConfigError
 
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-fA-F]{64})")
-_MAX_CLIENTS = 10_000  # the client that has not come for the longest time is forgotten
+_MAX_CLIENTS = 10_000  # the least recently seen client is forgotten
 
 
 class ApiKeys:
@@ -28,8 +28,8 @@ class ApiKeys:
         """Read lines `name:sha256 in hexadecimal`; empty lines and comments (#) are skipped.
 
         Raises:
-            ConfigError: a line has another form, or a name comes twice. The message does not
-                repeat the line: it may be a key.
+            ConfigError: a line is malformed, or a name occurs twice. The message does not
+                repeat the line, which may be a key.
         """
         self._hashes: dict[str, bytes] = {}
         for number, line in enumerate(lines, 1):
@@ -42,7 +42,7 @@ class ApiKeys:
                     "'-', then the key's SHA-256 as 64 hexadecimal digits."
                 )
             if found[1] in self._hashes:
-                raise ConfigError(f"the API key name {found[1]!r} comes twice; rename one.")
+                raise ConfigError(f"the API key name {found[1]!r} occurs twice; rename one.")
             self._hashes[found[1]] = bytes.fromhex(found[2])
 
     @classmethod
@@ -60,7 +60,9 @@ class ApiKeys:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise ConfigError(f"the file of API keys {file} cannot be read: {reason}.") from error
         if not cls(written):  # otherwise an empty file would open the service to everyone
-            raise ConfigError(f"the file of API keys {file} holds none; leave it out, or fill it.")
+            raise ConfigError(
+                f"the file of API keys {file} holds no keys; add one, or leave the file out."
+            )
         return cls([*written, *lines])
 
     def __bool__(self) -> bool:
@@ -69,7 +71,7 @@ class ApiKeys:
     def name_of(self, key: str) -> str | None:
         """Return the name of a key, or None if it is unknown.
 
-        Every hash is compared, in constant time, whichever matches.
+        Every hash is compared, in constant time, even after a match.
         """
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         found = None
@@ -96,7 +98,7 @@ class RateLimiter:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> int:
-        """Take a token; return 0, or the seconds after which there will be one."""
+        """Take a token; return 0, or the seconds until the next one is available."""
         if not self._rate:
             return 0
         now = self._clock()

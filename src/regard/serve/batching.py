@@ -1,7 +1,7 @@
-"""Batches the pictures of many requests through the network, on one thread.
+"""Batching: pictures of many requests go through the network together, on one thread.
 
-Requests that arrive within a few milliseconds and ask for the same options share a batch; while it
-is worked on, the next one collects. The event loop itself never computes.
+Requests that arrive within a few milliseconds with the same options share a batch; while it runs,
+the next one fills. The event loop itself never computes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MEMORY = 0.8  # weight of the past in the moving average of the pace
 
 @dataclass(frozen=True, eq=False)
 class _BatchItem:
-    """A picture that waits. Items of equal `kind`, (captioner, options), may share a batch."""
+    """A queued picture. Items of equal `kind`, (captioner, options), may share a batch."""
 
     kind: tuple[Any, ...]
     media: Media
@@ -39,7 +39,7 @@ class Batcher:
 
     Attributes:
         pace: moving average of the seconds that a picture takes; 0 at first.
-        since: when the present work began, on the clock of `time.monotonic`; None: idle.
+        since: `time.monotonic()` at the start of the current work; None: idle.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Batcher:
         self.since: float | None = None
 
     async def caption(self, model: str, media: Media, options: Mapping[str, Any]) -> Caption:
-        """Caption one picture, together with others that ask for the same.
+        """Caption one picture, together with others that have the same options.
 
         Args:
             model: name of a captioner.
             media: the picture.
-            options: of `Captioner.caption_many`, already checked.
+            options: options of `Captioner.caption_many`, already checked.
         """
         result: asyncio.Future[Caption] = asyncio.get_running_loop().create_future()
         self._waiting.append(_BatchItem((model, tuple(sorted(options.items()))), media, result))
@@ -91,7 +91,7 @@ class Batcher:
         return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
 
     def close(self) -> None:
-        """End the thread after its present work."""
+        """End the thread after its current work."""
         self._thread.shutdown(cancel_futures=True)
 
     async def _drain(self) -> None:

@@ -1,7 +1,7 @@
-"""A pool of processes that decode untrusted files; one may crash or hang without harm to others.
+"""A pool of processes that decode untrusted files; crashes and hangs are isolated.
 
-Each process has pipes of its own. One that ended is started again for the next file. What runs
-in it is `regard.media.isolate`.
+Each process has its own pipes and runs `regard.media.isolate`. A process that ended is restarted
+for the next file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Decoders:
         Args:
             count: processes at most.
             memory: address space of each in bytes; 0: unlimited.
-            watch: called when one ended: with "crashed", or "late" after a timeout.
+            watch: called when a process ended, with "crashed", or "late" after a timeout.
         """
         self._memory, self._watch = memory, watch
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="regard-decoder")
@@ -52,7 +52,7 @@ class Decoders:
 
         Args:
             upload: the file.
-            spec: the encoder's, which tells which medium it reads.
+            spec: the encoder's; its type determines the medium.
             settings: limits.
 
         Raises:
@@ -72,7 +72,7 @@ class Decoders:
             return sorted(one.pid for one in self._all if one.alive)
 
     def close(self) -> None:
-        """End the processes after their present work."""
+        """End the processes after their current work."""
         self._threads.shutdown(cancel_futures=True)
         with self._lock:
             for one in self._all:
@@ -117,7 +117,7 @@ class _Process:
             [sys.executable, "-m", "regard.media.isolate", str(memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries print there what a file holds
+            stderr=subprocess.DEVNULL,  # libraries may print file contents there
             env=_environment(),
             start_new_session=True,  # Ctrl-C is for the service, which still has to answer
         )
@@ -131,11 +131,11 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        # `poll` says yes, too, while another thread waits for its end.
+        # `poll` returns None, too, while another thread waits for its end.
         return not self._killed and self._process.poll() is None
 
     def read(self, upload: Upload, spec: Spec, settings: Settings) -> Media | None:
-        """Return what was decoded; None if the process ended.
+        """Return the decoded media; None if the process ended.
 
         Raises:
             TimeoutError: it took too long, and was killed.
@@ -168,7 +168,7 @@ class _Process:
         self._process.wait()
 
     def end(self) -> None:
-        """Let it end, and wait for it."""
+        """Close its input and wait until it ends."""
         for pipe in (self._tasks, self._results):
             with contextlib.suppress(OSError):  # the process no longer reads what is unsent
                 pipe.close()

@@ -53,7 +53,7 @@ class RequestMiddleware:
         self._app, self._service = app, service
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it; then count and log it."""
+        """Answer or refuse a request, then count and log it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -72,7 +72,7 @@ class RequestMiddleware:
         except Exception as error:
             facts = traceback_facts(error)
             log_event("failure", level=logging.ERROR, id=context.identity, **facts)
-            name = type(error).__name__  # the message may tell a stranger too much
+            name = type(error).__name__  # the message may reveal internals
             await context.refuse(RequestError(500, f"the service failed ({name})."))
 
     def _check_access(self, context: RequestContext) -> None:
@@ -81,7 +81,7 @@ class RequestMiddleware:
         is_post = context.scope["method"] == "POST"
         hosts = [host.lower() for host in settings.hosts]
         if hosts and _host(context.header(b"host")) not in hosts:
-            raise RequestError(400, "the service has no such host name; see its setting hosts.")
+            raise RequestError(400, "unknown host name; see the service's setting hosts.")
         if (
             is_post
             and context.header(b"sec-fetch-site") in _ELSEWHERE
@@ -125,7 +125,7 @@ class RequestMiddleware:
                 await asyncio.wait({work})
 
     def _record(self, context: RequestContext) -> None:
-        """Count and log a request; its path and method appear only if they are known ones."""
+        """Count and log a request; unknown paths and methods are not recorded."""
         left = context.disconnected
         status = CLIENT_CLOSED_REQUEST if left else context.status
         path, method = context.scope["path"], context.scope["method"]
@@ -165,17 +165,17 @@ class RequestContext:
 
     Attributes:
         identity: a random name, in the answer's header and in the log.
-        status: of the answer; 500 until there is one.
-        bytes_in: of the request's body so far.
-        bytes_out: of the answer's body so far.
+        status: status of the answer; 500 until there is one.
+        bytes_in: size of the request's body so far.
+        bytes_out: size of the answer's body so far.
         started: whether the answer has begun.
         complete: whether the answer has ended.
-        disconnected: whether the client disconnected before.
+        disconnected: whether the client disconnected before that.
         key: name of the API key of the request; "" without one.
     """
 
     def __init__(self, scope: Message, receive: Receive, send: Send, settings: Settings) -> None:
-        """Start to count and to time; the arguments are ASGI's."""
+        """Start counting and timing; the arguments are ASGI's."""
         self.scope, self._receive, self._send = scope, receive, send
         self._limit = settings.body_seconds
         self._began = time.monotonic()
@@ -187,7 +187,7 @@ class RequestContext:
 
     @property
     def seconds(self) -> float:
-        """The time since it began."""
+        """The seconds since it began."""
         return time.monotonic() - self._began
 
     def header(self, name: bytes) -> str:
@@ -196,7 +196,7 @@ class RequestContext:
         return next(found, b"").decode("latin-1")
 
     async def receive(self) -> Message:
-        """Pass on what comes.
+        """Receive a message of the request.
 
         Raises:
             RequestError: the body takes too long (408).
@@ -217,7 +217,7 @@ class RequestContext:
         return message
 
     async def wait_for_disconnect(self) -> None:
-        """Return when the client has disconnected or the answer has ended; to be called once."""
+        """Wait until the client disconnects or the answer ends; call it once."""
         await self._body_done.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -240,7 +240,7 @@ class RequestContext:
         await self._send(message)
 
     def _would_be_reset(self) -> bool:
-        """Return whether the connection closes with the answer while the body still arrives.
+        """Return whether the connection closes while the body still arrives.
 
         Closing it then resets it, and the client loses the answer. If the connection is kept
         open, the server reads on by itself.
@@ -251,7 +251,7 @@ class RequestContext:
         return closes or self.scope.get("http_version") == "1.0"
 
     async def _linger(self) -> None:
-        """Read on for a moment, and discard what comes."""
+        """Read and discard the rest of the body for a moment."""
         came = 0
         try:
             async with asyncio.timeout(_LINGER):
@@ -264,7 +264,7 @@ class RequestContext:
             return
 
     async def refuse(self, error: RequestError) -> None:
-        """Answer with an error, unless an answer has begun."""
+        """Answer with an error unless an answer has begun."""
         if self.started:
             return
         body = json.dumps({"error": one_line(error)}).encode()

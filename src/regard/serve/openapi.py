@@ -1,4 +1,4 @@
-"""The OpenAPI description: forms, answers, and every status that the API answers with."""
+"""The OpenAPI description: forms, responses and status codes."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ STATUS = _object("status", status=_TEXT)
 def answers(
     *statuses: int, good: Mapping[str, Mapping[str, Any]], headers: bool = False
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the description of a route's answers.
+    """Return the description of a route's responses.
 
     Args:
-        *statuses: of its errors.
+        *statuses: statuses of its errors.
         good: schemas of its answers with status 200, by media type.
-        headers: whether such an answer is a file, with a header that says so.
+        headers: whether such an answer is a file, with a Content-Disposition header.
     """
     whole: dict[str, Any] = {
         "description": "what was asked for",
@@ -108,7 +108,7 @@ def body_schema(
 
     Args:
         extra: fields beside the decoding options; see `options_of`.
-        choices: the values of those of them that have only a few.
+        choices: the allowed values of fields that have only a few.
         many: whether the form takes several files.
     """
     picture = {"type": "string", "format": "binary"}
@@ -126,7 +126,7 @@ def body_schema(
 
 
 def with_keys(schema: dict[str, Any]) -> dict[str, Any]:
-    """Add to a whole description how an API key is sent, and which routes need one."""
+    """Add the API key scheme, and the routes that need a key, to a description."""
     schema.setdefault("components", {})["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -1,7 +1,7 @@
-"""Prometheus metrics and JSON logs; every service has metrics of its own.
+"""Prometheus metrics and JSON logs; every service has its own metrics.
 
-If several processes serve, each writes its counts to files in a folder that the variable
-PROMETHEUS_MULTIPROC_DIR names, and the one that is asked answers with the sums.
+If several processes serve, each writes its counts to files in the folder
+PROMETHEUS_MULTIPROC_DIR, and the process that is scraped returns the sums.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ServiceMetrics:
         """Start at 0.
 
         Args:
-            waiting: returns how many files wait or are worked on.
+            waiting: returns the number of files queued or in progress.
 
         Raises:
             MissingExtra: prometheus_client is not installed.
@@ -70,7 +70,7 @@ class ServiceMetrics:
         )  # fmt: skip
 
     def count_request(self, path: str, status: int, seconds: float, *, disconnected: bool) -> None:
-        """Count a request that was answered, or whose client disconnected before."""
+        """Count a request that was answered or whose client disconnected."""
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
         self._gauge.set(self._waiting())
@@ -122,7 +122,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def log_event(event: str, *, level: int = logging.INFO, **facts: Any) -> None:
-    """Log an event with facts that hold no content of a user."""
+    """Log an event with facts that contain no user data."""
     logging.getLogger(LOGGER).log(level, event, extra={"facts": facts})
 
 
@@ -148,7 +148,7 @@ class JsonFormatter(logging.Formatter):
             line |= {"event": record.msg, **facts}
         elif record.name.startswith(_SERVER):
             line |= {"event": "server", "said": str(record.msg).strip()}
-        else:  # the texts of libraries may hold what they read
+        else:  # messages of libraries may contain user data
             line |= {"event": "library", "logger": record.name, "line": record.lineno}
         if facts is None and record.exc_info and record.exc_info[1] is not None:
             line |= traceback_facts(record.exc_info[1])
@@ -158,7 +158,7 @@ class JsonFormatter(logging.Formatter):
 def log_json(stream: TextIO) -> None:
     """Send all logs and warnings of this process to a stream, as lines of JSON.
 
-    It is for a process of the service alone: it replaces the handlers that were set up before.
+    Only for processes of the service: it replaces existing handlers.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())

@@ -1,4 +1,4 @@
-"""Requests: their form fields, the limits of these, and the errors that refuse them.
+"""Requests: form fields, their limits, and errors.
 
 The JSON of a caption is `Caption.to_json`, as on the command line, with the same names.
 """
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 class RequestError(Exception):
-    """The refusal of a request, with its HTTP status.
+    """Error that refuses a request, with its HTTP status.
 
     Attributes:
-        status: of HTTP.
-        headers: of the answer.
+        status: status of HTTP.
+        headers: headers of the answer.
     """
 
     def __init__(self, status: int, message: str, *, retry: int = 0) -> None:
         """Store the status and the message.
 
         Args:
-            status: of HTTP.
+            status: status of HTTP.
             message: one line that says what came and what was expected.
             retry: seconds after which the client may try again; 0: a retry would not help.
         """
@@ -47,7 +47,7 @@ class RequestError(Exception):
         self.headers = {"retry-after": str(retry)} if retry else {}
         if status == 401:
             self.headers["www-authenticate"] = "Bearer"
-        if status == 408:  # the rest of a body that was too slow is not waited for
+        if status == 408:  # do not wait for the rest of a body that was too slow
             self.headers["connection"] = "close"
 
 
@@ -129,7 +129,7 @@ class CaptionRequest:
         files: at least one.
         options: for `Captioner.caption_many`; only the fields that the request has.
         extra: the other fields, such as "model"; defaults stand for absent ones.
-        keys: the captioner of each file, or the error why there is none.
+        keys: the captioner of each file, or the error if no captioner reads it.
     """
 
     files: tuple[Upload, ...]
@@ -149,7 +149,7 @@ def options_of(given: Mapping[str, str], extra: Mapping[str, Any]) -> tuple[dict
         The decoding options that were given, and all the extra fields.
 
     Raises:
-        UnknownName: there is no such field.
+        UnknownName: a field is unknown.
         ConfigError: a value has the wrong type, or exceeds its limit.
     """
     options: dict[str, Any] = {}
@@ -160,7 +160,7 @@ def options_of(given: Mapping[str, str], extra: Mapping[str, Any]) -> tuple[dict
         elif name in DEFAULTS:
             value = options[name] = _value(name, text, DEFAULTS[name])
             if (most := FIELDS[name].get("maximum")) is not None and value > most:
-                raise ConfigError(f"{name} is {value}; here it is at most {most}.")
+                raise ConfigError(f"{name} is {value}; the service allows at most {most}.")
         else:
             raise UnknownName("form field", name, [*DEFAULTS, *extra, "files"])
     return options, others
@@ -187,7 +187,7 @@ async def read_request(
         request: with its body unread.
         settings: limits.
         extra: fields beside the decoding options; see `options_of`.
-        took: called with the number of bytes as they come; it may refuse them.
+        took: called with the number of bytes as they arrive; may raise to refuse them.
 
     Raises:
         RequestError: too large, too many files, no file, or not a form.
@@ -210,7 +210,7 @@ async def read_request(
                 if not isinstance(value, UploadFile):
                     given[name] = value
                 elif name in _FILES:
-                    # Messages and results use the end of the name that the sender gave.
+                    # Messages and results use the last part of the sender's file name.
                     shown = (value.filename or "picture")[-_MAX_NAME:]
                     uploads.append(Upload(shown, await value.read()))
                 else:
@@ -223,7 +223,7 @@ async def read_request(
         large = "Too many" in error.detail or "exceeded maximum" in error.detail
         raise RequestError(413 if large else 400, error.detail) from error
     if not uploads:
-        raise RequestError(422, "no picture came; send one or more as `files`.")
+        raise RequestError(422, "no picture was sent; send one or more as `files`.")
     options, others = options_of(given, extra)
     return CaptionRequest(tuple(uploads), options, others)
 

@@ -51,9 +51,9 @@ class Answer:
     """The answer of a route.
 
     Attributes:
-        status: of HTTP.
+        status: status of HTTP.
         content: JSON values, or HTML.
-        name: of the file that it is saved as; "" if it is not a file.
+        name: name of the file that it is saved as; "" if it is not a file.
     """
 
     status: int
@@ -62,10 +62,10 @@ class Answer:
 
 
 class Service:
-    """Captioners behind limits, a queue and metrics.
+    """Captioners with limits, a queue and metrics.
 
     Attributes:
-        draining: whether it is about to end, and should get no new requests.
+        draining: whether it is shutting down and should get no new requests.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Service:
         Args:
             captioners: by name; the first is the default.
             settings: limits.
-            decoders: processes that their owner ends; None: its own.
+            decoders: processes closed by their owner; None: start its own.
 
         Raises:
-            ConfigError: there is no captioner, or the keys cannot be read.
+            ConfigError: no captioner is given, or the keys cannot be read.
             MissingExtra: prometheus_client is not installed.
         """
         self.models = NamedModels(captioners)
@@ -99,7 +99,7 @@ class Service:
         self.draining = False
 
     def unready(self) -> str:
-        """Return why it should get no requests at the moment, or ""."""
+        """Return why the service is not ready, or ""."""
         if self.draining:
             return "it is draining"
         since = self.batcher.since
@@ -113,7 +113,7 @@ class Service:
             self.decoders.warm()
 
     def close(self) -> None:
-        """End threads and processes after their present work."""
+        """End threads and processes after their current work."""
         self.batcher.close()
         if self._owns_decoders:
             self.decoders.close()
@@ -150,10 +150,10 @@ class Service:
         return Answer(200, content, "regard-report.html" if form == "html" else "")
 
     async def page(self, request: Request) -> Answer:
-        """Answer the web page: the caption of a picture, and its views and those of its runners-up.
+        """Answer the web page: a picture's caption and runners-up, each with its views.
 
-        The page sends requests while its user types. Options that are not valid yet are answered
-        with 200 and `error`, so that browsers do not log them as failures.
+        The page sends requests while its user types. Incomplete options are answered with 200 and
+        `error`, so that browsers do not log them as failures.
         """
 
         def work(explained: Explanation) -> dict[str, Any]:
@@ -180,14 +180,14 @@ class Service:
     async def _read(
         self, request: Request, extra: Mapping[str, Any]
     ) -> AsyncGenerator[CaptionRequest]:
-        """Read a request; its bytes count towards the limits as long as it is worked on."""
+        """Read a request; its bytes count towards the limits until it is answered."""
         with self.admission.admit_body() as add_bytes:
             asked = await read_request(request, self.settings, extra, add_bytes)
             model = asked.extra["model"]
             self.models.check(model)
             keys = [self._key(upload, model) for upload in asked.files]
             for key in {one for one in keys if isinstance(one, str)} or {self.models.default}:
-                # The call checks the options; it captions nothing.
+                # This call only checks the options.
                 self.models.by_key[key].caption_many((), **asked.options)
             yield replace(asked, keys=tuple(keys))
 
@@ -234,9 +234,9 @@ class Service:
         return media
 
     async def _explained(self, asked: CaptionRequest, work: Callable[[Explanation], Any]) -> Any:
-        """Caption the one file, cover its cells if asked to, and return the work on the result."""
+        """Caption the file, measure occlusion if requested, and return the work on the result."""
         if len(asked.files) != 1:
-            raise RequestError(422, f"{len(asked.files)} pictures came; send one at a time.")
+            raise RequestError(422, f"{len(asked.files)} pictures were sent; send one at a time.")
         with self.admission.admit_files(1) as add_pixels:
             (caption,) = await self._captions(asked, add_pixels)
             if not isinstance(caption, Caption):

@@ -30,8 +30,8 @@ class Settings:
         max_frames: longest clip in frames, counted before any is decoded.
         max_voxels: largest scan, refused by its header.
         max_files: files in a request.
-        waiting: files that wait or are worked on; more are refused with 429.
-        waiting_bytes: bytes of requests that are read or worked on, likewise.
+        waiting: files queued or in progress; more are refused with 429.
+        waiting_bytes: bytes of requests that are read or in progress, likewise.
         waiting_pixels: decoded pixels (of a scan, three bytes of voxels), likewise. These two
             bound the memory.
         batch_size: pictures that go through the network together.
@@ -55,7 +55,7 @@ class Settings:
         host: address to listen on.
         port: 0 takes a free one.
         workers: processes that each hold the models and answer requests.
-        max_connections: of each worker; requests beyond them are refused unread.
+        max_connections: connections of each worker; requests beyond them are refused unread.
         models: folders, shipped models or hub ids; none: all shipped ones.
         device: where models run, such as "cpu" or "cuda".
     """
@@ -119,7 +119,7 @@ def read_settings(
 
     Raises:
         ConfigError: a value has the wrong type, or is out of range.
-        UnknownName: there is no such setting: a misspelt variable could leave the service open.
+        UnknownName: a setting is unknown: a misspelt variable could leave the service open.
     """
     known = {field.name: field for field in fields(Settings)}
     found: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """HTTP/1.1 protocol with read and write timeouts, for uvicorn.
 
-uvicorn itself waits for a header, and for the rest of a body that was refused, as long as bytes
-come, and it keeps an answer for ever for a client that does not read it. uvicorn is an extra, so
-its protocol is imported when this one is asked for. uvicorn is given the protocol as the text
+uvicorn itself waits for a header, and for the rest of a refused body, as long as bytes arrive, and
+keeps an answer forever for a client that does not read it. uvicorn is an extra, so its protocol is
+imported on first use. uvicorn gets the protocol as the text
 `regard.serve.timeouts:TimeoutProtocol`, so that the processes of several workers find it.
 """
 
@@ -23,7 +23,7 @@ _DEFAULTS = {"header_seconds": 10.0, "body_seconds": 30.0}
 
 
 class _TimeoutMixin(_Protocol):
-    """Ends a connection if its header, the rest of a refused body or its reader takes too long."""
+    """Closes a connection if its header, a refused body or a slow reader takes too long."""
 
     _deadline: Any = None  # the timer of the header
     _unread: Any = None  # the timer of an answer that is not read
@@ -94,9 +94,9 @@ class _TimeoutMixin(_Protocol):
         if self.transport.is_closing():
             return
         if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
-            message = "the request's header did not come in time; send it again."
+            message = "the request's header did not arrive in time; send it again."
             self._refuse(408, b"Request Timeout", message)
-        else:  # nothing came, or the rest of a body that was refused
+        else:  # nothing arrived, or the rest of a refused body
             self.transport.close()
         self._abort_after_close()
 
@@ -104,7 +104,7 @@ class _TimeoutMixin(_Protocol):
         return self.loop.call_later(self._seconds("body_seconds"), self.transport.abort)
 
     def _abort_after_close(self) -> None:
-        """Make sure that a closing connection does not wait for its reader for ever."""
+        """Abort a closing connection whose reader takes too long."""
         if self.transport.is_closing():
             self._abort_later()
 

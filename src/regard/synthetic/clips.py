@@ -71,7 +71,7 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True)
 class Event:
-    """What happens to one shape.
+    """An event: one shape appears, moves or changes colour.
 
     Attributes:
         verb: "appears", "moves" or "turns".
@@ -98,12 +98,12 @@ class Event:
 
 @dataclass(frozen=True)
 class ShownEvent:
-    """An event and how its frames show it.
+    """An event and its appearance in the frames.
 
     Attributes:
         event: what happens.
         path: centre of the shape in each frame.
-        colours: of the shape in each frame.
+        colours: colours of the shape in each frame.
     """
 
     event: Event
@@ -190,7 +190,7 @@ def make_stories(count: int, *, split: str = "train", seed: int = 0) -> list[Sto
     Args:
         count: number of stories.
         split: "train", "val" or "test".
-        seed: of all random choices.
+        seed: seed of all random choices.
 
     Raises:
         ConfigError: the count is negative.
@@ -229,7 +229,7 @@ def write_clips(
         train: number of training clips.
         val: number of validation clips.
         test: number of test clips.
-        seed: of all random choices.
+        seed: seed of all random choices.
         size: side of the frames in pixels.
 
     Returns:
@@ -243,7 +243,7 @@ def write_clips(
     """
     if size < 32 or size % 2:
         raise ConfigError(
-            f"clips of {size} pixels a side cannot be made; wanted an even number of 32 or more, "
+            f"clips of {size} pixels a side cannot be made; expected an even number of 32 or more, "
             "so that shapes can be told apart."
         )
 

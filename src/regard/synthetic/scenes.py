@@ -1,4 +1,4 @@
-"""Synthetic scenes, whose picture determines the caption; and what synthetic data sets share.
+"""Synthetic scenes, whose picture determines the caption, and shared code for synthetic data.
 
 A scene shows two coloured objects and one or two grey ones on a light background. Its caption is
 
@@ -97,7 +97,7 @@ def make_scenes(count: int, *, split: str = "train", seed: int = 0, size: int = 
     Args:
         count: number of scenes.
         split: "train", "val" or "test"; their combinations of colour, shape and relation differ.
-        seed: of all random choices.
+        seed: seed of all random choices.
         size: side of the pictures in pixels.
 
     Raises:
@@ -128,14 +128,14 @@ def write_scenes(
     """Write scenes as a data set: pictures, `dataset.json` and `objects.json`.
 
     `dataset.json` is in Karpathy's form. `objects.json` maps each file to its caption's words
-    (for every word the index of the object it speaks of, or null) and its objects.
+    (for every word the index of the object it describes, or null) and its objects.
 
     Args:
         folder: created if it does not exist; scenes that were written into it are replaced.
         train: number of training scenes.
         val: number of validation scenes.
         test: number of test scenes.
-        seed: of all random choices.
+        seed: seed of all random choices.
         size: side of the pictures in pixels.
 
     Returns:
@@ -263,11 +263,11 @@ def _draw(draw: np.random.Generator, objects: tuple[SceneObject, ...], size: int
     return noisy.round().clip(0, 255).astype(np.uint8)
 
 
-# What all synthetic data sets share
+# Shared by all synthetic data sets
 
 
 def check_split(split: str) -> None:
-    """Raise UnknownName if there is no such split."""
+    """Raise `UnknownName` if the split does not exist."""
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
 

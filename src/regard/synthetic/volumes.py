@@ -55,7 +55,7 @@ class VoxelGrid:
         axes: the scan's own axis (0 x, 1 y, 2 z) of each.
         signs: 1 for the same direction, -1 for the opposite one.
         tilt: (3, 3), the scan's own axes as columns, in the world.
-        middle: of the scan in world millimetres.
+        middle: middle of the scan in world millimetres.
     """
 
     shape: np.ndarray
@@ -163,9 +163,9 @@ def add_lesion(
     """Add a lesion to the values, in place: 0.5 brighter or darker, or speckled with both.
 
     Args:
-        draw: of a disc's or a bar's axis, and of speckles.
-        values: (i, j, k).
-        grid: of the values.
+        draw: generator for a disc's or a bar's axis and for speckles.
+        values: (i, j, k), changed in place.
+        grid: the grid of the values.
         look: (tone, kind); a tone that is not in `TONES` is speckled.
         centre: in the scan's own millimetres.
         radius: in millimetres.
@@ -277,7 +277,7 @@ def make_volumes(count: int, *, split: str = "train", seed: int = 0) -> Iterator
     Args:
         count: number of volumes.
         split: "train", "val" or "test"; their combinations of lesions differ.
-        seed: of all random choices.
+        seed: seed of all random choices.
 
     Raises:
         UnknownName: the split does not exist.
@@ -302,7 +302,7 @@ def write_volumes(
         train: number of training volumes.
         val: number of validation volumes.
         test: number of test volumes.
-        seed: of all random choices.
+        seed: seed of all random choices.
 
     Returns:
         The path of `dataset.json`.

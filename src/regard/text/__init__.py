@@ -1,1 +1,1 @@
-"""Text of captions: vocabularies, classes of words, synonyms."""
+"""Text of captions: vocabularies, word classes, synonyms."""

@@ -26,7 +26,7 @@ _JOINERS = "'\u2019-"  # part of a word between two letters: man's, t-shirt
 
 @lru_cache(maxsize=65536)
 def _is_letter(character: str) -> bool:
-    """Whether a character is a letter, mark, digit or joiner (marks carry Indic vowels)."""
+    """Return whether a character is a letter, mark, digit or joiner (for Indic vowels)."""
     return unicodedata.category(character)[0] in "LMN" or character in "\u200c\u200d"
 
 
@@ -135,8 +135,8 @@ class Vocabulary:
             values = json_of(text)
             if values["format_version"] != 1:
                 raise CheckpointError(
-                    f"vocabulary format {values['format_version']} is newer than this regard "
-                    "knows (1). Update regard."
+                    f"vocabulary format {values['format_version']} is newer than this version "
+                    "of regard supports (1). Update regard."
                 )
             words = tuple(values["words"])
             if not all(isinstance(word, str) for word in words):
@@ -156,7 +156,7 @@ def build_vocabulary(
     """Build a vocabulary from training captions.
 
     Args:
-        captions: texts, or lists of tokens that are taken as they are.
+        captions: texts, or lists of tokens that are used unchanged.
         tokens: "word", "character" or "bpe".
         min_count: rarer tokens become <unk>.
         max_words: number of the most frequent tokens to keep (10,000 in the paper); ties are
@@ -208,7 +208,7 @@ def extend_vocabulary(
 
 
 def _counted(captions: Iterable[str | Sequence[str]], tokens: str) -> Counter[str]:
-    """Count words or characters, special ones left out."""
+    """Count words or characters, without special ones."""
     split = _characters if tokens == "character" else words_of
     counts: Counter[str] = Counter()
     for caption in captions:

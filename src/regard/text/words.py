@@ -1,4 +1,4 @@
-"""Words: their classes, inflections and synonyms, by lists; a tagger would need a model.
+"""Classes, inflections and synonyms of words, by lists; a tagger would need a model.
 
 Function words, colours, numbers and the most frequent actions are few enough to be listed
 (`word_classes.txt`). A word on no list is a "thing": mostly nouns, and some adjectives.
@@ -43,7 +43,7 @@ def _sections(file: str) -> dict[str, list[str]]:
     return {name: lines.splitlines() for name, _, lines in parts}
 
 
-_LEAST_IN_ING, _LEAST_IN_ED = 6, 5  # letters; "king" and "bed" end so by chance
+_LEAST_IN_ING, _LEAST_IN_ED = 6, 5  # letters; "king" and "bed" have these endings by chance
 _HISSES = ("s", "x", "z", "ch", "sh", "o")
 KINDS = ("person", "animal", "clothes", "place")
 """Kinds of things; words of different kinds are not compared with each other."""
@@ -52,7 +52,7 @@ _NO_PLURAL = ("ss", "us", "is", "'s")
 
 @cache
 def lemmas(word: str) -> frozenset[str]:
-    """Return the base forms of which a word may be an inflection, and the word itself.
+    """Return the possible base forms of a word, and the word itself.
 
     >>> sorted(lemmas("running"))
     ['run', 'runn', 'runne', 'running']
@@ -83,7 +83,7 @@ def is_judged(word: str) -> bool:
 
 
 def is_quality(word: str) -> bool:
-    """Return whether a word of no closed class is a quality: listed, or a participle."""
+    """Return whether a word outside the closed classes is a quality: listed, or a participle."""
     participle = word.endswith("ed") and len(word) >= _LEAST_IN_ED and not word.endswith("eed")
     return participle or word in _lexicon().qualities
 
@@ -115,7 +115,7 @@ def related(word: str, other: str) -> bool:
 
 @cache
 def kinds(word: str) -> frozenset[str]:
-    """Return the `KINDS` that a word names; most things are of none."""
+    """Return the `KINDS` that a word names; most things have none."""
     return frozenset(kind for kind in KINDS if same(kind, word) or broader(kind, word))
 
 
@@ -214,10 +214,10 @@ class SpokenWord:
     """A word of a caption, which may be several tokens.
 
     Attributes:
-        text: of the word.
+        text: text of the word.
         first: index of its first token in `caption.words`, whose map is shown.
         stop: index behind its last token.
-        logprob: of all its tokens.
+        logprob: log-probability of all its tokens.
     """
 
     text: str

@@ -12,7 +12,7 @@ _MODULES = {"Reporter": "regard.training.logs", "train": "regard.training.loop"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the loop's diary brings matplotlib along."""
+    """Import a public name on first use: the loop's diary imports matplotlib."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Batches: the splits of a run, and which of their captions go through one step together."""
+"""Batches: the splits of a run, and the grouping of their captions into steps."""
 
 import hashlib
 import json
@@ -81,8 +81,7 @@ def make_chunks(
 def check_batching(config: TrainingConfig) -> None:
     """Check that batches of one length do not take several captions of a picture.
 
-    Only new runs are checked, not recipes: models that an older version trained like this still
-    load and can be resumed.
+    Only new runs are checked, not recipes: runs of older versions can still be loaded and resumed.
 
     Raises:
         ConfigError: training.batching and training.captions_per_image exclude each other.

@@ -1,8 +1,8 @@
-"""The processes that train one model together: one alone, or several (ranks).
+"""The processes that train one model: a single one, or several ranks.
 
 Every rank has a device, the whole model and a part of each batch. Ranks communicate through
 `Devices`: gradients are summed, captions gathered, choices broadcast. The training loop is the
-same for a single process, whose `Devices` communicates with nobody.
+same for a single process, whose `Devices` does not communicate.
 
 Several ranks use the DDP strategy of Lightning Fabric. The gradients are summed in one call after
 the backward pass and not by the hooks of `DistributedDataParallel`: those fire in a module's own
@@ -31,16 +31,16 @@ _TIMEOUT = timedelta(hours=6)  # of a collective call: one rank may encode more 
 
 
 def supports_bf16() -> bool:
-    """Whether this processor has bf16 instructions. Without them it emulates bf16, slowly."""
+    """Return whether this processor has bf16 instructions; otherwise it emulates them slowly."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(has) for name, has in capabilities.items() if name.endswith("bf16"))
 
 
 class Devices:
-    """A single process, which needs nothing but torch; also the interface of several.
+    """A single process, which needs only torch; also the interface for several.
 
     Attributes:
-        rank: of this process, from 0. Rank 0 writes logs, checkpoints and the diary.
+        rank: rank of this process, from 0. Rank 0 writes logs, checkpoints and the diary.
         world: number of processes.
     """
 
@@ -68,11 +68,11 @@ class Devices:
         return value
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until all ranks have reached this point."""
 
 
 class FabricDevices(Devices):
-    """Several processes through Lightning Fabric; the environment says which rank this is."""
+    """Several processes through Lightning Fabric; the environment gives the rank."""
 
     def __init__(self) -> None:
         """Connect to the other ranks.
@@ -137,11 +137,11 @@ class FabricDevices(Devices):
 
 @contextmanager
 def connect() -> Generator[Devices]:
-    """Yield this process's `Devices`: alone, or connected to the ranks the environment names.
+    """Yield this process's `Devices`: single, or connected to the ranks in the environment.
 
     Raises:
         ConfigError: the environment is incomplete.
-        MissingExtra: there are several processes, and Lightning Fabric is not installed.
+        MissingExtra: several processes train, and Lightning Fabric is not installed.
         RankLost: another rank ended.
     """
     if ranks_in(os.environ) == 1:
@@ -158,7 +158,7 @@ def connect() -> Generator[Devices]:
 
 @contextmanager
 def _rank_errors() -> Generator[None]:
-    """Raise one error for everything that torch says about lost connections."""
+    """Turn torch's errors about lost connections into `RankLost`."""
     try:
         yield
     except RuntimeError as error:
@@ -171,7 +171,7 @@ def _rank_errors() -> Generator[None]:
 
 @contextmanager
 def _warnings_only(*names: str) -> Generator[None]:
-    """Silence the announcements of loggers; the run makes its own."""
+    """Silence informational log messages; the run prints its own."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,7 @@
-"""Distillation: teachers, trained models whose word probabilities a run learns besides captions.
+"""Distillation: a run also learns from the word probabilities of trained models (teachers).
 
-A picture has a few captions; a teacher's probabilities of every word say what else could stand
-there (Hinton et al. 2015). The probabilities of several teachers are averaged, so that a large
+A picture has a few captions; a teacher's probabilities show which other words fit each position
+(Hinton et al. 2015). The probabilities of several teachers are averaged, so that a large
 model, or an ensemble, is distilled into a small one. A teacher sees the same view of a picture as
 the student, through its own encoder, whose annotations have their own store.
 """
@@ -30,7 +30,7 @@ from regard.types import MEDIA
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained model that does not change.
+    """A trained model that stays fixed.
 
     Attributes:
         decoder: in evaluation mode.
@@ -48,7 +48,7 @@ class Teacher:
         Args:
             batch: the captions.
             items: the batch's pictures.
-            views: of each picture.
+            views: views of each picture.
         """
         with torch.inference_mode():
             stored, mask = self.pictures.read(items, views)
@@ -74,12 +74,12 @@ def open_teachers(
         splits: all of their pictures are encoded.
         words: the run's.
         out: the run's folder.
-        report: is called with (views done, views wanted).
-        devices: train together.
+        report: called with (views done, total views).
+        devices: the processes that train together.
 
     Raises:
         CheckpointError: a model does not exist or is damaged.
-        ConfigError: its words or its medium are not those of the run.
+        ConfigError: a teacher's words or medium differ from the run's.
     """
     config = recipe.objective
     stores = config.teacher_stores or [
@@ -116,6 +116,6 @@ def _check(name: str, medium: str, words: Vocabulary, recipe: Recipe, own: Vocab
         )
     if words.tokens != own.tokens or words.words != own.words:
         raise ConfigError(
-            f"the teacher {name} knows {len(words)} words, which are not the run's {len(own)}. "
+            f"the teacher {name} has {len(words)} words, which differ from the run's {len(own)}. "
             "Train both on the same captions with the same data.min_count and data.max_words."
         )

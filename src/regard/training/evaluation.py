@@ -1,4 +1,4 @@
-"""What a run measures after each epoch: captions and scores, and statistics of training items."""
+"""Evaluation after each epoch: captions and scores; and statistics of training items."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ def evaluate_run(run: TrainingRun) -> Evaluation:
     ranks receive the scores and keep no captions.
 
     Raises:
-        RuntimeError: the captions of all devices are not one of each picture.
+        RuntimeError: the devices did not return exactly one caption per picture.
     """
     devices, recipe = run.devices, run.recipe
     items = run.splits.val.items[devices.rank :: devices.world]
@@ -80,7 +80,7 @@ def _score(gathered: list[_Found], val: CaptionDataset, vocabulary: Vocabulary) 
     """Score the captions of all devices, each picture once."""
     keys = [key for found, _, _ in gathered for key in found]
     if sorted(keys) != sorted(item.key for item in val.items):
-        raise RuntimeError(f"{len(keys)} captions came of {len(val.items)} val pictures")
+        raise RuntimeError(f"got {len(keys)} captions for {len(val.items)} val pictures")
     unordered = {key: h for found, _, _ in gathered for key, h in found.items()}
     hypotheses = {item.key: unordered[item.key] for item in val.items}
     captions = {key: vocabulary.decode(h.tokens) for key, h in hypotheses.items()}
@@ -118,7 +118,7 @@ def _by_size(chunks: list[Chunk]) -> list[list[Chunk]]:
 
 
 def learn_item_statistics(run: TrainingRun) -> OutOfDistributionDetector:
-    """Return the statistics of training items as the trained encoder sees them.
+    """Return statistics of training items, with features from the trained encoder.
 
     They are stored with the model for out-of-distribution checks.
     """

@@ -59,7 +59,7 @@ def fine_tuning_recipe(model: str, recipe: Recipe | None = None) -> Recipe:
 
     Encoder, decoder and the kind of tokens are the model's. A given recipe defines everything
     else, also the settings of the networks that may change (which blocks of the encoder are
-    trained, `decoder.attention` and the dropouts). Without a recipe the shipped `fine-tune` does,
+    trained, `decoder.attention` and the dropouts). The default is the shipped `fine-tune`,
     except that objective, mirroring, caption length, decoding and `familiarity` are as in the
     model's own run. Self-critical training, which needs known words, is then replaced by the
     objective before it, and an encoder whose last blocks were tuned is frozen.
@@ -92,34 +92,34 @@ def open_start(recipe: Recipe, data: CaptionDataset) -> Checkpoint:
 
     Raises:
         CheckpointError: it is missing or damaged.
-        ConfigError: recipe or data do not fit it; the message names the difference.
+        ConfigError: recipe or data do not fit the model; the message names the difference.
     """
     name = recipe.training.init_from
     if recipe.encoder.weights:
         raise ConfigError(
             f"encoder.weights is {recipe.encoder.weights!r}, and training.init_from is {name!r}: "
-            "both give the encoder its weights. Leave one of them out."
+            "both set the encoder's weights. Leave one of them out."
         )
     start = load_checkpoint(find_model(name))
     old = _recipe_of(start.config, name)
     if old.encoder.medium != data.medium:
         known, wanted = (f"{MEDIA[medium].noun}s" for medium in (old.encoder.medium, data.medium))
         raise ConfigError(
-            f"{name} captions {known}, and {recipe.data.annotations} is of {wanted}. Begin from a "
-            f"model of {wanted}, or from none."
+            f"{name} captions {known}, and {recipe.data.annotations} holds {wanted}. Start from a "
+            f"model of {wanted}, or without --init."
         )
     if recipe.data.tokens != start.vocabulary.tokens:
         raise ConfigError(
-            f"data.tokens is {recipe.data.tokens!r}, and {name} says {start.vocabulary.tokens!r} "
-            f'tokens. Set data.tokens = "{start.vocabulary.tokens}", or begin from no model.'
+            f"data.tokens is {recipe.data.tokens!r}, and {name} uses {start.vocabulary.tokens!r} "
+            f'tokens. Set data.tokens = "{start.vocabulary.tokens}", or train without --init.'
         )
     for section in ("encoder", "decoder"):
         differing = _differences(getattr(recipe, section), getattr(old, section), section)
         if differing:
             key, value, wanted = differing[0]
             raise ConfigError(
-                f"{key} is {value!r}, and {name} was made with {wanted!r}: its weights fit no "
-                f"other. Leave the setting out, or begin from no model. What may differ: "
+                f"{key} is {value!r}, but {name} was trained with {wanted!r}, which its weights "
+                f"require. Leave the setting out, or train without --init. These may differ: "
                 f"{', '.join(_FREE)}."
             )
     return start

@@ -60,8 +60,8 @@ def check_views(recipe: Recipe) -> None:
     crops, medium = recipe.data.crops, recipe.encoder.medium
     if crops and medium != "image":
         raise ConfigError(
-            f"data.crops is {crops}, and encoder.medium {medium!r}: only pictures are cut. Set "
-            "data.crops to 0."
+            f"data.crops is {crops}, and encoder.medium {medium!r}: only pictures can be cropped. "
+            "Set data.crops to 0."
         )
 
 
@@ -73,7 +73,7 @@ def draw_views(config: DataConfig, pictures: int, generator: torch.Generator) ->
 
 
 def is_mirrored(view: str) -> bool:
-    """Whether left and right are swapped in a view."""
+    """Return whether left and right are swapped in a view."""
     return view.endswith("flip")
 
 
@@ -121,15 +121,15 @@ class Pictures:
         report: Report,
         devices: Devices,
     ) -> None:
-        """Encode what is not in the store yet.
+        """Encode the views that are not in the store yet.
 
         Args:
             encoder: frozen or trainable.
             splits: all of their pictures are encoded.
-            folder: of the store.
-            views: of training pictures besides "plain" (`views_of`).
-            report: is called with (rows done, rows wanted) after each batch.
-            devices: share the work and the folder.
+            folder: folder of the store.
+            views: views of training pictures besides "plain" (`views_of`).
+            report: called with (rows done, total rows) after each batch.
+            devices: the processes that share the work and the folder.
 
         Raises:
             DatasetError: a picture cannot be read; the message names the first ones.
@@ -163,7 +163,7 @@ class Pictures:
         report: Report,
         devices: Devices,
     ) -> None:
-        """Encode this device's share of what is missing, and find what the others encoded."""
+        """Encode this device's share of the missing views, then open those of the others."""
         first, after = (r * len(wanted) // devices.world for r in (devices.rank, devices.rank + 1))
         share = wanted[first:after]
         missing = {(digest, view) for digest, view, _ in share if (digest, view) not in store}
@@ -209,7 +209,7 @@ class Pictures:
         return torch.from_numpy(vectors).float(), torch.from_numpy(mask)
 
     def vectors(self, pictures: Tensor, mask: Tensor) -> Tensor:
-        """Return the annotation vectors of what `read` returned; gradients reach the encoder."""
+        """Return the annotation vectors for the result of `read`; gradients reach the encoder."""
         if self.store is None:
             return self.encoder(pictures, mask)
         return self.encoder.finish(pictures)
@@ -264,10 +264,10 @@ def make_batch(
     """Return one batch, or a part of one, from chunks of `plan_epoch`.
 
     Args:
-        chunks: of the batch or part.
+        chunks: chunks of the batch or part.
         dataset: the chunks name its items.
         pictures: gives their vectors or pixels.
-        views: of each chunk (`draw_views`).
+        views: views of each chunk (`draw_views`).
         longest: words of the longest caption of the whole batch.
     """
     tokens, targets, steps = collate(chunks, longest)

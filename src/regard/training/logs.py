@@ -1,4 +1,4 @@
-"""What a run leaves for people: JSON lines, TensorBoard events, the diary, and its reporter."""
+"""Logs of a run: JSON lines, TensorBoard events and the diary; and the reporter of progress."""
 
 import json
 from collections.abc import Mapping

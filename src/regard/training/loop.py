@@ -49,7 +49,7 @@ def train(
         recipe: the experiment.
         out: the run's folder: `best` and `last` checkpoints, `log.jsonl`, TensorBoard events
             and `diary.html`.
-        resume: go on from `last`. The run then ends with the same weights as without the
+        resume: continue from `last`. The run then ends with the same weights as without the
             interruption: bit for bit on CPU with the same number of devices, up to rounding with
             another. The recipe is read from `last`.
         report: receives the progress.
@@ -81,8 +81,8 @@ def train(
             _train(run, None)
     except OSError as error:  # of the log, the diary, or a missing picture
         raise RegardError(
-            f"the run in {out} cannot go on: {error}. Its last checkpoint is complete. Free some "
-            "space, or restore the missing file; then continue with resume."
+            f"the run in {out} cannot continue: {error}. Its last checkpoint is complete. Free "
+            "some space, or restore the missing file; then continue with resume."
         ) from error
     return out / "best"
 
@@ -96,8 +96,8 @@ def _check_resumable(folder: Path) -> None:
             f"{folder} is a checkpoint of a run; --resume takes the run's folder, {folder.parent}."
         )
     raise CheckpointError(
-        f"{folder} holds no run that can be resumed: nothing was saved there yet. Give the command "
-        "that started it again (encoded annotations are kept), or name the folder of another run."
+        f"{folder} holds no run that can be resumed: nothing was saved there yet. Repeat the "
+        "original command (encoded annotations are kept), or name the folder of another run."
     )
 
 
@@ -106,7 +106,7 @@ def _train(run: TrainingRun, log: RunLog | None) -> None:
 
     Args:
         run: its state changes.
-        log: of the leading process; the others have none.
+        log: log of the leading process; the others have none.
     """
     training, state = run.recipe.training, run.state
     if state.step == 0 and state.epoch == 0:
@@ -195,7 +195,7 @@ def train_step(run: TrainingRun, chunks: list[Chunk], factor: float) -> Update:
 
 
 def _advice(run: TrainingRun) -> str:
-    """Return how to go on after a step that failed. A resumed run would fail again."""
+    """Return advice after a failed step. A resumed run would fail again."""
     last = run.folder / "last"
     rate = run.recipe.optimizer.learning_rate / 2
     settings = f"--set optimizer.learning_rate={rate:g}"
@@ -209,7 +209,7 @@ def _advice(run: TrainingRun) -> str:
 
 
 def own_parts(devices: Devices, parts: int, pictures: int) -> Iterator[tuple[slice, float]]:
-    """Yield the pictures of a batch that each pass of this device takes, and their share.
+    """Yield the pictures of a batch for each pass of this device, and their share.
 
     Every device makes the same number of passes. Pictures are dealt to the parts in turn, since
     the captions of a batch are sorted by length. A part without pictures takes the first picture
@@ -217,8 +217,8 @@ def own_parts(devices: Devices, parts: int, pictures: int) -> Iterator[tuple[sli
 
     Args:
         devices: their number and the rank of this one.
-        parts: of the batch; rounded up to a multiple of the number of devices.
-        pictures: in the batch.
+        parts: number of parts; rounded up to a multiple of the number of devices.
+        pictures: number of pictures in the batch.
     """
     passes = -(-parts // devices.world)
     parts = passes * devices.world
@@ -305,7 +305,7 @@ def _evaluate(run: TrainingRun, log: RunLog | None) -> Evaluation:
 
 
 def _is_best(run: TrainingRun, evaluation: Evaluation) -> bool:
-    """Record an evaluation; return whether this process shall save it as the best."""
+    """Record an evaluation; return whether this process should save it as the best."""
     metric = run.recipe.evaluation.metric
     return run.state.record_scores(evaluation.scores, metric) and run.leads
 

@@ -1,4 +1,4 @@
-"""What a run is made of, and how it is put together before its first step."""
+"""Setup of a training run: recipe, captions, networks and state."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ _FEWEST_ITEMS = 10  # training items that statistics can be learned from
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a run is made of. Only its state changes."""
+    """The parts of a run. Only its state changes."""
 
     recipe: Recipe
     folder: Path
@@ -166,7 +166,7 @@ def load_splits(config: DataConfig, seed: int, val_limit: int, devices: Devices)
 
     Args:
         config: the `[data]` section.
-        seed: of the random split.
+        seed: seed of the random split.
         val_limit: number of val pictures to keep, from the first; 0 keeps all.
         devices: rank 0 reads the captions and broadcasts them, since shards without a manifest
             are read from end to end.
@@ -213,13 +213,13 @@ def _check_split_names(dataset: CaptionDataset) -> None:
 
 
 def check_unchanged(splits: Splits, digest: str | None) -> None:
-    """Check that a resumed run reads the captions and splits that it was started with.
+    """Check that captions and splits of a resumed run are unchanged.
 
-    Otherwise pictures could move between train and val, and the epochs would be planned anew.
+    Otherwise pictures could move between train and val, and the plan of the epochs would change.
 
     Args:
         splits: as read now.
-        digest: of the splits at the start; None if an older version did not save it.
+        digest: digest of the splits at the start; None if an older version did not save it.
 
     Raises:
         DatasetError: they differ.
@@ -227,7 +227,7 @@ def check_unchanged(splits: Splits, digest: str | None) -> None:
     if digest is not None and digest != splits.digest:
         source = splits.train.source
         raise DatasetError(
-            f"{source} no longer gives the captions and splits that this run was started with "
+            f"{source} no longer has the captions and splits that this run was started with "
             f"({len(splits.train)} training and {len(splits.val)} val pictures now). Restore "
             "them, or start a new run: --init with this run's folder, --data with the new "
             "captions, --out with another folder."
@@ -235,21 +235,21 @@ def check_unchanged(splits: Splits, digest: str | None) -> None:
 
 
 def _check_item_count(splits: Splits) -> None:
-    """Check, before anything is trained, that there are enough items for their statistics."""
+    """Check before training that the data set has enough items for their statistics."""
     items = splits.train.items
     if len(items) < _FEWEST_ITEMS:
         raise ConfigError(
-            f"data.familiarity is true, and {len(items)} training items are too few to say what "
-            f"is familiar; expected {_FEWEST_ITEMS} or more. Set it to false."
+            f"data.familiarity is true, and {len(items)} training items are too few to "
+            f"estimate their statistics; expected {_FEWEST_ITEMS} or more. Set it to false."
         )
 
 
 def cut_captions(
     captions: list[list[list[int]]], max_length: int
 ) -> tuple[list[list[list[int]]], str]:
-    """Cut captions at `max_length` words. Also return how many are longer; "" if none is.
+    """Cut captions at `max_length` words. Also return a note on longer ones; "" if none is.
 
-    The model learns to stop in mid-sentence from captions that are cut, so the user is told.
+    The model learns to stop in mid-sentence from captions that are cut, hence the note.
     """
     lengths = [len(ids) for of_picture in captions for ids in of_picture]
     longer = sum(length > max_length for length in lengths)

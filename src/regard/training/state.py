@@ -69,9 +69,9 @@ class TrainState:
         decoder: in training.
         encoder: frozen, or trained with the decoder.
         objective: with its buffers (REINFORCE's baseline).
-        optimizer: of the decoder and the trainable weights of the encoder.
+        optimizer: optimizer of the decoder and the trainable weights of the encoder.
         average: moving average of the trained weights, or None.
-        generator: of dropout, sampling and views.
+        generator: random generator of dropout, sampling and views.
         epoch: number of finished epochs.
         batch: batches of this epoch already taken.
         step: updates made.

@@ -1,4 +1,4 @@
-"""The values on the way from a file to a caption, and their shapes.
+"""The values that flow from a file to a caption, and their shapes.
 
 Arrays are numpy arrays or torch tensors: whatever the backend holds.
 """

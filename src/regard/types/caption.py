@@ -1,4 +1,4 @@
-"""Captions: their words, their confidence, and where the decoder looked for every word."""
+"""Captions: their words, confidence and attention."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 DRAWN_BY = "regard.explain"
 """The module whose `draw` and `caption_html` draw captions. It is imported by name at the first
-drawing: types know no drawings, and captions that nobody draws need no matplotlib."""
+drawing, so that captions that are not drawn do not need matplotlib."""
 SCHEMA_VERSION = 1
 """Version of the caption JSON; keys are only ever added to it."""
 
 
 @dataclass(frozen=True)
 class AttentionTrace:
-    """Where the decoder looked for each word.
+    """The attention of a caption, word by word.
 
     Attributes:
         alpha: (T, L) float32; each row sums to 1 over valid cells.
@@ -52,9 +52,9 @@ class Word:
         beta: mean gate; None without a gate.
         location: flat index of the chosen cell (hard attention); None otherwise.
         alternatives: strongest candidates as (text, logprob), best first; "<end>" stands for
-            the caption's end, "<unk>" for any word that the vocabulary lacks, which is never
-            said.
-        token: the word's id in the vocabulary of the model that said it.
+            the caption's end, "<unk>" for any word outside the vocabulary, which is never
+            part of a caption.
+        token: the word's id in the vocabulary of its model.
         confidence: chance that people's captions support the word, where the model is calibrated
             (`regard.reliability.confidence`); None where it is not, and of function words.
     """
@@ -82,7 +82,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, its words and where the decoder looked for each.
+    """A caption and its words with their attention.
 
     `str(caption)` is the text. `n_best` holds the runners-up of a beam, best first,
     the caption itself not included.

@@ -49,7 +49,7 @@ def location_chooser(context: str, noise: Callable[[Array], Array]) -> LocationC
         noise: draws E for alpha (B, L).
 
     Raises:
-        UnknownName: `context` is none of them.
+        UnknownName: `context` is not one of them.
     """
     if context not in CONTEXTS:
         raise UnknownName("context", context, CONTEXTS)
@@ -80,8 +80,8 @@ class ProjectedAnnotations:
     """Annotations as the decoder reads them: projected once per item, not once per step.
 
     Attributes:
-        values: (N, L, D), what the context vector is a weighted sum of.
-        keys: (N, L, A), what the query is scored against.
+        values: (N, L, D); the context vector is their weighted sum.
+        keys: (N, L, A); scored against the query.
         mask: (N, L) bool, True = real cell.
         copies: whether `select` copies what it selects.
     """
@@ -114,7 +114,7 @@ class DecoderState:
 
 
 class WordRanking(Protocol):
-    """The strongest words of a step, if a backend finds them faster than by all logits.
+    """The strongest words of a step, for backends that find them without all logits.
 
     Attributes:
         words: V.
@@ -176,7 +176,7 @@ class Hypothesis:
     Attributes:
         tokens: T word ids.
         logprobs: (T,) natural log-probability of each word, before any length penalty.
-        score: what candidates were ranked by: the sum of log-probabilities, the end
+        score: the ranking score: the sum of log-probabilities, the end
             token's included, divided by the length penalty.
         finished: whether the end token was reached.
         alpha: (T, L) float32.

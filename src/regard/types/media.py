@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Medium:
-    """A kind of source: what messages call it, and the axes of the grids that lie on it.
+    """A kind of source: its name in messages, and the axes of its grids.
 
     Attributes:
-        noun: what one file of it is called.
+        noun: the name of one file.
         phrase: the noun with its article, in full.
         axes: names of the grid's axes; a clip may have the first alone.
-        suffixes: of the files that are taken from a folder. A file named by itself is tried
-            whatever its suffix.
+        suffixes: suffixes of the files that are taken from a folder. A file named by itself is
+            tried whatever its suffix.
     """
 
     noun: str
@@ -36,7 +36,7 @@ MEDIA = {
         "picture",
         "a picture",
         ("rows", "cols"),
-        # Telephones write .heic, which Pillow does not read by itself. It is listed so that a
+        # Phones write .heic, which Pillow does not read by itself. It is listed so that a
         # folder of such files gives errors instead of nothing.
         frozenset(
             (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2")
@@ -59,7 +59,7 @@ MEDIA = {
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the cells of an annotation grid lie on their source.
+    """The layout of the cells of an annotation grid on their source.
 
     Source units are pixels for a picture's rows and cols, seconds for frames, and millimetres
     along the scan's own axes for the slices, rows and cols of a volume.
@@ -71,7 +71,7 @@ class Grid:
         source_size: size of the upright source along each axis, in source units.
         extent: the interval of the source that each axis covers, in source units. It may
             be smaller than the source (a centre crop) or larger (padding).
-        spans: for each real frame the (start, stop) in seconds that it stands for; frames of
+        spans: for each real frame the (start, stop) in seconds that it represents; frames of
             the shape beyond them are padding. Empty without an axis of frames.
         shown: for each real frame the time in seconds at which it is shown.
         affine: 4×4, row by row, from (slices, rows, cols) in millimetres from the scan's
@@ -101,9 +101,9 @@ class Grid:
         return self.cells
 
     def real_along(self, axis: int) -> tuple[bool, ...]:
-        """Return which cells along an axis of a scan lie in it, by their middles.
+        """Return which cells along an axis of a scan have their centre in it.
 
-        If none does (one thin slice in a thick cell), it is the one nearest to the scan's middle.
+        If none has (one thin slice in a thick cell), it is the one nearest to the scan's centre.
         """
         (start, stop), size, cells = self.extent[axis], self.source_size[axis], self.shape[axis]
         middles = [start + (i + 0.5) * (stop - start) / cells for i in range(cells)]
@@ -128,7 +128,7 @@ class Media:
             scan (slices, rows, cols) float32.
         name: the path or name that the user gave.
         digest: SHA-256 of the file's bytes, or of the pixels where there was no file.
-        notes: what the reader had to decide, such as "first of 12 frames".
+        notes: the reader's assumptions, such as "first of 12 frames".
         picture: the upright RGB picture as Pillow decoded it, instead of `pixels`, which are then
             empty: a picture that is only fed to the network is not copied out of Pillow and back.
             None otherwise.
@@ -149,7 +149,7 @@ class Media:
         return self.pixels.shape[0], self.pixels.shape[1]
 
     def without_pixels(self) -> Media:
-        """Return a picture without its pixels; a clip or scan as it is."""
+        """Return a picture without its pixels; a clip or scan unchanged."""
         if self.medium != "image":
             return self
         return replace(self, pixels=NO_PIXELS, picture=None)
@@ -162,10 +162,10 @@ class Clip(Media):
     Attributes:
         pixels: (F, height, width, 3) uint8, RGB. Large frames are kept smaller than they were.
         times: (F,) when each frame is shown, in seconds from the clip's first frame.
-        spans: (F,) the (start, stop) in seconds that each frame stands for.
-        duration: of the whole clip in seconds.
-        frame_size: (height, width) of the upright frames on square pixels, before they were made
-            smaller.
+        spans: (F,) the (start, stop) in seconds that each frame represents.
+        duration: duration of the whole clip in seconds.
+        frame_size: (height, width) of the upright frames on square pixels, before they were
+            scaled down.
     """
 
     times: tuple[float, ...] = ()
@@ -185,7 +185,7 @@ class Scan(Media):
         affine: (4, 4) from (slice, row, col, 1) of `pixels` to world millimetres, RAS+.
         source_affine: (4, 4) from the file's own voxel (i, j, k, 1) to world millimetres, RAS+.
         source_shape: voxels along the file's own axes (i, j, k).
-        modality: "CT", "MR" or "" where the file does not say.
+        modality: "CT", "MR" or "" if unknown.
         window: the (low, high) that are drawn black and white, in the scan's own units.
     """
 

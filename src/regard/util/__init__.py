@@ -1,1 +1,1 @@
-"""Helpers for arrays, files, threads and processes that know nothing of captions."""
+"""General helpers for arrays, files, threads and processes."""

@@ -26,7 +26,7 @@ def replaced_whole(folder: Path, *, marker: str) -> Generator[Path]:
 
     Raises:
         FileExistsError: something else is in its place.
-        OSError: it cannot be written; what was there before is untouched.
+        OSError: it cannot be written; existing data are unchanged.
     """
     if folder.exists() and not (folder / marker).is_file():
         if not folder.is_dir() or any(folder.iterdir()):
@@ -50,7 +50,7 @@ def whole_file(path: Path) -> Generator[Path]:
     The yielded path has the suffix of `path`. A pipe or a device is written directly.
 
     Raises:
-        OSError: it cannot be written; what was there before is untouched.
+        OSError: it cannot be written; existing data are unchanged.
     """
     if path.is_symlink():
         path = path.resolve()

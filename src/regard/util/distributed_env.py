@@ -1,4 +1,4 @@
-"""Environment of distributed training: how many processes train together. Imports no torch."""
+"""Environment variables of distributed training. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def ranks_in(environment: Mapping[str, str]) -> int:
-    """Return how many processes train together, by the environment; 1 if it does not say.
+    """Return the number of processes in the environment; 1 without the variables.
 
     Args:
         environment: variables RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as

@@ -1,7 +1,7 @@
-"""Several threads that each do whole batches, one core each, in the order of the batches.
+"""Parallel map over batches: threads process whole batches on one core each, in order.
 
-Two threads that share every product wait for each other at its end, and both wait while Python
-runs between two. Where there are many batches it is faster that each thread does its own.
+Threads that share every matrix product wait for each other at its end, and while Python runs
+between two products. With many batches it is faster if each thread processes its own.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def ordered_map(
     Args:
         work: returns a batch's result.
         batches: taken as they are needed.
-        threads: how many.
-        start: is called in each thread before its first batch, to limit the thread's work to one
-            core. What it returns is called in the caller's thread once all threads have started,
-            to undo what else that changed.
+        threads: number of threads.
+        start: called in each thread before its first batch, to limit the thread to one core. Its
+            return value is called in the caller's thread once all threads have started, to undo
+            side effects.
     """
     with ThreadPoolExecutor(threads) as pool:
         started = Barrier(threads)
 
         def start_thread(_: int) -> Callable[[], None]:
             restore = start()
-            started.wait()  # or one thread could start twice, and another never
+            started.wait()  # otherwise one thread could start twice, and another never
             return restore
 
         for restore in list(pool.map(start_thread, range(threads)))[:1]:

@@ -12,7 +12,7 @@ MAX_BYTES = 2**28
 
 
 class Unreadable(ValueError):
-    """A text that cannot be read, or that is not JSON; the message says why."""
+    """Raised when a text cannot be read or is not JSON; the message gives the reason."""
 
 
 def text_of(path: Path) -> str:
@@ -25,7 +25,7 @@ def text_of(path: Path) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("it is not an ordinary file")
+            raise Unreadable("it is not a regular file")
         if status.st_size > MAX_BYTES:
             raise Unreadable(f"it has {status.st_size} bytes; at most {MAX_BYTES} are read")
         return path.read_text("utf-8")

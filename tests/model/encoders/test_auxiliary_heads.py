@@ -53,5 +53,5 @@ def test_training_starts_from_a_file_of_weights(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"encoder\.weights is .*encoder\.safetensors"):
         build_encoder(config)
     save_file({"other": torch.zeros(1)}, path)
-    with pytest.raises(ConfigError, match="does not give monai:resnet10 its weights"):
+    with pytest.raises(ConfigError, match="does not fit monai:resnet10"):
         build_encoder(config)

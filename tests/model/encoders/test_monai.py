@@ -120,7 +120,7 @@ def test_networks_by_name(name: str, level: str, cells: tuple[int, ...]) -> None
         ({"level": "layer3", "volume": replace(SMALL, shape=(16, 32, 20))}, "do not cover it"),
         ({"volume": replace(SMALL, channels=(4, 8))}, "resnet10 has 4 stages"),
         ({"name": "monai:UNet"}, "only ResNets"),
-        ({"name": "monai:UNet?channels=[", "volume": VolumeConfig(SHAPE)}, "no key=value"),
+        ({"name": "monai:UNet?channels=[", "volume": VolumeConfig(SHAPE)}, "not a TOML key=value"),
         ({"name": "monai:DynUNet", "volume": VolumeConfig(SHAPE)}, "cannot build.*kernel_size"),
         ({"name": "monai:SwinUNETR", "volume": VolumeConfig(SHAPE)}, "cannot read an input of"),
         ({"medium": "image"}, "reads volumes only"),

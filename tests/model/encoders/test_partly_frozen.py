@@ -95,5 +95,5 @@ def test_training_may_start_from_the_encoder_of_another_model(tmp_path: Path) ->
     for folder, config in (("none", lite()), ("tuned", lite(level="stride16"))):
         (tmp_path / folder).mkdir(exist_ok=True)
         path = str(tmp_path / folder)
-        with pytest.raises(ConfigError, match=f"{folder}', which does not give efficientnet_lite0"):
+        with pytest.raises(ConfigError, match=f"{folder}', which does not fit efficientnet_lite0"):
             build_encoder(EncoderConfig(config.name, SIZE, config.level, weights=path))

@@ -1,1 +1,1 @@
-"""Drawings of what was attended to in a clip."""
+"""Drawings of a clip's attention."""

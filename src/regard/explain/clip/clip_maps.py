@@ -15,22 +15,22 @@ SECONDS_SCALE_NOTE = (
     "frames; dashed: 1 = uniform"
 )
 EVEN_LABEL = "all frames alike"
-"""Stands where no frame has a peak."""
+"""Shown if no frame has a peak."""
 _PEAK_LEAST = 1.05
-"""Least peak in multiples of uniform; the frames of a flatter word count as alike."""
+"""Least peak in multiples of uniform; a flatter word has no peak frame."""
 
 
 class ClipMaps:
     """The attention of a clip's caption, by frame and, where the grid has cells, within frames.
 
     Attributes:
-        caption: of T words.
-        grid: of the caption.
+        caption: a caption of T words.
+        grid: grid of the caption.
         weights: (T, n) `frame_weights`, on n real frames.
         top: top of one scale for all weights, at least 2.
-        peaks: the frame that each word looked at most; see `peak_frame`.
-        chosen: the frame of each word's one cell of hard attention; None without.
-        cells: grid of one frame's cells; None of a grid of whole frames.
+        peaks: the frame with each word's largest weight; see `peak_frame`.
+        chosen: the frame of the cell that hard attention chose, by word; None otherwise.
+        cells: grid of one frame's cells; None for a grid of whole frames.
     """
 
     def __init__(self, caption: Caption) -> None:
@@ -61,7 +61,7 @@ class ClipMaps:
 
     @property
     def notes(self) -> list[str]:
-        """The frames, such as "12 frames of 7×7 cells", and the seconds that none stands for."""
+        """The frames, such as "12 frames of 7×7 cells", and the seconds that no frame covers."""
         cells = f" of {'×'.join(map(str, self.grid.shape[1:]))} cells" if self.cells else ""
         count = len(self.grid.spans)
         (start, stop), duration = self.grid.extent[0], self.grid.source_size[0]
@@ -90,7 +90,7 @@ class ClipMaps:
             t: the word.
             frame: the frame.
             picture: drawing of the frame.
-            top: of the colour scale.
+            top: top of the colour scale.
             smooth: see `regard.explain.maps.smoothing`.
         """
         size = size_of(picture)
@@ -125,7 +125,7 @@ def _frame_of(location: int | None, grid: Grid) -> int | None:
 
 
 def peak_frame(weights: np.ndarray) -> int | None:
-    """Return the frame that a word looked at most; None where all are alike.
+    """Return the frame with a word's largest weight; None if all weights are equal.
 
     Args:
         weights: (n,) of one word, in multiples of uniform.
@@ -141,9 +141,9 @@ def shown_frames(count: int, most: int, peak: int | None) -> list[int]:
     peak's chunk the peak.
 
     Args:
-        count: of frames.
-        most: frames shown.
-        peak: the frame that a word looked at most; None without a peak.
+        count: number of frames.
+        most: maximum number of frames shown.
+        peak: the frame with a word's largest weight; None without a peak.
     """
     chunks = np.array_split(np.arange(count), min(count, most))
     middle = [int(chunk[len(chunk) // 2]) for chunk in chunks]

@@ -1,4 +1,4 @@
-"""A clip's caption as a self-contained piece of HTML: a word seeks to the moment it looked at.
+"""A clip's caption as a self-contained HTML fragment: a click on a word seeks to its peak frame.
 
 The clip is embedded as a small video. Where that is not possible, its frames stand in for it as
 still pictures, and the page says so. Words, controls and scales are those of the picture's viewer
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _SHOTS = 40  # frames in the page's strip, and the words' peaks
 _THUMB, _STILL = 160, 400  # pixels of a shot's longer side, beside a film and without one
 _QUALITY = 80  # of a JPEG
-_TICKS = 7  # on the axis of seconds, at most
+_TICKS = 7  # maximum number of ticks on the axis of seconds
 
 
 def clip_html(
@@ -63,7 +63,7 @@ def clip_html(
 
     Args:
         caption: with its clip.
-        occlusion: of the caption, frame by frame.
+        occlusion: occlusion of the caption, frame by frame.
         again: whether an earlier fragment of the page embeds the same clip, which is then
             taken from there.
         smooth: whether maps are smoothed until the reader chooses.
@@ -102,7 +102,7 @@ def clip_html(
 
 
 def weights_table(caption: Caption) -> str:
-    """Return words × seconds as a table of numbers, for readers of numbers and of Braille."""
+    """Return words × seconds as a table of numbers, also for screen readers."""
     maps = ClipMaps(caption)
     shots = _shots(maps)
     head = "".join(f"<th scope='col'>{maps.clip.times[frame]:.1f} s</th>" for frame in shots)
@@ -121,7 +121,7 @@ def weights_table(caption: Caption) -> str:
 
 
 def _film(clip: Clip) -> tuple[Film | None, str]:
-    """Return the clip as a film, or the reason why there is none."""
+    """Return the clip as a film, or the reason why it cannot be made."""
     try:
         return encode_film(clip), ""
     except (MediaError, MissingExtra, OSError) as error:
@@ -251,7 +251,7 @@ def _ticks(duration: float) -> list[float]:
 MAX_SECONDS, MAX_BYTES = 120.0, 12_000_000
 """The longest and largest film that a page embeds."""
 MAX_HEIGHT, MAX_WIDTH = 360, 640
-"""Of its frames, in pixels."""
+"""The largest size of its frames in pixels."""
 _TICK = Fraction(1, 90_000)
 _KEY_EVERY = 12  # distance of key frames: a seek decodes no more
 _CODECS = (

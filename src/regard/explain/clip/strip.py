@@ -54,14 +54,14 @@ _OUTLINED = 60  # frames beyond which the lines between them would hide them
 def film_strip(
     caption: Caption, *, smooth: bool = True, frames: int = 12, width: float = 12.0
 ) -> Figure:
-    """Draw when, and on a grid with rows and columns where, the decoder looked for each word.
+    """Draw each word's attention over the frames, with maps if the grid has rows and columns.
 
     Args:
         caption: with its clip.
         smooth: the paper's smoothing of maps; False shows the raw cells.
         frames: shown in a row at most; of more, evenly spread ones and the word's peak. The
             bars below are those of all frames.
-        width: of the figure in inches, at least 8.
+        width: width of the figure in inches, at least 8.
 
     Returns:
         A matplotlib figure; it is neither shown nor registered with pyplot.
@@ -82,8 +82,8 @@ def words_by_seconds(caption: Caption, *, width: float = 12.0) -> Figure:
     """Draw every word's weight on every frame over a true axis of seconds.
 
     Args:
-        caption: of a clip; it need not hold it.
-        width: of the figure in inches, at least 8.
+        caption: caption of a clip; it need not hold it.
+        width: width of the figure in inches, at least 8.
 
     Raises:
         ConfigError: the caption is not of a clip, or an option is out of range.
@@ -201,7 +201,7 @@ class _Strip:
                   weight="bold" if bold else "normal")  # fmt: skip
 
     def _bars(self, axis: Axes, weights: np.ndarray, peak: int | None) -> None:
-        """Draw a bar for every frame, those of a chunk below the frame that stands for it."""
+        """Draw a bar for every frame, those of a chunk below the frame that represents it."""
         high = _BARS - 0.05
         for column, chunk in enumerate(self.chunks):
             step = (self.column - _GAP) / len(chunk)
@@ -218,7 +218,7 @@ class _Strip:
 
 
 def _heat_map(canvas: Canvas, maps: ClipMaps, top: float, width: float) -> None:
-    """Draw words × seconds; seconds that no frame stands for stay white."""
+    """Draw words × seconds; seconds that no frame covers stay white."""
     words, grid, fonts = maps.caption.words, maps.grid, canvas.fonts
     canvas.write(MARGIN, top + 0.14, "Words × seconds", 11.0)
     box = canvas.box(MARGIN + _LABEL, top + _HEAT_HEAD, width - 2 * MARGIN - _LABEL,
@@ -247,7 +247,7 @@ def _heat_map(canvas: Canvas, maps: ClipMaps, top: float, width: float) -> None:
 
 
 def _footer(canvas: Canvas, maps: ClipMaps, top: float, width: float, strip: _Strip | None) -> None:
-    """Draw the colour bars, and name what is drawn and how."""
+    """Draw the colour bars and the notes on the drawing."""
     caption, grid = maps.caption, maps.grid
     bars = [("frames", len(grid.spans), maps.top)]
     drawn = maps.notes

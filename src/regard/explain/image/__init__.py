@@ -1,1 +1,1 @@
-"""Drawings of what was attended to in a picture."""
+"""Drawings of a picture's attention."""

@@ -41,7 +41,7 @@ _Timed = list[tuple[Image.Image, int]]
 
 
 def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -> None:
-    """Write an animated WebP or GIF, as the suffix says; it repeats for ever.
+    """Write an animated WebP or GIF, depending on the suffix; it loops forever.
 
     All maps share the caption's one absolute scale. A clip is played once for each word, at most
     twelve of its frames, the word's peak among them.

@@ -1,4 +1,4 @@
-"""Contact sheets: the picture once for every word with its map, of one model or of several."""
+"""Contact sheets: one panel per word with its map, for one or several models."""
 
 import math
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def contact_sheet(
         caption: with its source picture.
         smooth: the paper's smoothing; False shows the raw cells.
         columns: panels in a row; 0 chooses.
-        width: of the figure in inches, at least 8.
+        width: width of the figure in inches, at least 8.
 
     Returns:
         A matplotlib figure; it is neither shown nor registered with pyplot.
@@ -100,19 +100,18 @@ def contact_sheet(
 def compare_sheet(captions: Sequence[Caption], *, smooth: bool = True) -> Figure:
     """Draw several models' captions of one picture: a row for each, a column for each word.
 
-    All maps of all rows share one absolute scale in multiples of uniform attention, each of its
-    own grid, so that a model that looks sharply and one that looks everywhere differ to the eye
-    as they differ in numbers.
+    All maps of all rows share one absolute scale in multiples of uniform attention over their own
+    grids, so that sharp and diffuse attention look as different as their numbers are.
 
     Args:
-        captions: of the same picture, with it; one row each.
+        captions: captions of the same picture, which they hold; one row each.
         smooth: the paper's smoothing; False shows the raw cells.
 
     Returns:
         A matplotlib figure; it is neither shown nor registered with pyplot.
 
     Raises:
-        ConfigError: there are fewer than two captions, or one does not hold its picture.
+        ConfigError: fewer than two captions are given, or one does not hold its picture.
     """
     if len(captions) < 2:
         raise ConfigError(f"Got {len(captions)} captions; a comparison needs two or more.")
@@ -144,7 +143,7 @@ def _arranged(
 ) -> PanelGrid:
     """Return the places of a contact sheet's panels."""
     columns = min(columns, panels) or _balanced(panels)
-    # A very long or flat picture must not make a figure of a kilometre.
+    # A very long or flat picture must not make a huge figure.
     aspect = min(3.0, max(0.2, picture.shape[0] / picture.shape[1]))
     wide = min(_WIDEST, (width - 2 * MARGIN + _GAP) / columns - _GAP)
     return PanelGrid(columns, wide, wide * aspect, _HEAD, _GAP, top)

@@ -1,1 +1,1 @@
-"""Drawings of what was attended to in a scan."""
+"""Drawings of a scan's attention."""

@@ -80,8 +80,8 @@ def montage(
         caption: with its scan.
         smooth: smoothed maps; False shows the raw cells.
         columns: groups of three planes in a row; 0 chooses.
-        width: of the figure in inches, at least 8.
-        most: draw at most so many words, function words left out first; 0 draws all.
+        width: width of the figure in inches, at least 8.
+        most: maximum number of words, function words left out first; 0 draws all.
 
     Returns:
         A matplotlib figure; it is neither shown nor registered with pyplot.
@@ -252,7 +252,7 @@ def scan_frames(caption: Caption, scan: Scan, *, smooth: bool) -> list[tuple[np.
     """Return (picture, text) of the scan alone and then of every word, at the word's peak.
 
     Args:
-        caption: of the scan.
+        caption: caption of the scan.
         scan: the scan.
         smooth: smoothed maps or raw cells.
     """

@@ -102,7 +102,7 @@ def description(caption: Caption, *, smooth: bool = True) -> dict[str, Any]:
     """Return the header's comment on the image.
 
     Args:
-        caption: of a scan.
+        caption: caption of a scan.
         smooth: whether its maps are smoothed.
     """
     return {

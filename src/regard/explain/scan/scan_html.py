@@ -1,4 +1,4 @@
-"""A scan's caption as a piece of HTML: scan and maps in a viewer that the words move.
+"""A scan's caption as an HTML fragment: scan and maps in a viewer controlled by its words.
 
 The scan is embedded with a limited number of voxels, in its intensity window, with its affine and
 nothing else of its file's header. Without WebGL2 the montage is shown instead.
@@ -61,7 +61,7 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None, *, smooth: b
 
     Args:
         caption: with its scan.
-        occlusion: of the caption.
+        occlusion: occlusion of the caption.
         smooth: whether maps are smoothed until the reader chooses, and in the montage.
 
     Raises:

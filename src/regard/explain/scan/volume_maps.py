@@ -16,14 +16,14 @@ from regard.types import Caption, Grid, Scan, Word
 Point = tuple[float, ...]
 
 PEAK_LEAST = 1.05
-"""Least peak in multiples of uniform; the cells of a flatter map count as alike."""
+"""Least peak in multiples of uniform; a flatter map has no peak."""
 _MOST_POINTS = 2_000_000  # of a map that is searched for its greatest value
 _OBLIQUE = 0.5  # degrees; less is rounding
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Where in a scan a word's attention is greatest.
+    """The location of a word's largest weight in a scan.
 
     Attributes:
         cell: flat index of the cell.
@@ -39,11 +39,11 @@ class Peak:
 
 
 def peak_of(word: Word, grid: Grid) -> Peak | None:
-    """Return where a word looked most: the chosen cell, or that of the greatest weight.
+    """Return the peak of a word: the chosen cell, or that of the largest weight.
 
     Args:
-        word: of a scan's caption.
-        grid: of the scan.
+        word: word of a scan's caption.
+        grid: grid of the scan.
 
     Returns:
         None where the map is flat, so that no cell stands out.
@@ -84,7 +84,7 @@ def along(grid: Grid, axis: int, places: np.ndarray, *, smooth: bool) -> np.ndar
 
     Args:
         grid: the grid.
-        axis: of the grid.
+        axis: axis of the grid.
         places: (n,) in millimetres.
         smooth: see `regard.explain.maps.smoothing`.
 
@@ -145,7 +145,7 @@ def scan_scale(alpha: np.ndarray, grid: Grid, *, smooth: bool) -> float:
 
     Args:
         alpha: (T, L) weights of all words.
-        grid: of the L cells.
+        grid: grid of the L cells.
         smooth: whether smoothed maps or raw cells are drawn.
     """
     if not smooth:
@@ -158,7 +158,7 @@ def smoothed_top(values: np.ndarray, grid: Grid, enlarge: int, uniform: float) -
 
     Args:
         values: (T, ...) of all cells.
-        grid: of the cells.
+        grid: grid of the cells.
         enlarge: points per cell that are searched.
         uniform: see `mixed`.
     """
@@ -184,7 +184,7 @@ class SlicePlane:
         size: (down, across) in millimetres; the picture's sides have this proportion.
         point: the point's (down, across) in millimetres from the picture's upper left corner.
         edges: the letters at its left, right, upper and lower edge, such as ("R", "L", "A", "P").
-        box: of a framed cell (top, left, bottom, right), likewise; None without one.
+        box: box of a framed cell (top, left, bottom, right), likewise; None without one.
     """
 
     name: str
@@ -210,13 +210,13 @@ def three_planes(
 
     Args:
         scan: in canonical orientation.
-        grid: of its cells.
+        grid: grid of its cells.
         point: a point beyond the scan (on padding) is moved to its border.
         alpha: (slices, rows, cols) weights of one word; None draws the scan alone.
-        top: of the colour scale in multiples of uniform.
+        top: top of the colour scale in multiples of uniform.
         smooth: smoothed map or raw cells.
         cell: bounds of a cell to frame.
-        pixels: of the longest side of the scan.
+        pixels: number of pixels of the longest side of the scan.
     """
     inside = np.clip(point, 0, np.array(grid.source_size) * (1 - 1e-9))
     scale = pixels / max(grid.source_size)
@@ -280,7 +280,7 @@ def _places(size: float, scale: float) -> np.ndarray:
 
 
 def orientation_notes(grid: Grid, scan: Scan) -> list[str]:
-    """Return how a scan's planes and positions are to be read."""
+    """Return notes on how to read a scan's planes and positions."""
     degrees = oblique_degrees(scan)
     turned = f" (turned by up to {degrees:.0f}° from the world's)" if degrees >= _OBLIQUE else ""
     cell = " × ".join(f"{mm:.3g}" for mm in cell_size(grid))
@@ -293,7 +293,7 @@ def orientation_notes(grid: Grid, scan: Scan) -> list[str]:
 
 
 def peak_label(word: Word, grid: Grid) -> str:
-    """Name the place that a word looked at most, such as "most at (−12, 34, 5) mm ± 3 × 3 × 3"."""
+    """Describe a word's peak, such as "most at (−12, 34, 5) mm ± 3 × 3 × 3"."""
     peak = peak_of(word, grid)
     if peak is None:
         return "flat: no cell stands out"

@@ -1,4 +1,4 @@
-"""Scans: NIfTI and DICOM files as stored volumes, brought into canonical orientation (RAS+)."""
+"""Scans: NIfTI and DICOM files as stored volumes, reoriented to canonical axes (RAS+)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StoredVolume:
         values: (i, j, k) float32 in the scan's own units.
         affine: (4, 4) from (i, j, k, 1) to world millimetres, RAS+.
         modality: "CT", "MR", another modality's code, or "".
-        notes: decisions that the reader had to take.
+        notes: assumptions that the reader made.
     """
 
     values: np.ndarray
@@ -35,13 +35,13 @@ def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:
     """Return the affine as (4, 4) float64.
 
     Raises:
-        MediaError: it has values that are not finite, or its axes span no space.
+        MediaError: it has values that are not finite, or is singular.
     """
     advice = "Write the right one with nibabel or 3D Slicer, or convert the scan again."
     affine = np.array(affine, np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise MediaError(
-            f"{name} has an affine with values that are no numbers: the position of its voxels "
+            f"{name} has an affine with values that are not finite: the position of its voxels "
             f"is unknown. {advice}"
         )
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -85,10 +85,10 @@ def import_nibabel(purpose: str) -> Any:
 def damage_as_media_error(name: str, kind: str) -> Generator[None]:
     """Turn every error that a library raises on a damaged file into a `MediaError`.
 
-    The library's own message is dropped: it may repeat what the file says of a patient.
+    The library's own message is dropped: it may contain a patient's data.
 
     Args:
-        name: what messages call the file.
+        name: the file's name in messages.
         kind: the format that was read.
     """
     try:

@@ -1,6 +1,6 @@
-"""Reads DICOM slices and multi-frame files as a stored volume: sorted, placed, in real units.
+"""Reader of DICOM slices and multi-frame files: one stored volume, sorted, in real units.
 
-Messages never repeat what pydicom says of a file, which may be what the file says of a patient.
+Messages never include pydicom's own messages, which may contain a patient's data.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def read_dicom(headers: Sequence[DicomHeader], name: str, max_voxels: int) -> St
     """Read the files of one series, or one file of one or many frames.
 
     Args:
-        headers: of all its files, in any order.
-        name: what messages call it.
+        headers: headers of all its files, in any order.
+        name: its name in messages.
         max_voxels: more are refused by the headers, before anything is allocated.
 
     Returns:
@@ -134,7 +134,7 @@ def _common_shape(headers: Sequence[DicomHeader], name: str) -> tuple[int, int]:
         listed = ", ".join(f"{rows}×{cols}" for rows, cols in shapes[:4])
         raise MediaError(
             f"{name} has slices of {len(shapes)} sizes ({listed}): they do not form a volume. Put "
-            "the slices of one size into a folder of their own."
+            "the slices of each size into a separate folder."
         )
     return shapes[0]
 

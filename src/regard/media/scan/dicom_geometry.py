@@ -1,4 +1,4 @@
-"""Sorts DICOM slices, computes their affine, and refuses slices that do not form a volume."""
+"""Geometry of DICOM slices: their order, their affine, and checks that they form a volume."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Placement = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class DicomPlane:
-    """The position of one slice as DICOM gives it, in millimetres to the left, back and head (LPS).
+    """The position of one slice in DICOM's coordinates, in millimetres (LPS).
 
     Attributes:
-        position: of the first pixel's centre; None if the file does not say.
+        position: centre of the first pixel; None if unknown.
         orientation: unit vectors along a row and down a column; None likewise.
         spacing: between rows and between columns, in millimetres; None likewise.
-        depth: between slices, as the file says it.
+        depth: distance between slices, as stored in the file.
     """
 
     position: tuple[float, ...] | None
@@ -43,12 +43,12 @@ def place_slices(planes: Sequence[DicomPlane], name: str) -> Placement:
     """Return the order and the affine of slices, from their positions alone.
 
     Args:
-        planes: of all slices, in any order.
-        name: what messages call the scan.
+        planes: planes of all slices, in any order.
+        name: the scan's name in messages.
 
     Raises:
         MediaError: orientations or spacings differ, positions are missing, or slices are missing,
-            double or beside the others.
+            duplicate or out of line.
     """
     spacing, notes = _spacing(planes, name)
     orientation = _orientation(planes, name)
@@ -72,8 +72,8 @@ def place_slices(planes: Sequence[DicomPlane], name: str) -> Placement:
         aside -= (aside @ normal)[:, None] * normal
         if np.abs(aside).max() > _ASIDE * min(spacing):
             raise MediaError(
-                f"{name} has slices that lie beside the others by up to {np.abs(aside).max():.3g} "
-                f"mm: they do not form a volume. {_SPLIT}"
+                f"{name} has slices that are out of line by up to {np.abs(aside).max():.3g} mm: "
+                f"they do not form a volume. {_SPLIT}"
             )
     affine = _ras_affine(along * spacing[1], down * spacing[0], step, positions[0])
     return order, affine, notes
@@ -100,7 +100,7 @@ def _orientation(planes: Sequence[DicomPlane], name: str) -> tuple[np.ndarray, n
         return None
     if lost:
         raise MediaError(
-            f"{name} has {lost} of {len(planes)} slices that do not say where they lie. Take them "
+            f"{name} has {lost} of {len(planes)} slices without a position. Take them "
             "out, or export them again."
         )
     distinct: list[np.ndarray] = []
@@ -116,7 +116,7 @@ def _orientation(planes: Sequence[DicomPlane], name: str) -> tuple[np.ndarray, n
     lengths = np.linalg.norm((along, down), axis=1)
     if np.abs(lengths - 1).max() > 0.01 or abs(along @ down) > 0.01:
         raise MediaError(
-            f"{name} has an orientation whose row and column are no unit vectors at a right angle. "
+            f"{name} has an orientation whose row and column are not orthogonal unit vectors. "
             "Export it again."
         )
     return along / lengths[0], down / lengths[1]
@@ -128,9 +128,8 @@ def _unplaced(
     """Return the placement of a slice whose position is not known."""
     if len(planes) > 1:
         raise MediaError(
-            f"{name} has {len(planes)} frames or slices that do not say where they lie, such as "
-            "those of a film: their order in space is not known. Convert it to NIfTI with a right "
-            "affine."
+            f"{name} has {len(planes)} frames or slices without a position, such as those of a "
+            "film: their order in space is unknown. Convert it to NIfTI with a correct affine."
         )
     depth, remark = _depth(planes[0])
     axes = np.diag((spacing[1], spacing[0], depth))
@@ -145,7 +144,7 @@ def _depth(plane: DicomPlane) -> tuple[float, tuple[str, ...]]:
 
 
 def _check_gaps(gaps: np.ndarray, name: str) -> None:
-    """Refuse slices at the same place, or at uneven distances."""
+    """Raise if slices lie at the same place or at uneven distances."""
     double = int((gaps < _SAME_PLACE).sum())
     if double:
         count = len(gaps) + 1

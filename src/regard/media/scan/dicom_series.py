@@ -1,7 +1,7 @@
-"""Finds the DICOM files of a folder, and groups them into series.
+"""Discovery of the DICOM files of a folder, grouped into series.
 
-Only technical attributes are read from a file. Those that tell who was scanned, where, when and
-why are not even parsed.
+Only technical attributes are read from a file. Attributes about the patient and the examination are
+not even parsed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MODALITIES = frozenset(
     # without an image
     + ("DOC", "ECG", "KO", "PR", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "SR", "FID", "RWV")
 )
-"""Any other text that a file gives as its modality is never repeated."""
+"""Known modalities; any other text in that attribute is never repeated."""
 
 _TAGS = (
     ("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType")
@@ -49,8 +49,8 @@ class DicomHeader:
     Attributes:
         source: its path, or its bytes.
         dataset: its technical attributes.
-        series: equal for all files of a series; a file of many frames is a series of its own.
-        number: of the series, for sorting.
+        series: equal for all files of a series; a file of many frames is its own series.
+        number: number of the series, for sorting.
         modality: a known one, or "".
         shape: (frames, rows, cols); zeros if it holds no image.
     """
@@ -87,7 +87,7 @@ def read_header(source: str | bytes, name: str) -> DicomHeader:
     head = source[:_HEAD] if isinstance(source, bytes) else read_start(source, name, _HEAD)
     refuse_empty(len(head), name)
     if not is_dicom(head) and _ENVELOPED in head:
-        raise MediaError(f"{name} is encrypted. Decrypt it first, where its key is.")
+        raise MediaError(f"{name} is encrypted. Decrypt it first.")
     with damage_as_media_error(name, "DICOM"), quiet_libraries:
         return _header(source, read_dataset(source, pixels=False))
 
@@ -135,11 +135,11 @@ def pick_series(folder: str, number: int | None) -> tuple[tuple[DicomHeader, ...
     """Return the files of a series and notes.
 
     Args:
-        folder: of DICOM files.
-        number: of the series, from 1; None if the folder has only one.
+        folder: folder of DICOM files.
+        number: number of the series, from 1; None if the folder has only one.
 
     Raises:
-        MediaError: there is no such series, or there are several and no number; they are listed.
+        MediaError: the series does not exist, or the number is missing; the series are listed.
     """
     found, notes = read_series(folder)
     if number is None and len(found) == 1:
@@ -155,7 +155,7 @@ def pick_series(folder: str, number: int | None) -> tuple[tuple[DicomHeader, ...
 
 
 def _describe(headers: tuple[DicomHeader, ...]) -> str:
-    """Return modality, slices and size of a series, but nothing that may hold a name."""
+    """Return modality, slices and size of a series, without data that may hold a name."""
     _, rows, cols = headers[0].shape
     slices = sum(header.shape[0] for header in headers)
     modality = headers[0].modality or "of unknown modality"
@@ -166,7 +166,7 @@ def _header(source: str | bytes, dataset: Any) -> DicomHeader:
     if dataset.get("SOPClassUID") is None and dataset.get("Rows") is None:
         meta = getattr(dataset, "file_meta", None)
         if meta is None or meta.get("MediaStorageSOPClassUID") is None:
-            raise ValueError("none of the attributes of DICOM")
+            raise ValueError("no DICOM attributes found")
     rows, cols = (int(dataset.get(key) or 0) for key in ("Rows", "Columns"))
     frames = int(dataset.get("NumberOfFrames") or 1) if rows > 0 and cols > 0 else 0
     series = str(dataset.get("SeriesInstanceUID") or "")

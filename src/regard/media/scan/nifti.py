@@ -1,4 +1,4 @@
-"""Reads NIfTI files, single and gzipped, as stored volumes."""
+"""Reader of NIfTI files, plain and gzipped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_nifti(source: str | bytes, name: str, max_voxels: int) -> StoredVolume:
 
     Args:
         source: path of a .nii or .nii.gz, or such a file's bytes.
-        name: what messages call it.
+        name: its name in messages.
         max_voxels: more are refused by the header, before anything is allocated.
 
     Raises:
@@ -43,7 +43,7 @@ def read_nifti(source: str | bytes, name: str, max_voxels: int) -> StoredVolume:
 
 
 def from_nibabel(image: Any, name: str, max_voxels: int) -> StoredVolume:
-    """Return the volume of a nibabel image; see `read_nifti` for what is refused."""
+    """Return the volume of a nibabel image; see `read_nifti` for the checks."""
     header = image.header
     shape = _checked_shape(tuple(int(n) for n in header.get_data_shape()), name, max_voxels)
     dtype = header.get_data_dtype()
@@ -73,8 +73,7 @@ def _image_class(nibabel: Any, head: bytes, name: str) -> Any:
     newer = head[4:7] == b"n+2"
     if not newer and head[344:347] not in (b"n+1", b"ni1") and head[4:7] != b"ni2":
         raise UnknownMedia(
-            f"{name} is not a scan that can be read: its header is neither NIfTI (.nii, .nii.gz) "
-            "nor DICOM."
+            f"{name} is not a readable scan: its header is neither NIfTI (.nii, .nii.gz) nor DICOM."
         )
     if head[344:348] in _PAIRS or head[4:8] in _PAIRS:
         raise MediaError(
@@ -85,8 +84,8 @@ def _image_class(nibabel: Any, head: bytes, name: str) -> Any:
     header = kind.header_class(head[: _NIFTI2_HEADER if newer else _NIFTI1_HEADER], check=False)
     if not float(header["vox_offset"]) <= _MAX_OFFSET:  # this refuses NaN, too
         raise MediaError(
-            f"{name} says that its voxels begin after {float(header['vox_offset']):g} bytes: its "
-            "header is damaged. Copy or export the scan again."
+            f"{name} has the voxel offset {float(header['vox_offset']):g}: its header is "
+            "damaged. Copy or export the scan again."
         )
     return kind
 

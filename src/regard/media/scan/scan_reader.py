@@ -1,4 +1,4 @@
-"""Reads scans of every supported kind into canonical orientation."""
+"""Reader of scans of all supported kinds, in canonical orientation."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _scan(stored: StoredVolume, spec: ScanSpec, name: str, digest: str) -> Scan:
     low = float(pixels.min())
     if low == pixels.max():
         raise MediaError(
-            f"{name} holds the value {low:g} in every voxel: there is nothing to see. Export the "
+            f"{name} holds the value {low:g} in every voxel. Export the "
             "scan again, or use another one."
         )
     if spec.window in CT_WINDOWS and (stored.modality not in ("", "CT") or low >= 0):
@@ -139,7 +139,7 @@ def _finite(pixels: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]
     if not missing:
         return pixels, ()
     if missing == pixels.size:
-        raise MediaError(f"{name} holds no number in any voxel (all NaN or infinite).")
+        raise MediaError(f"{name} has no finite voxel (all are NaN or infinite).")
     low = pixels[finite].min()
     note = f"{missing} voxels that are no numbers, set to the smallest value {low:g}"
     return np.where(finite, pixels, low), (note,)

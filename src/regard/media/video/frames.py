@@ -1,4 +1,4 @@
-"""Frames of a clip: which of them are read, and how a decoded one becomes upright RGB.
+"""Frames of a clip: the choice of frames, and conversion to upright RGB.
 
 Frames are counted in the order in which they are shown, and chosen by their times alone. They are
 cut into chunks, and one frame stands for each chunk:
@@ -8,7 +8,7 @@ cut into chunks, and one frame stands for each chunk:
 - "seconds": the frames shown in each interval of `every` seconds; an interval in which no new
   frame appears belongs to the frame that is still on the screen. If there are more than K
   intervals, the frames are cut as for "chunks";
-- "all": every frame is a chunk of its own; more than K are refused.
+- "all": every frame is its own chunk; more than K are refused.
 
 The frame of a chunk is `chunk[len(chunk) // 2]` ("middle") or `chunk[0]` ("first", as in the
 released code of Yao et al. 2015). With `first_frames`, only so many frames are cut into chunks.
@@ -37,13 +37,13 @@ _ASPECTS = (Fraction(1, 8), Fraction(8))  # of a pixel; values beyond are taken 
 
 @dataclass
 class Timeline:
-    """When the frames of a stream are shown, in ticks of its clock.
+    """Display times of the frames of a stream, in ticks of its clock.
 
     Attributes:
         tick: seconds.
-        pts: of each frame, in the order of showing; None if the file does not say.
-        durations: of each frame; 0 if unknown.
-        rate: frames per second, as the file says or FFmpeg guesses; 0 if unknown.
+        pts: time stamp of each frame, in display order; None if unknown.
+        durations: duration of each frame; 0 if unknown.
+        rate: frames per second, stored in the file or guessed by FFmpeg; 0 if unknown.
         keys: numbers of the key frames, from which decoding can begin.
         even: the file has a rate but no time for each frame (AVI). FFmpeg guesses times from the
             order of B-frames, and these guesses are not used.
@@ -60,7 +60,7 @@ class Timeline:
         return len(self.pts)
 
     def seconds(self) -> np.ndarray:
-        """Return (n + 1,) seconds, rising: when each frame is shown, and when the last one ends.
+        """Return (n + 1,) increasing seconds: when each frame is shown, and when the last one ends.
 
         The first is 0. A frame without a time, or with one that is not after the frame before,
         follows that by one frame at the file's rate.
@@ -81,10 +81,10 @@ class Timeline:
 
 
 class Choice(NamedTuple):
-    """One frame that is read, and the chunk of frames that it stands for.
+    """One frame that is read, and the chunk of frames that it represents.
 
     Attributes:
-        frame: its number in the order of showing, from 0.
+        frame: its number in display order, from 0.
         start: first frame of its chunk.
         stop: first frame after its chunk.
     """
@@ -100,7 +100,7 @@ def choose_frames(times: np.ndarray, spec: ClipSpec, name: str) -> list[Choice]:
     Args:
         times: (n,) seconds at which each frame is shown, from the first one, rising.
         spec: choice, take, frames, first_frames and every are used.
-        name: of the clip, for messages.
+        name: name of the clip, for messages.
 
     Raises:
         MediaError: the choice is "all", and the clip has more than K frames.
@@ -127,7 +127,7 @@ def _intervals(times: np.ndarray, every: float) -> list[np.ndarray]:
     # A frame at 2.9999999 s belongs to 3 s: time stamps are whole ticks, intervals are not.
     number = np.floor(times / every + 1e-6)
     steps = np.diff(number)
-    # A frame that stays on the screen through an interval without a new one is a chunk of its own:
+    # A frame that stays on the screen through an interval without a new one is its own chunk:
     # it is what that interval shows.
     cuts = np.union1d(np.flatnonzero(steps) + 1, np.flatnonzero(steps > 1))
     return np.split(np.arange(len(times)), cuts[cuts > 0])
@@ -136,7 +136,7 @@ def _intervals(times: np.ndarray, every: float) -> list[np.ndarray]:
 def upright_frame(
     frame: VideoFrame, stream: VideoStream, notes: list[str]
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return a frame's pixels as they are shown, and the size at which it is shown.
+    """Return a frame's upright pixels and its display size.
 
     Args:
         frame: as decoded.
@@ -195,7 +195,7 @@ def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
 
 
 def apply_display_matrix(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Turn and mirror pixels as a display matrix says, to the nearest quarter turn.
+    """Rotate and mirror pixels by a display matrix, to the nearest quarter turn.
 
     Args:
         pixels: (height, width, ...).

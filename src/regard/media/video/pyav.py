@@ -1,8 +1,8 @@
-"""Reads video streams with PyAV, safely: local bytes only, bounded work, upright RGB frames.
+"""Safe decoding of video streams with PyAV: local bytes only, bounded work, upright RGB frames.
 
-FFmpeg opens whatever a playlist or a reference inside a file names, over the network, too. Here
-it opens nothing: it gets an open Python file, a list of the containers that it may take it for,
-and a refusal for every further file that it asks for.
+FFmpeg opens any file or URL that a playlist or reference inside a file names. Here it opens
+nothing: it gets an open Python file and a list of allowed containers, and requests for other files
+are refused.
 
 PyAV leaves FFmpeg's log off unless a program turns it on, for the whole process. This module does
 not touch that switch.
@@ -47,12 +47,12 @@ OnFrame = Callable[[int], None]
 
 @dataclass
 class DecodedFrames:
-    """The frames that were wanted, and what decoding found out.
+    """The requested frames, and facts found while decoding.
 
     Attributes:
-        frames: pixels, (height, width, 3) uint8, of the frames that were wanted, by number.
+        frames: pixels, (height, width, 3) uint8, of the requested frames by number.
         size: (height, width) of the first of them before it was scaled down.
-        timeline: of all frames that were decoded.
+        timeline: timeline of all frames that were decoded.
         damaged: packets that could not be decoded, and frames that were repaired.
         broken_off: whether the file could not be read to its end.
         notes: decisions about the pixels.
@@ -286,7 +286,7 @@ def _packets(
 def _frames(
     container: InputContainer, stream: VideoStream, decoded: DecodedFrames
 ) -> Iterator[VideoFrame]:
-    """Decode what can be decoded; damaged packets are counted and skipped."""
+    """Decode packets; damaged ones are counted and skipped."""
     for packet in _packets(container, stream, decoded):
         try:
             yield from packet.decode()

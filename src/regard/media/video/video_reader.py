@@ -1,8 +1,8 @@
-"""Reads video clips of every common kind: the few frames that a network reads.
+"""Reader of video clips: only the frames that a network reads.
 
 It passes over the file twice: first it reads the times of the packets and decodes nothing, then
-it decodes, and keeps only the chosen frames, scaled down. A clip of any length so takes the memory
-of its chosen frames. If the second pass finds other frames than the packets promised, the frames
+it decodes, and keeps only the chosen frames, scaled down. Memory thus depends only on the number
+of chosen frames. If the second pass finds other frames than the packets promised, the frames
 are chosen and decoded again from those that were really shown: exact, but slower. Of a long clip
 only the stretches from a key frame to each chosen frame are decoded, if its container keeps exact
 times.
@@ -51,8 +51,8 @@ def read_clip(
 ) -> Clip:
     """Read the chosen frames of a clip: upright, RGB, on square pixels.
 
-    `regard.media.video.frames` says how they are chosen. Frames are counted in the order of
-    showing; a rotation flag is applied, and frames that an edit list cuts away do not count.
+    `regard.media.video.frames` describes the choice. Frames are counted in display order; a
+    rotation flag is applied, and frames that an edit list cuts away do not count.
     Frames whose long side has more than 640 pixels are scaled down; `frame_size` gives their
     original size. Damaged parts are skipped with a note, as long as anything can be decoded.
 

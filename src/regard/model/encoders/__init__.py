@@ -1,4 +1,4 @@
-"""Encoders: one table of names, each loaded when it is asked for."""
+"""Encoders: a table of names, each loaded on first use."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def known_encoders() -> tuple[str, ...]:
 def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
     """Build the encoder that a config names, frozen and in evaluation mode.
 
-    Weights that nobody has trained (`untrained_parameters`) are never frozen.
+    Weights that are not pretrained (`untrained_parameters`) are never frozen.
 
     Args:
         config: the `[encoder]` section.
-        pretrained: start from `encoder.weights`, or else from the weights that its package
-            brings; False leaves random weights, to be overwritten by a checkpoint.
+        pretrained: start from `encoder.weights`, or else from the weights in its package; False
+            leaves random weights, to be overwritten by a checkpoint.
 
     Raises:
-        UnknownName: no such encoder.
+        UnknownName: the encoder is unknown.
         ConfigError: a setting does not fit the encoder.
         MissingExtra: its package is not installed.
     """
@@ -87,7 +87,7 @@ def _start_from(encoder: Encoder, path: str) -> None:
         encoder.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConfigError(
-            f"encoder.weights is {path!r}, which does not give {encoder.name} its weights: {error}"
+            f"encoder.weights is {path!r}, which does not fit {encoder.name}: {error}"
         ) from error
 
 

@@ -29,7 +29,7 @@ class AuxiliaryHeads(Encoder):
     """An encoder of one grid, with layers for numbers and shares on its vectors."""
 
     def __init__(self, inner: Encoder, numbers: int, parts: int) -> None:
-        """Wrap an encoder; it is used as it is, not copied.
+        """Wrap an encoder without copying it.
 
         Args:
             inner: makes the vectors.

@@ -1,4 +1,4 @@
-"""The interface of encoders, and what their constructors share."""
+"""The interface of encoders, and shared parts of their constructors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regard.media.reader import Reader
 
 @contextmanager
 def reproducible_weights() -> Generator[None]:
-    """Draw the weights that are made inside from a fixed seed; torch's generator is unchanged."""
+    """Seed torch within the block so that weights are reproducible, then restore its generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -35,7 +35,7 @@ def init_convolutions(layers: Iterable[nn.Module]) -> None:
 
 
 def check_level(config: EncoderConfig, levels: Iterable[str]) -> None:
-    """Refuse a level that an encoder does not have.
+    """Check the level of an encoder.
 
     Raises:
         ConfigError: `encoder.level` is not among `levels`.
@@ -67,7 +67,7 @@ class Encoder(nn.Module, Reader, ABC):
         """
 
     def untrained_parameters(self) -> list[nn.Parameter]:
-        """Return the weights that nobody has trained; they are trained even in a frozen encoder.
+        """Return weights that are not pretrained; they are trained even in a frozen encoder.
 
         They learn at the decoder's rate, not at that of fine-tuned weights.
         """
@@ -78,7 +78,7 @@ class Encoder(nn.Module, Reader, ABC):
         return []
 
     def frozen_part(self) -> Encoder | None:
-        """Return the part of this encoder that no training changes, or None if all is trained.
+        """Return the frozen part of this encoder, or None if all of it is trained.
 
         Its vectors need to be computed only once. `finish` continues from them.
         """
@@ -90,9 +90,9 @@ class Encoder(nn.Module, Reader, ABC):
         return vectors
 
     def train(self, mode: bool = True) -> Encoder:
-        """Set the mode; BatchNorm keeps its statistics even while it is fine-tuned.
+        """Set the mode; BatchNorm keeps its statistics even during fine-tuning.
 
-        A caption batch is too small and too alike to re-estimate ImageNet statistics.
+        A caption batch is too small and too uniform to re-estimate ImageNet statistics.
         """
         super().train(mode)
         for module in self.modules():
@@ -135,9 +135,9 @@ class PictureEncoder(Encoder):
         Args:
             config: name, level, image_size and resize are read.
             strides: pixels of a cell's side, by level.
-            multiple: of the sizes that the network takes.
+            multiple: divisor of the sizes that the network takes.
             mean: subtracted from every colour, 0-255.
-            std: what they are then divided by.
+            std: divisor of the result.
 
         Returns:
             The stride of the config's level.
@@ -180,7 +180,7 @@ class ScanEncoder(Encoder):
     spec: ScanSpec
 
     def __init__(self, config: VolumeConfig) -> None:
-        """Set what is read.
+        """Set the preprocessing.
 
         Args:
             config: shape, spacing and window are read.

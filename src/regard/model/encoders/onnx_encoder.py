@@ -1,4 +1,4 @@
-"""Modules as ONNX graphs, and encoders run by onnxruntime.
+"""Export of modules as ONNX graphs, and encoders run by onnxruntime.
 
 torch's exporter can fold BatchNorm into convolutions and transpose matrices; both make new weights,
 which a checkpoint does not hold. Here the graph keeps every weight and its name, so that it can
@@ -39,8 +39,8 @@ def trace_graph(
     Args:
         module: on the CPU; its weights become initialisers by their names in `state_dict`.
         inputs: an example; its dynamic sizes should be above 1.
-        input_names: of the graph.
-        output_names: of the graph.
+        input_names: names of the inputs of the graph.
+        output_names: names of the outputs of the graph.
         dynamic_axes: for each input its dynamic axes, as `torch.export.Dim`s.
 
     Raises:
@@ -137,12 +137,12 @@ class EncodeFunction(Protocol):
 
 
 def encode_with(encoder: Encoder, *, runtime: str = "auto", threads: int = 0) -> EncodeFunction:
-    """Return the function that encodes pixels as `dispatch.ENCODER` says.
+    """Return the function that encodes pixels, chosen by `dispatch.ENCODER`.
 
     Args:
         encoder: in evaluation mode.
         runtime: "auto" (onnxruntime if it and onnxscript are installed), "onnxruntime" or "torch".
-        threads: of onnxruntime; 0: as many as torch has.
+        threads: number of threads of onnxruntime; 0: as many as torch has.
 
     Raises:
         CheckpointError: onnxruntime cannot load the encoder's graph.

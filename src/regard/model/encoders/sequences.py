@@ -1,4 +1,4 @@
-"""Clips and scans through a picture's encoder, and a small 3D CNN for the motion of a clip.
+"""Encoders of clips and scans that apply a picture's encoder, and a small 3D CNN for motion.
 
 Local motion follows Yao et al. 2015, section 4.1: 3×3×3 kernels, ReLU, local max-pooling.
 Deviations: theirs reads cuboids of HOG, HOF and MBH and is trained to recognise actions beforehand;
@@ -85,12 +85,12 @@ def _smaller(pixels: Tensor) -> Tensor:
 
 
 class FrameEncoder(Encoder):
-    """The frames of a clip through a picture's encoder."""
+    """Encoder of clips that applies a picture's encoder to each frame."""
 
     spec: ClipSpec
 
     def __init__(self, picture: PictureEncoder, config: VideoConfig) -> None:
-        """Wrap a picture's encoder; it is used as it is, not copied.
+        """Wrap a picture's encoder without copying it.
 
         Args:
             picture: encodes each frame.
@@ -118,11 +118,11 @@ class FrameEncoder(Encoder):
             self.exportable = False  # a graph of pixels cannot know where the clip ends
 
     def untrained_parameters(self) -> list[nn.Parameter]:
-        """Return those of the motion network, which nobody has trained."""
+        """Return the parameters of the motion network, which is not pretrained."""
         return [] if self.motion is None else list(self.motion.parameters())
 
     def frozen_parameters(self) -> list[nn.Parameter]:
-        """Return those of the picture's network."""
+        """Return the frozen parameters of the picture's network."""
         return self.picture.frozen_parameters()
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -153,7 +153,7 @@ class FrameEncoder(Encoder):
 
 
 def _real_frames(pixels: Tensor, mask: Tensor) -> Tensor:
-    """Return (N, K) bool: which frames are no padding, from the mask of cells."""
+    """Return (N, K) bool from the mask of cells: True = the frame is not padding."""
     return mask.view(*pixels.shape[:2], -1)[..., 0]
 
 
@@ -161,13 +161,13 @@ _WHITE = 255.0
 
 
 class SliceEncoder(ScanEncoder):
-    """The slices of a scan through a picture's encoder."""
+    """Encoder of scans that applies a picture's encoder to each slice."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, picture: PictureEncoder, config: VolumeConfig) -> None:
-        """Wrap a picture's encoder; it is used as it is, not copied.
+        """Wrap a picture's encoder without copying it.
 
         Args:
             picture: encodes each slice.
@@ -198,7 +198,7 @@ class SliceEncoder(ScanEncoder):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
     def frozen_parameters(self) -> list[nn.Parameter]:
-        """Return those of the picture's network."""
+        """Return the frozen parameters of the picture's network."""
         return self.picture.frozen_parameters()
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -52,7 +52,7 @@ class SmallCNN(PictureEncoder):
 
         Args:
             config: image_size and resize are read.
-            pretrained: ignored, since there are no such weights; all encoders take it.
+            pretrained: ignored, since no weights exist; all encoders take it.
 
         Raises:
             ConfigError: the size is not a multiple of 8, or the level is not "stride8".
@@ -108,7 +108,7 @@ class SmallCNN3D(ScanEncoder):
 
         Args:
             config: level and volume are read.
-            pretrained: ignored, since there are no such weights; all encoders take it.
+            pretrained: ignored, since no weights exist; all encoders take it.
 
         Raises:
             ConfigError: a side of the input is not a multiple of 4, or the level is not "stride4".

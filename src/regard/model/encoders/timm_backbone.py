@@ -1,6 +1,6 @@
 """Any timm backbone as an encoder: `timm:vgg19.tv_in1k`, `timm:resnet101`, `timm:convnext_tiny` ...
 
-timm is imported only when such an encoder is asked for, since it needs a torchvision that
+timm is imported only when such an encoder is requested, since it needs a torchvision that
 fits the installed torch. What follows the dot names the weights; without it timm's present
 default is taken, which another version of timm may change.
 """
@@ -38,8 +38,8 @@ class TimmBackbone(PictureEncoder):
                 neither.
 
         Raises:
-            ConfigError: there is no such backbone or level, it does not take this size, or its
-                weights cannot be had.
+            ConfigError: the backbone or level does not exist, it does not take this size, or its
+                weights are not available.
             MissingExtra: timm, or a torchvision that it can import, is not installed.
         """
         super().__init__()
@@ -83,10 +83,10 @@ def _create(config: EncoderConfig, pretrained: bool) -> torch.nn.Module:
         raise _unknown(timm, name)
     options: dict[str, object] = {"features_only": True, "out_indices": (_level(config),)}
     try:
-        # Position codes and windows are made for one size, and timm wants to be told which.
+        # Position codes and windows depend on the size, which timm must know.
         if timm.get_pretrained_cfg(name).fixed_input_size:
             options["img_size"] = config.image_size
-        # Fresh weights are drawn first; the caller's random numbers go on unmoved.
+        # Fresh weights are drawn first; the caller's random state is unchanged.
         with torch.random.fork_rng(devices=[]):
             return timm.create_model(name, pretrained=pretrained, **options)
     except (IndexError, AssertionError) as error:
@@ -135,7 +135,7 @@ def _last_level(timm: Any, name: str) -> int:
 
 
 def _unknown(timm: Any, name: str) -> ConfigError:
-    # There are more than a thousand: only near ones are named.
+    # timm has more than a thousand models: only near names are listed.
     known = timm.list_models()
     near = difflib.get_close_matches(name, known, n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -168,9 +168,9 @@ def _check_cells(config: EncoderConfig, grid_shape: tuple[int, int], stride: int
     if any(cells * stride != config.image_size for cells in grid_shape):
         raise ConfigError(
             f"encoder.image_size is {config.image_size}, and level {config.level} of "
-            f"{config.name} makes {grid_shape[0]}×{grid_shape[1]} cells of {stride} pixels of it. "
-            "Take a multiple of that, so that every cell covers the same number of pixels; a "
-            "backbone that then still does not fit cuts off edges, and cannot be used."
+            f"{config.name} divides it into {grid_shape[0]}×{grid_shape[1]} cells of "
+            f"{stride} pixels. Use a multiple, so that all cells cover equally many pixels; a "
+            "backbone that still does not fit cuts off edges and cannot be used."
         )
 
 

@@ -1,4 +1,4 @@
-"""Training objectives, by the name that a recipe gives them."""
+"""Training objectives, by their names in recipes."""
 
 from regard.config import Recipe
 from regard.data.dataset import CaptionDataset

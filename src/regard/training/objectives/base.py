@@ -56,7 +56,7 @@ class Loss:
 
 
 class Objective(nn.Module, ABC):
-    """A loss on one batch. What it needs from earlier steps is stored in buffers.
+    """A loss on one batch. State from earlier steps is stored in buffers.
 
     A batch may be processed in parts, by several processes or one after the other: `loss` sees one
     part and changes nothing; `update` receives the sums over all parts.
@@ -68,7 +68,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def needs_first_pass(self) -> bool:
-        """Whether `update` must see a batch before the losses of that batch are right."""
+        """Whether `update` must run on a batch before its losses are valid."""
         return False
 
     def update(self, statistics: Tensor) -> None:

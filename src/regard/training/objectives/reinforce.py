@@ -79,7 +79,7 @@ class HardAttentionObjective(Objective):
 
     @property
     def needs_first_pass(self) -> bool:
-        """Whether there is no baseline yet. The first batch sets it before its own losses.
+        """Whether the baseline is not set yet. The first batch sets it before its own losses.
 
         Otherwise the first rewards would be compared with 0.
         """

@@ -39,7 +39,7 @@ class SelfCritical(Objective):
     """
 
     def __init__(self, config: ObjectiveConfig, reward: Reward, max_length: int) -> None:
-        """Set the objective up.
+        """Set up the objective.
 
         Args:
             config: samples, reward_end_token and cross_entropy_weight are read.
