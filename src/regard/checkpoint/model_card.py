@@ -1,7 +1,5 @@
 """The model card that every checkpoint carries."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

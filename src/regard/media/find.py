@@ -1,7 +1,5 @@
 """Finds media files: tells their medium, expands globs and folders, and computes digests."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Reads pictures of every mode that Pillow decodes as upright RGB of 8 bits."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Turns upright pixels and voxels into network inputs, as a stored specification says."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

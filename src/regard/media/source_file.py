@@ -1,7 +1,5 @@
 """Source files: how they are opened, the limits of their size, and what reading them may log."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import warnings

@@ -6,8 +6,6 @@ returns None and callers do the same in plain torch, several times slower. Funct
 the names of their parameters, which are read from the C++ source itself.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import logging

@@ -9,8 +9,6 @@ that has a choice asks it: `SOFT_ATTENTION.choose(case)` names the implementatio
 This module imports neither torch nor Triton: captioning with ONNX graphs asks it, too.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable, Iterator

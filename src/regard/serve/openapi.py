@@ -1,7 +1,5 @@
 """The OpenAPI description: forms, answers, and every status that the API answers with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

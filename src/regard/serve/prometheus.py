@@ -4,8 +4,6 @@ If several processes serve, each writes its counts to files in a folder that the
 PROMETHEUS_MULTIPROC_DIR names, and the one that is asked answers with the sums.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Environment of distributed training: how many processes train together. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib.util import find_spec
 

@@ -4,8 +4,6 @@ Two threads that share every product wait for each other at its end, and both wa
 runs between two. Where there are many batches it is faster that each thread does its own.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -3,8 +3,6 @@
 Messages never repeat what pydicom says of a file, which may be what the file says of a patient.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Sorts DICOM slices, computes their affine, and refuses slices that do not form a volume."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Only technical attributes are read from a file. Those that tell who was scanned,
 why are not even parsed.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from collections import Counter

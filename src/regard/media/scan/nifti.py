@@ -1,7 +1,5 @@
 """Reads NIfTI files, single and gzipped, as stored volumes."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import math

@@ -1,7 +1,5 @@
 """Reads scans of every supported kind into canonical orientation."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Encoders: one table of names, each loaded when it is asked for."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 
