@@ -4,8 +4,6 @@
 that a service has loaded, from which a request names one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any

@@ -1,7 +1,5 @@
 """The interface of backends, which run an encoder and the decoder's steps on their own arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Protocol
 

@@ -7,8 +7,6 @@ no trace. Ray would retry without end, so a unit that kills one worker after the
 failed.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import warnings

@@ -5,8 +5,6 @@ A `Place` is a file system, and a path is the name of a file there; a URL names 
 does not know; there the query is part of the path, as for http.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -10,8 +10,6 @@ has these keys in addition:
     error          why an item failed; such a row has no caption
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 from abc import ABC, abstractmethod

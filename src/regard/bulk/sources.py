@@ -5,8 +5,6 @@ pattern of these. The order of its items is fixed: that of sorted paths, lines, 
 Each list is read once, and only the names of one folder are held in memory.
 """
 
-from __future__ import annotations
-
 import csv
 import glob
 import io

@@ -1,7 +1,5 @@
 """`regard bulk`."""
 
-from __future__ import annotations
-
 import time
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`regard data`: checks, shards and synthetic data sets."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

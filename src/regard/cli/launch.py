@@ -5,8 +5,6 @@ the others wait for its gradients forever; so this process, which does not train
 the launcher itself dies, the standard input of its children ends, and they end, too.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

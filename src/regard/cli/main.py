@@ -3,8 +3,6 @@
 Statuses: 0 success; 1 an item failed and the others went on; 2 wrong usage or settings.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import importlib

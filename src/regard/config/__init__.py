@@ -3,8 +3,6 @@
 A recipe is data: no evaluation, no class paths. This package imports neither torch nor numpy.
 """
 
-from __future__ import annotations
-
 from regard.config.networks import DecoderConfig, EncoderConfig, VideoConfig, VolumeConfig
 from regard.config.training import (
     DataConfig,

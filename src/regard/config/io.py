@@ -4,8 +4,6 @@ Unknown keys are refused with the nearest known name. A limit stands in a field'
 `Annotated[int, Range(1, 4096)]`. This module imports neither torch nor numpy.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache

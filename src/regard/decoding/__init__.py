@@ -1,7 +1,5 @@
 """Decoding: greedy, beam and sampled captions with their full traces, on any backend."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

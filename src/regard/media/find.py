@@ -1,7 +1,5 @@
 """Media files: detection of the medium, expansion of globs and folders, and digests."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os

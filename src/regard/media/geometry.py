@@ -3,8 +3,6 @@
 Drawings, pointing scores, heat maps and pages all use these functions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from regard.types import Grid

@@ -1,7 +1,5 @@
 """Reader of pictures: every mode that Pillow decodes, converted to upright 8-bit RGB."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -10,8 +10,6 @@ A task and a result are messages: the length of a header (4 bytes, little-endian
 (JSON), and as many bytes as its `size` says.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Preprocessing of upright pixels and voxels into network inputs, by a stored specification."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

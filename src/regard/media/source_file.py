@@ -1,7 +1,5 @@
 """Source files: opening, size limits, and silencing of the libraries' logs."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import warnings

@@ -1,7 +1,5 @@
 """Attention: scores, soft and hard contexts, the gate."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple

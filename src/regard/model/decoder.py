@@ -19,8 +19,6 @@ annotations may be projected to D and normalised (`feature_dim`, `annotation_nor
 the paper's presets).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

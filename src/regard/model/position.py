@@ -5,8 +5,6 @@ beyond what the encoder leaks. A code per grid axis, added to the annotations, c
 papers use none.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

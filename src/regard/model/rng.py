@@ -5,8 +5,6 @@ should be those of the whole batch at once. So each part draws the numbers of th
 a generator in the same state, and keeps the rows of its own pictures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

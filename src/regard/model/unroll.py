@@ -6,8 +6,6 @@ costs nothing for padding. Two captions of 1 and 2 words: order (1, 0), counts (
 are caption 1 step 0, caption 0 step 0, caption 1 step 1.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

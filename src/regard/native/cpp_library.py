@@ -6,8 +6,6 @@ returns None and callers use plain torch, several times slower. Functions are ca
 arguments, whose names are read from the C++ source itself.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import logging

@@ -9,8 +9,6 @@ it: `SOFT_ATTENTION.choose(case)` names the implementation for a case, and
 This module imports neither torch nor Triton: captioning with ONNX graphs uses it, too.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable, Iterator

@@ -10,8 +10,6 @@ memory, and computing it again would take 1.6 times as long. Triton never writes
 keeps logits, log-probabilities and the gradient of both, (R, V) each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Protocol
 

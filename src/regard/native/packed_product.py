@@ -1,7 +1,5 @@
 """Products of few rows with a constant weight, which is packed once and used at every step."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,8 +5,6 @@ gates, the first state, keys, values and weights. Its oracle is the loop of
 `regard.model.decoder.AttentionDecoder`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise

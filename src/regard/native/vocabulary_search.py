@@ -7,8 +7,6 @@ Of a large vocabulary, products in 16-bit integers find the words that may be th
 only these are computed in full.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Reliability and the expected calibration error are those of Guo et al. 2017, the
 1999 (`regard.reliability.confidence`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

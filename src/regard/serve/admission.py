@@ -1,7 +1,5 @@
 """Admission control: limits on queued files, bytes and pixels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager

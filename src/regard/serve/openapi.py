@@ -1,7 +1,5 @@
 """The OpenAPI description: forms, responses and status codes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ If several processes serve, each writes its counts to files in the folder
 PROMETHEUS_MULTIPROC_DIR, and the process that is scraped returns the sums.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Settings of a service: limits, timeouts, keys and addresses, from the environment or options."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields

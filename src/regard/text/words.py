@@ -4,8 +4,6 @@ Function words, colours, numbers and the most frequent actions are few enough to
 (`word_classes.txt`). A word on no list is a "thing": mostly nouns, and some adjectives.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

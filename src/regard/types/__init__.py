@@ -3,8 +3,6 @@
 Arrays are numpy arrays or torch tensors: whatever the backend holds.
 """
 
-from __future__ import annotations
-
 from regard.types.caption import SCHEMA_VERSION, AttentionTrace, Caption, Word
 from regard.types.decoding import (
     CONTEXTS,

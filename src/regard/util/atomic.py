@@ -5,8 +5,6 @@ disk leaves the old folder whole: in its place, or, after a kill between the two
 `.NAME.old`, which `recovered` finds. A file is also written beside its place and renamed.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import zlib

@@ -1,7 +1,5 @@
 """Environment variables of distributed training. Does not import torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib.util import find_spec
 

@@ -4,8 +4,6 @@ Threads that share every matrix product wait for each other at its end, and whil
 between two products. With many batches it is faster if each thread processes its own.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

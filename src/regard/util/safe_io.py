@@ -1,7 +1,5 @@
 """Safe reading of untrusted text and JSON: bounded in size, from regular files only."""
 
-from __future__ import annotations
-
 import json
 import stat
 from pathlib import Path

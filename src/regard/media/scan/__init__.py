@@ -1,7 +1,5 @@
 """Scans: NIfTI and DICOM files as stored volumes, reoriented to canonical axes (RAS+)."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Messages never include pydicom's own messages, which may contain a patient's data.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

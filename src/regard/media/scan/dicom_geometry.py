@@ -1,7 +1,5 @@
 """Geometry of DICOM slices: their order, their affine, and checks that they form a volume."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

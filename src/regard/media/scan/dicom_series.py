@@ -4,8 +4,6 @@ Only technical attributes are read from a file. Attributes about the patient and
 not even parsed.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """Reader of NIfTI files, plain and gzipped."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import math

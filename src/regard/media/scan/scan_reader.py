@@ -1,7 +1,5 @@
 """Reader of scans of all supported kinds, in canonical orientation."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from dataclasses import replace

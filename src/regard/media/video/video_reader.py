@@ -8,8 +8,6 @@ only the stretches from a key frame to each chosen frame are decoded, if its con
 times.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

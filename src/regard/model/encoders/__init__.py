@@ -1,7 +1,5 @@
 """Encoders: a table of names, each loaded on first use."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 

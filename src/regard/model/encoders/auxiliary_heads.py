@@ -14,8 +14,6 @@ has
 - P logits of the share of the cell that each part fills.
 """
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

@@ -5,8 +5,6 @@ and deviation. At 224 pixels stride 32 gives a 7×7 grid and stride 16 a 14×14 
 pixels stride 32 gives 14×14.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 from typing import Any

@@ -8,8 +8,6 @@ Pixels are (x - 127.5) / 127.5 on 0-255 RGB, which is what these weights see in 
 pixels stride 32 gives the 7×7×1024 map of the last module, whose mean is the paper's frame vector.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

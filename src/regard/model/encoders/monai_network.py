@@ -4,8 +4,6 @@ A ResNet is named as MONAI names it (`resnet10` to `resnet200`); every other net
 Settings of the class follow its name: `monai:SegResNet?init_filters=16&blocks_down=[1,2,2]`.
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import tomllib

@@ -5,8 +5,6 @@ which a checkpoint does not hold. Here the graph keeps every weight and its name
 point into `model.safetensors`; onnxruntime does the same folding when it loads.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -6,8 +6,6 @@ this one reads the frames' pixels and their differences from the frame before, a
 the captions. It pools over space only, so that every frame keeps its own vector.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import cast
 

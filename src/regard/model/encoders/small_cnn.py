@@ -18,8 +18,6 @@ attention then lies a cell beside the lesion, always on the same side; this happ
 mentions of small lesions.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

@@ -5,8 +5,6 @@ fits the installed torch. What follows the dot names the weights; without it tim
 default is taken, which another version of timm may change.
 """
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 
