@@ -158,7 +158,7 @@ def test_a_changed_encoder_is_noticed(folder: Path, tmp_path: Path) -> None:
     key = next(k for k in weights if k.startswith("encoder.") and k.endswith("weight"))
     weights[key] = weights[key] + 0.5
     save_file(weights, copy / "model.safetensors")
-    with pytest.raises(CheckpointError, match="damaged or of another model"):
+    with pytest.raises(CheckpointError, match="damaged or belongs to another model"):
         Captioner.load(copy)
 
 
@@ -375,7 +375,7 @@ def test_a_hub_id_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)  # type: ignore[arg-type]
     assert regard.load("somebody/model").name == "toy"
-    with pytest.raises(CheckpointError, match="the hub did not give it: 404"):
+    with pytest.raises(CheckpointError, match="the hub did not provide it: 404"):
         regard.load("somebody/else")
 
 
