@@ -110,7 +110,7 @@ class Pipeline:
         """Yield the caption, or the failure, of every source in order.
 
         Args:
-            batches: sources that go through the network together; taken as they are needed, one
+            batches: sources that go through the network together; consumed lazily, one batch
                 ahead.
         """
         if self.components.threads > 1:

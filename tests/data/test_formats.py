@@ -94,7 +94,7 @@ def test_a_caption_may_hold_the_delimiter_quotes_and_line_breaks(tmp_path: Path)
 
 def test_an_unknown_suffix_is_read_by_the_kind_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "captions").write_text("file,caption\na.jpg,a dog\n")
-    with pytest.raises(DatasetError, match="no known kind"):
+    with pytest.raises(DatasetError, match="unknown kind"):
         load_dataset(tmp_path / "captions")
     assert len(load_dataset(tmp_path / "captions", kind="csv")) == 1
     with pytest.raises(UnknownName, match="karpathy"):

@@ -245,9 +245,9 @@ def test_self_critical_training_is_not_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("decoder.hidden_dim=12", r"decoder.hidden_dim is 12, and .*model was trained with 10"),
+        ("decoder.hidden_dim=12", r"decoder.hidden_dim is 12, but .*model was trained with 10"),
         ("decoder.output_activation=linear", "output_activation is 'linear'.*with 'tanh'"),
-        ("encoder.resize=pad", "encoder.resize is 'pad', and .* with 'squash'"),
+        ("encoder.resize=pad", "encoder.resize is 'pad', but .* with 'squash'"),
         ("encoder.video.frames=3", "encoder.video.frames is 3"),
         ("encoder.weights=mine.safetensors", "both set the encoder's weights"),
         ("data.tokens=character", "data.tokens is 'character', and .* uses 'word' tokens"),
@@ -266,7 +266,7 @@ def test_models_that_do_not_fit_are_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model 'nowhere'"):
         fine_tuning_recipe("nowhere")
     toys.volume_captioner().save(tmp_path / "of-scans")
-    with pytest.raises(ConfigError, match=r"of-scans captions scans, and .*csv is of pictures"):
+    with pytest.raises(ConfigError, match=r"of-scans captions scans, and .*csv holds pictures"):
         prepared(recipe_of(tmp_path / "of-scans", tmp_path), tmp_path)
     config = model / "config.json"
     config.write_text(config.read_text("utf-8").replace('"gate"', '"gait"'), "utf-8")

@@ -138,7 +138,7 @@ class Audit:
         return reliability([p for p, _ in judged], [ok for _, ok in judged])
 
     def confusions(self) -> list[tuple[str, str, str, int]]:
-        """Return (class, word, word of most references instead, pictures), most frequent first."""
+        """Return (class, word, most references' word, pictures), most frequent first."""
         names = _OneForm()
         pairs = Counter(
             pair

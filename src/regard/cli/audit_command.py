@@ -159,7 +159,7 @@ def draw(
     folder = OutputFolder(out, "--out").folder
     if captioner.medium != "image":
         raise ConfigError(
-            f"{captioner.name!r} captions {captioner.medium}s, and a reading test shows pictures."
+            f"{captioner.name!r} captions {captioner.medium}s, but a reading test needs pictures."
         )
     shown: list[RatingItem] = []
     failed = False

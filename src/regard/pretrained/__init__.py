@@ -40,7 +40,7 @@ def find_model(name: str | None = None, medium: str = "image") -> Path:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
     raise CheckpointError(
-        f"unknown model {name!r}: it is neither a folder nor a shipped model (shipped: "
+        f"no model {name!r}: it is neither a folder nor a shipped model (shipped: "
         f"{', '.join(shipped) or 'none'}). A hub id has the form owner/model."
     )
 

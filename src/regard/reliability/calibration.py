@@ -158,7 +158,7 @@ def platt(
     """Fit (scale, shift) of P(supported) = sigmoid(scale · logit + shift) by maximum likelihood.
 
     The targets are Platt's, (n + 1) / (n + 2) and 1 / (m + 2) of n words with and m without
-    support: the fit stays finite where the two can be told apart without an error.
+    support: the fit stays finite where the two are perfectly separable.
 
     Args:
         logits: (n,) of the words' probabilities.

@@ -1,10 +1,10 @@
 """GoogLeNet (Szegedy et al. 2015), the frame features of Yao et al. 2015.
 
-In the form in which torchvision publishes its ImageNet weights: with BatchNorm, and with 3×3
-kernels where the paper has 5×5. Built here, so that torchvision need not be installed; its file of
-weights must lie in torch's own cache and is never fetched.
+This is the variant whose ImageNet weights torchvision publishes: with BatchNorm, and with 3×3
+kernels where the paper has 5×5. It is built here, so that torchvision need not be installed; the
+weights file must lie in torch's own cache and is never fetched.
 
-Pixels are (x - 127.5) / 127.5 on 0-255 RGB, which is what these weights see in the end. At 224
+Pixels are (x - 127.5) / 127.5 on 0-255 RGB, the effective normalisation of these weights. At 224
 pixels stride 32 gives the 7×7×1024 map of the last module, whose mean is the paper's frame vector.
 """
 

@@ -167,8 +167,8 @@ def _check_cells(config: EncoderConfig, grid_shape: tuple[int, int], stride: int
         raise ConfigError(
             f"encoder.image_size is {config.image_size}, and level {config.level} of "
             f"{config.name} divides it into {grid_shape[0]}×{grid_shape[1]} cells of "
-            f"{stride} pixels. Use a multiple, so that all cells cover equally many pixels; a "
-            "backbone that still does not fit cuts off edges and cannot be used."
+            f"{stride} pixels. Set a multiple, so every cell covers the same number of pixels. "
+            "A backbone that still does not fit cuts off edges and cannot be used."
         )
 
 
