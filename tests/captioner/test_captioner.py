@@ -23,6 +23,7 @@ from regard.captioner import Captioner
 from regard.decoding import DecodingOptions
 from regard.errors import CheckpointError, ConfigError, MissingExtra, UnknownName
 from regard.pipeline import banned_ids, decoding_options, prefix_ids
+from regard.recipes import override
 from regard.text.vocabulary import SPECIALS, Vocabulary
 from regard.types import Caption
 from tests.helpers.toy_models import captioner
@@ -111,7 +112,7 @@ def test_only_a_resumable_checkpoint_says_where_the_data_lay(tmp_path: Path) -> 
         "data.store=/home/me/store",
         "training.init_from=/home/me/first",
     ]
-    made = made.with_components(config=regard.recipes.override(made.config, settings))
+    made = made.with_components(config=override(made.config, settings))
     made.save(tmp_path / "last", training_state={"step": 1})
     made.save(tmp_path / "best")
     assert Captioner.load(tmp_path / "last").config == made.config
