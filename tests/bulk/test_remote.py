@@ -109,7 +109,7 @@ def test_patterns_tars_and_lists_lie_there_too(
         do(job(server.url(f"kinds/in/{name}"), tmp_path / name))
         found = rows(tmp_path / name)
         assert [bool(r.get("caption")) for r in found] == [True, True, False]
-        assert "gone.jpg is not there" in found[2]["error"]
+        assert "gone.jpg does not exist" in found[2]["error"]
 
 
 def test_what_a_place_drops_is_asked_for_again(
@@ -135,7 +135,7 @@ def test_what_a_place_drops_is_asked_for_again(
 
 
 def test_a_bucket_that_is_not_there_is_said(server: Server, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"s3://nobody/x does not exist"):
+    with pytest.raises(ConfigError, match=r"s3://nobody/x is not there"):
         open_run(job(server.url("nobody/x"), tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"s3://nobody/out cannot be written") as found:
         open_run(job(folder, server.url("nobody/out")))

@@ -189,8 +189,8 @@ def test_what_the_second_model_cannot_read_is_that_files_error(
     assert found.exit_code == 1, found.output
     first, second = found.stderr.splitlines()
     assert "--compare" in first
-    assert "0.jpg: a picture came" in first
-    assert "1.jpg: a picture came" in second
+    assert "0.jpg: the file is a picture" in first
+    assert "1.jpg: the file is a picture" in second
     assert list((tmp_path / "out").iterdir()) == []
 
 

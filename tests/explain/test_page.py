@@ -42,7 +42,7 @@ def test_two_models_stand_side_by_side() -> None:
     page = explanation_page([Explanation(toys.caption()), Explanation(other)])
     assert page.count("class='regard'") == 2
     assert "hard &lt;model&gt;" in page
-    with pytest.raises(ConfigError, match="no caption"):
+    with pytest.raises(ConfigError, match="No caption"):
         explanation_page([])
 
 

@@ -22,12 +22,15 @@ av = pytest.importorskip("av")
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"this is no video at all" * 100, "not a readable video"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(200), "not a readable video"),
+        (b"this is no video at all" * 100, "not a video that can be read"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(200), "not a video that can be read"),
         (clips.sound_bytes(), "holds no video, only audio"),
-        (clips.clip_bytes(20)[:900], "not a readable video, or is cut off"),
+        (clips.clip_bytes(20)[:900], "not a video that can be read, or is cut off"),
         (b"YUV4MPEG2 W9000 H8000 F25:1 C420\nFRAME\n" + bytes(99), "9000×8000"),
-        (b"YUV4MPEG2 W100000 H100000 F25:1 C420\nFRAME\n" + bytes(99), "not a readable video"),
+        (
+            b"YUV4MPEG2 W100000 H100000 F25:1 C420\nFRAME\n" + bytes(99),
+            "not a video that can be read",
+        ),
     ],
 )
 def test_what_is_no_clip_is_one_clear_error(content: bytes, message: str) -> None:
@@ -134,7 +137,7 @@ def test_a_playlist_opens_neither_files_nor_connections(name: str, tmp_path: Pat
                 "list.mpd": f'<?xml version="1.0"?><MPD><BaseURL>{target}</BaseURL></MPD>',
             }.get(name, f"ffconcat version 1.0\nfile '{target}'\n")
             (tmp_path / name).write_text(text)
-            with pytest.raises(UnknownMedia, match="not a readable video"):
+            with pytest.raises(UnknownMedia, match="not a video that can be read"):
                 read_clip(tmp_path / name, clips.spec())
         with pytest.raises(BlockingIOError):  # nobody called
             server.accept()

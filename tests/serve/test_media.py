@@ -55,7 +55,7 @@ def test_a_model_that_does_not_read_a_file_says_so(every: Any) -> None:
     answer = send(service, SCAN, PICTURE, model="soft")
     failed, good = answer.json()["captions"]
     assert (answer.status_code, good["medium"]) == (200, "image")
-    assert "a scan came" in failed["error"]
+    assert "the file is a scan" in failed["error"]
     assert "Name a model for scans" in failed["error"]
     assert send(service, PICTURE, model="scans").status_code == 415
     page = service("POST", "/page/caption", files=[("files", SCAN)])
@@ -86,7 +86,7 @@ def test_a_service_of_scans_alone(serving: Any) -> None:
     service = serving(captioners={"scans": toys.volume_captioner()})
     assert send(service, SCAN).status_code == 200
     answer = send(service, PICTURE)
-    assert (answer.status_code, "a picture came" in answer.json()["error"]) == (415, True)
+    assert (answer.status_code, "the file is a picture" in answer.json()["error"]) == (415, True)
     with pytest.raises(ConfigError, match="no model"):
         create_app({})
 

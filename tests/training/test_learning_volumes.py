@@ -23,7 +23,7 @@ from regard.config import Recipe
 from regard.errors import ConfigError
 from regard.media import cell_at, cell_centre, world_of
 from regard.model.encoders import Encoder, build_encoder
-from regard.model.encoders.small_cnn import RECEPTIVE_FIELD
+from regard.model.encoders.small_cnn import RECEPTIVE_FIELD_3D
 from regard.recipes import find_recipe
 from regard.synthetic.volumes import KINDS, SIZES, Lesion, SyntheticVolume, make_volumes
 from regard.types import AttentionTrace, Caption, Grid, Word
@@ -143,7 +143,7 @@ def test_a_cell_sees_its_surroundings_and_no_more() -> None:
     encoder(voxels)[0, cell].sum().backward()
     assert voxels.grad is not None
     seen = voxels.grad[0, 0].abs() > 0
-    half = RECEPTIVE_FIELD // 2
+    half = RECEPTIVE_FIELD_3D // 2
     for places, at in zip(torch.nonzero(seen).T, (2, 3, 2), strict=True):
         middle = 4 * at + 2  # of voxels 4·at to 4·at + 4, the cell's own
         assert (int(places.min()), int(places.max()) + 1) == (middle - half, middle + half)

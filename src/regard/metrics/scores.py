@@ -14,7 +14,7 @@ METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d")
 """The usual metrics in the usual order; `spice` is added where its files are installed."""
 
 Tokenized = dict[str, list[str]]
-_EXTRA = ("pycocoevalcap", "metrics", "scoring captions")
+_PURPOSE = "scoring captions"
 _FAMILIES = {
     "bleu": ("bleu.bleu", "Bleu"),
     "meteor": ("", ""),  # a Java program, as is spice
@@ -112,7 +112,7 @@ def check_scorers(tokenizer: str = "auto") -> None:
         MissingExtra: pycocoevalcap is not installed.
     """
     if importlib.util.find_spec("pycocoevalcap") is None:
-        raise MissingExtra(*_EXTRA)
+        raise MissingExtra("pycocoevalcap", "metrics", _PURPOSE)
     tokenize_captions(["a"], tokenizer)
 
 
@@ -154,7 +154,7 @@ def _score(family: str, gts: Tokenized, res: Tokenized) -> dict[str, float]:
         scorer = java.meteor if family == "meteor" else java.spice
         return {family: scorer([res[key][0] for key in gts], list(gts.values()))}
     module, name = _FAMILIES[family]
-    with needs_extra(*_EXTRA):
+    with needs_extra("pycocoevalcap", "metrics", _PURPOSE):
         scorer = getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
     if family == "bleu":
         values, _ = scorer(4).compute_score(gts, res, verbose=0)
