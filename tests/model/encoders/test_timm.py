@@ -249,7 +249,7 @@ def test_frozen_backbones_are_exported(name: str) -> None:
         (TINY, 64, "9", r"encoder.level is '9'; .* feature maps 0 to 4"),
         ("test_vit", 64, "9", r"encoder.level is '9'; test_vit has the feature maps 0 to 5"),
         (TINY, 64, "stride16", "index of a feature map, such as 3 or -1"),
-        (TINY, 72, "3", "all cells cover equally many pixels"),
+        (TINY, 72, "3", "every cell covers the same number of pixels"),
         ("test_vit", 72, "-1", "image_size is 72, which timm:test_vit cannot read.*divisible"),
         ("test_maxvit", 72, "-1", "72"),
     ],
