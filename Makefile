@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # One torch thread in every worker: threads that wait for each other cost more than they bring.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(or $(WORKERS),auto) --dist loadgroup
-FAST := tests/test_layout.py tests/util tests/config tests/text tests/types tests/model tests/native \
+FAST := tests/test_layout.py tests/util tests/config tests/model tests/native \
     tests/decoding tests/checkpoint tests/metrics tests/media/test_geometry.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
