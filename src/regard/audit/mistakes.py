@@ -20,15 +20,7 @@ from regard.metrics.hallucination import hallucination, judge
 from regard.metrics.noun_phrases import MISTAKES, Mistake
 from regard.metrics.split_evaluation import split_items
 from regard.reliability.calibration import Reliability, reliability
-from regard.text.words import (
-    SpokenWord,
-    is_judged,
-    is_plural,
-    lemmas,
-    same,
-    spoken_words,
-    word_class,
-)
+from regard.text import words
 from regard.types import Caption
 
 KINDS = (*MISTAKES, "low confidence", "flat attention", "collapsed attention")
@@ -72,7 +64,7 @@ class Finding:
         """The number in the caption, as a word or by the noun's form; of counts only."""
         if self.said != self.noun:
             return f"{self.said} {self.noun}"
-        return self.noun if is_plural(self.noun) else f"one {self.noun}"
+        return self.noun if words.is_plural(self.noun) else f"one {self.noun}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class AuditedPicture:
 
     item: CaptionedItem
     caption: Caption
-    spoken: tuple[SpokenWord, ...]
+    spoken: tuple[words.SpokenWord, ...]
     support: tuple[bool | None, ...]
     findings: tuple[Finding, ...]
 
@@ -160,8 +152,10 @@ class _OneForm:
         self._forms: dict[str, str] = {}
 
     def __call__(self, word: str) -> str:
-        known = next((self._forms[form] for form in lemmas(word) if form in self._forms), word)
-        for form in lemmas(word):
+        known = next(
+            (self._forms[form] for form in words.lemmas(word) if form in self._forms), word
+        )
+        for form in words.lemmas(word):
             self._forms.setdefault(form, known)
         return known
 
@@ -218,7 +212,7 @@ def examine(item: CaptionedItem, caption: Caption) -> AuditedPicture:
         item: with references; without any only the caption itself is examined.
         caption: its pixels are neither needed nor kept.
     """
-    spoken = spoken_words(caption)
+    spoken = words.spoken_words(caption)
     references = [ptb_tokenize(reference) for reference in item.captions]
     judgement = judge([word.text for word in spoken], references)
     findings = [_mistake(mistake, spoken, references) for mistake in judgement.mistakes]
@@ -228,11 +222,11 @@ def examine(item: CaptionedItem, caption: Caption) -> AuditedPicture:
 
 
 def _mistake(
-    mistake: Mistake, spoken: Sequence[SpokenWord], references: Sequence[Sequence[str]]
+    mistake: Mistake, spoken: Sequence[words.SpokenWord], references: Sequence[Sequence[str]]
 ) -> Finding:
     if mistake.place is None:
         word = mistake.wanted[0]
-        severity = sum(any(same(word, w) for w in r) for r in references) / len(references)
+        severity = sum(any(words.same(word, w) for w in r) for r in references) / len(references)
     else:
         severity = min(1.0, math.exp(spoken[mistake.place].logprob))
         if not mistake.wanted and mistake.kind != "repetition":
@@ -242,22 +236,22 @@ def _mistake(
     )
 
 
-def _confidence(spoken: Sequence[SpokenWord]) -> list[Finding]:
+def _confidence(spoken: Sequence[words.SpokenWord]) -> list[Finding]:
     return [
         Finding("low confidence", place, word.text, (), "", 1 - math.exp(word.logprob))
         for place, word in enumerate(spoken)
-        if is_judged(word.text.lower()) and word.logprob < math.log(LOW_CONFIDENCE)
+        if words.is_judged(word.text.lower()) and word.logprob < math.log(LOW_CONFIDENCE)
     ]
 
 
-def _attention(caption: Caption, spoken: Sequence[SpokenWord]) -> list[Finding]:
+def _attention(caption: Caption, spoken: Sequence[words.SpokenWord]) -> list[Finding]:
     cells = caption.grid.cells
     if cells < 2 or not spoken:
         return []  # with one cell attention has no choice
     found: list[Finding] = []
     for place, word in enumerate(spoken):
         share = caption.words[word.first].entropy / math.log(cells)
-        if is_judged(word.text.lower()) and share > FLAT:
+        if words.is_judged(word.text.lower()) and share > FLAT:
             found.append(Finding("flat attention", place, word.text, (), "", min(1.0, share)))
     peaks = np.array([word.peak for word in caption.words])
     at = {int(word.alpha.argmax()) for word in caption.words}
@@ -267,4 +261,4 @@ def _attention(caption: Caption, spoken: Sequence[SpokenWord]) -> list[Finding]:
 
 
 def _class(finding: Finding) -> str:
-    return "number" if finding.kind == "count" else word_class(finding.said.lower())
+    return "number" if finding.kind == "count" else words.word_class(finding.said.lower())

@@ -7,24 +7,12 @@ from dataclasses import replace
 from regard.audit.mistakes import KINDS, Audit, AuditedPicture, Finding
 from regard.audit.records import Change, changes
 from regard.errors import MediaError
-from regard.explain.html import (
-    PageWord,
-    asset,
-    assets_html,
-    escaped,
-    map_data,
-    output_html,
-    page_html,
-    picture_html,
-    scale_html,
-    table_html,
-    word_note,
-    words_html,
-)
+from regard.explain import html
 from regard.explain.maps import absolute_scale
 from regard.media import read_image
 from regard.reliability.calibration import Reliability
 
+_FRAGMENTS = html.Fragments("report.html", "regard.audit")
 _PICTURES = 40  # embedded in the page: some 4 MB, however many were captioned
 _OF_A_KIND = 6
 _CHANGED = 6  # better and worse, beside a list of more
@@ -53,28 +41,17 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
         against: audit of a model to compare with.
     """
     title = f"Where {audit.settings['model']} fails"
-    versus = f", set against {escaped(against.settings['model'])}" if against else ""
+    versus = f", set against {html.escaped(against.settings['model'])}" if against else ""
     audits = [audit, *([against] if against else [])]
     changed = changes(audit, against) if against else []
     room = _PICTURES - (2 * _CHANGED if against else 0)
-    return page_html(
+    return html.page_html(
         title,
-        f"{assets_html()}<style>\n{asset('report.css', 'regard.audit')}</style>",
-        f"<h1>{escaped(title)}{versus}</h1>{_settings(audit)}"
+        f"{html.assets_html()}<style>\n{html.asset('report.css', 'regard.audit')}</style>",
+        f"<h1>{html.escaped(title)}{versus}</h1>{_FRAGMENTS.fill('settings', **audit.settings)}"
         f"{_totals(audits)}{_calibration(audits)}{_confusions(audit)}"
         f"{_changed(changed, against) if against else ''}{_galleries(audit, room)}"
         f"{_failures(audit)}",
-    )
-
-
-def _settings(audit: Audit) -> str:
-    s = audit.settings
-    return (
-        f"<p class='note'>{escaped(str(s['pictures']))} pictures of the split "
-        f"{escaped(s['split'])}, beam {s['beam']}. Captions are judged against their references "
-        "by rules and a list of synonyms: references do not tell all that a picture shows, so "
-        "what they do not support may still be there. Maps show where the decoder looked, not "
-        "what made it say a word.</p>"
     )
 
 
@@ -107,48 +84,38 @@ def _share(value: float) -> str:
 
 def _calibration(audits: Sequence[Audit]) -> str:
     figures = "".join(
-        f"<figure>{reliability_diagram(one.reliability())}<figcaption>"
-        f"{escaped(one.settings['model'])}: expected calibration error "
-        f"{_share(one.reliability().error)}</figcaption></figure>"
-        for one in audits
-    )
-    return (
-        "<h2>Does confidence tell?</h2><p class='note'>Content words by the probability the model "
-        "gave them, and how many of each bin the references support. On the diagonal both agree. "
-        "Several right words share the probability, so right words of low probability lift the "
-        f"left of the diagram.</p><div class='diagrams'>{figures}</div>"
-    )
+        _FRAGMENTS.fill("diagram", model=one.settings["model"], error=_share(found.error),
+                        diagram=reliability_diagram(found))
+        for one, found in ((one, one.reliability()) for one in audits)
+    )  # fmt: skip
+    return _FRAGMENTS.fill("calibration", figures=figures)
 
 
 def reliability_diagram(found: Reliability) -> str:
     """Draw a reliability diagram as inline SVG."""
     side, left, top = 240, 34, 8
+    bottom = top + side
     most = max((one.words for one in found.bins), default=0)
     marks: list[str] = []
     for one in found.bins:
         if not one.words:
             continue
-        x, width = left + side * one.low, side * (one.high - one.low) - 2
         high = side * one.support
-        about = f"p {one.low:.1f} to {one.high:.1f}: {one.words} words, {one.support:.0%} supported"
-        marks.append(
-            f"<rect x='{x + 1:.1f}' y='{top + side - high:.1f}' width='{width:.1f}' "
-            f"height='{high:.1f}' fill-opacity='{0.25 + 0.75 * one.words / most:.2f}'>"
-            f"<title>{escaped(about)}</title></rect>"
-            f"<circle cx='{left + side * one.confidence:.1f}' cy='{top + side - high:.1f}' r='3'/>"
-        )
+        marks.append(_FRAGMENTS.fill(
+            "bin", bin=one, x=left + side * one.low + 1, y=bottom - high, high=high,
+            width=side * (one.high - one.low) - 2, middle=left + side * one.confidence,
+            opacity=0.25 + 0.75 * one.words / most,
+        ))  # fmt: skip
     ticks = "".join(
-        f"<text x='{left - 6}' y='{top + side * (1 - t) + 4:.0f}' text-anchor='end'>{t:g}</text>"
-        f"<text x='{left + side * t:.0f}' y='{top + side + 16}' text-anchor='middle'>{t:g}</text>"
+        _FRAGMENTS.fill("tick", at=t, before=left - 6, up=bottom - side * t + 4,
+                        along=left + side * t, below=bottom + 16)
         for t in (0, 0.5, 1)
-    )
-    return (
-        f"<svg viewBox='0 0 {left + side + 14} {top + side + 38}' role='img' "
-        f"aria-label='support of words by their probability'>{''.join(marks)}"
-        f"<path d='M{left},{top + side} L{left + side},{top} M{left},{top} V{top + side} "
-        f"H{left + side}'/>{ticks}<text x='{left + side / 2:.0f}' y='{top + side + 32}' "
-        "text-anchor='middle'>p(word); bars: share supported, darker of more words</text></svg>"
-    )
+    )  # fmt: skip
+    return _FRAGMENTS.fill(
+        "axes", left=left, right=left + side, top=top, bottom=bottom, width=left + side + 14,
+        height=bottom + 38, marks="".join(marks), ticks=ticks, middle=left + side / 2,
+        foot=bottom + 32,
+    )  # fmt: skip
 
 
 def _confusions(audit: Audit) -> str:
@@ -156,22 +123,15 @@ def _confusions(audit: Audit) -> str:
     if not found:
         return ""
     rows = [[said, wanted, name, str(count)] for name, said, wanted, count in found[:_ROWS]]
-    return (
-        "<h2>Said, and should have said</h2><p class='note'>A word without support beside the "
-        "words of its class that most references say and the caption does not.</p>"
-        f"{_table(['said', 'most references say', 'class', 'pictures'], rows)}"
-    )
+    table = _table(["said", "most references say", "class", "pictures"], rows)
+    return _FRAGMENTS.fill("confusions", table=table)
 
 
 def _changed(changed: Sequence[Change], against: Audit) -> str:
     better = [c for c in changed if c.gain > 0]
     worse = [c for c in changed if c.gain < 0][::-1]
-    parts = [
-        f"<h2>Compared with {escaped(against.settings['model'])}: {len(better)} pictures better, "
-        f"{len(worse)} worse</h2>"
-        "<p class='note'>By the number of mistakes in the text. The map is of a word that "
-        "the worse caption was wrong about.</p>"
-    ]
+    model, counts = against.settings["model"], {"better": len(better), "worse": len(worse)}
+    parts = [_FRAGMENTS.fill("compared", model=model, **counts)]
     for name, some in (("Better", better), ("Worse", worse)):
         if not some:
             continue
@@ -183,10 +143,8 @@ def _changed(changed: Sequence[Change], against: Audit) -> str:
             for c in some[:_ROWS]
         ]  # fmt: skip
         table = _table(["picture", "before", "now", "gone", "come"], rows)
-        parts.append(
-            f"<h3>{name}</h3><div class='cards'>{cards}</div><details><summary>The first "
-            f"{len(rows)} of {len(some)}</summary>{table}</details>"
-        )
+        counts = {"shown": len(rows), "count": len(some)}
+        parts.append(_FRAGMENTS.fill("changes", name=name, cards=cards, table=table, **counts))
     return "".join(parts)
 
 
@@ -197,11 +155,10 @@ def _galleries(audit: Audit, room: int) -> str:
     parts: list[str] = []
     for kind, found in present.items():
         cards = "".join(finding_card(one, findings) for one, findings in found[:each])
-        parts.append(
-            f"<h2>{escaped(kind.capitalize())}: {min(each, len(found))} of {len(found)} "
-            f"pictures</h2><p class='note'>{escaped(_MEANINGS[kind].format(**audit.settings))}"
-            f"</p><div class='cards'>{cards}</div>"
-        )
+        parts.append(_FRAGMENTS.fill(
+            "gallery", kind=kind.capitalize(), shown=min(each, len(found)), count=len(found),
+            meaning=_MEANINGS[kind].format(**audit.settings), cards=cards,
+        ))  # fmt: skip
     return "".join(parts)
 
 
@@ -226,7 +183,7 @@ def _failures(audit: Audit) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return table_html(heads, rows, "td dir='auto'")
+    return html.table_html(heads, rows, "td dir='auto'")
 
 
 # Cards
@@ -276,37 +233,39 @@ def finding_text(one: AuditedPicture, finding: Finding) -> str:
 
 
 def _card(one: AuditedPicture, findings: Sequence[Finding], other: str) -> str:
-    key = escaped(one.item.key)
-    texts = "".join(f"<p class='finding'>{escaped(finding_text(one, f))}</p>" for f in findings)
-    references = "".join(
-        f"<li dir='auto'>{escaped(_cut(text))}</li>" for text in one.item.captions[:_REFERENCES]
+    texts = "".join(
+        f"<p class='finding'>{html.escaped(finding_text(one, f))}</p>" for f in findings
     )
-    foot = f"{texts}{other}<ul aria-label='references'>{references}</ul>"
+    references = "".join(
+        f"<li dir='auto'>{html.escaped(_cut(text))}</li>"
+        for text in one.item.captions[:_REFERENCES]
+    )
+    foot = _FRAGMENTS.fill("foot", texts=texts, other=other, references=references)
     try:
         pixels = read_image(one.item.file).pixels
     except MediaError as error:
-        return (
-            f"<article class='regard'><h3>{key}</h3><p>{_marked(one, findings)}</p>{foot}"
-            f"<p class='note'>{escaped(_cut(str(error)))}</p></article>"
-        )
+        reason, text = _cut(str(error)), _marked(one, findings)
+        return _FRAGMENTS.fill("unread", key=one.item.key, text=text, foot=foot, error=reason)
     grid = one.caption.grid
     top = absolute_scale(one.caption.trace.alpha, grid)
-    words = words_html(_words(one, findings), {"map": (top,)})
-    return (
-        f"<article class='regard' data-map='{map_data(grid, smooth=False)}'><h3>{key}</h3>"
-        f"{picture_html(pixels, grid, one.item.key, side=_SIDE)}{words}{foot}"
-        f"{scale_html(top, grid, smooth=False)}{output_html()}</article>"
-    )
+    words = html.words_html(_words(one, findings), {"map": (top,)})
+    return _FRAGMENTS.fill(
+        "card", maps=html.map_data(grid, smooth=False), key=one.item.key, words=words, foot=foot,
+        picture=html.picture_html(pixels, grid, one.item.key, side=_SIDE),
+        scale=html.scale_html(top, grid, smooth=False), output=html.output_html(),
+    )  # fmt: skip
 
 
-def _words(one: AuditedPicture, findings: Sequence[Finding]) -> list[PageWord]:
+def _words(one: AuditedPicture, findings: Sequence[Finding]) -> list[html.PageWord]:
     places = [0 if f.kind == "collapsed attention" else f.place for f in findings]
-    words: list[PageWord] = []
+    words: list[html.PageWord] = []
     for at, spoken in enumerate(one.spoken):
         word = replace(one.caption.words[spoken.first], logprob=spoken.logprob)
-        note, cell = word_note(word), word.location
+        note, cell = html.word_note(word), word.location
         marked, first = at in places, at in places[:1]
-        words.append(PageWord(spoken.text, word.alpha, note, cell=cell, marked=marked, first=first))
+        words.append(
+            html.PageWord(spoken.text, word.alpha, note, cell=cell, marked=marked, first=first)
+        )
     return words
 
 
@@ -318,7 +277,7 @@ def _marked(one: AuditedPicture, findings: Sequence[Finding]) -> str:
     """Return a caption as HTML in which the words of findings are marked."""
     places = {finding.place for finding in findings}
     words = [
-        f"<mark>{escaped(word.text)}</mark>" if at in places else escaped(word.text)
+        f"<mark>{html.escaped(word.text)}</mark>" if at in places else html.escaped(word.text)
         for at, word in enumerate(one.spoken)
     ]
     return " ".join(words) or "(no words)"

@@ -11,23 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from regard.errors import CheckpointError
+from regard.explain import html
 from regard.explain.drawing import CHOSEN_NOTE
-from regard.explain.html import (
-    PageWord,
-    asset,
-    assets_html,
-    escaped,
-    map_data,
-    output_html,
-    picture_html,
-    scale_html,
-    words_html,
-)
 from regard.explain.maps import SCALE_LEAST, absolute_scale
 from regard.types import Grid
 from regard.util.atomic import write_whole
 from regard.util.safe_io import json_of
 
+_FRAGMENTS = html.Fragments("diary.html")
 _LEAST_SPAN = 0.01  # of a curve: smaller changes are not visible in the numbers either
 
 
@@ -154,17 +145,10 @@ def write_diary(
         entries: the evaluations, oldest first.
     """
     sections = "".join(_picture_html(picture, entries) for picture in pictures)
-    page = (
-        "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width'>"
-        f"<title>{escaped(title)}</title>{assets_html()}<style>\n{asset('diary.css')}</style>"
-        f"<body><h1>{escaped(title)}</h1>"
-        "<p>What the model said of the same val pictures after each epoch. Point at a word to "
-        "see where the decoder looked: raw cells, one absolute scale per caption, in multiples "
-        f"of uniform attention.{_frame_note(entries)}</p>"
-        f"{_curves_html(entries)}{sections}</body></html>"
-    )
-    write_whole(Path(path), page)
+    assets = f"{html.assets_html()}<style>\n{html.asset('diary.css')}</style>"
+    note, curves = _frame_note(entries), _curves_html(entries)
+    fields = {"title": title, "assets": assets, "note": note, "curves": curves}
+    write_whole(Path(path), _FRAGMENTS.fill("page", sections=sections, **fields))
 
 
 def _frame_note(entries: Sequence[DiaryEntry]) -> str:
@@ -183,18 +167,17 @@ def _picture_html(picture: DiaryPicture, entries: Sequence[DiaryEntry]) -> str:
         caption = entry.captions[picture.key]
         cells = caption.cells if caption.cells is not None else [None] * len(caption.words)
         words = [
-            PageWord(text, row, f"epoch {entry.epoch} · peak {row.max():.1%}", cell=cell)
+            html.PageWord(text, row, f"epoch {entry.epoch} · peak {row.max():.1%}", cell=cell)
             for text, row, cell in zip(caption.words, caption.alpha, cells, strict=True)
         ]
-        buttons = words_html(words, {"map": (absolute_scale(caption.alpha, picture.grid),)})
+        buttons = html.words_html(words, {"map": (absolute_scale(caption.alpha, picture.grid),)})
         rows.append(f"<li><b>{entry.epoch}</b>{buttons}</li>")
-    return (
-        f"<section class='regard' data-map='{map_data(picture.grid, smooth=False)}'><div>"
-        f"{picture_html(picture.pixels, picture.grid, picture.key)}"
-        f"<h2>{escaped(picture.key)}</h2>"
-        f"{scale_html(SCALE_LEAST, picture.grid, smooth=False)}"
-        f"{output_html()}</div><ol>{''.join(rows)}</ol></section>"
-    )
+    return _FRAGMENTS.fill(
+        "picture", maps=html.map_data(picture.grid, smooth=False), key=picture.key,
+        picture=html.picture_html(picture.pixels, picture.grid, picture.key),
+        scale=html.scale_html(SCALE_LEAST, picture.grid, smooth=False),
+        output=html.output_html(), rows="".join(rows),
+    )  # fmt: skip
 
 
 def _curves_html(entries: Sequence[DiaryEntry]) -> str:
@@ -203,15 +186,12 @@ def _curves_html(entries: Sequence[DiaryEntry]) -> str:
     series = {n: [float(e.scores.get(n, math.nan)) for e in entries] for n in names}
     epochs = [entry.epoch for entry in entries]
     curves = "".join(_curve_html(name, epochs, values) for name, values in series.items())
-    head = "".join(f"<th>{escaped(name)}</th>" for name in names)
+    head = "".join(f"<th>{html.escaped(name)}</th>" for name in names)
     rows = "".join(
         f"<tr><td>{epoch}</td>{''.join(f'<td>{_score(series[n][i])}</td>' for n in names)}</tr>"
         for i, epoch in enumerate(epochs)
     )
-    return (
-        f"<div class='curves'>{curves}</div><details><summary>All scores</summary>"
-        f"<table><tr><th>epoch</th>{head}</tr>{rows}</table></details>"
-    )
+    return _FRAGMENTS.fill("curves", curves=curves, head=head, rows=rows)
 
 
 def _curve_html(name: str, epochs: Sequence[int], values: Sequence[float]) -> str:
@@ -226,13 +206,10 @@ def _curve_html(name: str, epochs: Sequence[int], values: Sequence[float]) -> st
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     x, y = points[-1]
-    about = f"{name} from {_score(known[0][1])} to {_score(known[-1][1])}"
-    return (
-        f"<figure><figcaption>{escaped(name)} <b>{_score(known[-1][1])}</b></figcaption>"
-        f"<svg viewBox='0 0 160 48' role='img' aria-label='{escaped(about)}'>"
-        f"<polyline points='{line}'/><circle cx='{x:.1f}' cy='{y:.1f}' r='3'/></svg>"
-        f"<small>{_score(low)}–{_score(high)}, epochs {first}–{last}</small></figure>"
-    )
+    return _FRAGMENTS.fill(
+        "curve", name=name, first=_score(known[0][1]), last=_score(known[-1][1]), line=line,
+        x=x, y=y, low=_score(low), high=_score(high), epochs=f"{first}–{last}",
+    )  # fmt: skip
 
 
 def _score(value: float) -> str:

@@ -7,14 +7,17 @@ The fragment contains its picture, style and script; it loads no files. Notebook
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from html import escape
 from importlib.resources import files
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +52,39 @@ _ENLARGE = 8  # points per cell that the page computes; the browser interpolates
 FALL_LEAST = 0.25
 """Least top of the scale of occlusion, in nats: a fall of p by a fifth."""
 _STOPS = 33  # samples of the colour map in a page
+_BESIDE_TAG = re.compile(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)|^\s+|\s+$")
+_TEMPLATE = re.compile(r'<template id="(\w+)">(.*?)</template>', re.DOTALL)
+
+
+class Fragments(Formatter):
+    """The fragments of an HTML file: its `<template id="...">` elements.
+
+    A fragment has fields as in `str.format`; `{field!e}` also escapes the text. Line breaks
+    beside a tag are left out, and others become spaces.
+    """
+
+    def __init__(self, name: str, package: str = "regard.explain") -> None:
+        """Name the file, which is read at first use."""
+        self._file = name, package
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        found = _TEMPLATE.findall(asset(*self._file))
+        return {key: re.sub(r"\s*\n\s*", " ", _BESIDE_TAG.sub("", text)) for key, text in found}
+
+    def fill(self, fragment: str, /, **values: Any) -> str:
+        """Return a fragment with its fields filled in."""
+        return self.vformat(self._texts[fragment], (), values)
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        """Convert a field; "e" escapes it."""
+        return (
+            escaped(str(value)) if conversion == "e" else super().convert_field(value, conversion)
+        )
+
+
+VIEWER = Fragments("viewer.html")
+"""Fragments that several pages have."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +163,7 @@ def caption_html(
 
 def escaped(text: str) -> str:
     """Return a text that is safe between tags and in quoted attributes."""
-    return html.escape(text, quote=True)
+    return escape(text, quote=True)
 
 
 def asset(name: str, package: str = "regard.explain") -> str:
@@ -151,11 +187,7 @@ def page_html(title: str, head: str, body: str) -> str:
         head: styles and scripts, as HTML.
         body: as HTML.
     """
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escaped(title)}</title>{head}</head><body><main>{body}</main></body></html>"
-    )
+    return VIEWER.fill("page", title=title, head=head, body=body)
 
 
 def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]], cell: str = "td") -> str:
@@ -170,10 +202,7 @@ def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]], cell: str = 
     body = "".join(
         f"<tr>{''.join(f'<{cell}>{escaped(text)}</td>' for text in row)}</tr>" for row in rows
     )
-    return (
-        f"<div class='wide'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return VIEWER.fill("table", head=head, body=body)
 
 
 def footer_html(notes: Iterable[str]) -> str:
@@ -271,11 +300,8 @@ def words_html(words: Sequence[PageWord], tops: Mapping[str, Sequence[float]]) -
         label = "; ".join([word.note, *(f"{text} {p:.2f}" for text, p in word.others)])
         names = " ".join(name for name in ("marked", "first") if getattr(word, name))
         classes = f" class='{names}'" if names else ""
-        buttons.append(
-            f"<button type='button'{classes} aria-pressed='false' "
-            f"aria-label='{escaped(f'{word.text}: {label}')}' data-word='{attribute(data)}'>"
-            f"{escaped(word.text)}</button>"
-        )
+        fields = {"word": word, "classes": classes, "label": label, "data": attribute(data)}
+        buttons.append(VIEWER.fill("word", **fields))
     data_tops = f"data-tops='{json.dumps(tops)}'"
     return f"<div class='words' dir='auto' {data_tops}>{' '.join(buttons)}</div>"
 
@@ -287,10 +313,7 @@ def bar_html(top: float) -> str:
         f"rgba({','.join(map(str, stop))},{opacity:.2f})"
         for stop, opacity in zip(colour_stops(9), opacities, strict=True)
     )
-    return (
-        f"<div class='bar' style='background-image:linear-gradient(90deg,{stops})'>"
-        f"<b style='left:{1 / top:.1%}'></b></div>"
-    )
+    return VIEWER.fill("bar", stops=stops, uniform=1 / top)
 
 
 def scale_html(top: float, grid: Grid, *, smooth: bool, checked: bool = True) -> str:
@@ -302,17 +325,11 @@ def scale_html(top: float, grid: Grid, *, smooth: bool, checked: bool = True) ->
         smooth: whether the reader can choose between smoothed and raw.
         checked: whether smoothed is chosen at first.
     """
-    drawn = (
-        f"<label><input type='checkbox' class='smooth'{' checked' if checked else ''}> smoothed: "
-        f"{smoothing_label(grid)}</label>"
-        if smooth
-        else "<span>raw cells</span>"
-    )
-    return (
-        f"<div class='scale'><div>{bar_html(top)}"
-        f"<div class='ends'><span>0</span><span class='middle'>white: 1 = uniform</span>"
-        f"<span class='top'>{top:.1f}×</span></div></div>{drawn}</div>"
-    )
+    drawn = "<span>raw cells</span>"
+    if smooth:
+        mark = " checked" if checked else ""
+        drawn = VIEWER.fill("smooth", checked=mark, how=smoothing_label(grid))
+    return VIEWER.fill("scale", bar=bar_html(top), top=top, drawn=drawn)
 
 
 def controls_html(*, occluded: bool) -> str:
@@ -321,17 +338,8 @@ def controls_html(*, occluded: bool) -> str:
     Args:
         occluded: whether there is a second map, of an occlusion.
     """
-    layers = (
-        "<label>show <select><option value='map'>where it looked</option>"
-        "<option value='mattered'>what mattered</option></select></label>"
-        if occluded
-        else ""
-    )
-    return (
-        "<div class='controls'><button type='button' class='play' aria-label='play the words'>▶"
-        "</button><label>opacity <input type='range' class='opacity' min='0' max='100' "
-        f"value='{round(100 * OPACITY)}'></label>{layers}</div>"
-    )
+    layers = VIEWER.fill("layers") if occluded else ""
+    return VIEWER.fill("controls", opacity=100 * OPACITY, layers=layers)
 
 
 def falls_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
@@ -349,10 +357,7 @@ def falls_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
 
 def output_html() -> str:
     """Return the element that shows the chosen word's numbers."""
-    return (
-        "<output aria-live='polite'>Point at a word, tap it, or go through the words with the "
-        "arrow keys; Escape shows the picture alone.</output>"
-    )
+    return VIEWER.fill("output")
 
 
 def word_note(word: Word, cells: int | None = None) -> str:

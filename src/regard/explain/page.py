@@ -13,7 +13,15 @@ import numpy as np
 
 from regard.errors import ConfigError
 from regard.explain.clip.player import clip_html, weights_table
-from regard.explain.html import asset, assets_html, caption_html, escaped, page_html, table_html
+from regard.explain.html import (
+    VIEWER,
+    asset,
+    assets_html,
+    caption_html,
+    escaped,
+    page_html,
+    table_html,
+)
 from regard.explain.scan.scan_html import scan_assets, scan_html
 from regard.explain.scan.volume_maps import cell_size, peak_label, peak_of
 from regard.faithfulness.occlusion import Occlusion
@@ -103,36 +111,20 @@ def _viewer(one: Explanation, *, again: bool, smooth: bool) -> str:
 
 
 def _notes(explained: Sequence[Explanation]) -> str:
-    notes = [
-        "Maps show where the decoder looked for each word, on one scale for the whole caption "
-        "in multiples of uniform attention: a flat map looks flat."
-    ]
     medium = explained[0].caption.medium
-    if medium == "video":
-        notes.append(
-            "Of the clip the frames in the strip were read, each for the seconds around it. What "
-            "happens between them was not seen."
-        )
-    notes += dict.fromkeys(one.unmeasured for one in explained if one.unmeasured)
+    noun = MEDIA[medium].noun
+    notes = [VIEWER.fill("scales")] + ([VIEWER.fill("frames")] if medium == "video" else [])
+    reasons = dict.fromkeys(one.unmeasured for one in explained if one.unmeasured)
+    notes += [f"<p class='note'>{escaped(reason)}</p>" for reason in reasons]
     sure = [one.caption.confidence for one in explained if one.caption.confidence is not None]
     if sure:
         shares = " and ".join(f"{share:.0%}" for share in sure)
-        notes.append(
-            "Confidence is the chance that what people say of such a "
-            f"{MEDIA[medium].noun} supports a word, by how often the model was "
-            f"right on others; of the caption's content words {shares} can be expected to be."
-        )
+        notes.append(VIEWER.fill("confidence", noun=noun, shares=shares))
     covers = {(o.occlusion.cover, o.occlusion.covered) for o in explained if o.occlusion}
     for cover, part in sorted(covers):
-        source = MEDIA[medium].noun
-        hidden = f"the {source}'s mean colour" if cover == "mean" else f"the blurred {source}"
-        notes.append(
-            f"What mattered was measured: each {part} was covered in turn with "
-            f"{hidden}, the caption before the word was kept, and the fall of the word's "
-            "log-probability is what its map shows, in nats. Covering changes more than it hides; "
-            f"a {part} that shows nothing here may still be one of several that say the same."
-        )
-    return "".join(f"<p class='note'>{escaped(note)}</p>" for note in notes)
+        hidden = f"the {noun}'s mean colour" if cover == "mean" else f"the blurred {noun}"
+        notes.append(VIEWER.fill("occlusion", part=part, hidden=hidden))
+    return "".join(notes)
 
 
 def _table(one: Explanation) -> str:

@@ -18,26 +18,9 @@ import numpy as np
 from PIL import Image
 
 from regard.errors import MediaError, MissingExtra
+from regard.explain import html
 from regard.explain.clip.clip_maps import EVEN_LABEL, SECONDS_SCALE_NOTE, ClipMaps, shown_frames
 from regard.explain.drawing import attention_label, chosen_label, coverage_label
-from regard.explain.html import (
-    FALL_LEAST,
-    PageWord,
-    assets_html,
-    attribute,
-    bar_html,
-    controls_html,
-    data_uri,
-    escaped,
-    footer_html,
-    image_uri,
-    layer_html,
-    map_data,
-    output_html,
-    page_word,
-    scale_html,
-    words_html,
-)
 from regard.media import digest_of
 from regard.media.video.frames import upright_frame
 from regard.media.video.pyav import VideoFile, import_av
@@ -49,6 +32,7 @@ if TYPE_CHECKING:
 _SHOTS = 40  # frames in the page's strip, and the words' peaks
 _THUMB, _STILL = 160, 400  # pixels of a shot's longer side, beside a film and without one
 _QUALITY = 80  # of a JPEG
+_FRAGMENTS = html.Fragments("clip.html")
 _TICKS = 7  # maximum number of ticks on the axis of seconds
 
 
@@ -77,28 +61,25 @@ def clip_html(
     shots = _shots(maps)
     tops = {"map": (maps.scale(smooth=False), maps.scale(smooth=True))}
     if occlusion is not None:
-        fall = max(FALL_LEAST, float(occlusion.falls.max(initial=0.0)))
+        fall = max(html.FALL_LEAST, float(occlusion.falls.max(initial=0.0)))
         tops["mattered"] = (fall, fall)
     # Without maps the script writes the scale on the legend of words × seconds, which is the same.
     scale = ""
     if cells is not None:
-        scale = scale_html(tops["map"][smooth], cells, smooth=True, checked=smooth)
-    words = words_html([_word(maps, t, occlusion) for t in range(len(caption.words))], tops)
+        scale = html.scale_html(tops["map"][smooth], cells, smooth=True, checked=smooth)
+    words = html.words_html([_word(maps, t, occlusion) for t in range(len(caption.words))], tops)
     foot = [attention_label(caption.trace), *maps.notes,
             "" if cells is None else coverage_label(cells), chosen_label(caption),
             SECONDS_SCALE_NOTE, caption.model]  # fmt: skip
     still = cells or _whole_frame(clip)
-    return (
-        f"{assets_html()}{assets_html('clip')}"
-        f"<div class='regard clip{' whole' if cells is None else ''}' role='group' "
-        f"data-medium='clip' aria-label='{escaped(caption.text)}' "
-        f"data-map='{map_data(still, smooth=cells is not None)}' "
-        f"data-clip='{_clip_data(maps)}'><div class='columns'><div>"
-        f"{_screen(clip, film, still, shots, reason, again=again)}"
-        f"{words}{controls_html(occluded=occlusion is not None)}{scale}{output_html()}</div>"
-        f"<div>{_strip(clip, shots, _THUMB if film or again else _STILL)}{_heat(maps)}</div></div>"
-        f"{footer_html(foot)}</div>"
-    )
+    return html.assets_html() + html.assets_html("clip") + _FRAGMENTS.fill(
+        "clip", whole=" whole" if cells is None else "", text=caption.text,
+        map=html.map_data(still, smooth=cells is not None), clip=_clip_data(maps),
+        screen=_screen(clip, film, still, shots, reason, again=again), words=words,
+        controls=html.controls_html(occluded=occlusion is not None), scale=scale,
+        output=html.output_html(), heat=_heat(maps), foot=html.footer_html(foot),
+        strip=_strip(clip, shots, _THUMB if film or again else _STILL),
+    )  # fmt: skip
 
 
 def weights_table(caption: Caption) -> str:
@@ -107,17 +88,12 @@ def weights_table(caption: Caption) -> str:
     shots = _shots(maps)
     head = "".join(f"<th scope='col'>{maps.clip.times[frame]:.1f} s</th>" for frame in shots)
     rows = "".join(
-        f"<tr><th scope='row'>{escaped(word.text)}</th>"
+        f"<tr><th scope='row'>{html.escaped(word.text)}</th>"
         + "".join(f"<td>{row[frame]:.2f}</td>" for frame in shots)
         + "</tr>"
         for word, row in zip(caption.words, maps.weights, strict=True)
     )
-    return (
-        "<details><summary>Every word's weight on every frame</summary><div class='wide'><table>"
-        "<caption>in multiples of uniform attention over the clip's frames</caption>"
-        f"<thead><tr><th scope='col'>word</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        "</div></details>"
-    )
+    return _FRAGMENTS.fill("weights", head=head, rows=rows)
 
 
 def _film(clip: Clip) -> tuple[Film | None, str]:
@@ -140,7 +116,7 @@ def _shots(maps: ClipMaps) -> list[int]:
     return sorted({*even, *(peak for peak in maps.peaks if peak is not None)})
 
 
-def _word(maps: ClipMaps, t: int, occlusion: Occlusion | None) -> PageWord:
+def _word(maps: ClipMaps, t: int, occlusion: Occlusion | None) -> html.PageWord:
     word, grid, times, weights = maps.caption.words[t], maps.grid, maps.clip.times, maps.weights[t]
     peak, chosen = maps.peaks[t], maps.chosen[t]
     when = EVEN_LABEL
@@ -151,66 +127,54 @@ def _word(maps: ClipMaps, t: int, occlusion: Occlusion | None) -> PageWord:
     real = replace(word, alpha=word.alpha[: len(grid.spans)])  # without frames of padding
     # Without a peak some frame must be shown all the same.
     frame = int(weights.argmax()) if chosen is None else chosen
-    return page_word(real, occlusion, t, before=when, real_cells=grid.real_cells, frame=frame)
+    return html.page_word(real, occlusion, t, before=when, real_cells=grid.real_cells, frame=frame)
 
 
 def _clip_data(maps: ClipMaps) -> str:
     clip = maps.clip
     spans = [[round(t, 4) for t in span] for span in clip.spans]
     times = {"shown": [round(t, 4) for t in clip.times], "spans": spans}
-    return attribute(times | {"duration": round(clip.duration, 4), "top": maps.top})
+    return html.attribute(times | {"duration": round(clip.duration, 4), "top": maps.top})
 
 
 def _screen(
     clip: Clip, film: Film | None, grid: Grid, shots: list[int], reason: str, *, again: bool
 ) -> str:
     """Return the player: a video, a still that stands in for it, and a layer for maps."""
-    name = escaped(Path(clip.name).name)
+    name = html.escaped(Path(clip.name).name)
     video = ""
     if film is not None or again:
         source = ""
         if film is not None:
-            source = f"src='{data_uri(film.data, film.kind)}' "
-        video = f"<video {source}muted playsinline preload='auto' aria-label='{name}'></video>"
-    still = image_uri(clip.pixels[shots[0]], _STILL, _QUALITY)
+            source = f"src='{html.data_uri(film.data, film.kind)}' "
+        video = _FRAGMENTS.fill("video", source=source, name=name)
+    still = html.image_uri(clip.pixels[shots[0]], _STILL, _QUALITY)
     fault = reason and f"No player: {reason}. The frames that were read are shown instead."
-    return (
-        f"<figure style='aspect-ratio:{clip.frame_size[1]}/{clip.frame_size[0]}'>{video}"
-        f"<img class='still' alt='{name}' src='{still}'{' hidden' if video else ''}>"
-        f"{layer_html(grid)}</figure>"
-        f"<p class='fault'{'' if fault else ' hidden'}>{escaped(fault)}</p>"
-        "<div class='film'>"
-        f"<button type='button' class='run'{'' if video else ' hidden'}>▶ clip</button>"
-        f"<input type='range' class='seek' min='0' max='{clip.duration:.3f}' step='0.001' "
-        "value='0' aria-label='moment in the clip, in seconds'>"
-        f"<span class='clock'>0.0 of {clip.duration:.1f} s</span></div>"
-        "<div class='now'><span class='said'></span><div class='gauge'><b></b><s></s></div></div>"
-    )
+    return _FRAGMENTS.fill(
+        "screen", clip=clip, video=video, name=name, still=still, layer=html.layer_html(grid),
+        fault=fault, still_hidden=" hidden" if video else "",
+        run_hidden="" if video else " hidden", fault_hidden="" if fault else " hidden",
+    )  # fmt: skip
 
 
 def _strip(clip: Clip, shots: list[int], side: int) -> str:
     """Return the frames that the model read, each a button that seeks to it."""
-    pictures = [image_uri(clip.pixels[frame], side, _QUALITY) for frame in shots]
     buttons = "".join(
-        f"<button type='button' class='shot' data-frame='{frame}' "
-        f"tabindex='{-1 if at else 0}' aria-label='frame {frame + 1} of {len(clip.spans)}, at "
-        f"{clip.times[frame]:.1f} seconds'><img alt='' src='{pictures[at]}'>"
-        f"<span class='weight'><b></b></span><span>{clip.times[frame]:.1f} s</span></button>"
+        _FRAGMENTS.fill(
+            "shot", frame=frame, number=frame + 1, count=len(clip.spans), tab=-1 if at else 0,
+            seconds=clip.times[frame], picture=html.image_uri(clip.pixels[frame], side, _QUALITY),
+        )
         for at, frame in enumerate(shots)
-    )
+    )  # fmt: skip
     some = "" if len(shots) == len(clip.spans) else f", {len(shots)} of {len(clip.spans)} shown"
-    return (
-        f"<h3>Frames that were read{some}</h3>"
-        f"<div class='strip' role='group' aria-label='frames; arrow keys go through them'>{buttons}"
-        "</div>"
-    )
+    return _FRAGMENTS.fill("strip", some=some, buttons=buttons)
 
 
 def _heat(maps: ClipMaps) -> str:
     """Return words × seconds: a canvas that the script draws, with names, peaks and an axis."""
     caption, clip, peaks, weights = maps.caption, maps.clip, maps.peaks, maps.weights
     count = max(1, len(caption.words))
-    names = "".join(f"<span>{escaped(word.text)}</span>" for word in caption.words)
+    names = "".join(f"<span>{html.escaped(word.text)}</span>" for word in caption.words)
     dots = "".join(
         f"<em style='left:{clip.times[peak] / clip.duration:.3%};top:{(t + 0.5) / count:.3%}'></em>"
         for t, peak in enumerate(peaks)
@@ -225,17 +189,10 @@ def _heat(maps: ClipMaps) -> str:
         else f"{word.text}: most at {clip.times[peak]:.1f} s, {weights[t, peak]:.1f} times uniform"
         for t, (word, peak) in enumerate(zip(caption.words, peaks, strict=True))
     )
-    top = maps.top
-    return (
-        f"<h3>Words × seconds</h3><div class='heat' style='--rows:{count}'>"
-        f"<div class='names' aria-hidden='true'>{names}</div><div class='field'>"
-        f"<canvas role='img' aria-label='{escaped(label)}'></canvas>{dots}<u></u></div>"
-        f"<div class='ticks' aria-hidden='true'>{ticks}</div></div>"
-        f"<div class='legend'>{bar_html(top)}<div class='ends'><span>0</span>"
-        "<span class='middle'>of a frame; white: 1 = uniform</span>"
-        f"<span class='top'>{top:.1f}×</span></div></div>"
-        "<div class='there' aria-live='polite'></div>"
-    )
+    return _FRAGMENTS.fill(
+        "heat", count=count, names=names, label=label, dots=dots, ticks=ticks, top=maps.top,
+        bar=html.bar_html(maps.top),
+    )  # fmt: skip
 
 
 def _ticks(duration: float) -> list[float]:

@@ -11,17 +11,8 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from regard.errors import ConfigError
+from regard.explain import drawing
 from regard.explain.clip.clip_maps import ClipMaps, shown_frames
-from regard.explain.drawing import (
-    CHOSEN,
-    INK,
-    WARNING,
-    choose_fonts,
-    drawing_of,
-    picture_of,
-    provenance_mark,
-    size_of,
-)
 from regard.explain.maps import absolute_scale, as_picture, paint, upsample
 from regard.explain.scan.montage import scan_frames, scan_notices
 from regard.media import cell_bounds
@@ -68,17 +59,17 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
     frames, durations = zip(*shown, strict=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "loop": 0}
-    options |= provenance_mark(suffix) | ({"quality": 80} if suffix == ".webp" else {})
+    options |= drawing.provenance_mark(suffix) | ({"quality": 80} if suffix == ".webp" else {})
     with whole_file(path) as new:
         frames[0].save(new, duration=list(durations), **options)
 
 
 def _picture_frames(caption: Caption, *, smooth: bool) -> _Timed:
-    pixels = drawing_of(picture_of(caption), _SIDE)
+    pixels = drawing.drawing_of(drawing.picture_of(caption), _SIDE)
     top = absolute_scale(caption.trace.alpha, caption.grid, smooth=smooth)
     frames = [(_captioned(pixels, caption.text), _PICTURE_MS)]
     for word in caption.words:
-        relative = upsample(word.alpha, caption.grid, size_of(pixels), smooth=smooth)
+        relative = upsample(word.alpha, caption.grid, drawing.size_of(pixels), smooth=smooth)
         painted = _framed(paint(pixels, relative, top), caption, word)
         frames.append((_captioned(painted, word.text), _WORD_MS))
     return frames
@@ -98,7 +89,7 @@ def _clip_frames(caption: Caption, *, smooth: bool) -> _Timed:
     """Return a clip's frames under each word's map."""
     maps = ClipMaps(caption)
     top = maps.scale(smooth=smooth)
-    pictures = [drawing_of(frame, _CLIP_SIDE) for frame in maps.clip.pixels]
+    pictures = [drawing.drawing_of(frame, _CLIP_SIDE) for frame in maps.clip.pixels]
     frames = [
         (_captioned(pictures[frame], caption.text), _FRAME_MS)
         for frame in shown_frames(len(pictures), _PLAYED, None)
@@ -121,7 +112,7 @@ def _framed(pixels: np.ndarray, caption: Caption, word: Word) -> np.ndarray:
     height, width = caption.grid.source_size
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, right * x - 1, bottom * y - 1)
-    ImageDraw.Draw(image).rectangle(box, outline=CHOSEN, width=3)
+    ImageDraw.Draw(image).rectangle(box, outline=drawing.CHOSEN, width=3)
     return np.asarray(image)
 
 
@@ -130,14 +121,14 @@ def _captioned(pixels: np.ndarray, text: str, notice: str = "") -> Image.Image:
     height, width = pixels.shape[:2]
     frame = Image.new("RGB", (width, height + _STRIP * (2 if notice else 1)), "white")
     frame.paste(Image.fromarray(pixels), (0, 0))
-    _write(frame, text, _WORD_SIZE, INK, height + _STRIP / 2)
+    _write(frame, text, _WORD_SIZE, drawing.INK, height + _STRIP / 2)
     if notice:
-        _write(frame, notice, _NOTICE_SIZE, WARNING, height + 1.4 * _STRIP)
+        _write(frame, notice, _NOTICE_SIZE, drawing.WARNING, height + 1.4 * _STRIP)
     return frame
 
 
 def _write(frame: Image.Image, text: str, size: int, colour: str, down: float) -> None:
-    fonts = choose_fonts(text)
+    fonts = drawing.choose_fonts(text)
     # Pillow draws with one font: the last that was chosen has what the first lacks.
     path = font_manager.findfont(fonts.families[-1])
     drawn = fonts.drawable(text)

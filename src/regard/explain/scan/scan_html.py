@@ -15,21 +15,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from regard.explain import html
 from regard.explain.drawing import SCALE_NOTE, attention_label, coverage_label, grid_label
-from regard.explain.html import (
-    FALL_LEAST,
-    asset,
-    attribute,
-    colour_stops,
-    controls_html,
-    data_uri,
-    escaped,
-    footer_html,
-    output_html,
-    page_word,
-    scale_html,
-    words_html,
-)
 from regard.explain.maps import OPACITY, grey_slice
 from regard.explain.scan.montage import montage, scan_notices
 from regard.explain.scan.volume_maps import (
@@ -53,6 +40,7 @@ _MOST_POINTS = 400_000  # of a map
 _ENLARGE = 8  # points per cell along an axis, where there are few cells
 _STOPS = 65  # samples of the colour map in a page
 _STILL_DPI, _STILL_WORDS = 90, 12
+_FRAGMENTS = html.Fragments("scan.html")
 _RGBA = np.dtype([(channel, np.uint8) for channel in "RGBA"])
 
 
@@ -72,10 +60,10 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None, *, smooth: b
     tops = {"map": tuple(scan_scale(alpha, grid, smooth=way) for way in (False, True))}
     if occlusion is not None:
         falls = occlusion.falls
-        tops["mattered"] = (max(FALL_LEAST, float(falls.max(initial=0.0))),
-                            max(FALL_LEAST, smoothed_top(falls, grid, 5, 1)))  # fmt: skip
+        tops["mattered"] = (max(html.FALL_LEAST, float(falls.max(initial=0.0))),
+                            max(html.FALL_LEAST, smoothed_top(falls, grid, 5, 1)))  # fmt: skip
     words = [
-        page_word(word, occlusion, t, after=peak_label(word, grid), real_cells=grid.real_cells)
+        html.page_word(word, occlusion, t, after=peak_label(word, grid), real_cells=grid.real_cells)
         for t, word in enumerate(caption.words)
     ]
     small, factors = reduced(scan)
@@ -83,27 +71,22 @@ def scan_html(caption: Caption, occlusion: Occlusion | None = None, *, smooth: b
     foot = [attention_label(caption.trace), grid_label(grid),
             coverage_label(grid, "beyond the maps"), SCALE_NOTE, *orientation_notes(grid, scan),
             "" if set(factors) == {1} else thinned, *scan.notes, caption.model]  # fmt: skip
-    return (
-        f"<div class='regard scan' data-medium='scan' role='group' "
-        f"aria-label='{escaped(caption.text)}' data-scan='{_data(caption)}'>"
-        f"<p class='warning'>{escaped(' '.join(scan_notices(caption)))}</p>"
-        f"<figure class='stage live-only' style='{_proportions(grid)}'><canvas "
-        f"tabindex='0' aria-label='the scan in three planes'></canvas></figure>"
-        f"<p class='place live-only'></p>{_still(caption, smooth=smooth)}"
-        f"{words_html(words, tops)}{controls_html(occluded=occlusion is not None)}"
-        f"{scale_html(tops['map'][smooth], grid, smooth=True, checked=smooth)}{output_html()}"
-        f"{footer_html(foot)}"
-        f"<script type='text/plain' class='voxels'>{small}</script>"
-        f"<script type='text/plain' class='blank'>{_blank(grid)}</script></div>"
-    )
+    return _FRAGMENTS.fill(
+        "scan", text=caption.text, data=_data(caption), notices=" ".join(scan_notices(caption)),
+        proportions=_proportions(grid), still=_still(caption, smooth=smooth),
+        words=html.words_html(words, tops), output=html.output_html(),
+        controls=html.controls_html(occluded=occlusion is not None),
+        scale=html.scale_html(tops["map"][smooth], grid, smooth=True, checked=smooth),
+        foot=html.footer_html(foot), voxels=small, blank=_blank(grid),
+    )  # fmt: skip
 
 
 def scan_assets() -> str:
     """Return the viewer's style and scripts; once on a page is enough."""
     return (
-        f"<!-- Of the first script:\n{asset('vendor/NOTICE')}-->\n"
-        f"<style>{asset('scan.css')}</style><script>{asset('vendor/niivue.umd.js')}</script>"
-        f"<script>{asset('scan.js')}</script>"
+        f"<!-- Of the first script:\n{html.asset('vendor/NOTICE')}-->\n"
+        f"<style>{html.asset('scan.css')}</style><script>{html.asset('vendor/niivue.umd.js')}</script>"
+        f"<script>{html.asset('scan.js')}</script>"
     )
 
 
@@ -165,7 +148,7 @@ def _data(caption: Caption) -> str:
     grid = caption.grid
     enlarge = _enlarge(grid)
     peaks = (peak_of(word, grid) for word in caption.words)
-    return attribute({
+    return html.attribute({
         "grid": grid.shape,
         "enlarge": enlarge,
         "opacity": OPACITY,
@@ -174,7 +157,7 @@ def _data(caption: Caption) -> str:
             np.round(smoothing_along(grid, axis, enlarge), 4).tolist() for axis in range(3)
         ],
         "peaks": [None if peak is None else np.round(peak.world, 3).tolist() for peak in peaks],
-        "colours": colour_stops(_STOPS),
+        "colours": html.colour_stops(_STOPS),
     })  # fmt: skip
 
 
@@ -185,9 +168,4 @@ def _still(caption: Caption, *, smooth: bool) -> str:
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_STILL_DPI)
     Image.open(drawn).convert("RGB").save(packed, "WEBP", quality=80)
-    return (
-        "<figure class='still'><img alt='three planes of the scan for every word' "
-        f"src='{data_uri(packed.getvalue(), 'image/webp')}'><figcaption>The scan cannot be turned "
-        "through here: this browser has no WebGL2 or runs no scripts. The picture shows the planes "
-        "through each word's peak.</figcaption></figure>"
-    )
+    return _FRAGMENTS.fill("still", picture=html.data_uri(packed.getvalue(), "image/webp"))
