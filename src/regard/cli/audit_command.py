@@ -145,7 +145,8 @@ def draw(
     from regard.captioner import Failure
     from regard.data import load_dataset
     from regard.data.dataset import split_named
-    from regard.explain.drawing import drawing_of, save_figure
+    from regard.explain.drawing import save_figure
+    from regard.explain.maps import drawing_of
 
     if (out / _TABLE).exists():
         raise ConfigError(

@@ -20,7 +20,6 @@ from PIL import Image
 
 from regard.errors import ConfigError
 from regard.explain.maps import ENLARGE, paint, sigma_cells
-from regard.text.vocabulary import END, SPECIALS, UNKNOWN
 from regard.types import AttentionTrace, Caption, Grid, Word
 from regard.util.atomic import whole_file
 
@@ -43,7 +42,6 @@ Box = tuple[float, float, float, float]
 """matplotlib's (left, bottom, width, height) as shares of a figure."""
 _TITLE_SIZE, _TITLE_TOP = 19.0, 0.36  # points, inches
 _LINE = 0.18  # inches of a footer's line
-_DRAWN_PIXELS = 360  # longer side of a drawn picture
 
 
 # Layout
@@ -217,19 +215,6 @@ def missing_source(noun: str) -> ConfigError:
     )
 
 
-def drawing_of(pixels: np.ndarray, side: int = _DRAWN_PIXELS) -> np.ndarray:
-    """Return a picture scaled for drawing, by its longer side."""
-    picture = Image.fromarray(pixels)
-    factor = side / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
-
-
-def size_of(picture: np.ndarray) -> tuple[int, int]:
-    """Return (height, width) of a drawing."""
-    return picture.shape[0], picture.shape[1]
-
-
 # Files and their provenance: a later run may overwrite a drawing, but no other picture.
 
 _MARK = "regard"
@@ -282,7 +267,6 @@ def is_drawing(path: Path) -> bool:
 
 SCALE_NOTE = "One absolute scale for the whole caption, in multiples of uniform attention 1/L"
 CHOSEN_NOTE = "framed: the chosen cell"
-_CANDIDATES = {SPECIALS[END]: "(end)", SPECIALS[UNKNOWN]: "(unknown word)"}
 
 
 def attention_label(trace: AttentionTrace) -> str:
@@ -325,11 +309,6 @@ def chosen_label(caption: Caption) -> str:
     """Explain the frame around a cell that hard attention chose; "" if no cell is framed."""
     framed = any(word.location is not None for word in caption.words)
     return CHOSEN_NOTE if framed else ""
-
-
-def candidate_label(text: str) -> str:
-    """Return an alternative word for display."""
-    return _CANDIDATES.get(text, text)
 
 
 def beta_label(word: Word, before: str = "   ") -> str:

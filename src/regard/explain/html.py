@@ -27,7 +27,6 @@ from regard.explain.drawing import (
     SCALE_NOTE,
     attention_label,
     beta_label,
-    candidate_label,
     chosen_label,
     coverage_label,
     grid_label,
@@ -42,6 +41,7 @@ from regard.explain.maps import (
     relative_map,
     smoothing,
 )
+from regard.text.vocabulary import END, SPECIALS, UNKNOWN
 from regard.types import Caption, Grid, Word
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ _ENLARGE = 8  # points per cell that the page computes; the browser interpolates
 FALL_LEAST = 0.25
 """Least top of the scale of occlusion, in nats: a fall of p by a fifth."""
 _STOPS = 33  # samples of the colour map in a page
+_CANDIDATES = {SPECIALS[END]: "(end)", SPECIALS[UNKNOWN]: "(unknown word)"}
 _BESIDE_TAG = re.compile(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)|^\s+|\s+$")
 _TEMPLATE = re.compile(r'<template id="(\w+)">(.*?)</template>', re.DOTALL)
 
@@ -373,6 +374,11 @@ def word_note(word: Word, cells: int | None = None) -> str:
         f"p {math.exp(word.logprob):.2f}{sure} · entropy {word.entropy:.2f} of at most {most:.2f} "
         f"nats · peak {word.peak:.1%}{beta_label(word, ' · ')}"
     )
+
+
+def candidate_label(text: str) -> str:
+    """Return an alternative word for display."""
+    return _CANDIDATES.get(text, text)
 
 
 def page_word(

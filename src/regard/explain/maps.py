@@ -31,6 +31,7 @@ _FIRST_COLOUR = 0.2  # darker ones would vanish in a picture's shadows
 _IMAGES = 3  # reflections on each side; on one cell the Gaussian is half a cell wide
 _GREY = 0.85  # how much of its own colour the picture gives up below a map
 _UNSEEN = 0.65  # how far parts that no cell covers fade to white
+_DRAWN_PIXELS = 360  # longer side of a drawn picture
 _TILE_SIDE = 160  # pixels of a tile's longer side
 
 
@@ -307,3 +308,16 @@ def _cut(
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     affine, smooth = (a, 0, left * along, 0, b, top * down), Image.Resampling.BILINEAR
     return np.asarray(picture.transform((width, height), Image.Transform.AFFINE, affine, smooth))
+
+
+def drawing_of(pixels: np.ndarray, side: int = _DRAWN_PIXELS) -> np.ndarray:
+    """Return a picture scaled for drawing, by its longer side."""
+    picture = Image.fromarray(pixels)
+    factor = side / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+
+
+def size_of(picture: np.ndarray) -> tuple[int, int]:
+    """Return (height, width) of a drawing."""
+    return picture.shape[0], picture.shape[1]

@@ -5,12 +5,14 @@ The JSON of a caption is `Caption.to_json`, as on the command line, with the sam
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from regard.config import DecodingConfig
-from regard.decoding import CONTEXTS, METHODS, MOST_PENALTY, DecodingOptions
+from regard.decoding import DecodingOptions
 from regard.errors import (
     ConfigError,
     MediaError,
@@ -65,38 +67,10 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _field(about: str, **bounds: Any) -> dict[str, Any]:
-    return bounds | {"description": about}
-
-
-FIELDS: dict[str, dict[str, Any]] = {
-    "method": _field("greedy, beam or sample", enum=list(METHODS)),
-    "beam": _field("beam width; 1 is greedy", minimum=1, maximum=10),
-    "max_length": _field("longest caption in tokens", minimum=1, maximum=50),
-    "min_length": _field("shortest caption in tokens", minimum=0),
-    "length_penalty": _field(
-        "log p is divided by length to this power; the model's own by default",
-        minimum=0,
-        maximum=MOST_PENALTY,
-    ),
-    "block_ngram": _field(
-        "no n-gram of this size comes twice; 0: off; the model's own by default", minimum=0
-    ),
-    "temperature": _field("sampling temperature", exclusiveMinimum=0),
-    "top_k": _field("sample among this many most probable words; 0: among all", minimum=0),
-    "top_p": _field(
-        "sample among the fewest words whose probability reaches this",
-        exclusiveMinimum=0,
-        maximum=1,
-    ),
-    "n_best": _field("captions per picture", minimum=1, maximum=10),
-    "alternatives": _field("candidates kept per word", minimum=0, maximum=20),
-    "prefix": _field("words that the caption begins with"),
-    "banned": _field("words that the caption does not contain"),
-    "context": _field("hard attention: expected, sample or argmax", enum=list(CONTEXTS)),
-    "seed": _field("seed of sampled words and locations", minimum=0, maximum=2**32),
-}
-"""The OpenAPI schema of every field of `DecodingOptions`; words are given as text.
+SCHEMAS: dict[str, Any] = json.loads((files("regard.serve") / "schemas.json").read_text("utf-8"))
+"""JSON schemas of the form's fields and of the answers, and the meaning of each error status."""
+FIELDS: dict[str, dict[str, Any]] = SCHEMAS["fields"]
+"""The schema of every field of `DecodingOptions`; words are given as text.
 
 The service checks the maxima itself, because the work grows with them."""
 _WORDS = ("prefix", "banned")

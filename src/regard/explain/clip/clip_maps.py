@@ -6,8 +6,8 @@ Frames that a short clip lacks are padding: they receive no attention, they are 
 
 import numpy as np
 
-from regard.explain.drawing import missing_source, size_of
-from regard.explain.maps import SCALE_LEAST, absolute_scale, paint, upsample
+from regard.explain.drawing import missing_source
+from regard.explain.maps import SCALE_LEAST, absolute_scale, paint, size_of, upsample
 from regard.types import Caption, Clip, Grid
 
 SECONDS_SCALE_NOTE = (

@@ -33,12 +33,11 @@ from regard.explain.drawing import (
     caption_fonts,
     chosen_label,
     coverage_label,
-    drawing_of,
     fitted,
     footer,
     smoothing_label,
 )
-from regard.explain.maps import paint
+from regard.explain.maps import drawing_of, paint
 from regard.types import Caption
 
 _LABEL, _GAP = 1.5, 0.06  # inches: the column of the words, and between frames

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from regard.errors import ConfigError
 from regard.explain import drawing
 from regard.explain.clip.clip_maps import ClipMaps, shown_frames
-from regard.explain.maps import absolute_scale, as_picture, paint, upsample
+from regard.explain.maps import absolute_scale, as_picture, drawing_of, paint, size_of, upsample
 from regard.explain.scan.montage import scan_frames, scan_notices
 from regard.media import cell_bounds
 from regard.types import Caption, Scan, Word
@@ -65,11 +65,11 @@ def save_animation(caption: Caption, path: str | Path, *, smooth: bool = True) -
 
 
 def _picture_frames(caption: Caption, *, smooth: bool) -> _Timed:
-    pixels = drawing.drawing_of(drawing.picture_of(caption), _SIDE)
+    pixels = drawing_of(drawing.picture_of(caption), _SIDE)
     top = absolute_scale(caption.trace.alpha, caption.grid, smooth=smooth)
     frames = [(_captioned(pixels, caption.text), _PICTURE_MS)]
     for word in caption.words:
-        relative = upsample(word.alpha, caption.grid, drawing.size_of(pixels), smooth=smooth)
+        relative = upsample(word.alpha, caption.grid, size_of(pixels), smooth=smooth)
         painted = _framed(paint(pixels, relative, top), caption, word)
         frames.append((_captioned(painted, word.text), _WORD_MS))
     return frames
@@ -89,7 +89,7 @@ def _clip_frames(caption: Caption, *, smooth: bool) -> _Timed:
     """Return a clip's frames under each word's map."""
     maps = ClipMaps(caption)
     top = maps.scale(smooth=smooth)
-    pictures = [drawing.drawing_of(frame, _CLIP_SIDE) for frame in maps.clip.pixels]
+    pictures = [drawing_of(frame, _CLIP_SIDE) for frame in maps.clip.pixels]
     frames = [
         (_captioned(pictures[frame], caption.text), _FRAME_MS)
         for frame in shown_frames(len(pictures), _PLAYED, None)

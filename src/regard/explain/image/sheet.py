@@ -24,17 +24,15 @@ from regard.explain.drawing import (
     attention_label,
     beta_label,
     caption_fonts,
-    drawing_of,
     fitted,
     footer,
     footer_height,
     grid_label,
     map_notes,
     picture_of,
-    size_of,
     smoothing_label,
 )
-from regard.explain.maps import absolute_scale, paint, upsample
+from regard.explain.maps import absolute_scale, drawing_of, paint, size_of, upsample
 from regard.media import cell_bounds
 from regard.types import Caption, Word
 
