@@ -35,7 +35,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 PLAIN = """
 import sys
 import regard
-from regard.media import find_files
+from regard.media.find import find_files
 paths = list(find_files([sys.argv[1]]))[: int(sys.argv[2])]
 model = regard.load(sys.argv[3] or None).accelerated(len(paths))
 print(sum(1 for _ in model.caption_many(paths)))

@@ -15,7 +15,7 @@ from regard.bulk.filesystem import Places, shown
 from regard.bulk.sources import units_of
 from regard.bulk.worker import Item, items_of
 from regard.errors import ConfigError, DatasetError
-from regard.media import find_files
+from regard.media.find import find_files
 from tests.helpers import bulk_jobs, toys
 from tests.helpers.bulk_jobs import write_parquet, write_tar
 

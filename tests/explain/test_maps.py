@@ -18,8 +18,9 @@ from regard.explain.maps import (
     smoothing,
     upsample,
 )
-from regard.media import cell_at, cell_bounds, image_grid, preprocess, read_image
+from regard.media import cell_at, cell_bounds, preprocess, read_image
 from regard.media.preprocess import PreprocessingSpec, covered_extent
+from regard.media.reader import image_grid
 from regard.types import Grid
 
 

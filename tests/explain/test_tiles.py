@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from regard.explain.maps import as_picture, tiled
-from regard.media import cell_bounds, scan_grid
+from regard.media import cell_bounds
 from regard.media.preprocess import PreprocessingSpec
-from regard.media.reader import clip_grid
+from regard.media.reader import clip_grid, scan_grid
 from regard.types import AttentionTrace, Caption, Grid, Media, Word
 from tests.helpers.toy_media import clip, scan
 

@@ -18,7 +18,8 @@ from regard.faithfulness.occlusion import (
     occlude,
     rank_correlation,
 )
-from regard.media import Input, real_mask
+from regard.media import Input
+from regard.media.reader import real_mask
 from regard.types import Grid
 from tests.helpers import filmed, scans
 from tests.helpers.planted import GRID, planted, planted_clip

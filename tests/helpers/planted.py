@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from regard.media import ClipSpec, PreprocessingSpec, prepare
+from regard.media import ClipSpec, PreprocessingSpec
+from regard.media.reader import prepare
 from regard.types import (
     Annotations,
     AttentionTrace,

@@ -10,7 +10,8 @@ import torch
 
 from regard.captioner import Captioner
 from regard.config import DecoderConfig, EncoderConfig, Recipe, VolumeConfig
-from regard.media import ScanSpec, cell_at, places_of, real_mask, scan_grid
+from regard.media import ScanSpec, cell_at, places_of
+from regard.media.reader import real_mask, scan_grid
 from regard.media.scan.scan_reader import read_scan
 from regard.model.encoders import build_encoder
 from regard.pipeline import NOT_CLINICAL

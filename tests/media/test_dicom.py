@@ -16,8 +16,9 @@ import pytest
 from regard.data import load_dataset
 from regard.data.check import check_dataset
 from regard.errors import MediaError, MediaTooLarge, MissingExtra, RegardError
-from regard.media import digest_of, find_files, medium_of, prepare
-from regard.media.find import split_series
+from regard.media import digest_of, medium_of
+from regard.media.find import find_files, split_series
+from regard.media.reader import prepare
 from regard.media.scan.dicom_geometry import DicomPlane, place_slices
 from regard.media.scan.scan_reader import read_scan
 from tests.helpers.scan_files import dicom, enhanced, planes, saved, spec, write_series

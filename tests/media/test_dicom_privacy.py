@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from regard.errors import MediaError
-from regard.media import find_files
+from regard.media.find import find_files
 from regard.media.scan.scan_reader import read_scan
 from tests.helpers import toys
 from tests.helpers.scan_files import PLANTED, dicom, planes, saved, spec, write_series

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from regard.errors import MediaError
-from regard.media import find_files, medium_of, read_image
+from regard.media import medium_of, read_image
+from regard.media.find import find_files
 from regard.media.preprocess import ScanSpec
 from regard.media.scan.scan_reader import read_scan
 

@@ -5,15 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.media import (
-    PreprocessingSpec,
-    cell_at,
-    cell_bounds,
-    image_grid,
-    preprocess,
-    read_image,
-    real_mask,
-)
+from regard.media import PreprocessingSpec, cell_at, cell_bounds, preprocess, read_image
+from regard.media.reader import image_grid, real_mask
 from regard.types import Grid
 
 

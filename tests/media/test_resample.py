@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.config import VolumeConfig
-from regard.media import cell_at, cell_bounds, cell_centre, prepare, scan_grid, world_of
+from regard.media import cell_at, cell_bounds, cell_centre, world_of
 from regard.media.preprocess import CT_WINDOWS, apply_window, intensity_window, resample
+from regard.media.reader import prepare, scan_grid
 from regard.media.scan.scan_reader import read_scan
 from regard.types import Scan
 from tests.helpers.scan_files import spec, voxels

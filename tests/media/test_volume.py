@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard.errors import MediaError, MediaTooLarge, MissingExtra, UnknownMedia
-from regard.media import digest_of, medium_of, prepare, read_media
+from regard.media import digest_of, medium_of, read_media
+from regard.media.reader import prepare
 from regard.media.scan.scan_reader import read_scan
 from regard.types import Scan
 from tests.helpers.scan_files import nifti, spec, voxels

@@ -63,12 +63,17 @@ def test_only_like_requests_share_a_batch(serving: Any) -> None:
 
 def test_a_sampled_caption_depends_on_its_seed_and_on_nobody_else(serving: Any) -> None:
     service = serving(wait=0.5)
-    sample = {"method": "sample", "seed": "5"}
+    sample = {"method": "sample", "seed": "5", "n_best": "2"}
     company = service.together(*(request(seed, **sample) for seed in range(4)))
+    count, pictures_sum = (float(line.split()[1]) for line in batches(service))
+    assert pictures_sum == 4
+    assert count < 4  # sampled words allow a batch
     for seed, answer in enumerate(company):
         method, path, alone = request(seed, **sample)
-        found = service(method, path, **alone).json()["captions"][0]["caption"]
-        assert answer.json()["captions"][0]["caption"] == found
+        found = service(method, path, **alone).json()["captions"][0]
+        shared = answer.json()["captions"][0]
+        assert shared["caption"] == found["caption"]
+        assert [o["caption"] for o in shared["n_best"]] == [o["caption"] for o in found["n_best"]]
 
 
 def test_sampled_locations_depend_on_their_seed_and_on_nobody_else(serving: Any) -> None:
@@ -85,6 +90,7 @@ def test_sampled_locations_depend_on_their_seed_and_on_nobody_else(serving: Any)
     names = ["cat.jpg", "dog.jpg", "friends.jpg"]
     answers = service.together(*(sampled(name, 5) for name in names))
     company = [answer.json()["captions"][0] for answer in answers]
+    assert batches(service)[0] == "regard_batch_pictures_count 3.0"  # each alone
     for name, found in zip(names, company, strict=True):
         alone = service.together(sampled(name, 5))[0].json()["captions"][0]
         assert found["caption"] == alone["caption"]

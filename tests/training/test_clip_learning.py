@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from regard.config import Recipe
-from regard.media import preprocess_pixels
+from regard.media.preprocess import preprocess_pixels
 from regard.model.encoders import FrameEncoder, build_encoder
 from regard.recipes import find_recipe
 from regard.synthetic.clips import Story, make_stories

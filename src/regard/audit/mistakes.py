@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from regard.captioner import Captioner, Failure
+from regard.captioner import Captioner
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.errors import ConfigError
 from regard.metrics import ptb_tokenize
 from regard.metrics.hallucination import hallucination, judge
 from regard.metrics.noun_phrases import MISTAKES, Mistake
-from regard.metrics.split_evaluation import split_items
+from regard.metrics.split_evaluation import split_items, succeeding
 from regard.reliability.calibration import Reliability, reliability
 from regard.text import words
 from regard.types import Caption
@@ -188,21 +188,15 @@ def audit(
             f"{captioner.name!r} captions {captioner.medium}s, but an audit is of pictures only."
         )
     items = split_items(dataset, split, limit)
-    pictures: list[AuditedPicture] = []
     failures: dict[str, str] = {}
     results = captioner.caption_many((item.file for item in items), beam=beam)
-    for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
-        if isinstance(result, Failure):
-            failures[item.key] = str(result.error)
-        else:
-            pictures.append(examine(item, result))
-        if report is not None:
-            report(done, len(items))
+    captioned = succeeding(items, results, failures, report)
+    pictures = tuple(examine(item, caption) for item, caption in captioned)
     settings = {
         "model": captioner.name, "split": split_named(split), "pictures": len(pictures),
         "beam": beam, "low_confidence": LOW_CONFIDENCE, "flat": FLAT, "collapsed": COLLAPSED,
     }  # fmt: skip
-    return Audit(settings, tuple(pictures), failures)
+    return Audit(settings, pictures, failures)
 
 
 def examine(item: CaptionedItem, caption: Caption) -> AuditedPicture:

@@ -23,24 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from regard.explain.drawing import (
-    SCALE_NOTE,
-    attention_label,
-    beta_label,
-    chosen_label,
-    coverage_label,
-    grid_label,
-    picture_of,
-    smoothing_label,
-)
-from regard.explain.maps import (
-    OPACITY,
-    absolute_scale,
-    as_picture,
-    colours,
-    relative_map,
-    smoothing,
-)
+from regard.explain import drawing, maps
 from regard.text.vocabulary import END, SPECIALS, UNKNOWN
 from regard.types import Caption, Grid, Word
 
@@ -141,16 +124,17 @@ def caption_html(
     """
     choice = caption.medium == "image"
     if not choice:
-        caption, occlusion = as_picture(caption), None
-    pixels, grid, alpha = picture_of(caption), caption.grid, caption.trace.alpha
-    tops = {"map": (absolute_scale(alpha, grid), absolute_scale(alpha, grid, smooth=choice))}
+        caption, occlusion = maps.as_picture(caption), None
+    pixels, grid, alpha = drawing.picture_of(caption), caption.grid, caption.trace.alpha
+    tops = {"map": tuple(maps.absolute_scale(alpha, grid, smooth=s) for s in (False, choice))}
     if occlusion is not None:
         tops["mattered"] = falls_scale(occlusion.falls, grid)
     words = words_html(
         [page_word(word, occlusion, t) for t, word in enumerate(caption.words)], tops
     )
-    foot = [attention_label(caption.trace), grid_label(grid), coverage_label(grid),
-            chosen_label(caption), SCALE_NOTE, caption.model, *caption.notices]  # fmt: skip
+    foot = [drawing.attention_label(caption.trace), drawing.grid_label(grid),
+            drawing.coverage_label(grid), drawing.chosen_label(caption), drawing.SCALE_NOTE,
+            caption.model, *caption.notices]  # fmt: skip
     return (
         f"{assets_html() if assets else ''}"
         f"<div class='regard' role='group' aria-label='{escaped(caption.text)}' "
@@ -223,11 +207,11 @@ def map_data(grid: Grid, *, smooth: bool) -> str:
     data: dict[str, Any] = {
         "grid": grid.shape,
         "place": [left / width, top / height, (right - left) / width, (bottom - top) / height],
-        "opacity": OPACITY,
+        "opacity": maps.OPACITY,
         "colours": colour_stops(_STOPS),
     }
     if smooth:
-        kernels = (smoothing(cells, _ENLARGE) for cells in grid.shape)
+        kernels = (maps.smoothing(cells, _ENLARGE) for cells in grid.shape)
         data["kernels"] = [[[round(w, 4) for w in row] for row in k.tolist()] for k in kernels]
     return attribute(data)
 
@@ -239,7 +223,7 @@ def attribute(data: Any) -> str:
 
 def colour_stops(count: int) -> list[list[int]]:
     """Return colours of the maps at even shares of the scale, as (r, g, b) of 8 bits."""
-    return np.rint(255 * colours(np.linspace(0, 1, count))[0]).astype(int).tolist()
+    return np.rint(255 * maps.colours(np.linspace(0, 1, count))[0]).astype(int).tolist()
 
 
 def image_uri(pixels: np.ndarray, side: int, quality: int = 85) -> str:
@@ -292,7 +276,7 @@ def words_html(words: Sequence[PageWord], tops: Mapping[str, Sequence[float]]) -
     """
     buttons: list[str] = []
     for word in words:
-        relative = [round(float(value), 2) for value in relative_map(word.alpha).ravel()]
+        relative = [round(float(value), 2) for value in maps.relative_map(word.alpha).ravel()]
         data = {"map": relative, "note": word.note, "others": word.others, "cell": word.cell}
         if word.falls is not None:
             data["mattered"] = [round(float(value), 4) for value in word.falls.ravel()]
@@ -309,7 +293,7 @@ def words_html(words: Sequence[PageWord], tops: Mapping[str, Sequence[float]]) -
 
 def bar_html(top: float) -> str:
     """Return the colour bar of a scale in multiples of uniform, with a mark at 1."""
-    opacities = colours(np.linspace(0, 1, 9))[1]
+    opacities = maps.colours(np.linspace(0, 1, 9))[1]
     stops = ",".join(
         f"rgba({','.join(map(str, stop))},{opacity:.2f})"
         for stop, opacity in zip(colour_stops(9), opacities, strict=True)
@@ -329,7 +313,7 @@ def scale_html(top: float, grid: Grid, *, smooth: bool, checked: bool = True) ->
     drawn = "<span>raw cells</span>"
     if smooth:
         mark = " checked" if checked else ""
-        drawn = VIEWER.fill("smooth", checked=mark, how=smoothing_label(grid))
+        drawn = VIEWER.fill("smooth", checked=mark, how=drawing.smoothing_label(grid))
     return VIEWER.fill("scale", bar=bar_html(top), top=top, drawn=drawn)
 
 
@@ -340,7 +324,7 @@ def controls_html(*, occluded: bool) -> str:
         occluded: whether there is a second map, of an occlusion.
     """
     layers = VIEWER.fill("layers") if occluded else ""
-    return VIEWER.fill("controls", opacity=100 * OPACITY, layers=layers)
+    return VIEWER.fill("controls", opacity=100 * maps.OPACITY, layers=layers)
 
 
 def falls_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
@@ -351,7 +335,7 @@ def falls_scale(falls: np.ndarray, grid: Grid) -> tuple[float, float]:
         grid: grid of the cells.
     """
     raw = float(falls.max(initial=0.0))
-    rows, cols = (smoothing(cells) for cells in grid.shape)
+    rows, cols = (maps.smoothing(cells) for cells in grid.shape)
     smooth = float((rows @ falls.reshape(-1, *grid.shape) @ cols.T).max(initial=0.0))
     return max(FALL_LEAST, raw), max(FALL_LEAST, smooth)
 
@@ -372,7 +356,7 @@ def word_note(word: Word, cells: int | None = None) -> str:
     most = math.log(cells or word.alpha.size)
     return (
         f"p {math.exp(word.logprob):.2f}{sure} · entropy {word.entropy:.2f} of at most {most:.2f} "
-        f"nats · peak {word.peak:.1%}{beta_label(word, ' · ')}"
+        f"nats · peak {word.peak:.1%}{drawing.beta_label(word, ' · ')}"
     )
 
 

@@ -9,11 +9,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from regard.captioner import Captioner, Failure, Source
+from regard.captioner import Captioner, Source
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.data.regions import Regions
 from regard.decoding.sampling import force_captions
@@ -23,7 +24,7 @@ from regard.faithfulness.occlusion import check_cover, deletion_and_insertion, o
 from regard.metrics import score_captions
 from regard.metrics.pointing import Pointing, pointing
 from regard.metrics.scores import check_scorers
-from regard.metrics.split_evaluation import split_items
+from regard.metrics.split_evaluation import split_items, succeeding
 from regard.text.vocabulary import START
 from regard.text.words import CLASSES, word_class
 from regard.types import Caption
@@ -180,15 +181,9 @@ def _captions(
     files = [item.file for item in items]
     batches = _batches(files, captioner.items_at_once(_BATCH))
     results = captioner.caption_batches(batches, beam=beam)
-    captions: dict[str, Caption] = {}
     failures: dict[str, str] = {}
-    for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
-        report(what, done, len(items))
-        if isinstance(result, Failure):
-            failures[item.key] = str(result.error)
-        elif result.words:
-            captions[item.key] = result
-    return captions, failures
+    captioned = succeeding(items, results, failures, partial(report, what))
+    return {item.key: caption for item, caption in captioned if caption.words}, failures
 
 
 def _batches(files: Sequence[str], size: int) -> list[list[Source]]:

@@ -1,6 +1,6 @@
 """Scores of a model on a whole split, and published scores for comparison."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from regard.metrics.tokenize import ptb_tokenize
 from regard.reliability.calibration import Judged
 from regard.text.vocabulary import SPECIALS
 from regard.text.words import SpokenWord, spoken_words
+from regard.types import Caption
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def evaluate(
     check_scorers(tokenizer)  # now, not after an hour of captioning
     if medium_of(items[0].file) == "video" and captioner.medium == "image":
         captioner = captioner.for_clips()
-    captions: dict[str, str] = {}
+    captions = {item.key: "" for item in items}
     failures: dict[str, str] = {}
     spoken: dict[str, Sequence[SpokenWord]] = {}
     options: dict[str, Any] = {"beam": beam, "context": context}
@@ -98,13 +99,8 @@ def evaluate(
     results = captioner.accelerated(len(items)).caption_many(
         files, batch_size=batch_size, keep_pixels=False, **options
     )
-    for item, result in zip(items, results, strict=True):
-        if isinstance(result, Failure):
-            failures[item.key], captions[item.key] = str(result.error), ""
-        else:
-            captions[item.key], spoken[item.key] = result.text, spoken_words(result)
-        if report is not None:
-            report(len(captions), len(items))
+    for item, caption in succeeding(items, results, failures, report):
+        captions[item.key], spoken[item.key] = caption.text, spoken_words(caption)
     references = {item.key: list(item.captions) for item in items}
     scores = score_captions(captions, references, tokenizer=tokenizer)
     settings = {"model": captioner.name, "split": split_named(split)} | options | scores.settings
@@ -129,6 +125,29 @@ def split_items(dataset: CaptionDataset, split: str, limit: int = 0) -> tuple[Ca
             f"{dataset.source} has no pictures in the split {split!r}; it has {', '.join(names)}."
         )
     return items
+
+
+def succeeding(
+    items: Sequence[CaptionedItem],
+    results: Iterable[Caption | Failure],
+    failures: dict[str, str],
+    report: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[CaptionedItem, Caption]]:
+    """Yield the items that could be captioned, each with its caption.
+
+    Args:
+        items: the items.
+        results: the result of each, from `Captioner.caption_many`.
+        failures: the reasons of the others are added, by item key.
+        report: called with (items done, items).
+    """
+    for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
+        if isinstance(result, Failure):
+            failures[item.key] = str(result.error)
+        else:
+            yield item, result
+        if report is not None:
+            report(done, len(items))
 
 
 def _judged(

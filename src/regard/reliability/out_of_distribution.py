@@ -196,13 +196,8 @@ class OutOfDistributionDetector:
     def fit(cls, medium: str, items: Iterable[ItemStats]) -> OutOfDistributionDetector:
         """Fit to training items, at least `2 * _FOLDS` of them."""
         seen = list(items)
-        ranges = {
-            name: (
-                _rounded(min(s.quantities[name] for s in seen)),
-                _rounded(max(s.quantities[name] for s in seen)),
-            )
-            for name in seen[0].quantities
-        }
+        quantities = {name: [s.quantities[name] for s in seen] for name in seen[0].quantities}
+        ranges = {name: (_rounded(min(q)), _rounded(max(q))) for name, q in quantities.items()}
         clouds = {
             name: Gaussian.fit(np.stack([s.vectors[name] for s in seen]).astype(np.float64))
             for name in seen[0].vectors

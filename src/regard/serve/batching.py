@@ -123,8 +123,9 @@ class Batcher:
         if not self._waiting:
             return []
         kind = self._waiting[0].kind
-        # A batch has one random generator: a picture sampled with others would get other words.
-        sampled = "sample" in (dict(kind[1]).get(name) for name in ("method", "context"))
+        # Locations are drawn for a whole batch at once, so they would depend on the others in it.
+        # Sampled words do not: every item gets the same random numbers (`decode_sample`).
+        sampled = dict(kind[1]).get("context") == "sample"
         alike = [item for item in self._waiting if item.kind == kind]
         batch = alike[: 1 if sampled else self._settings.batch_size]
         self._waiting = [item for item in self._waiting if item not in batch]

@@ -11,6 +11,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
@@ -41,29 +42,23 @@ class ServiceMetrics:
         """
         with needs_extra("prometheus_client", "serve", "counting requests"):
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-        here = self._registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
+        count = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
         self._folder = os.environ.get(MULTIPROC_DIR, "")
         self._waiting = waiting
-        self._requests = Counter(
-            "regard_requests", "Requests answered.", ["path", "status"], registry=here
+        self._requests = count("regard_requests", "Requests answered.", ["path", "status"])
+        self._seconds = histogram(
+            "regard_request_seconds", "Time to an answer.", ["path"], buckets=_SECONDS
         )
-        self._seconds = Histogram(
-            "regard_request_seconds", "Time to an answer.", ["path"], buckets=_SECONDS,
-            registry=here,
-        )  # fmt: skip
-        self._files = Counter("regard_pictures", "Files.", ["result"], registry=here)
-        self._batches = Histogram(
-            "regard_batch_pictures", "Pictures that went through the network together.",
-            buckets=_BATCHES, registry=here,
-        )  # fmt: skip
-        self._decoders = Counter(
-            "regard_decoders_ended", "Decoding processes that ended.", ["why"], registry=here
-        )
-        self._disconnects = Counter(
-            "regard_clients_left", "Requests whose sender left before the answer.", registry=here
-        )
+        self._files = count("regard_pictures", "Files.", ["result"])
+        together = "Pictures that went through the network together."
+        self._batches = histogram("regard_batch_pictures", together, buckets=_BATCHES)
+        self._decoders = count("regard_decoders_ended", "Decoding processes that ended.", ["why"])
+        left = "Requests whose sender left before the answer."
+        self._disconnects = count("regard_clients_left", left)
         self._gauge = Gauge(
-            "regard_waiting_pictures", "Waiting or worked on.", registry=here,
+            "regard_waiting_pictures", "Waiting or worked on.", registry=self._registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
 

@@ -11,16 +11,9 @@ from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from regard import errors
 from regard.config import DecodingConfig
 from regard.decoding import DecodingOptions
-from regard.errors import (
-    ConfigError,
-    MediaError,
-    MediaTooLarge,
-    RegardError,
-    UnknownMedia,
-    UnknownName,
-)
 from regard.media.isolate import MissingReader
 from regard.serve.settings import Settings
 
@@ -53,13 +46,13 @@ class RequestError(Exception):
             self.headers["connection"] = "close"
 
 
-def status_of(error: RegardError) -> int:
+def status_of(error: errors.RegardError) -> int:
     """Return the HTTP status of an error in a request's content."""
-    if isinstance(error, MediaTooLarge):
+    if isinstance(error, errors.MediaTooLarge):
         return 413
-    if isinstance(error, UnknownMedia | MissingReader):
+    if isinstance(error, errors.UnknownMedia | MissingReader):
         return 415
-    return 400 if isinstance(error, MediaError) else 422
+    return 400 if isinstance(error, errors.MediaError) else 422
 
 
 def one_line(error: Exception) -> str:
@@ -109,7 +102,7 @@ class CaptionRequest:
     files: tuple[Upload, ...]
     options: dict[str, Any]
     extra: dict[str, Any]
-    keys: tuple[str | MediaError, ...] = ()
+    keys: tuple[str | errors.MediaError, ...] = ()
 
 
 def options_of(given: Mapping[str, str], extra: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
@@ -134,9 +127,9 @@ def options_of(given: Mapping[str, str], extra: Mapping[str, Any]) -> tuple[dict
         elif name in DEFAULTS:
             value = options[name] = _value(name, text, DEFAULTS[name])
             if (most := FIELDS[name].get("maximum")) is not None and value > most:
-                raise ConfigError(f"{name} is {value}; the service allows at most {most}.")
+                raise errors.ConfigError(f"{name} is {value}; the service allows at most {most}.")
         else:
-            raise UnknownName("form field", name, [*DEFAULTS, *extra, "files"])
+            raise errors.UnknownName("form field", name, [*DEFAULTS, *extra, "files"])
     return options, others
 
 
@@ -146,7 +139,7 @@ def _value(name: str, text: str, default: Any) -> Any:
         return _SWITCH[text.strip().lower()] if kind is bool else kind(text)
     except (ValueError, KeyError) as error:
         expected = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise ConfigError(f"{name} is {text!r}; it must be {expected}.") from error
+        raise errors.ConfigError(f"{name} is {text!r}; it must be {expected}.") from error
 
 
 async def read_request(
@@ -188,7 +181,7 @@ async def read_request(
                     shown = (value.filename or "picture")[-_MAX_NAME:]
                     uploads.append(Upload(shown, await value.read()))
                 else:
-                    raise UnknownName("file field", name, _FILES)
+                    raise errors.UnknownName("file field", name, _FILES)
     except ClientDisconnect as error:
         raise RequestError(400, "the connection ended before the request did.") from error
     except UnicodeError as error:  # of a character set that the form names

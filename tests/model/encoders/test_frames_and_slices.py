@@ -6,7 +6,8 @@ import torch
 
 from regard.config import EncoderConfig, VideoConfig, VolumeConfig
 from regard.errors import ConfigError
-from regard.media import cell_bounds, preprocess_pixels
+from regard.media import cell_bounds
+from regard.media.preprocess import preprocess_pixels
 from regard.model.encoders import Encoder, FrameEncoder, SliceEncoder, build_encoder
 from regard.model.encoders.onnx_encoder import encode_with
 from tests.helpers.toy_media import clip, scan

@@ -23,14 +23,8 @@ from PIL import Image
 from regard.errors import MediaError
 from regard.media.preprocess import ClipSpec
 from regard.media.source_file import refuse_empty, refuse_size
+from regard.media.video import pyav
 from regard.media.video.frames import LONG_SIDE, Choice, Timeline, choose_frames
-from regard.media.video.pyav import (
-    MAX_FRAME_PIXELS,
-    MAX_FRAMES,
-    DecodedFrames,
-    VideoFile,
-    import_av,
-)
 from regard.types import Clip
 
 _SEEK_FROM = 2000  # frames; decoding a shorter clip whole takes only some seconds
@@ -43,8 +37,8 @@ def read_clip(
     spec: ClipSpec,
     *,
     name: str | None = None,
-    max_pixels: int = MAX_FRAME_PIXELS,
-    max_frames: int = MAX_FRAMES,
+    max_pixels: int = pyav.MAX_FRAME_PIXELS,
+    max_frames: int = pyav.MAX_FRAMES,
     report: _Report = None,
 ) -> Clip:
     """Read the chosen frames of a clip: upright, RGB, on square pixels.
@@ -73,13 +67,13 @@ def read_clip(
     """
     if isinstance(source, str | Path):
         name = name or str(source)
-        import_av()
+        pyav.import_av()
         with _open(Path(source), name) as file:
-            return _from_file(VideoFile(file, name, max_pixels), spec, max_frames, report)
+            return _from_file(pyav.VideoFile(file, name, max_pixels), spec, max_frames, report)
     if isinstance(source, bytes | bytearray | memoryview):
-        import_av()
+        pyav.import_av()
         digest = hashlib.sha256(source).hexdigest()  # reading it from the BytesIO would copy it
-        video = VideoFile(io.BytesIO(source), name or "<bytes>", max_pixels)
+        video = pyav.VideoFile(io.BytesIO(source), name or "<bytes>", max_pixels)
         return _from_file(video, spec, max_frames, report, digest)
     return _from_array(source, spec, name or "<array>", max_pixels)
 
@@ -102,7 +96,7 @@ def _open(path: Path, name: str) -> Generator[BinaryIO]:
 
 
 def _from_file(
-    video: VideoFile, spec: ClipSpec, max_frames: int, report: _Report, digest: str = ""
+    video: pyav.VideoFile, spec: ClipSpec, max_frames: int, report: _Report, digest: str = ""
 ) -> Clip:
     try:
         digest = digest or hashlib.file_digest(cast("Any", video.file), "sha256").hexdigest()
@@ -126,8 +120,8 @@ def _from_file(
 
 
 def _decode(
-    video: VideoFile, spec: ClipSpec, listed: Timeline, report: _Report
-) -> tuple[DecodedFrames, list[Choice], np.ndarray]:
+    video: pyav.VideoFile, spec: ClipSpec, listed: Timeline, report: _Report
+) -> tuple[pyav.DecodedFrames, list[Choice], np.ndarray]:
     """Return the chosen frames, the choice, and the times of all frames and of their end."""
     # The frame after those that are chosen from tells when the last chosen one ends.
     stop = spec.first_frames + 1 if spec.first_frames else None
@@ -167,7 +161,7 @@ def _of_one_size(frames: list[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def _notes(decoded: DecodedFrames, frames: list[np.ndarray], missing: int) -> tuple[str, ...]:
+def _notes(decoded: pyav.DecodedFrames, frames: list[np.ndarray], missing: int) -> tuple[str, ...]:
     notes = list(decoded.notes)
     if decoded.damaged:
         notes.append(f"{decoded.damaged} damaged frames passed over or mended")
