@@ -16,8 +16,8 @@ import pytest
 from regard.audit.mistakes import examine
 from regard.audit.report import report_html
 from regard.data.dataset import CaptionedItem
-from regard.explain import DiaryEntry, caption_html, write_diary
-from regard.explain.diary import DiaryCaption, DiaryPicture
+from regard.explain import caption_html
+from regard.explain.diary import DiaryCaption, DiaryEntry, DiaryPicture, write_diary
 from regard.media import cell_bounds
 from tests.helpers import toys
 from tests.helpers.audits import audited

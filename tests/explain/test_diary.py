@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from regard.errors import CheckpointError
-from regard.explain import Diary, DiaryEntry, write_diary
-from regard.explain.diary import DiaryCaption, DiaryPicture
+from regard.explain.diary import Diary, DiaryCaption, DiaryEntry, DiaryPicture, write_diary
 from regard.types import Grid
 from tests.helpers import toys
 

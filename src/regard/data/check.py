@@ -126,9 +126,8 @@ def _id_problems(found: CaptionFile) -> Iterator[Problem]:
     for (what, name), files in owners.items():
         if len(files) > 1:
             of = " and ".join(dict.fromkeys(files))
-            yield Problem(
-                "duplicate id", files[0], f"{what} {name} occurs {len(files)} times: {of}"
-            )
+            times = f"{what} {name} occurs {len(files)} times: {of}"
+            yield Problem("duplicate id", files[0], times)
 
 
 def _caption_problems(rows: tuple[Row, ...]) -> Iterator[Problem]:

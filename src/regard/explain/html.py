@@ -202,14 +202,8 @@ def map_data(grid: Grid, *, smooth: bool) -> str:
         grid: grid of the maps.
         smooth: whether smoothing can be chosen.
     """
-    (top, bottom), (left, right) = grid.extent
-    height, width = grid.source_size
-    data: dict[str, Any] = {
-        "grid": grid.shape,
-        "place": [left / width, top / height, (right - left) / width, (bottom - top) / height],
-        "opacity": maps.OPACITY,
-        "colours": colour_stops(_STOPS),
-    }
+    data: dict[str, Any] = {"grid": grid.shape, "place": _place(grid), "opacity": maps.OPACITY}
+    data["colours"] = colour_stops(_STOPS)
     if smooth:
         kernels = (maps.smoothing(cells, _ENLARGE) for cells in grid.shape)
         data["kernels"] = [[[round(w, 4) for w in row] for row in k.tolist()] for k in kernels]
@@ -242,13 +236,14 @@ def data_uri(data: bytes, kind: str) -> str:
 
 def layer_html(grid: Grid) -> str:
     """Return the empty layer for maps that lies over a picture where the grid's cells lie."""
+    return VIEWER.fill("layer", place=_place(grid))
+
+
+def _place(grid: Grid) -> list[float]:
+    """Return left, top, width and height of the grid's cells, as shares of the source."""
     (top, bottom), (left, right) = grid.extent
     height, width = grid.source_size
-    place = (
-        f"left:{left / width:.4%};top:{top / height:.4%};"
-        f"width:{(right - left) / width:.4%};height:{(bottom - top) / height:.4%}"
-    )
-    return f"<canvas style='{place}' aria-hidden='true'></canvas><i></i>"
+    return [left / width, top / height, (right - left) / width, (bottom - top) / height]
 
 
 def picture_html(pixels: np.ndarray, grid: Grid, name: str, *, side: int = _SIDE) -> str:

@@ -51,13 +51,8 @@ def task(
             are decoded.
         seconds: timeout after which the process ends itself, if the system supports it.
     """
-    return {
-        "name": name,
-        "size": size,
-        "spec": [spec.medium, asdict(spec)],
-        "limits": limits,
-        "seconds": seconds,
-    }
+    kind = [spec.medium, asdict(spec)]
+    return {"name": name, "size": size, "spec": kind, "limits": limits, "seconds": seconds}
 
 
 def write_message(stream: BinaryIO, header: dict[str, Any], content: Any) -> None:

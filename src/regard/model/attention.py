@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -200,14 +200,9 @@ class SoftAttention(Attention):
     """Deterministic attention: the context is the expectation (Xu et al. 2015, 4.2)."""
 
     def forward(
-        self,
-        hidden: Tensor,
-        projected: ProjectedAnnotations,
-        *,
-        context: str = "expected",
-        generator: Rng | None = None,
+        self, hidden: Tensor, projected: ProjectedAnnotations, **ignored: Any
     ) -> AttentionOutput:
-        """See `Attention.forward`; soft attention ignores `context`."""
+        """See `Attention.forward`; soft attention ignores `context` and `generator`."""
         values, mask = projected.values, projected.mask
         if dispatch.SOFT_ATTENTION.choose(dispatch.case_of(values)) == dispatch.TRITON:
             from regard.native import triton_kernels  # what follows below, in one kernel

@@ -73,9 +73,8 @@ class Confidence(Section, section="confidence"):
         words = tuple(
             replace(word, confidence=own) for word, own in zip(caption.words, tokens, strict=True)
         )
-        return replace(
-            caption, words=words, confidence=math.fsum(known) / len(known) if known else None
-        )
+        mean = math.fsum(known) / len(known) if known else None
+        return replace(caption, words=words, confidence=mean)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -228,10 +228,8 @@ class OutOfDistributionDetector:
         ]
         if not differing:
             return ()
-        return (
-            f"Unlike the {MEDIA[self.medium].noun}s that the model was trained on: "
-            f"{'; '.join(differing)}.",
-        )
+        noun = MEDIA[self.medium].noun
+        return (f"Unlike the {noun}s that the model was trained on: {'; '.join(differing)}.",)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -29,10 +29,8 @@ def answers(
         whole["headers"] = {"Content-Disposition": {"schema": _TEXT}}
     found: dict[int | str, dict[str, Any]] = {200: whole}
     for status in statuses:
-        found[status] = {
-            "description": SCHEMAS["statuses"][str(status)],
-            "content": {"application/json": {"schema": SCHEMAS["error"]}},
-        }
+        content = {"application/json": {"schema": SCHEMAS["error"]}}
+        found[status] = {"description": SCHEMAS["statuses"][str(status)], "content": content}
         if status == 429:
             found[status]["headers"] = {"Retry-After": {"schema": _WHOLE}}
     return found

@@ -205,17 +205,13 @@ class Service:
             await self._decoded(upload, key, add_pixels)
             for upload, key in zip(asked.files, asked.keys, strict=True)
         ]
-        results = await asyncio.gather(
-            *(
-                self.batcher.caption(str(key), one, asked.options)
-                for key, one in zip(asked.keys, media, strict=True)
-                if isinstance(one, Media)
-            )
-        )
-        captions = iter(results)
-        found: list[Caption | RegardError] = [
-            next(captions) if isinstance(one, Media) else one for one in media
-        ]
+
+        async def captioned(key: Any, one: Media | MediaError) -> Caption | RegardError:
+            if isinstance(one, MediaError):
+                return one
+            return await self.batcher.caption(key, one, asked.options)
+
+        found = await asyncio.gather(*map(captioned, asked.keys, media))
         for one in found:
             self.metrics.count_file("captioned" if isinstance(one, Caption) else "failed")
         return found
