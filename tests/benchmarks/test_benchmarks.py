@@ -71,7 +71,7 @@ def test_operations_by_hand() -> None:
 
 
 def test_the_operations_without_deep_output_are_the_literatures() -> None:
-    """0.813 and 1.721 GFLOP per caption of 10.5 words, as published for one without it."""
+    """0.813 and 1.721 GFLOP per caption of 10.5 words, as published without deep output."""
     for features, published in ((512, 0.813), (2048, 1.721)):
         sizes = Sizes(annotation_dim=features)
         deep = 3 * 11.5 * (2 * 512 * 512 + 2 * features * 512)

@@ -72,7 +72,7 @@ def gradients(loss: Tensor, decoder: AttentionDecoder) -> dict[str, Tensor]:
 
 
 def check(ours: Tensor, theirs: Tensor, decoder: AttentionDecoder, tolerance: float) -> None:
-    """Compare losses and gradients, each gradient by the size of the largest."""
+    """Compare losses and gradients; the tolerance of gradients grows with the largest one."""
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     own, other = gradients(ours, decoder), gradients(theirs, decoder)
     size = max(1.0, *(float(g.abs().max()) for g in other.values()))

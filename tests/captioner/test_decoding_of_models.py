@@ -29,7 +29,7 @@ OWN = DecodingConfig(length_penalty=0.8, block_ngram=1)
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A toy that goes on talking, so that it says words twice."""
+    """A toy model whose captions are long, so that words repeat."""
     toy = toys.captioner()
     with torch.no_grad():
         toy.decoder.output.bias[END] -= 6

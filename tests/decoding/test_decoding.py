@@ -243,10 +243,11 @@ def test_a_finished_caption_is_weighed_against_one_that_ends_later() -> None:
 def test_a_live_caption_is_given_up_that_three_free_words_would_not_save(
     chance: float, tokens: tuple[int, ...]
 ) -> None:
-    """Ending at once has log 0.6; "2" is followed by "3 4 4 2" for free, and then by the end.
+    """The search drops a live caption that cannot win within three more words of probability 1.
 
-    With three more words and the end it would have log 0.1 / 5, which is more than log 0.6, or
-    log 0.06 / 5, which is less, so that its log 0.06 / 6, which is more, is not seen.
+    The empty caption scores log 0.6. After "2" the words "3 4 4 2" and the end have probability 1.
+    With p(2) = 0.1, log 0.1 / 5 is above log 0.6, so the search continues. With p(2) = 0.06,
+    log 0.06 / 5 is below it, so the search ends, although log 0.06 / 6 would be above it.
     """
     table = Table(0)
     table.logits[:] = np.log([1e-9, 1.0, 1e-9, 1e-9, 1e-9])

@@ -13,7 +13,7 @@ import pytest
 
 from regard.errors import ConfigError
 from regard.explain import caption_html
-from regard.explain.html import FALL_LEAST, falls_scale
+from regard.explain.html import FALL_LEAST, Fragments, falls_scale
 from regard.explain.maps import OPACITY, absolute_scale, colours, smoothing
 from regard.faithfulness.occlusion import Occlusion
 from tests.helpers import toys
@@ -169,3 +169,17 @@ def test_alternatives_that_are_no_words_are_named_in_words() -> None:
     told = caption_html(replace(caption, words=(replace(caption.words[0], alternatives=others),)))
     assert "(end) 0.61; (unknown word) 0.22; dog 0.08" in told
     assert "&lt;end&gt;" not in told
+
+
+def test_a_fragment_escapes_texts_and_keeps_no_indentation() -> None:
+    shot = Fragments("clip.html").fill(
+        "shot", frame=3, tab=0, number=4, count=9, seconds=1.25, picture="data:,"
+    )
+    assert shot.startswith("<button type='button' class='shot' data-frame='3' tabindex='0'")
+    assert "at 1.2 seconds'><img alt='' src='data:,'><span class='weight'><b></b></span>" in shot
+    still = Fragments("scan.html").fill("still", picture="data:,")
+    assert "runs no scripts. The picture shows" in still  # a line break in a text is a space
+    page = Fragments("viewer.html").fill("page", title="<b>&", head="<i>", body="")
+    assert "<title>&lt;b&gt;&amp;</title><i></head>" in page
+    with pytest.raises(KeyError, match="head"):
+        Fragments("viewer.html").fill("page", title="", body="")

@@ -28,7 +28,7 @@ class Service:
     """A running service."""
 
     def __init__(self, log: Path, *settings: str) -> None:
-        """Start it on a free port, and wait until it is ready.
+        """Start the service on a free port, and wait until it is ready.
 
         Args:
             log: log file.

@@ -117,7 +117,7 @@ class Page:
         self.mouse("mouseReleased", x, y)
 
     def drag(self, *places: tuple[float, float]) -> None:
-        """Press at the first place, go through the others, and let go."""
+        """Press at the first place, move through the others, and release."""
         self.mouse("mouseMoved", *places[0])
         self.mouse("mousePressed", *places[0], held=True)
         for place in places[1:]:

@@ -29,7 +29,7 @@ _MANY = 2000  # items from which on a captioner has its compiled steps made
 
 @contextmanager
 def kernels(kind: str) -> Generator[None]:
-    """Hold whether the compiled loops are used: "plain" or "native"."""
+    """Fix whether the compiled loops are used: "plain" or "native"."""
     os.environ.pop("REGARD_KERNELS", None)
     if kind == "plain":
         os.environ["REGARD_KERNELS"] = "plain"

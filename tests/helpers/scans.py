@@ -41,7 +41,7 @@ def image(
     degrees: float = 0.0,
     bright: tuple[float, float, float] = (10.5, -7.0, 12.5),
 ) -> nibabel.Nifti1Image:
-    """A scan of 30 × 32 × 36 mm about the world's (0, 0, 0), brightest where it is told.
+    """A scan of 30 × 32 × 36 mm about the world's (0, 0, 0), brightest at `bright`.
 
     Voxels are 3, 2 and 1 mm along world x, y and z; `bright` is in the world before the scan
     is turned by `degrees`.

@@ -1,4 +1,4 @@
-"""Clips with painted frame numbers: the chosen frames, their times, and what is no clip."""
+"""Clips with painted frame numbers: chosen frames, their times, and files that are no clips."""
 
 import io
 import threading

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from regard.captioner import Captioner
+from regard.decoding import CONTEXTS, METHODS, MOST_PENALTY, DecodingOptions
 from regard.serve import Settings, create_app
 from regard.serve.decoders import Decoders
+from regard.serve.requests import FIELDS, SCHEMAS
+from regard.types import MEDIA, SCHEMA_VERSION
 from tests.helpers import toys
 
 KEY = "a key"
@@ -100,3 +104,13 @@ def test_every_status_is_described(described: Any) -> None:
     assert set(raw["/v1/explain"]["post"]["responses"]) == wanted
     assert raw["/v1/caption"]["post"]["security"] == [{"bearer": []}, {"key": []}]
     assert "security" not in raw["/healthz"]["get"]
+
+
+def test_the_file_of_schemas_agrees_with_the_code() -> None:
+    assert list(FIELDS) == [field.name for field in fields(DecodingOptions)]
+    assert tuple(FIELDS["method"]["enum"]) == METHODS
+    assert tuple(FIELDS["context"]["enum"]) == CONTEXTS
+    assert FIELDS["length_penalty"]["maximum"] == MOST_PENALTY
+    captions = SCHEMAS["captions"]["properties"]["captions"]["items"]["anyOf"]
+    assert captions[0]["properties"]["schema_version"]["minimum"] == SCHEMA_VERSION
+    assert captions[0]["properties"]["medium"]["enum"] == list(MEDIA)

@@ -108,7 +108,7 @@ def test_a_twin_is_as_likely_as_its_clip() -> None:
 
 
 def coloured(frame: np.ndarray) -> np.ndarray:
-    """Return where a frame shows a colour: of ground and grey shapes red, green, blue are close."""
+    """Return where a frame shows a colour; ground and grey shapes have similar red, green, blue."""
     return np.ptp(frame.astype(int), axis=-1) > 40
 
 

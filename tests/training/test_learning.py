@@ -27,7 +27,7 @@ Hit = Callable[[Grid, int, SceneObject], bool]
 
 
 def overlaps(grid: Grid, cell: int, thing: SceneObject) -> bool:
-    """Whether a cell covers part of an object's box."""
+    """Return whether a cell covers part of an object's box."""
     (above, below), (before, after) = cell_bounds(grid, cell)
     top, left, bottom, right = thing.box
     return top < below and above < bottom and left < after and before < right

@@ -140,7 +140,7 @@ def _caption_problems(rows: tuple[Row, ...]) -> Iterator[Problem]:
             yield Problem("no caption", file, "none of its captions holds a word")
     for row in rows:
         if any("\ud800" <= letter <= "\udfff" for letter in row.caption):
-            what = f"{row.caption!r} holds half a character (a lone surrogate), which is no UTF-8"
+            what = f"{row.caption!r} holds half a character (a lone surrogate): invalid UTF-8"
             yield Problem("broken character", row.file, what)
     for (file, caption), count in Counter((row.file, row.caption) for row in rows).items():
         if count > 1:

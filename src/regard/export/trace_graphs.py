@@ -171,7 +171,7 @@ class _NoisyHardAttention(Attention):
     """Hard attention with noise as an input: a graph draws no random numbers."""
 
     def forward(
-        self, hidden: Tensor, projected: ProjectedAnnotations, *, generator: Any, **ignored: Any
+        self, hidden: Tensor, projected: ProjectedAnnotations, *, generator: Any = None, **_: Any
     ) -> AttentionOutput:
         chosen, noise = generator
         log_alpha = self.log_alpha(hidden, projected)

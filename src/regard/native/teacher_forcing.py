@@ -360,7 +360,7 @@ def unroll(plan: UnrollPlan, weights: RecurrentWeights, *tensors: Tensor) -> Rec
     """Run all steps.
 
     Args:
-        plan: what is no tensor with a gradient.
+        plan: the arguments that are not tensors with a gradient.
         weights: the decoder's.
         tensors: (R, 4H), what the words add to the LSTM's gates, step by step; h_0 and c_0, each
             (B, H) in order of length; the annotations' keys (N, L, A) and values (N, L, D).

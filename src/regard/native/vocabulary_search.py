@@ -25,7 +25,7 @@ class LogitRanking:
     """Implements `regard.types.WordRanking` for computed logits of one step.
 
     Attributes:
-        logits: (B, V), finished.
+        logits: (B, V), all computed.
         normaliser: (B,) float64, log sum exp of each row.
     """
 

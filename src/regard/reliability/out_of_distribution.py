@@ -89,7 +89,7 @@ def _layout(prepared: Input) -> np.ndarray:
 
 
 def _texture(pixels: np.ndarray) -> np.ndarray:
-    """Return how much values differ: along each axis by one and by two steps, and at all."""
+    """Return spread, mean, and differences of values one and two steps apart along each axis."""
     inside = pixels[pixels != 0]  # 0 may lie outside the source
     spread = float(inside.std()) + 1e-6 if inside.size else 1e-6
     found = [spread, float(inside.mean()) if inside.size else 0.0]

@@ -56,8 +56,8 @@ def body_schema(
         properties[name] |= FIELDS.get(name, {})
         if name in choices:
             properties[name]["enum"] = list(choices[name])
-    schema = {"type": "object", "required": list(files), "properties": properties}
-    schema["additionalProperties"] = False
+    schema: dict[str, Any] = {"type": "object", "required": list(files)}
+    schema |= {"properties": properties, "additionalProperties": False}
     content = {"multipart/form-data": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
 

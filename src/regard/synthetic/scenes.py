@@ -294,8 +294,8 @@ def spoken(caption: str, names: Callable[[str], bool]) -> list[tuple[str, int | 
     """Return each word of a caption with the index of the thing it names, or None.
 
     Args:
-        caption: in which "a" begins what is said of a thing.
-        names: whether a word says something of the thing.
+        caption: in which the description of every thing begins with "a".
+        names: whether a word describes the thing.
     """
     words = caption.split()
     begun = itertools.accumulate(word == "a" for word in words)

@@ -74,7 +74,7 @@ def write_whole(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def recovered(folder: Path) -> Path:
-    """Return the folder, or the old one beside it that a kill between two renames left."""
+    """Return the folder, or the old copy that remains if replacing it was interrupted."""
     old = _kept(folder.resolve())
     return old if not folder.exists() and old.exists() else folder
 

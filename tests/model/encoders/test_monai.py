@@ -38,9 +38,9 @@ def test_cells_cover_the_input_evenly(encoder: Encoder) -> None:
 
 
 def test_a_vector_looks_around_the_middle_of_its_cell() -> None:
-    """What the voxels weigh on a cell is centred on it to half a voxel.
+    """A cell's receptive field is centred on the cell to within half a voxel.
 
-    Without the move it would lie 3.5 voxels off; random weights move the centre by some tenths.
+    Without the shift it would be 3.5 voxels off; random weights move it by some tenths.
     """
     shape = (48, 48, 48)
     encoder = build(volume=VolumeConfig(shape=shape, channels=(8, 16, 16, 16)))

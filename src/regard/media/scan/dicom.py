@@ -88,7 +88,7 @@ def _check_kind(header: DicomHeader, name: str) -> None:
         )
     photometric = str(dataset.get("PhotometricInterpretation") or "")
     if int(dataset.get("SamplesPerPixel") or 1) > 1 or photometric == "PALETTE COLOR":
-        raise MediaError(f"{name} is a DICOM file in colours; expected one value per voxel.")
+        raise MediaError(f"{name} is a DICOM file in colour; expected one value per voxel.")
     if "MOSAIC" in (dataset.get("ImageType") or ()):
         raise MediaError(
             f"{name} is a mosaic: the slices of a volume as tiles of one picture. Convert it to "

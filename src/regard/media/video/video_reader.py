@@ -164,7 +164,7 @@ def _of_one_size(frames: list[np.ndarray]) -> list[np.ndarray]:
 def _notes(decoded: pyav.DecodedFrames, frames: list[np.ndarray], missing: int) -> tuple[str, ...]:
     notes = list(decoded.notes)
     if decoded.damaged:
-        notes.append(f"{decoded.damaged} damaged frames passed over or mended")
+        notes.append(f"{decoded.damaged} damaged frames skipped or repaired")
     if missing or decoded.broken_off:
         cut = f", {missing} frames of its header missing" if missing else ""
         notes.append(f"the file is cut off{cut}")
