@@ -121,7 +121,7 @@ class GemmPeak:
         self.seconds = float("inf")
 
     def __call__(self, _: int = 0, times: int = 2) -> None:
-        """Multiply a few times and keep the best."""
+        """Multiply a few times and keep the shortest time."""
         for _ in range(times):
             start = time.perf_counter()
             torch.mm(self._a, self._b, out=self._out)

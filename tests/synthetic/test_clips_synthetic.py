@@ -81,7 +81,7 @@ def turned(story: Story) -> list[Story]:
 
 
 def test_a_twin_is_as_likely_as_its_clip() -> None:
-    """What is drawn is spread over a clip and its twin alike, to three standard deviations."""
+    """Draws fall on a clip as often as on its twin, within three standard deviations."""
     drawn = make_stories(3000)
     scenes = [s for story in drawn for s in story.scenes]
     moves = [s for s in scenes if s.event.verb == "moves"]

@@ -1,4 +1,4 @@
-"""The loop: it learns, it resumes to the same bits, it leaves its traces."""
+"""The training loop: it learns, resumes bit by bit, and writes its logs."""
 
 import errno
 import json
