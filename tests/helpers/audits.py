@@ -1,4 +1,4 @@
-"""Audits made of pictures that tests examined."""
+"""Audits of pictures, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On clips whose truth is known: who tells the order of events, and who cannot.
+"""On synthetic clips: which models can tell the order of events, and which cannot.
 
 The shipped recipes are used, with their objective, optimizer and batches; only the clips stay in
 memory. The clips that are judged come from a seed that no setting was chosen on, and show

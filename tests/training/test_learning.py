@@ -1,4 +1,4 @@
-"""On scenes whose truth is known, a small model says what is there and looks at what it says.
+"""On synthetic scenes a small model captions correctly and looks at the things it names.
 
 The shipped recipe, objective, optimizer and batches are used; only the pictures stay in
 memory. "On that shape": the centre of the cell with the largest weight lies inside the box of

@@ -1,4 +1,4 @@
-"""On volumes whose truth is known, a small model says what is there and looks at what it says.
+"""On synthetic volumes a small model captions correctly and looks at the things it names.
 
 The shipped recipe, objective, optimizer and batches are used; only the volumes stay in memory.
 "On that lesion": at the word of its size, the first that needs a look at it ("a small bright shell
