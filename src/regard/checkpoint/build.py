@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from regard.checkpoint.folder import (
@@ -203,7 +203,8 @@ def save_checkpoint(
             if encoder_weights is not None:
                 stored[ENCODER_WEIGHTS] = encoder_weights
             for name, values in stored.items():
-                save_file(_plain(values), new / name, metadata={"format": "pt"})
+                plain = _plain(values)
+                safetensors.torch.save_file(plain, new / name, metadata={"format": "pt"})
             files = {name: file_digest(new / name) for name in dict.fromkeys((*DIGESTED, *stored))}
             config = {"format_version": FORMAT_VERSION} | config | {"files": files}
             _write_json(new / "config.json", config)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +96,7 @@ class Checkpoint:
         with safe_open(self.path / WEIGHTS, framework="numpy") as stored:
             return {
                 name.removeprefix(prefix): stored.get_tensor(name).astype(np.float32)
-                for name in self.shapes
+                for name in stored.keys()  # noqa: SIM118
                 if name.startswith(prefix)
             }
 
@@ -134,6 +134,11 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         _training_state(folder) if training else None,
         _encoder_file(folder, config),
     )
+    if checkpoint.encoder_file is not None:
+        own = _shapes(checkpoint.encoder_file)
+        weights = {name: shape for name, shape in own.items() if not _is_scale(name, own)}
+        for name, shape in weights.items():
+            checkpoint.shapes[checkpoint.encoder_prefix + name] = shape
     _check_fit(checkpoint)
     _check_digests(checkpoint)
     return checkpoint
@@ -215,10 +220,15 @@ def _encoder_file(folder: Path, config: dict[str, Any]) -> Path | None:
         if file.is_file() and (own or _named_digest(file.parent) == digest):
             return file
     raise CheckpointError(
-        f"{folder} lacks {ENCODER_WEIGHTS}, the weights of its encoder {config['encoder']['name']}, "
-        f"and no model in a folder beside it has the same file (SHA-256 {digest}). Copy the file "
-        "from the model that it was shipped with, or copy or download the model again."
+        f"{folder} lacks {ENCODER_WEIGHTS}, the weights of {config['encoder']['name']}, and no "
+        f"model in a folder beside it has that file (SHA-256 {digest}). Copy it from the model "
+        "that it was shipped with, or copy or download this model again."
     )
+
+
+def _is_scale(name: str, weights: Container[str]) -> bool:
+    """Return whether a name belongs to the scales of a matrix in 8 bits."""
+    return name.endswith(".scale") and name.removesuffix(".scale") in weights
 
 
 def _named_digest(folder: Path) -> str | None:

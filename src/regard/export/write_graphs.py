@@ -115,8 +115,12 @@ def _check_replaced(checkpoint: Checkpoint, place: Path) -> None:
     """
     if place.resolve() == checkpoint.path.resolve() or not (place / "config.json").is_file():
         return  # `replaced_whole` does not replace other folders
-    held = place / WEIGHTS
-    same = held.is_file() and file_digest(held) == file_digest(checkpoint.path / WEIGHTS)
+    pairs = {place / WEIGHTS: checkpoint.path / WEIGHTS}
+    if checkpoint.encoder_file is not None:
+        pairs[place / ENCODER_WEIGHTS] = checkpoint.encoder_file
+    same = all(
+        held.is_file() and file_digest(held) == file_digest(own) for held, own in pairs.items()
+    )
     if not same or (place / "training.pt").exists():
         what = "the state of a training" if same else "other weights"
         raise ConfigError(
