@@ -15,7 +15,7 @@ from regard.model.encoders import Encoder, build_encoder, clip_vit
 from regard.model.encoders.clip_vit import TowerSizes
 from tests.helpers import toys
 
-SIZES = TowerSizes(patch=8, width=16, heads=2, blocks=3)
+SIZES = TowerSizes(patch=8, width=16, heads=2, blocks=3, embedding=8)
 CONFIG = EncoderConfig("clip_vit_b16", image_size=32, level="last")
 
 

@@ -45,7 +45,12 @@ def norm(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray
     return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
-def forward(weights: dict[str, np.ndarray], picture: np.ndarray, blocks: int) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def forward(weights: dict[str, np.ndarray], picture: np.ndarray, level: str) -> np.ndarray:
     """The tower in numpy, from the names of the hub: one picture (3, S, S) to cells (L, D)."""
     size, heads = towers.SIZES.patch, towers.SIZES.heads
     kernel = weights["embeddings.patch_embedding.weight"]
@@ -57,7 +62,8 @@ def forward(weights: dict[str, np.ndarray], picture: np.ndarray, blocks: int) ->
     ]
     x = np.stack([weights["embeddings.class_embedding"], *cells])
     x = norm(x + weights["embeddings.position_embedding.weight"], weights, "pre_layrnorm")
-    for block in range(blocks):
+    alike = x
+    for block in range(towers.SIZES.blocks):
         layer = f"encoder.layers.{block}."
 
         def linear(values: np.ndarray, name: str, layer: str = layer) -> np.ndarray:
@@ -67,19 +73,25 @@ def forward(weights: dict[str, np.ndarray], picture: np.ndarray, blocks: int) ->
         query, key, value = (
             linear(inner, f"self_attn.{part}_proj").reshape(len(x), heads, -1) for part in "qkv"
         )
-        mixed = np.empty_like(value)
+        mixed, same = np.empty_like(value), np.empty_like(value)
         for head in range(heads):
-            scores = query[:, head] @ key[:, head].T / np.sqrt(query.shape[-1])
-            alpha = np.exp(scores - scores.max(1, keepdims=True))
-            mixed[:, head] = alpha / alpha.sum(1, keepdims=True) @ value[:, head]
+            for other, found in ((key, mixed), (query, same)):
+                scores = query[:, head] @ other[:, head].T / np.sqrt(query.shape[-1])
+                alpha = np.exp(scores - scores.max(1, keepdims=True))
+                found[:, head] = alpha / alpha.sum(1, keepdims=True) @ value[:, head]
+        alike = linear(same.reshape(len(x), -1), "self_attn.out_proj")
         x = x + linear(mixed.reshape(len(x), -1), "self_attn.out_proj")
         inner = linear(norm(x, weights, layer + "layer_norm2"), "mlp.fc1")
         x = x + linear(inner / (1 + np.exp(-1.702 * inner)), "mlp.fc2")
-    return norm(x[1:], weights, "post_layernorm")
+    cells = norm(x[1:], weights, "post_layernorm")
+    if level == "last":
+        return cells
+    projected = norm(alike[1:], weights, "post_layernorm") @ weights["visual_projection.weight"].T
+    return np.concatenate([unit(cells), unit(projected)], -1)
 
 
-@pytest.mark.parametrize(("level", "blocks"), [("last", 3), ("penultimate", 2)])
-def test_the_tower_equals_its_equations(tmp_path: Path, level: str, blocks: int) -> None:
+@pytest.mark.parametrize("level", ["last", "dense"])
+def test_the_tower_equals_its_equations(tmp_path: Path, level: str) -> None:
     weights = towers.hub_weights()
     save_file(weights, tmp_path / "hub.safetensors")
     config = EncoderConfig("clip_vit_b16", 32, level, weights=str(tmp_path / "hub.safetensors"))
@@ -90,7 +102,7 @@ def test_the_tower_equals_its_equations(tmp_path: Path, level: str, blocks: int)
         found = encoder(given)
         assert torch.equal(encoder.feature_map(given).flatten(2).transpose(1, 2), found)
     for picture, vectors in zip(given.double().numpy(), found, strict=True):
-        assert np.abs(vectors.numpy() - forward(named, picture, blocks)).max() < 1e-4
+        assert np.abs(vectors.numpy() - forward(named, picture, level)).max() < 1e-4
 
 
 def test_the_shape_of_vit_b16() -> None:
@@ -125,7 +137,7 @@ def test_other_sizes_resample_the_position_codes() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"level": "stride32"}, "encoder.level is 'stride32'; clip_vit_b16 has last, penultimate"),
+        ({"level": "stride32"}, "encoder.level is 'stride32'; clip_vit_b16 has last, dense"),
         ({"image_size": 36}, "encoder.image_size is 36; clip_vit_b16 takes multiples of 8"),
         ({"weights": "gone.safetensors"}, "'gone.safetensors', which cannot be read"),
     ],

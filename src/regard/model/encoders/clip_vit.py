@@ -1,7 +1,12 @@
 """CLIP's image tower, ViT-B/16 (Radford et al. 2021): 14×14 cells of 768 features at 224 pixels.
 
-The annotations are the patch tokens after the tower's last LayerNorm. CLIP itself reads only the
-token of the whole picture there; the patch tokens reach it through attention.
+At level "last" the annotations are the patch tokens after the tower's last LayerNorm. CLIP itself
+reads only the token of the whole picture there; the patch tokens reach it through attention. They
+know well what the picture shows, and badly where: cells hold what lies elsewhere.
+
+At level "dense" 512 features that know where join them (ClearCLIP: Lan et al. 2024, arXiv
+2407.12442): the last block without its residual and MLP, its attention of queries with queries,
+then the LayerNorm and the projection to CLIP's embedding. Both parts are normalised.
 
 The weights are those of OpenAI. `_weights` says where they come from.
 """
@@ -9,9 +14,10 @@ The weights are those of OpenAI. `_weights` says where they come from.
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +32,7 @@ from regard.pretrained import shipped_encoders
 _LOG = logging.getLogger(__name__)
 _MEAN = (122.7709383, 116.7460125, 104.09373615)
 _STD = (68.5005327, 66.6321579, 70.32316305)
-_LEVELS = {"last": 0, "penultimate": 1}  # blocks of the tower that are left out
+_LEVELS = ("last", "dense")
 HUB, REVISION = "openai/clip-vit-base-patch16", "57c216476eefef5ab752ec549e440a49ae4ae5f3"
 """The repository of the weights on the hub, and its commit."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -35,12 +41,13 @@ _SIZE = "about 600 MB"
 
 @dataclass(frozen=True)
 class TowerSizes:
-    """Sizes of a tower: pixels of a patch's side, features, attention heads and blocks."""
+    """Sizes of a tower: pixels of a patch's side, features, heads, blocks, embedding."""
 
     patch: int = 16
     width: int = 768
     heads: int = 12
     blocks: int = 12
+    embedding: int = 512
 
 
 VIT_B16 = TowerSizes()
@@ -59,19 +66,26 @@ class ClipBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (N, 1 + L, width) to tokens."""
+        return self.attend_and_transform(tokens)[0]
+
+    def attend_and_transform(
+        self, tokens: Tensor, *, dense: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the next tokens and, if `dense`, what attention of queries with queries adds."""
         parts = self.qkv(self.norm1(tokens)).unflatten(-1, (3, self._heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, 1 + L, ·)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        tokens = tokens + self.out(mixed.transpose(1, 2).flatten(2))
+        alike = self._attend(query, query, value) if dense else None
+        tokens = tokens + self._attend(query, key, value)
         inner = self.fc1(self.norm2(tokens))
-        return tokens + self.fc2(inner * torch.sigmoid(1.702 * inner))  # QuickGELU
+        return tokens + self.fc2(inner * torch.sigmoid(1.702 * inner)), alike  # QuickGELU
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return cast("Tensor", self.out(mixed.transpose(1, 2).flatten(2)))
 
 
 class ClipVit(PictureEncoder):
-    """The tower up to its last block ("last") or the one before ("penultimate").
-
-    Both levels end with the same LayerNorm, which was trained for the last.
-    """
+    """The tower, read at level "last" (D = 768) or "dense" (D = 768 + 512)."""
 
     own_file = True
 
@@ -103,10 +117,14 @@ class ClipVit(PictureEncoder):
             cells = math.prod(self.grid_shape)
             self.position = nn.Parameter(0.02 * torch.randn(1 + cells, sizes.width))
             self.norm_first, self.norm_last = nn.LayerNorm(sizes.width), nn.LayerNorm(sizes.width)
-            blocks = range(sizes.blocks - _LEVELS[config.level])
+            blocks = range(sizes.blocks)
             self.blocks = nn.ModuleList(ClipBlock(sizes.width, sizes.heads) for _ in blocks)
+            self.projection: nn.Linear | None = None
+            if self.level == "dense":
+                self.projection = nn.Linear(sizes.width, sizes.embedding, bias=False)
+                self.annotation_dim += sizes.embedding
         if pretrained and not config.weights:
-            source, weights = _weights(config.name, len(self.blocks))
+            source, weights = _weights(config.name, self.state_dict().keys())
             self.load_pretrained(weights, source)
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -114,9 +132,15 @@ class ClipVit(PictureEncoder):
         cells = self.patch(pixels).flatten(2).transpose(1, 2)
         picture = self.picture.expand(cells.shape[0], 1, -1)
         tokens = self.norm_first(torch.cat([picture, cells], 1) + self.position)
-        for block in self.blocks:
+        *blocks, last = cast("Iterable[ClipBlock]", self.blocks)
+        for block in blocks:
             tokens = block(tokens)
-        return self.norm_last(tokens[:, 1:])
+        tokens, alike = last.attend_and_transform(tokens, dense=self.projection is not None)
+        cells = self.norm_last(tokens[:, 1:])
+        if self.projection is None or alike is None:
+            return cells
+        dense = self.projection(self.norm_last(alike[:, 1:]))
+        return torch.cat([_normalised(cells), _normalised(dense)], -1)
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Map (N, 3, S, S) pixels to (N, D, S / 16, S / 16)."""
@@ -125,16 +149,20 @@ class ClipVit(PictureEncoder):
     def load_pretrained(self, weights: Mapping[str, Tensor], source: str) -> None:
         """See `Encoder.load_pretrained`; names may also be those of Hugging Face's CLIP.
 
-        A block that this level does not need is left out, and position codes are resampled to
-        its grid.
+        A projection that this level does not need is left out, and position codes are resampled
+        to its grid.
         """
         named = _own_names(weights)
-        if _LEVELS[self.level]:
-            above = f"blocks.{len(self.blocks)}."
-            named = {name: value for name, value in named.items() if not name.startswith(above)}
+        if self.projection is None:
+            named.pop(_PROJECTION, None)
         if "position" in named:
             named["position"] = _resampled(named["position"], self.grid_shape)
         super().load_pretrained(named, source)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """Return vectors of mean 0 and variance 1."""
+    return functional.layer_norm(x, x.shape[-1:])
 
 
 def _resampled(position: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -149,7 +177,7 @@ def _resampled(position: Tensor, grid: tuple[int, int]) -> Tensor:
 
 # Names of weights
 
-_TOWER = "vision_model."
+_TOWER, _PROJECTION = "vision_model.", "projection.weight"
 _NAMES = (
     (r"embeddings\.class_embedding", "picture"),
     (r"embeddings\.patch_embedding\.", "patch."),
@@ -170,6 +198,8 @@ def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not tower:
         return dict(weights)
     found: dict[str, Tensor] = {}
+    if "visual_projection.weight" in weights:
+        found[_PROJECTION] = weights["visual_projection.weight"].float()
     for name, value in tower.items():
         for pattern, own in _NAMES:
             name = re.sub(rf"^{pattern}", own, name)
@@ -185,14 +215,14 @@ def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # Places of weights
 
 
-def _weights(name: str, blocks: int) -> tuple[str, dict[str, Tensor]]:
+def _weights(name: str, wanted: Iterable[str]) -> tuple[str, dict[str, Tensor]]:
     """Return a source's name and CLIP's weights, from the nearest place that has them.
 
     That is a shipped model with this encoder, the local cache of the hub, or the hub.
     """
     for path in shipped_encoders(name):
         weights = read_weights(path)
-        if f"blocks.{blocks - 1}.norm1.weight" in weights:  # else made for a lower level
+        if weights.keys() >= set(wanted):  # else made for another level
             return str(path), weights
     with needs_extra("huggingface_hub", "hub", f"fetching the weights of {name}"):
         path = _from_hub(name)
