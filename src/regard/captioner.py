@@ -322,14 +322,20 @@ class Captioner:
         metrics: dict[str, Any] | None = None,
         training_state: dict[str, Any] | None = None,
         half: bool = False,
+        int8: bool = False,
     ) -> None:
         """Save everything that captioning needs, the encoder's weights included.
+
+        A large encoder (CLIP) gets a file of its own, with those matrices in 8 bits whose values
+        these hold exactly, such as the shipped ones.
 
         Args:
             folder: the checkpoint's folder; replaced as a whole.
             metrics: scores with their settings.
             training_state: what a resumed training needs.
             half: store float16 weights, half the size.
+            int8: store all matrices of a large encoder in 8 bits, a quarter of the size; those of
+                a fine-tuned one are rounded.
 
         Raises:
             CheckpointError: it cannot be written; existing data are unchanged.
@@ -337,7 +343,12 @@ class Captioner:
         from regard.checkpoint.build import save_components
 
         save_components(
-            self.components, folder, metrics=metrics, training_state=training_state, half=half
+            self.components,
+            folder,
+            metrics=metrics,
+            training_state=training_state,
+            half=half,
+            int8=int8,
         )
 
     @classmethod

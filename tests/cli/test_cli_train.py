@@ -214,3 +214,49 @@ def test_a_file_gets_a_line_now_and_then(
     assert "\x1b" not in text
     assert text.count("captions/s") == lines
     assert "epoch 1:" in text
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name", "size", "level"),
+    [
+        ("clip-vit-b16", "clip_vit_b16", 224, "last"),
+        ("lite0", "efficientnet_lite0", 224, "stride32"),
+        ("lite2", "efficientnet_lite2", 288, "stride32"),
+        ("timm:resnet50", "timm:resnet50", 224, "-1"),
+    ],
+)
+def test_an_encoder_by_one_option(
+    trained: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    encoder: str,
+    name: str,
+    size: int,
+    level: str,
+) -> None:
+    assert run(monkeypatch, "flickr8k-tuned", "--encoder", encoder, "--out", "m") == 0
+    found = trained.recipe.encoder
+    assert (found.name, found.image_size, found.level) == (name, size, level)
+    assert (found.resize, found.trainable, found.frozen_blocks) == ("squash", False, 0)
+    run(monkeypatch, "own-data", "--encoder", encoder, "--set", "encoder.image_size=320")
+    assert trained.recipe.encoder.image_size == 320
+    run(monkeypatch, "own-clips", "--encoder", encoder)
+    assert trained.recipe.encoder.medium == "video"
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("own-data", "--encoder", "lite1"), "unknown encoder 'lite1'. Did you mean 'lite"),
+        (("--init", "flickr8k-soft", "--encoder", "lite0"), "Leave one of them out"),
+        (("--resume", "m", "--encoder", "lite0"), "--images, --encoder and --init"),
+    ],
+)
+def test_encoders_that_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    reason: str,
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())

@@ -306,7 +306,7 @@ def test_a_weight_of_another_shape_is_refused() -> None:
         dynamic_axes=({},),
     )
     with pytest.raises(ConfigError, match="weight is stored as F16"):
-        point_to_file(graph, {"weight": WeightLocation("F16", (3, 3), 0, 18)}, "model.safetensors")
+        point_to_file(graph, {"weight": WeightLocation("F16", (3, 3), 0, 18)})
 
 
 def test_a_disk_that_fills_up_leaves_the_old_graphs(

@@ -40,6 +40,7 @@ class OnnxBackend:
         grid_shape: tuple[int, ...],
         per_frame: bool = False,
         files: Sequence[Path] = (),
+        encoder_weights: Path | None = None,
     ) -> None:
         """Take the graphs.
 
@@ -48,10 +49,11 @@ class OnnxBackend:
             grid_shape: grid shape of an item; L is its product.
             per_frame: whether the encoder reads the frames of a clip one by one.
             files: files of the graphs, if they came from files.
+            encoder_weights: the encoder's own file of weights, if it has one.
         """
         self._graphs = dict(graphs)
         self.grid_shape, self.per_frame = grid_shape, per_frame
-        self._files = tuple(files)
+        self._files, self._encoder_weights = tuple(files), encoder_weights
         self.encode_batch_size = 0
         self._cpp_step: CppStep | None = None  # takes the place of the graph "step"
 
@@ -63,6 +65,7 @@ class OnnxBackend:
         *,
         grid_shape: tuple[int, ...],
         per_frame: bool = False,
+        encoder_weights: Path | None = None,
     ) -> OnnxBackend:
         """Load graphs from a checkpoint's folder in the background, in their order.
 
@@ -73,15 +76,27 @@ class OnnxBackend:
             names: file names of the graphs.
             grid_shape: see the constructor.
             per_frame: see the constructor.
+            encoder_weights: see the constructor.
         """
         files = [folder / name for name in names]
-        graphs = cls._opened(files, available_cores())
-        return cls(graphs, grid_shape=grid_shape, per_frame=per_frame, files=files)
+        graphs = cls._opened(files, available_cores(), encoder_weights)
+        return cls(
+            graphs,
+            grid_shape=grid_shape,
+            per_frame=per_frame,
+            files=files,
+            encoder_weights=encoder_weights,
+        )
 
     @staticmethod
-    def _opened(files: Sequence[Path], threads: int) -> dict[str, Graph]:
+    def _opened(
+        files: Sequence[Path], threads: int, encoder_weights: Path | None
+    ) -> dict[str, Graph]:
         pool = ThreadPoolExecutor(1)  # see `open_session`
-        graphs = {file.stem: Graph(pool.submit(open_session, file, threads)) for file in files}
+        graphs: dict[str, Graph] = {}
+        for file in files:
+            weights = encoder_weights if file.stem == "encoder" else None
+            graphs[file.stem] = Graph(pool.submit(open_session, file, threads, weights=weights))
         pool.shutdown(wait=False)
         return graphs
 
@@ -97,7 +112,7 @@ class OnnxBackend:
             return self
         own = [f for f in self._files if cpp_step is None or f.stem != "step"]
         other = copy.copy(self)
-        other._graphs, other._cpp_step = self._opened(own, 1), cpp_step
+        other._graphs, other._cpp_step = self._opened(own, 1, self._encoder_weights), cpp_step
         other.encode_batch_size = CACHED_PICTURES
         return other
 

@@ -12,13 +12,22 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from regard.checkpoint.folder import DIGESTED, FORMAT_VERSION, SPECIAL_IDS, Checkpoint, file_digest
+from regard.checkpoint.folder import (
+    DIGESTED,
+    ENCODER_WEIGHTS,
+    FORMAT_VERSION,
+    SPECIAL_IDS,
+    WEIGHTS,
+    Checkpoint,
+    file_digest,
+)
 from regard.checkpoint.model_card import model_card
 from regard.config import Recipe
 from regard.config.io import to_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.model.decoder import AttentionDecoder
-from regard.model.encoders import Encoder, build_encoder
+from regard.model.encoders import Encoder, build_encoder, own_part
+from regard.model.encoders.int8_weights import linear_weights, packed, unpacked
 from regard.text.vocabulary import Vocabulary
 from regard.util.atomic import replaced_whole
 from regard.version import __version__
@@ -52,7 +61,7 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
     if encoder.digest() != checkpoint.config["encoder"]["digest"]:
         raise CheckpointError(
             f"{checkpoint.path}: the encoder's weights are not those that config.json names; "
-            "model.safetensors is damaged or belongs to another model."
+            f"{checkpoint.encoder_file or WEIGHTS} is damaged or belongs to another model."
         )
     return encoder.eval(), decoder.eval()
 
@@ -113,11 +122,21 @@ def save_components(
     metrics: dict[str, Any] | None = None,
     training_state: dict[str, Any] | None = None,
     half: bool = False,
+    int8: bool = False,
 ) -> None:
     """Write the checkpoint of a captioner; see `Captioner.save`."""
     metrics = components.metrics if metrics is None else metrics
     config = _described(components, resumable=training_state is not None)
-    weights = _module(components.encoder, components.decoder).state_dict()
+    encoder = components.encoder
+    weights = _module(encoder, components.decoder).state_dict()
+    own, encoder_weights = own_part(encoder), None
+    if own is not None:
+        prefix, part = own
+        encoder_weights = _of_own_file(part, half=half, int8=int8)
+        loaded = {prefix + name: value for name, value in unpacked(encoder_weights).items()}
+        weights = {k: v for k, v in weights.items() if k.removeprefix("encoder.") not in loaded}
+        config["encoder"]["prefix"] = prefix
+        config["encoder"]["digest"] = encoder.digest(encoder.state_dict() | loaded)
     save_checkpoint(
         folder,
         config=config,
@@ -129,7 +148,24 @@ def save_components(
         metrics=metrics,
         card=model_card(config, metrics, len(components.vocabulary)),
         training_state=training_state,
+        encoder_weights=encoder_weights,
     )
+
+
+def _of_own_file(part: Encoder, *, half: bool, int8: bool) -> dict[str, Tensor]:
+    """Return the weights of an encoder as its own file stores them.
+
+    Args:
+        part: the encoder.
+        half: store matrices in float16 that are not in 8 bits.
+        int8: store all matrices in 8 bits, not only those that they hold exactly.
+    """
+    matrices = linear_weights(part)
+    stored = packed(part.state_dict(), matrices, lossy=int8)
+    if half:  # the rest is small and sensitive, and stays float32
+        large = (name for name in matrices if stored[name].is_floating_point())
+        stored |= {name: stored[name].half() for name in large}
+    return stored
 
 
 def save_checkpoint(
@@ -141,6 +177,7 @@ def save_checkpoint(
     metrics: dict[str, Any],
     card: str,
     training_state: dict[str, Any] | None = None,
+    encoder_weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint; an old one in the same place is replaced once the new one is complete.
 
@@ -152,6 +189,7 @@ def save_checkpoint(
         metrics: plain values.
         card: the model card, Markdown.
         training_state: tensors and plain values for resuming.
+        encoder_weights: those of an encoder that has its own file, as they are stored.
 
     Raises:
         CheckpointError: it cannot be written, or the folder holds something else; existing
@@ -161,13 +199,13 @@ def save_checkpoint(
     try:
         with replaced_whole(folder, marker="config.json") as new:
             (new / "vocabulary.json").write_text(vocabulary.to_json(), "utf-8")
-            # Safetensors refuses tensors that share memory; tied weights are stored once each.
-            plain = {
-                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in weights.items()
-            }
-            safetensors.torch.save_file(plain, new / "model.safetensors", metadata={"format": "pt"})
-            files = {name: file_digest(new / name) for name in DIGESTED}
+            stored = {WEIGHTS: weights}
+            if encoder_weights is not None:
+                stored[ENCODER_WEIGHTS] = encoder_weights
+            for name, values in stored.items():
+                plain = _plain(values)
+                safetensors.torch.save_file(plain, new / name, metadata={"format": "pt"})
+            files = {name: file_digest(new / name) for name in dict.fromkeys((*DIGESTED, *stored))}
             config = {"format_version": FORMAT_VERSION} | config | {"files": files}
             _write_json(new / "config.json", config)
             _write_json(new / "metrics.json", metrics)
@@ -183,6 +221,12 @@ def save_checkpoint(
             f"the checkpoint {folder} cannot be written: {error}. Existing data are "
             "unchanged. Free some space or name another folder."
         ) from error
+
+
+def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies: safetensors refuses tensors that share memory. Tied ones are stored twice."""
+    copied = torch.contiguous_format
+    return {k: v.detach().cpu().clone(memory_format=copied) for k, v in weights.items()}
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ folder, which need no torch:
     init.onnx     vectors, mask -> values, keys, and the first hidden state and memory
     step.onnx     token, hidden, memory, values, keys, mask -> logits, hidden, memory, alpha, ...
 
-The graphs hold no weights: they point into `model.safetensors` beside them. Only a quantised
-encoder has its own.
+The graphs hold no weights: they point into `model.safetensors` beside them, or into the encoder's
+own file. Only an encoder that was quantised by examples has its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend
-from regard.checkpoint.folder import Checkpoint, file_digest, load_checkpoint
+from regard.checkpoint.folder import (
+    ENCODER_WEIGHTS,
+    WEIGHTS,
+    Checkpoint,
+    file_digest,
+    load_checkpoint,
+)
 from regard.config import Recipe
 from regard.config.io import from_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName, needs_torch
@@ -157,6 +163,7 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
         list(manifest.files),
         grid_shape=tuple(config["encoder"]["grid_shape"]),
         per_frame=manifest.per_frame,
+        encoder_weights=checkpoint.encoder_file if manifest.precision == "float32" else None,
     )
     reader = StoredReader.of(config, pictures_per_item=manifest.pictures_per_item)
     recipe = recipe_of(checkpoint)
@@ -243,6 +250,7 @@ class OnnxManifest:
         pictures_per_item: see `Reader`.
         precision: precision of the encoder: "float32" or "int8".
         regard_version: version of regard that wrote them.
+        encoder_weights: digest of the encoder's own file; "" if it has none.
     """
 
     model: str
@@ -252,10 +260,12 @@ class OnnxManifest:
     pictures_per_item: int
     precision: str
     regard_version: str
+    encoder_weights: str = ""
 
     def to_json(self) -> str:
         """Return the text of `graphs.json`."""
-        return json.dumps({"format_version": MANIFEST_VERSION} | asdict(self), indent=2) + "\n"
+        values = {key: value for key, value in asdict(self).items() if value != ""}
+        return json.dumps({"format_version": MANIFEST_VERSION} | values, indent=2) + "\n"
 
 
 def model_digest(config: dict[str, Any]) -> str:
@@ -283,14 +293,16 @@ def read_manifest(checkpoint: Checkpoint) -> OnnxManifest | None:
     if not path.is_file():
         return None
     graphs = _read(path)
-    # `load_checkpoint` has compared the file with its digest in the config.
-    stored = checkpoint.config.get("files", {}).get("model.safetensors")
-    weights = stored or file_digest(checkpoint.path / "model.safetensors")
     stale = [
         name
         for name, own, wanted in (
             ("config.json", graphs.model, model_digest(checkpoint.config)),
-            ("model.safetensors", graphs.weights, weights),
+            (WEIGHTS, graphs.weights, weights_digest(checkpoint, checkpoint.path / WEIGHTS)),
+            (
+                ENCODER_WEIGHTS,
+                graphs.encoder_weights,
+                weights_digest(checkpoint, checkpoint.encoder_file),
+            ),
         )
         if own != wanted
     ]
@@ -309,6 +321,14 @@ def read_manifest(checkpoint: Checkpoint) -> OnnxManifest | None:
                 f"regard export {checkpoint.path} --to onnx."
             )
     return graphs
+
+
+def weights_digest(checkpoint: Checkpoint, file: Path | None) -> str:
+    """Return the digest of a file of a checkpoint's weights; "" for None."""
+    if file is None:
+        return ""
+    # `load_checkpoint` has compared the file with its digest in the config.
+    return checkpoint.config.get("files", {}).get(file.name) or file_digest(file)
 
 
 def _read(path: Path) -> OnnxManifest:

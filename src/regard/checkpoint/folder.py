@@ -1,9 +1,11 @@
 """Reading and checking of checkpoints: folders that hold all that a captioner needs.
 
     config.json         format version, regard's version, recipe, preprocessing, encoder, ids,
-                        digests of the next two
+                        digests of the next three
     vocabulary.json     words, and how captions are cut into tokens
     model.safetensors   `decoder.*` and `encoder.*` weights; float16 where shipped
+    encoder.safetensors the weights of a large encoder, instead: matrices in 8 bits where that is
+                        exact; may lie in another model's folder beside this one
     metrics.json        scores with their settings
     README.md           model card
     training.pt         only if the run can be resumed; loaded weights-only
@@ -18,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +44,8 @@ SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
 """The special ids by their words; stored in every config and compared when it is read."""
 
 _NEEDED = ("config.json", "vocabulary.json", "model.safetensors")
-DIGESTED = ("vocabulary.json", "model.safetensors")
+WEIGHTS, ENCODER_WEIGHTS = "model.safetensors", "encoder.safetensors"
+DIGESTED = ("vocabulary.json", WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Checkpoint:
         shapes: shapes of the weights, by name.
         metrics: `metrics.json`; empty without it.
         training_state: `training.pt`, if it was requested and exists.
+        encoder_file: the encoder's own file of weights, here or in a folder beside this one.
     """
 
     path: Path
@@ -64,6 +68,12 @@ class Checkpoint:
     shapes: dict[str, tuple[int, ...]]
     metrics: dict[str, Any]
     training_state: dict[str, Any] | None = None
+    encoder_file: Path | None = None
+
+    @property
+    def encoder_prefix(self) -> str:
+        """The beginning of the names of those weights that the encoder's own file holds."""
+        return "encoder." + self.config["encoder"].get("prefix", "")
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -73,17 +83,20 @@ class Checkpoint:
             MissingExtra: torch is not installed.
         """
         with needs_torch("reading a model's weights"):
-            from safetensors.torch import load_file
+            from regard.model.encoders.int8_weights import read_weights
 
-            weights = load_file(self.path / "model.safetensors")
-        return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+        weights = read_weights(self.path / WEIGHTS)
+        if self.encoder_file is not None:
+            own = read_weights(self.encoder_file)
+            weights |= {self.encoder_prefix + name: value for name, value in own.items()}
+        return weights
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """Return the weights whose names start with a prefix, without it, as float32; no torch."""
-        with safe_open(self.path / "model.safetensors", framework="numpy") as stored:
+        with safe_open(self.path / WEIGHTS, framework="numpy") as stored:
             return {
                 name.removeprefix(prefix): stored.get_tensor(name).astype(np.float32)
-                for name in self.shapes
+                for name in stored.keys()  # noqa: SIM118
                 if name.startswith(prefix)
             }
 
@@ -116,10 +129,16 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         folder,
         config,
         vocabulary,
-        _shapes(folder / "model.safetensors"),
+        _shapes(folder / WEIGHTS),
         _metrics(folder / "metrics.json"),
         _training_state(folder) if training else None,
+        _encoder_file(folder, config),
     )
+    if checkpoint.encoder_file is not None:
+        own = _shapes(checkpoint.encoder_file)
+        weights = {name: shape for name, shape in own.items() if not _is_scale(name, own)}
+        for name, shape in weights.items():
+            checkpoint.shapes[checkpoint.encoder_prefix + name] = shape
     _check_fit(checkpoint)
     _check_digests(checkpoint)
     return checkpoint
@@ -165,10 +184,13 @@ def _check_fit(checkpoint: Checkpoint) -> None:
 def _check_digests(checkpoint: Checkpoint) -> None:
     """Raise if a file was changed: a flipped bit or two swapped words still fit the config."""
     stored = checkpoint.config.get("files", {})  # older checkpoints have none
-    for name in DIGESTED:
-        if name in stored and stored[name] != file_digest(checkpoint.path / name):
+    files = {name: checkpoint.path / name for name in DIGESTED}
+    if checkpoint.encoder_file is not None:
+        files[ENCODER_WEIGHTS] = checkpoint.encoder_file
+    for name, file in files.items():
+        if name in stored and stored[name] != file_digest(file):
             raise CheckpointError(
-                f"{checkpoint.path / name} is not the file that config.json names: it is damaged, "
+                f"{file} is not the file that config.json names: it is damaged, "
                 "or belongs to another model. Copy or download it again; if it was changed on "
                 "purpose, remove `files` from config.json."
             )
@@ -178,6 +200,43 @@ def file_digest(path: Path) -> str:
     """Return a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _encoder_file(folder: Path, config: dict[str, Any]) -> Path | None:
+    """Return the file of an encoder that has its own: in the folder, or in one beside it.
+
+    Models may share the file, so that a package holds it once. Another folder has it if its config
+    names the same digest.
+
+    Raises:
+        CheckpointError: the file is missing.
+    """
+    if "prefix" not in config["encoder"]:
+        return None
+    digest = config.get("files", {}).get(ENCODER_WEIGHTS)
+    others = sorted(folder.resolve().parent.glob(f"*/{ENCODER_WEIGHTS}")) if digest else []
+    for file in (folder / ENCODER_WEIGHTS, *others):
+        own = file.parent == folder
+        if file.is_file() and (own or _named_digest(file.parent) == digest):
+            return file
+    raise CheckpointError(
+        f"{folder} lacks {ENCODER_WEIGHTS}, the weights of {config['encoder']['name']}, and no "
+        f"model in a folder beside it has that file (SHA-256 {digest}). Copy it from the model "
+        "that it was shipped with, or copy or download this model again."
+    )
+
+
+def _is_scale(name: str, weights: Container[str]) -> bool:
+    """Return whether a name belongs to the scales of a matrix in 8 bits."""
+    return name.endswith(".scale") and name.removesuffix(".scale") in weights
+
+
+def _named_digest(folder: Path) -> str | None:
+    """Return the digest of the encoder's file that a folder's config names, if it names one."""
+    try:
+        return _read_json(folder / "config.json")["files"][ENCODER_WEIGHTS]
+    except (CheckpointError, KeyError, TypeError):
+        return None
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -306,6 +365,7 @@ _REQUIRED: dict[str, _Check] = {
 }
 _OPTIONAL: dict[str, _Check] = {
     **dict.fromkeys(("regard_version", "recipe.name", "recipe.encoder.level"), _TEXT),
+    "encoder.prefix": _TEXT,
     **dict.fromkeys(("recipe.encoder", "recipe.encoder.video", "recipe.decoder"), _TABLE),
     "files": (_is_digests, "an object of digests by file name"),
 }

@@ -37,6 +37,9 @@ def train(
         str | None, option("Captions: CSV, JSONL, Karpathy or COCO JSON, tokens; or shards.")
     ] = None,
     images: options.Images = None,
+    encoder: Annotated[
+        str | None, option("Encoder: clip-vit-b16, lite0, lite2 or timm:NAME; else the recipe's.")
+    ] = None,
     init: Annotated[str | None, option("Model to start from: folder, name or hub id.")] = None,
     devices: Annotated[int, option("Processes on this machine that train together.", min=1)] = 1,
     nodes: Annotated[
@@ -47,15 +50,20 @@ def train(
     from regard.config import Recipe
 
     if resume is not None:
-        if recipe or settings or out or data or images or init:
+        if recipe or settings or out or data or images or encoder or init:
             raise ConfigError(
                 "--resume continues in the run's own folder with its own recipe. Leave out the "
-                "recipe, --set, --out, --data, --images and --init."
+                "recipe, --set, --out, --data, --images, --encoder and --init."
             )
         chosen = Recipe()
     else:
+        if encoder and init:
+            raise ConfigError(
+                f"--encoder {encoder} names a new encoder, and --init {init} brings that of a "
+                "trained model. Leave one of them out."
+            )
         recipe = recipe or (None if init else _recipe_for(data, images))
-        chosen = _chosen(recipe, init, settings or [], data, images)
+        chosen = _chosen(recipe, init, encoder, settings or [], data, images)
 
     def folder() -> Path:
         return resume or (_checked(out) if out else _unused(Path("runs") / chosen.name))
@@ -64,7 +72,7 @@ def train(
     if world == 1 and devices * nodes > 1:
         check_fabric()
         place = folder()
-        given = {"--data": data, "--images": images, "--init": init}
+        given = {"--data": data, "--images": images, "--encoder": encoder, "--init": init}
         given["--resume" if resume else "--out"] = place
         arguments = ["train", *([recipe] if recipe else [])]
         arguments += [part for setting in settings or [] for part in ("--set", setting)]
@@ -129,10 +137,15 @@ def _recipe_for(data: str | None, images: Path | None) -> str:
 
 
 def _chosen(
-    name: str | None, init: str | None, settings: list[str], data: str | None, images: Path | None
+    name: str | None,
+    init: str | None,
+    encoder: str | None,
+    settings: list[str],
+    data: str | None,
+    images: Path | None,
 ) -> Recipe:
     """Return the recipe with its changes; with --init it needs no name."""
-    from regard.recipes import FINE_TUNE, find_recipe, override
+    from regard.recipes import FINE_TUNE, find_recipe, override, with_encoder
 
     named = None if name in (None, FINE_TUNE) else find_recipe(name)
     if init:
@@ -146,6 +159,8 @@ def _chosen(
             f"the recipe {FINE_TUNE} has no encoder and no decoder: those come from another "
             "model. Name it with --init, or use another recipe."
         )
+    if encoder:
+        recipe = with_encoder(recipe, encoder)
     places: dict[str, str] = {}
     if data is not None:
         places = {"annotations": data, "images": ""}  # "": beside the captions

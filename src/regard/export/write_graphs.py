@@ -27,21 +27,28 @@ from regard.checkpoint.components import (
     OnnxManifest,
     build_components,
     model_digest,
+    weights_digest,
 )
-from regard.checkpoint.folder import Checkpoint, file_digest, load_checkpoint
+from regard.checkpoint.folder import (
+    ENCODER_WEIGHTS,
+    WEIGHTS,
+    Checkpoint,
+    file_digest,
+    load_checkpoint,
+)
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.export.trace_graphs import quantise, trace_model
 from regard.model.encoders import Encoder, FrameEncoder
+from regard.model.encoders.int8_weights import SCALE
 from regard.text.vocabulary import UNKNOWN
 from regard.types import Annotations, Grid
 from regard.util.atomic import replaced_whole
 from regard.version import __version__
 
 TARGETS = ("onnx",)
-WEIGHTS = "model.safetensors"
 _EXAMPLES = 200
 _TOLERANCE = 1e-3  # largest difference to the modules on random input
-_TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
+_TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16", "I8": "INT8"}
 
 
 def export_model(
@@ -108,8 +115,12 @@ def _check_replaced(checkpoint: Checkpoint, place: Path) -> None:
     """
     if place.resolve() == checkpoint.path.resolve() or not (place / "config.json").is_file():
         return  # `replaced_whole` does not replace other folders
-    held = place / WEIGHTS
-    same = held.is_file() and file_digest(held) == file_digest(checkpoint.path / WEIGHTS)
+    pairs = {place / WEIGHTS: checkpoint.path / WEIGHTS}
+    if checkpoint.encoder_file is not None:
+        pairs[place / ENCODER_WEIGHTS] = checkpoint.encoder_file
+    same = all(
+        held.is_file() and file_digest(held) == file_digest(own) for held, own in pairs.items()
+    )
     if not same or (place / "training.pt").exists():
         what = "the state of a training" if same else "other weights"
         raise ConfigError(
@@ -140,6 +151,8 @@ def _place(checkpoint: Checkpoint, place: Path) -> Generator[Path]:
         for file in checkpoint.path.iterdir():
             if file.name not in (*FILES, MANIFEST, "training.pt") and file.is_file():
                 shutil.copyfile(file, copy / file.name)
+        if checkpoint.encoder_file is not None:  # it may lie in another model's folder
+            shutil.copyfile(checkpoint.encoder_file, copy / ENCODER_WEIGHTS)
         yield copy
 
 
@@ -150,11 +163,15 @@ def _write(
     if examples is not None:
         graphs[ENCODER] = quantise(graphs[ENCODER], examples)
     locations = weight_locations(checkpoint.path / WEIGHTS)
+    if checkpoint.encoder_file is not None:
+        own = weight_locations(checkpoint.encoder_file)
+        locations |= {checkpoint.encoder_prefix + name: place for name, place in own.items()}
     for name, graph in graphs.items():
         if examples is None or name != ENCODER:  # a quantised graph holds its weights
-            point_to_file(graph, locations, WEIGHTS)
+            point_to_file(graph, locations)
     exact = examples is None
-    with _beside(folder) as new:
+    weights = [checkpoint.path / WEIGHTS, checkpoint.encoder_file]
+    with _beside(folder, [file for file in weights if file is not None]) as new:
         for name, graph in graphs.items():
             (new / name).write_bytes(graph.SerializeToString(deterministic=True))
         _check_same(model, new, list(graphs), encoder=exact)
@@ -168,16 +185,17 @@ def _write(
 
 
 @contextmanager
-def _beside(folder: Path) -> Generator[Path]:
+def _beside(folder: Path, weights: Sequence[Path]) -> Generator[Path]:
     """Yield a temporary folder inside, with the weights. Old graphs stay until all are written."""
     new = folder / ".graphs.new"
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir()
-        try:
-            os.link(folder / WEIGHTS, new / WEIGHTS)
-        except OSError:  # a file system without links
-            shutil.copyfile(folder / WEIGHTS, new / WEIGHTS)
+        for file in weights:
+            try:
+                os.link(file, new / file.name)
+            except OSError:  # a file system without links
+                shutil.copyfile(file, new / file.name)
         yield new
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -188,12 +206,13 @@ def _manifest(
 ) -> OnnxManifest:
     return OnnxManifest(
         model=model_digest(checkpoint.config),
-        weights=file_digest(checkpoint.path / WEIGHTS),
+        weights=weights_digest(checkpoint, checkpoint.path / WEIGHTS),
         files={name: file_digest(folder / name) for name in names},
         per_frame=isinstance(model.encoder, FrameEncoder),
         pictures_per_item=model.encoder.pictures_per_item,
         precision="float32" if exact else "int8",
         regard_version=__version__,
+        encoder_weights=weights_digest(checkpoint, checkpoint.encoder_file),
     )
 
 
@@ -218,7 +237,14 @@ def _check_same(model: Components, folder: Path, names: list[str], *, encoder: b
         mask.reshape(3, grid.shape[0], -1)[0, grid.shape[0] // 2 + 1 :] = False
     words = draw.integers(UNKNOWN, len(model.vocabulary), (2, 6))
     torch_backend = TorchBackend(model.encoder, model.decoder)
-    onnx_backend = OnnxBackend.open(folder, names, grid_shape=grid.shape, per_frame=per_frame)
+    own = folder / ENCODER_WEIGHTS
+    onnx_backend = OnnxBackend.open(
+        folder,
+        names,
+        grid_shape=grid.shape,
+        per_frame=per_frame,
+        encoder_weights=own if encoder and own.is_file() else None,
+    )
     wanted = torch_backend.encode(pixels, (grid,) * 3, mask)
     found = onnx_backend.encode(pixels, (grid,) * 3, mask)
     if not encoder:
@@ -257,12 +283,14 @@ class WeightLocation:
         shape: its sizes.
         start: offset of its bytes in the file.
         length: number of its bytes.
+        file: the file's name.
     """
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     length: int
+    file: str = WEIGHTS
 
 
 def weight_locations(path: Path) -> dict[str, WeightLocation]:
@@ -275,45 +303,65 @@ def weight_locations(path: Path) -> dict[str, WeightLocation]:
     for name, weight in header.items():
         start, stop = weight["data_offsets"]
         shape = tuple(weight["shape"])
-        found[name] = WeightLocation(weight["dtype"], shape, 8 + size + start, stop - start)
+        start += 8 + size
+        stop += 8 + size
+        found[name] = WeightLocation(weight["dtype"], shape, start, stop - start, path.name)
     return found
 
 
-def point_to_file(graph: Any, locations: dict[str, WeightLocation], file: str) -> Any:
-    """Replace the weights of a graph by pointers into a file, in place.
+def point_to_file(graph: Any, locations: dict[str, WeightLocation]) -> Any:
+    """Replace the weights of a graph by pointers into files beside it, in place.
 
-    The graph casts weights that are stored as float16; onnxruntime does so once, when it loads.
+    The graph casts weights that are stored as float16, and de-quantises those in 8 bits;
+    onnxruntime does so once, when it loads (`open_session`).
 
     Args:
         graph: an `onnx.ModelProto` whose initialisers have the names of the weights.
-        locations: locations of the weights in the file.
-        file: its name, beside the graph.
+        locations: locations of the weights.
 
     Raises:
         ConfigError: a weight has another shape than in the graph.
     """
     from onnx import TensorProto, helper
 
-    casts: list[Any] = []
-    for weight in graph.graph.initializer:
-        place = locations.get(weight.name)
+    first: list[Any] = []
+    for weight in list(graph.graph.initializer):
+        name, place = weight.name, locations.get(weight.name)
         if place is None:
             continue  # a constant of the graph's own
-        if place.shape != tuple(weight.dims) or place.dtype not in _TYPES:
+        scale = locations.get(name + SCALE)
+        known = place.dtype in _TYPES and (scale is not None or place.dtype != "I8")
+        if place.shape != tuple(weight.dims) or not known:
             raise ConfigError(
-                f"the weight {weight.name} is stored as {place.dtype} {place.shape}, and the graph "
+                f"the weight {name} is stored as {place.dtype} {place.shape}, and the graph "
                 f"takes float {tuple(weight.dims)}: the model cannot be exported."
             )
-        name, kind = weight.name, getattr(TensorProto, _TYPES[place.dtype])
-        for field in ("raw_data", "float_data", "external_data"):
-            weight.ClearField(field)
-        if kind != TensorProto.FLOAT:
-            weight.name = f"{name}.stored"
-            casts.append(helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
-        weight.data_type, weight.data_location = kind, TensorProto.EXTERNAL
-        for key, value in {"location": file, "offset": place.start, "length": place.length}.items():
-            weight.external_data.add(key=key, value=str(value))
-    nodes = [*casts, *graph.graph.node]
+        if place.dtype == "F32":
+            _point(weight, place)
+            continue
+        weight.name = f"{name}.stored"
+        _point(weight, place)
+        if place.dtype == "I8" and scale is not None:
+            _point(graph.graph.initializer.add(name=name + SCALE), scale)
+            inputs = [weight.name, name + SCALE]
+            first.append(helper.make_node("DequantizeLinear", inputs, [name], axis=0))
+        else:
+            first.append(helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
+    nodes = [*first, *graph.graph.node]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
     return graph
+
+
+def _point(weight: Any, place: WeightLocation) -> None:
+    """Make an initialiser stand for the bytes of a file."""
+    from onnx import TensorProto
+
+    for field in ("raw_data", "float_data", "external_data", "dims"):
+        weight.ClearField(field)
+    weight.dims.extend(place.shape)
+    weight.data_type = getattr(TensorProto, _TYPES[place.dtype])
+    weight.data_location = TensorProto.EXTERNAL
+    keys = {"location": place.file, "offset": place.start, "length": place.length}
+    for key, value in keys.items():
+        weight.external_data.add(key=key, value=str(value))

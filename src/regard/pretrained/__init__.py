@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,6 +16,16 @@ def shipped_models() -> dict[str, Path]:
     """Return the shipped models' folders by name."""
     root = Path(str(files(__name__)))
     return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+def shipped_encoders(name: str) -> list[Path]:
+    """Return the files of shipped models that hold an encoder's weights, by the encoder's name."""
+    found: list[Path] = []
+    for folder in shipped_models().values():
+        encoder = json.loads((folder / "config.json").read_text("utf-8"))["encoder"]
+        if encoder["name"] == name and (folder / "encoder.safetensors").is_file():
+            found.append(folder / "encoder.safetensors")
+    return found
 
 
 def find_model(name: str | None = None, medium: str = "image") -> Path:

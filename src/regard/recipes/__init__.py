@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from regard.config import Recipe
+from regard.config import EncoderConfig, Recipe
 from regard.config.io import from_dict, to_dict
 from regard.errors import ConfigError, UnknownName
 from regard.util.safe_io import Unreadable, text_of
@@ -15,6 +16,14 @@ OWN = {"image": "own-data", "video": "own-clips", "volume": "own-scans"}
 """The recipe for a user's own media, used if none is named."""
 FINE_TUNE = "fine-tune"
 """The recipe for training from a model, used if none is named; it has no networks of its own."""
+
+ENCODERS = {
+    "clip-vit-b16": {"name": "clip_vit_b16", "image_size": 224, "level": "last"},
+    "lite0": {"name": "efficientnet_lite0", "image_size": 224, "level": "stride32"},
+    "lite2": {"name": "efficientnet_lite2", "image_size": 288, "level": "stride32"},
+}
+"""Settings of encoders by the short names of `regard train --encoder`."""
+_TIMM = "timm:"
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -62,6 +71,30 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except ValueError as error:  # of more digits than Python takes, too
         raise ConfigError(f"the recipe {path} is not valid TOML: {error}.") from error
     return override(from_dict(Recipe, values), overrides or [])
+
+
+def with_encoder(recipe: Recipe, name: str) -> Recipe:
+    """Return a recipe with another encoder, at the size and level that suit it.
+
+    Whole pictures are squashed to squares. Fine-tuning and weights of the recipe's own encoder are
+    reset; the medium and its settings are kept.
+
+    Args:
+        recipe: the recipe.
+        name: one of `ENCODERS`, or `timm:NAME`, whose last feature map is read.
+
+    Raises:
+        UnknownName: the encoder is unknown.
+    """
+    settings = ENCODERS.get(name)
+    if name.startswith(_TIMM):
+        settings = {"name": name, "image_size": 224, "level": "-1"}
+    if settings is None:
+        raise UnknownName("encoder", name, (*ENCODERS, f"{_TIMM}NAME"))
+    old = recipe.encoder
+    kept = {"medium": old.medium, "video": old.video, "volume": old.volume}
+    encoder = EncoderConfig(resize="squash", **settings, **kept)  # type: ignore[arg-type]
+    return replace(recipe, encoder=encoder)
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:

@@ -13,6 +13,7 @@ import numpy as np
 from regard.errors import CheckpointError
 
 _OPENING = Lock()
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Graph:
@@ -58,7 +59,9 @@ class Graph:
             ) from error
 
 
-def open_session(graph: Path | bytes, threads: int = 0, *, spin: bool = False) -> Any:
+def open_session(
+    graph: Path | bytes, threads: int = 0, *, spin: bool = False, weights: Path | None = None
+) -> Any:
     """Return an onnxruntime session of a graph on the CPU.
 
     Only one is opened at a time: onnxruntime promises that threads may run sessions side by side,
@@ -69,6 +72,8 @@ def open_session(graph: Path | bytes, threads: int = 0, *, spin: bool = False) -
         threads: how many a call may use; 0: onnxruntime chooses.
         spin: whether waiting threads keep their core; they react faster, but take the core from
             threads that read the next pictures.
+        weights: the file that a graph's external weights lie in, where that is not in the graph's
+            folder or stores matrices in 8 bits. These are de-quantised now, not in every run.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -81,7 +86,12 @@ def open_session(graph: Path | bytes, threads: int = 0, *, spin: bool = False) -
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     source = graph if isinstance(graph, bytes) else str(graph)
+    if weights is not None:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights.parent))
     try:
+        if weights is not None and isinstance(graph, Path):
+            source = graph.read_bytes()  # of a graph from a file, only its own folder is searched
         with _OPENING:
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no public base

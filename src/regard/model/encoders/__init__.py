@@ -3,16 +3,15 @@
 import importlib
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from regard.config import EncoderConfig
 from regard.errors import ConfigError, UnknownName
 from regard.model.encoders.auxiliary_heads import AuxiliaryHeads
 from regard.model.encoders.base import Encoder, PictureEncoder
+from regard.model.encoders.int8_weights import UNREADABLE, read_weights, write_weights
 from regard.model.encoders.sequences import FrameEncoder, SliceEncoder
 
 _TABLE = {
+    "clip_vit_b16": "regard.model.encoders.clip_vit:ClipVit",
     "efficientnet_lite0": "regard.model.encoders.efficientnet_lite:EfficientNetLite",
     "efficientnet_lite2": "regard.model.encoders.efficientnet_lite:EfficientNetLite",
     "googlenet": "regard.model.encoders.googlenet:GoogLeNet",
@@ -23,6 +22,7 @@ _FAMILIES = {
     "timm": "regard.model.encoders.timm_backbone:TimmBackbone",
     "monai": "regard.model.encoders.monai_network:MonaiNetwork",
 }
+ENCODER_FILE = "encoder.safetensors"
 _OWN = "encoder."  # begins the names of an encoder's weights in a model's file
 
 
@@ -74,19 +74,38 @@ def _named(config: EncoderConfig, pretrained: bool) -> Encoder:
     return getattr(importlib.import_module(module), name)(config, pretrained=pretrained)
 
 
-def _start_from(encoder: Encoder, path: str) -> None:
-    place = Path(path)
+def own_part(encoder: Encoder) -> tuple[str, Encoder] | None:
+    """Return the part of an encoder whose weights have a file of their own.
+
+    Returns:
+        The beginning of its weights' names within the encoder ("" or "picture."), and the part;
+        None if a checkpoint keeps all weights together.
+    """
+    if encoder.own_file:
+        return "", encoder
+    if isinstance(encoder, FrameEncoder | SliceEncoder) and encoder.picture.own_file:
+        return "picture.", encoder.picture
+    return None
+
+
+def _start_from(encoder: Encoder, place: str) -> None:
+    path = Path(place)
+    own = own_part(encoder)
     try:
-        if place.is_dir():
-            whole = load_file(place / "model.safetensors")
+        if own is not None:
+            encoder = own[1]
+            weights = read_weights(path / ENCODER_FILE if path.is_dir() else path)
+        elif path.is_dir():
+            whole = read_weights(path / "model.safetensors")
             weights = {k.removeprefix(_OWN): v for k, v in whole.items() if k.startswith(_OWN)}
         else:
-            weights = load_file(place)
-        encoder.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
+            weights = read_weights(path)
+    except UNREADABLE as error:
         raise ConfigError(
-            f"encoder.weights is {path!r}, which does not fit {encoder.name}: {error}"
+            f"encoder.weights is {place!r}, which cannot be read: {error}. Name a file of weights "
+            f"of {encoder.name}, or a model folder that has them."
         ) from error
+    encoder.load_pretrained(weights, place)
 
 
 def _of_medium(encoder: Encoder, config: EncoderConfig) -> Encoder:
@@ -110,4 +129,6 @@ __all__ = [
     "SliceEncoder",
     "build_encoder",
     "known_encoders",
+    "own_part",
+    "write_weights",
 ]

@@ -52,9 +52,12 @@ class Encoder(nn.Module, Reader, ABC):
     Attributes, besides those of `Reader`:
         exportable: whether its vectors of real cells depend on the pixels alone, not on the
             mask, so that a graph of pixels can stand for it.
+        own_file: whether a checkpoint keeps its weights in a file of their own, which several
+            models may share: for large networks that are rarely fine-tuned.
     """
 
     exportable: bool = True
+    own_file: bool = False
 
     @abstractmethod
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -100,13 +103,33 @@ class Encoder(nn.Module, Reader, ABC):
                 module.eval()
         return self
 
-    def digest(self) -> str:
+    def load_pretrained(self, weights: Mapping[str, Tensor], source: str) -> None:
+        """Load weights that training starts from; the names and shapes must be the same.
+
+        Args:
+            weights: by the names of `state_dict`.
+            source: where they come from, for messages.
+
+        Raises:
+            ConfigError: names or shapes differ.
+        """
+        try:
+            self.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"encoder.weights is {source!r}, which does not fit {self.name}: {error}"
+            ) from error
+
+    def digest(self, weights: Mapping[str, Tensor] | None = None) -> str:
         """Return a SHA-256 over name, level, preprocessing and weights.
 
         Annotations made with one digest cannot be used with another.
+
+        Args:
+            weights: instead of the encoder's own, by the same names.
         """
         sha = hashlib.sha256(f"{self.name} {self.level} {spec_digest(self.spec)}".encode())
-        for key, value in sorted(self.state_dict().items()):
+        for key, value in sorted((weights or self.state_dict()).items()):
             sha.update(key.encode())
             # Weights are stored as float16; the digest must not change by that.
             stable = value.to(torch.float16) if value.is_floating_point() else value
