@@ -83,17 +83,20 @@ class ProjectedAnnotations:
         values: (N, L, D); the context vector is their weighted sum.
         keys: (N, L, A); scored against the query.
         mask: (N, L) bool, True = real cell.
+        naming: (N, L, C), p(concept | a_i) of a decoder that points; else None.
         copies: whether `select` copies what it selects.
     """
 
     values: Array
     keys: Array
     mask: Array
+    naming: Array | None = None
     copies: ClassVar[bool] = True
 
     def select(self, index: Array) -> ProjectedAnnotations:
         """Return the items that `index` names, in that order."""
-        return ProjectedAnnotations(self.values[index], self.keys[index], self.mask[index])
+        naming = None if self.naming is None else self.naming[index]
+        return ProjectedAnnotations(self.values[index], self.keys[index], self.mask[index], naming)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ class Step:
             is an expectation.
         location_logprob: (B,) log alpha at that cell; None likewise.
         ranking: the strongest of the logits; None: `regard.decoding` searches for them.
+        copied: (B, V) the part of p(w) that the pointer named; None without a pointer. Its sum
+            over the words is g_t, less the share that named nothing.
     """
 
     output: Array | Callable[[], Array]
@@ -157,6 +162,7 @@ class Step:
     location: Array | None = None
     location_logprob: Array | None = None
     ranking: WordRanking | None = None
+    copied: Array | None = None
 
     @property
     def logits(self) -> Array:
@@ -183,6 +189,8 @@ class Hypothesis:
         beta: (T,) mean gate per word; None without a gate.
         location: (T,) the cell that hard attention looked at; None otherwise.
         alternatives: for each word the strongest candidates as (id, logprob), best first.
+        copy: (T,) how much of all probability was the pointer's; None without one.
+        copied: (T,) how much of the word's own probability was the pointer's; None likewise.
     """
 
     tokens: tuple[int, ...]
@@ -193,3 +201,5 @@ class Hypothesis:
     beta: np.ndarray | None
     location: np.ndarray | None
     alternatives: tuple[tuple[tuple[int, float], ...], ...]
+    copy: np.ndarray | None = None
+    copied: np.ndarray | None = None

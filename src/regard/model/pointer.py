@@ -1,0 +1,171 @@
+"""The pointer: a second way to a word, by naming what is looked at.
+
+    p(w) = (1 - g_t) p_vocab(w | h_t, z_t, E y_{t-1}) + g_t sum_i alpha_ti p(w | a_i)
+
+After copying from detectors' words (Yao et al. 2017, "Incorporating Copying Mechanism in Image
+Captioning"), pointing at novel objects (Li et al. 2019) and pointer-generators (See et al. 2017).
+Deviations: p(w | a_i) comes from the annotation itself, by its likeness to a bank of concepts, so
+attention decides what is named; every cell may also name nothing, and that share of the gate goes
+back to the vocabulary; a concept has two forms, singular and plural, and the decoder chooses.
+
+A word of the bank is read by an embedding made from its concept vector. So a concept that is added
+later, from a few pictures, is read as well as said, without training (`regard.model.concepts`).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from regard.config import DecoderConfig
+from regard.model.rng import Rng, shared_bernoulli
+
+SINGULAR, PLURAL = 0, 1
+_LEAST = 1e-8  # of a probability whose logarithm is taken
+
+
+class Mixture(NamedTuple):
+    """The next word of R rows, from both ways.
+
+    Attributes:
+        logprob: (R, V), log p(w).
+        copied: (R, V), the part of p(w) that came from the pointer.
+    """
+
+    logprob: Tensor
+    copied: Tensor
+
+
+class Pointer(nn.Module):
+    """The bank of concepts, what each cell would name, and the gate g_t.
+
+    Attributes:
+        forms: (C, 2) ids of a concept's singular and plural in the vocabulary; the same id twice
+            where it has one form.
+        vectors: (C, K) the concepts, of length 1.
+        threshold: (C,) the likeness from which on a cell names a concept, in logits.
+    """
+
+    forms: Tensor
+    vectors: Tensor
+    threshold: Tensor
+
+    def __init__(self, config: DecoderConfig, annotation_dim: int, vocabulary_size: int) -> None:
+        """Build an empty bank of the config's number of concepts; `set_bank` fills it.
+
+        Args:
+            config: concepts, concept_dim and embedding_dim are read.
+            annotation_dim: features of the encoder's vectors.
+            vocabulary_size: V.
+        """
+        super().__init__()
+        concepts, size = config.concepts, config.concept_dim
+        self.vocabulary_size = vocabulary_size
+        self.norm = nn.LayerNorm(annotation_dim)
+        self.cell = nn.Linear(annotation_dim, size, bias=False)
+        self.whole = nn.Linear(annotation_dim, size, bias=False)
+        self.sharpness = nn.Parameter(
+            torch.tensor([10.0, 10.0])
+        )  # of a cell's, the item's likeness
+        self.switch = nn.Linear(config.embedding_dim, 2)  # g_t, and singular against plural
+        self.read = nn.Linear(size, config.embedding_dim)
+        self.plural = nn.Parameter(torch.zeros(config.embedding_dim))
+        self.register_buffer("forms", torch.zeros(concepts, 2, dtype=torch.long))
+        self.register_buffer("vectors", torch.zeros(concepts, size))
+        self.register_buffer("threshold", torch.zeros(concepts))
+
+    def set_bank(self, forms: Tensor, vectors: Tensor, threshold: Tensor) -> None:
+        """Fill the bank; see the attributes."""
+        self.forms.copy_(forms)
+        self.vectors.copy_(functional.normalize(vectors, dim=-1))
+        self.threshold.copy_(threshold)
+
+    def likeness(self, vectors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the directions of cells (N, L, K) and of whole items (N, K), of length 1."""
+        normed = self.norm(vectors)
+        real = mask.to(normed.dtype).unsqueeze(-1)
+        mean = (normed * real).sum(1) / real.sum(1)
+        cells = functional.normalize(self.cell(normed), dim=-1)
+        return cells, functional.normalize(self.whole(mean), dim=-1)
+
+    def naming(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return p(concept | a_i), (N, L, C): sums to at most 1, the rest names nothing.
+
+        Args:
+            vectors: (N, L, D), the encoder's.
+            mask: (N, L) bool, True = real cell; the others name nothing.
+        """
+        cells, whole = self.likeness(vectors, mask)
+        of_cell, of_item = self.sharpness.unbind()
+        scores = of_cell * (cells @ self.vectors.T)
+        scores = scores + (of_item * (whole @ self.vectors.T) - self.threshold).unsqueeze(1)
+        nothing = scores.new_zeros(*scores.shape[:2], 1)
+        named = torch.softmax(torch.cat([scores, nothing], -1), -1)[..., :-1]
+        return named * mask.unsqueeze(-1)
+
+    def pointed(self, alpha: Tensor, location: Tensor | None, naming: Tensor) -> Tensor:
+        """Return sum_i alpha_ti p(concept | a_i), (B, C), or p(concept | a_s) of a chosen cell.
+
+        Args:
+            alpha: (B, L); the B / N captions of an item are consecutive.
+            location: (B,) the cells that hard attention chose, or None.
+            naming: (N, L, C).
+        """
+        items = naming.shape[0]
+        if location is None:
+            grouped = alpha.view(items, -1, alpha.shape[-1])
+            return (grouped.to(naming.dtype) @ naming).flatten(0, 1)
+        item = torch.arange(items, device=naming.device).repeat_interleave(len(location) // items)
+        return naming[item, location]
+
+    def mix(self, logits: Tensor, deep: Tensor, pointed: Tensor) -> Mixture:
+        """Return the next words' probabilities from both ways.
+
+        Args:
+            logits: (R, V), of the vocabulary; -inf for words that only the pointer may say.
+            deep: (R, E), the deep output.
+            pointed: (R, C), see `pointed`.
+        """
+        gate, plural = torch.sigmoid(self.switch(deep).float()).unbind(-1)
+        said = gate.unsqueeze(-1) * pointed.float()
+        both = torch.stack([said * (1 - plural.unsqueeze(-1)), said * plural.unsqueeze(-1)], -1)
+        copied = said.new_zeros(len(said), self.vocabulary_size)
+        copied = copied.index_add(1, self.forms.flatten(), both.flatten(1))
+        left = 1 - said.sum(-1, keepdim=True)
+        p = left * torch.softmax(logits.float(), -1) + copied
+        return Mixture(p.clamp_min(_LEAST).log(), copied)
+
+    def embed(self, token: Tensor, embedded: Tensor) -> Tensor:
+        """Return the embeddings of words: of those in the bank, made from their concepts.
+
+        Args:
+            token: (R,) ids.
+            embedded: (R, E), the vocabulary's embeddings of them.
+        """
+        place = self.place_of()[token]
+        concept, form = place // 2, place % 2
+        read = self.read(self.vectors[concept]) + form.unsqueeze(-1) * self.plural
+        return torch.where((place >= 0).unsqueeze(-1), read.to(embedded.dtype), embedded)
+
+    def hide(self, share: float, generator: Rng | None) -> Tensor:
+        """Draw concepts whose words only the pointer may say, (V,) bool.
+
+        Without it the vocabulary learns to say every concept that captions hold, and nothing is
+        learned that carries over to others.
+
+        Args:
+            share: of the concepts.
+            generator: random generator of the choice; the same in all parts of a batch.
+        """
+        drawn = shared_bernoulli(self.threshold, len(self.forms), share, generator)
+        hidden = torch.zeros(self.vocabulary_size, dtype=torch.bool, device=self.forms.device)
+        return hidden.index_fill(0, self.forms[drawn].flatten(), True)
+
+    def place_of(self) -> Tensor:
+        """Return for each word of the vocabulary 2·concept + form, or -1, (V,)."""
+        places = torch.full((self.vocabulary_size,), -1, device=self.forms.device)
+        counted = torch.arange(self.forms.numel(), device=self.forms.device).view_as(self.forms)
+        for form in (PLURAL, SINGULAR):  # a word of one form is read as a singular
+            places = places.index_copy(0, self.forms[:, form], counted[:, form])
+        return places
