@@ -245,9 +245,20 @@ def _words(found: Hypothesis, vocabulary: Vocabulary, grid: Grid) -> tuple[Word,
             location=None if found.location is None else int(found.location[t]),
             alternatives=tuple((vocabulary.word(i), p) for i, p in found.alternatives[t]),
             token=token,
+            **_naming_of(found, t, grid),
         )
         for t, token in enumerate(found.tokens)
     )
+
+
+def _naming_of(found: Hypothesis, t: int, grid: Grid) -> dict[str, Any]:
+    """Return how much the pointer said of a word, and from which cell; {} without a pointer."""
+    if found.copy is None or found.copied is None or found.cell is None:
+        return {}
+    cell = None
+    if found.cell[t] >= 0:
+        cell = tuple(int(i) for i in np.unravel_index(found.cell[t], grid.shape))
+    return {"copy": float(found.copy[t]), "copied": float(found.copied[t]), "cell": cell}
 
 
 def encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:

@@ -8,6 +8,7 @@ folder, which need no torch:
     motion.onnx   pixels, real frames -> motion vectors (models of clips that have them)
     init.onnx     vectors, mask -> values, keys, and the first hidden state and memory
     step.onnx     token, hidden, memory, values, keys, mask -> logits, hidden, memory, alpha, ...
+                  of a model that points also naming (from init) -> copied
 
 The graphs hold no weights: they point into `model.safetensors` beside them. Only a quantised
 encoder has its own.
@@ -166,7 +167,9 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
         from regard.native.cpp_step import CppStep, StepWeights
 
         known = recipe.decoder.scores in dispatch.KNOWN_SCORES
-        library = dispatch.ONNX_STEP.library(dispatch.Case(items=pictures, known_scores=known))
+        points = recipe.decoder.concepts > 0
+        case = dispatch.Case(items=pictures, known_scores=known, pointer=points)
+        library = dispatch.ONNX_STEP.library(case)
         if library is None:
             return None
         try:

@@ -41,7 +41,7 @@ TARGETS = ("onnx",)
 WEIGHTS = "model.safetensors"
 _EXAMPLES = 200
 _TOLERANCE = 1e-3  # largest difference to the modules on random input
-_TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
+_TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16", "I64": "INT64"}
 
 
 def export_model(
@@ -242,6 +242,7 @@ def _outputs(backend: Backend, annotations: Annotations, words: np.ndarray) -> l
         step = backend.step(backend.asarray(token), state, projected)
         state = step.state
         seen += [step.logits, step.alpha, state.hidden, state.memory]
+        seen += [] if step.copied is None else [step.copied]
     return [np.asarray(x) for x in seen]
 
 
@@ -302,12 +303,12 @@ def point_to_file(graph: Any, locations: dict[str, WeightLocation], file: str) -
         if place.shape != tuple(weight.dims) or place.dtype not in _TYPES:
             raise ConfigError(
                 f"the weight {weight.name} is stored as {place.dtype} {place.shape}, and the graph "
-                f"takes float {tuple(weight.dims)}: the model cannot be exported."
+                f"takes {tuple(weight.dims)} of another type: the model cannot be exported."
             )
         name, kind = weight.name, getattr(TensorProto, _TYPES[place.dtype])
         for field in ("raw_data", "float_data", "external_data"):
             weight.ClearField(field)
-        if kind != TensorProto.FLOAT:
+        if kind != weight.data_type:
             weight.name = f"{name}.stored"
             casts.append(helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
         weight.data_type, weight.data_location = kind, TensorProto.EXTERNAL

@@ -52,9 +52,11 @@ class PointedRows:
 
     def mix(self, logits: Tensor, deep: Tensor) -> Tensor:
         """Return log p(w), (R, V), from the vocabulary's logits (R, V) and deep output (R, E)."""
-        if self.hidden is not None:
-            logits = logits.masked_fill(self.hidden, -torch.inf)
-        return self.pointer.mix(logits, deep, self.named).logprob
+        if self.hidden is None:
+            return self.pointer.mix(logits, deep, self.named).logprob
+        logits = logits.masked_fill(self.hidden, -torch.inf)
+        mixture = self.pointer.mix(logits, deep, self.named).logprob
+        return self.pointer.only_named(mixture, self.hidden)
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,14 @@ class AttentionDecoder(nn.Module):
             vectors: (N, L, D_encoder).
             mask: (N, L) bool, True = real cell.
         """
-        values, naming = self.norm(self.feature(vectors)), None
+        values, naming, forms = self.norm(self.feature(vectors)), None, None
         if self.pointer is not None:
-            naming = self.pointer.naming(vectors, mask)
+            naming, forms = self.pointer.naming(vectors, mask), self.pointer.forms
             if self.concept_cell is not None:
                 values = values + self.concept_cell(naming @ self.pointer.vectors)
         values = self.position(values)
-        return ProjectedAnnotations(values, self.attention.scores.keys(values), mask, naming)
+        keys = self.attention.scores.keys(values)
+        return ProjectedAnnotations(values, keys, mask, naming, forms)
 
     def init_state(
         self,
@@ -207,7 +210,7 @@ class AttentionDecoder(nn.Module):
         state: DecoderState,
         projected: ProjectedAnnotations,
         *,
-        context: str = "expected",
+        context: str | Tensor = "expected",
         generator: Rng | None = None,
     ) -> Step:
         """Read one word and predict the next.
@@ -216,7 +219,8 @@ class AttentionDecoder(nn.Module):
             token: (B,) ids of the words y_{t-1}.
             state: the state before the step, B rows.
             projected: N items, shared by groups of B / N consecutive captions.
-            context: "expected", "sample" or "argmax" (hard attention).
+            context: "expected", "sample" or "argmax" (hard attention); or a tensor, as in
+                `forward`.
             generator: random generator of sampled locations, and of the dropout in training mode.
         """
         embedded = self._embed(token, generator)
@@ -226,7 +230,10 @@ class AttentionDecoder(nn.Module):
         state = DecoderState(found.hidden, memory)
         logits, copied = self.output(deep), None
         if self.pointer is not None:
-            named = self.pointer.pointed(found.alpha, found.location, _naming(projected))
+            looked = found.alpha
+            if found.location is not None:
+                looked = _looked_at(looked, found.location, context)
+            named = self.pointer.pointed(looked, _naming(projected))
             logits, copied = self.pointer.mix(logits, deep, named)
         return Step(
             logits, state, found.alpha, found.beta, found.location, found.location_logprob,
@@ -268,13 +275,15 @@ class AttentionDecoder(nn.Module):
         optional = found.beta, found.location, found.location_logprob
         unpacked = [None if x is None else rows.unpack(x) for x in optional]
         alpha = rows.unpack(found.alpha)
-        pointed = self._point(alpha, unpacked[1], projected, rows, generator)
+        looked = alpha
+        if (location := unpacked[1]) is not None and self.pointer is not None:
+            looked = _looked_at(alpha, location, context)
+        pointed = self._point(looked, projected, rows, generator)
         return TeacherForcingOutput(deep, self.output, rows, alpha, *unpacked, pointed)
 
     def _point(
         self,
         alpha: Tensor,
-        location: Tensor | None,
         projected: ProjectedAnnotations,
         rows: Packing,
         generator: Rng | None,
@@ -282,8 +291,7 @@ class AttentionDecoder(nn.Module):
         """Return what the pointer would name at all steps, and the words that only it may say."""
         if (pointer := self.pointer) is None:
             return None
-        chosen = None if location is None else location.flatten()
-        named = pointer.pointed(alpha.flatten(0, 1), chosen, _naming(projected))
+        named = pointer.pointed(alpha.flatten(0, 1), _naming(projected))
         hidden = None
         if self.training and self.config.concept_dropout:
             hidden = pointer.hide(self.config.concept_dropout, generator)
@@ -399,6 +407,18 @@ class AttentionDecoder(nn.Module):
 def _naming(projected: ProjectedAnnotations) -> Tensor:
     assert projected.naming is not None, "annotations were projected without this pointer"
     return projected.naming
+
+
+def _looked_at(alpha: Tensor, location: Tensor, context: str | Tensor) -> Tensor:
+    """Return the weights of the cells that hard attention names from, (B, ..., L).
+
+    All of the chosen cell's, which has no gradient; alpha where the context is its expectation.
+    """
+    cells = torch.arange(alpha.shape[-1], device=alpha.device)
+    chosen = (cells == location.unsqueeze(-1)).to(alpha.dtype)
+    if isinstance(context, str):
+        return chosen
+    return torch.where(context.view(-1, *[1] * (alpha.dim() - 1)), alpha, chosen)
 
 
 def smoothed_losses(logprob: Tensor, target: Tensor, label_smoothing: float) -> Tensor:

@@ -12,6 +12,7 @@ A word of the bank is read by an embedding made from its concept vector. So a co
 later, from a few pictures, is read as well as said, without training (`regard.model.concepts`).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.config import DecoderConfig
+from regard.model.attention import at_least_float32
 from regard.model.rng import Rng, shared_bernoulli
 
 SINGULAR, PLURAL = 0, 1
-_LEAST = 1e-8  # of a probability whose logarithm is taken
+_LEAST = 1e-8  # of the vocabulary's share, and of words that only the pointer may say
 
 
 class Mixture(NamedTuple):
@@ -104,20 +106,24 @@ class Pointer(nn.Module):
         named = torch.softmax(torch.cat([scores, nothing], -1), -1)[..., :-1]
         return named * mask.unsqueeze(-1)
 
-    def pointed(self, alpha: Tensor, location: Tensor | None, naming: Tensor) -> Tensor:
-        """Return sum_i alpha_ti p(concept | a_i), (B, C), or p(concept | a_s) of a chosen cell.
+    def only_named(self, mixture: Tensor, hidden: Tensor) -> Tensor:
+        """Return log p (R, V), at least log 1e-8 for hidden words.
+
+        Neither way can say the hidden word of a concept that no cell shows; without a bound such
+        words would dominate the loss, and with it they have no gradient.
+        """
+        return torch.where(hidden, mixture.clamp_min(math.log(_LEAST)), mixture)
+
+    def pointed(self, alpha: Tensor, naming: Tensor) -> Tensor:
+        """Return sum_i alpha_ti p(concept | a_i), (B, C).
 
         Args:
-            alpha: (B, L); the B / N captions of an item are consecutive.
-            location: (B,) the cells that hard attention chose, or None.
+            alpha: (B, L); 1 at the cell that hard attention chose. The B / N captions of an item
+                are consecutive.
             naming: (N, L, C).
         """
-        items = naming.shape[0]
-        if location is None:
-            grouped = alpha.view(items, -1, alpha.shape[-1])
-            return (grouped.to(naming.dtype) @ naming).flatten(0, 1)
-        item = torch.arange(items, device=naming.device).repeat_interleave(len(location) // items)
-        return naming[item, location]
+        grouped = alpha.view(naming.shape[0], -1, alpha.shape[-1])
+        return at_least_float32(grouped.to(naming.dtype) @ naming).flatten(0, 1)
 
     def mix(self, logits: Tensor, deep: Tensor, pointed: Tensor) -> Mixture:
         """Return the next words' probabilities from both ways.
@@ -127,14 +133,15 @@ class Pointer(nn.Module):
             deep: (R, E), the deep output.
             pointed: (R, C), see `pointed`.
         """
-        gate, plural = torch.sigmoid(self.switch(deep).float()).unbind(-1)
-        said = gate.unsqueeze(-1) * pointed.float()
+        gate, plural = torch.sigmoid(at_least_float32(self.switch(deep))).unbind(-1)
+        said = gate.unsqueeze(-1) * pointed
         both = torch.stack([said * (1 - plural.unsqueeze(-1)), said * plural.unsqueeze(-1)], -1)
-        copied = said.new_zeros(len(said), self.vocabulary_size)
+        copied = said.new_zeros(said.shape[0], self.vocabulary_size)
         copied = copied.index_add(1, self.forms.flatten(), both.flatten(1))
-        left = 1 - said.sum(-1, keepdim=True)
-        p = left * torch.softmax(logits.float(), -1) + copied
-        return Mixture(p.clamp_min(_LEAST).log(), copied)
+        left = (1 - said.sum(-1, keepdim=True)).clamp_min(_LEAST)
+        vocabulary = left.log() + torch.log_softmax(at_least_float32(logits), -1)
+        named = copied.clamp_min(torch.finfo(copied.dtype).tiny).log()
+        return Mixture(torch.logaddexp(vocabulary, named), copied)
 
     def embed(self, token: Tensor, embedded: Tensor) -> Tensor:
         """Return the embeddings of words: of those in the bank, made from their concepts.

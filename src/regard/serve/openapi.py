@@ -43,6 +43,9 @@ _WORD = _object(
     peak=_NUMBER,
     location={"type": ["integer", "null"]},
     confidence=_CHANCE,
+    source={"enum": ["vocabulary", "concept"]},
+    copy=_CHANCE,
+    cell=_array(_WHOLE),
     alternatives=_array(_ANY),
 )
 _CAPTION = _object(

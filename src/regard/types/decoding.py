@@ -84,6 +84,7 @@ class ProjectedAnnotations:
         keys: (N, L, A); scored against the query.
         mask: (N, L) bool, True = real cell.
         naming: (N, L, C), p(concept | a_i) of a decoder that points; else None.
+        forms: (C, 2) ids of each concept's singular and plural; None likewise.
         copies: whether `select` copies what it selects.
     """
 
@@ -91,12 +92,14 @@ class ProjectedAnnotations:
     keys: Array
     mask: Array
     naming: Array | None = None
+    forms: Array | None = None
     copies: ClassVar[bool] = True
 
     def select(self, index: Array) -> ProjectedAnnotations:
         """Return the items that `index` names, in that order."""
         naming = None if self.naming is None else self.naming[index]
-        return ProjectedAnnotations(self.values[index], self.keys[index], self.mask[index], naming)
+        values, keys, mask = self.values[index], self.keys[index], self.mask[index]
+        return ProjectedAnnotations(values, keys, mask, naming, self.forms)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ class Step:
 
     @property
     def logits(self) -> Array:
-        """(B, V), unnormalised log-probabilities of the next word."""
+        """(B, V), unnormalised log-probabilities of the next word; log p(w) with a pointer."""
         return self.output() if callable(self.output) else self.output
 
     @property
@@ -191,6 +194,8 @@ class Hypothesis:
         alternatives: for each word the strongest candidates as (id, logprob), best first.
         copy: (T,) how much of all probability was the pointer's; None without one.
         copied: (T,) how much of the word's own probability was the pointer's; None likewise.
+        cell: (T,) the cell that contributed most to naming the word, -1 where no concept is
+            called so; None likewise.
     """
 
     tokens: tuple[int, ...]
@@ -203,3 +208,4 @@ class Hypothesis:
     alternatives: tuple[tuple[tuple[int, float], ...], ...]
     copy: np.ndarray | None = None
     copied: np.ndarray | None = None
+    cell: np.ndarray | None = None
