@@ -236,9 +236,10 @@ class Pipeline:
 
 
 def _words(found: Hypothesis, vocabulary: Vocabulary, grid: Grid) -> tuple[Word, ...]:
+    printed = vocabulary.spoken(found.tokens)
     return tuple(
         Word(
-            text=vocabulary.word(token),
+            text=printed[t],
             logprob=float(found.logprobs[t]),
             alpha=found.alpha[t].reshape(grid.shape),
             beta=None if found.beta is None else float(found.beta[t]),
@@ -353,7 +354,9 @@ def banned_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
             ban other words too, or an id is out of range.
     """
     banned: list[int] = []
-    for word in words.split() if isinstance(words, str) else words:
+    if isinstance(words, str):  # a word may hold spaces
+        words = vocabulary.split(words) if vocabulary.tokens == "word" else words.split()
+    for word in words:
         ids = [_checked(vocabulary, word)] if isinstance(word, int) else vocabulary.encode(word)
         if len(ids) > 1:
             raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
 from regard.captioner import Captioner
 from regard.config import EncoderConfig, ObjectiveConfig, Recipe
@@ -13,7 +12,8 @@ from regard.text.vocabulary import SPECIALS, Vocabulary
 from tests.helpers import toys
 
 WORDS = (*toys.WORDS, "dogs", "fire hydrant", "fire hydrants", "bear", "water")
-VOCABULARY = Vocabulary(SPECIALS + WORDS)
+WORDS_OF_ALL = SPECIALS + WORDS
+VOCABULARY = Vocabulary(WORDS_OF_ALL)
 CONCEPTS = (("dog", "dogs"), ("fire hydrant", "fire hydrants"), ("bear", "bear"))
 SIZES = {"concepts": len(CONCEPTS), "concept_dim": 5}
 
@@ -48,9 +48,3 @@ def captioner(**settings: object) -> Captioner:
     kind = "hard_attention" if settings.get("attention") == "hard" else "cross_entropy"
     recipe = Recipe("toy", config, made.config, objective=ObjectiveConfig(kind=kind))
     return Captioner(encoder, made, VOCABULARY, recipe, name="toy")
-
-
-def direction(seed: int, size: int = 5) -> torch.Tensor:
-    """A random unit vector."""
-    drawn = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    return functional.normalize(drawn, dim=0)

@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend
 from regard.checkpoint.folder import Checkpoint, file_digest, load_checkpoint
@@ -215,6 +217,31 @@ def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
 
         found["confidence"] = Confidence.from_json(values)
     return found
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept that a model can name.
+
+    Attributes:
+        word: its singular, or only form.
+        plural: its plural; the same word where it has one form.
+        threshold: the likeness from which on a cell is called so, in logits.
+    """
+
+    word: str
+    plural: str
+    threshold: float
+
+
+def concepts_of(
+    forms: np.ndarray, threshold: np.ndarray, vocabulary: Vocabulary
+) -> tuple[Concept, ...]:
+    """Return the concepts of a bank, from its forms (C, 2) and thresholds (C,)."""
+    return tuple(
+        Concept(vocabulary.words[int(one)], vocabulary.words[int(many)], float(least))
+        for (one, many), least in zip(forms, threshold, strict=True)
+    )
 
 
 def _check_device(device: str) -> None:

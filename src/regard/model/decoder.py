@@ -282,11 +282,7 @@ class AttentionDecoder(nn.Module):
         return TeacherForcingOutput(deep, self.output, rows, alpha, *unpacked, pointed)
 
     def _point(
-        self,
-        alpha: Tensor,
-        projected: ProjectedAnnotations,
-        rows: Packing,
-        generator: Rng | None,
+        self, alpha: Tensor, projected: ProjectedAnnotations, rows: Packing, generator: Rng | None
     ) -> PointedRows | None:
         """Return what the pointer would name at all steps, and the words that only it may say."""
         if (pointer := self.pointer) is None:

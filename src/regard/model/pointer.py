@@ -47,6 +47,10 @@ class Pointer(nn.Module):
             where it has one form.
         vectors: (C, K) the concepts, of length 1.
         threshold: (C,) the likeness from which on a cell names a concept, in logits.
+        negatives: (M, 2, K) directions of typical cells and of the items that they lie in, by
+            which thresholds of taught concepts are set; absent where M is 0.
+
+    Training changes `switch`, `read` and `plural`; all that says what a cell is called stays fixed.
     """
 
     forms: Tensor
@@ -67,15 +71,20 @@ class Pointer(nn.Module):
         self.norm = nn.LayerNorm(annotation_dim)
         self.cell = nn.Linear(annotation_dim, size, bias=False)
         self.whole = nn.Linear(annotation_dim, size, bias=False)
-        self.sharpness = nn.Parameter(
-            torch.tensor([10.0, 10.0])
-        )  # of a cell's, the item's likeness
+        self.sharpness = nn.Parameter(torch.tensor([10.0, 10.0]))  # of a cell's, an item's likeness
+        # Concepts can be added only as long as what they are compared with does not change.
+        for fixed in (self.norm, self.cell, self.whole):
+            fixed.requires_grad_(False)
+        self.sharpness.requires_grad_(False)
         self.switch = nn.Linear(config.embedding_dim, 2)  # g_t, and singular against plural
         self.read = nn.Linear(size, config.embedding_dim)
         self.plural = nn.Parameter(torch.zeros(config.embedding_dim))
         self.register_buffer("forms", torch.zeros(concepts, 2, dtype=torch.long))
         self.register_buffer("vectors", torch.zeros(concepts, size))
         self.register_buffer("threshold", torch.zeros(concepts))
+        self.negatives: Tensor | None = None
+        if config.concept_negatives:
+            self.register_buffer("negatives", torch.zeros(config.concept_negatives, 2, size))
 
     def set_bank(self, forms: Tensor, vectors: Tensor, threshold: Tensor) -> None:
         """Fill the bank; see the attributes."""
@@ -99,12 +108,23 @@ class Pointer(nn.Module):
             mask: (N, L) bool, True = real cell; the others name nothing.
         """
         cells, whole = self.likeness(vectors, mask)
-        of_cell, of_item = self.sharpness.unbind()
-        scores = of_cell * (cells @ self.vectors.T)
-        scores = scores + (of_item * (whole @ self.vectors.T) - self.threshold).unsqueeze(1)
+        scores = self.scores(cells, whole, self.vectors, self.threshold)
         nothing = scores.new_zeros(*scores.shape[:2], 1)
         named = torch.softmax(torch.cat([scores, nothing], -1), -1)[..., :-1]
         return named * mask.unsqueeze(-1)
+
+    def scores(self, cells: Tensor, whole: Tensor, vectors: Tensor, threshold: Tensor) -> Tensor:
+        """Return the logits of C concepts in every cell, (N, L, C); that of nothing is 0.
+
+        Args:
+            cells: (N, L, K), directions.
+            whole: (N, K), those of the items.
+            vectors: (C, K).
+            threshold: (C,).
+        """
+        of_cell, of_item = self.sharpness.unbind()
+        item = of_item * (whole @ vectors.T) - threshold
+        return of_cell * (cells @ vectors.T) + item.unsqueeze(1)
 
     def only_named(self, mixture: Tensor, hidden: Tensor) -> Tensor:
         """Return log p (R, V), at least log 1e-8 for hidden words.
