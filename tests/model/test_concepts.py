@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from tests.helpers import pointing, toys
 
 SHAPES = ("circle", "square", "star", "cross", "ring", "arrow", "heart", "moon")
 CAPTIONS = SPECIALS + ("a", "and", *SHAPES)
-CELLS, SIZE = 9, 16
+CELLS, SIZE, TYPICAL = 9, 16, 64
 NEW = 8  # the shape of no caption
 
 
@@ -56,6 +56,7 @@ def trained(world: World) -> AttentionDecoder:
     config = DecoderConfig(
         embedding_dim=24, hidden_dim=32, attention_dim=16, dropout=0.1, concepts=len(SHAPES),
         concept_dim=SIZE, concept_dropout=0.5, position="learned", grid_shape=(3, 3),
+        concept_negatives=TYPICAL,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -69,6 +70,7 @@ def trained(world: World) -> AttentionDecoder:
     forms = torch.arange(len(SHAPES))[:, None].expand(-1, 2) + CAPTIONS.index("circle")
     centred = functional.layer_norm(world.looks[: len(SHAPES)], (SIZE,))
     pointer.set_bank(forms, centred, torch.full((len(SHAPES),), 9.0))
+    pointer.negatives = typical(decoder, world)
     objective, draw = CrossEntropy(ObjectiveConfig()), torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam(decoder.parameters(), 4e-3)
     mask = torch.ones(32, CELLS, dtype=torch.bool)
@@ -86,6 +88,15 @@ def trained(world: World) -> AttentionDecoder:
         objective.loss(decoder.train(), projected, batch, draw).total.backward()
         optimizer.step()
     return decoder.eval()
+
+
+def typical(decoder: AttentionDecoder, world: World) -> torch.Tensor:
+    """Directions of a random cell and of the whole, of pictures of known shapes."""
+    draw = torch.Generator().manual_seed(9)
+    shapes = torch.randint(len(SHAPES), (TYPICAL, 2), generator=draw)
+    found = directions(decoder, world.pictures(shapes, draw))
+    cell = torch.randint(CELLS, (TYPICAL,), generator=draw)
+    return torch.stack([found.cells[torch.arange(TYPICAL), cell], found.whole], 1)
 
 
 def directions(decoder: AttentionDecoder, vectors: torch.Tensor) -> Directions:
@@ -125,7 +136,9 @@ def test_a_taught_word_is_said_where_it_is_shown(world: World, trained: Attentio
     _, examples = shown(world, 8, 3)
     taught, words, lesson = teach(trained, known, "paper boat", directions(trained, examples))
     assert (lesson.word, lesson.plural, lesson.known) == ("paper boat", "paper boats", False)
-    assert lesson.named == 1 and lesson.odd == () and lesson.separate
+    assert lesson.named == 1
+    assert lesson.odd == ()
+    assert lesson.separate
     found = captions(taught, words, vectors)
     after = [words.decode(h.tokens) for h in found]
     right = sum(a == w for a, w in zip(after, wanted, strict=True))
@@ -133,7 +146,8 @@ def test_a_taught_word_is_said_where_it_is_shown(world: World, trained: Attentio
     boat = words.words.index("paper boat")
     for hypothesis, pair in zip(found, shapes.tolist(), strict=True):
         for t in np.flatnonzero(np.array(hypothesis.tokens) == boat):
-            assert hypothesis.copied is not None and hypothesis.copied[t] > 0.99
+            assert hypothesis.copied is not None
+            assert hypothesis.copied[t] > 0.99
             assert hypothesis.cell is not None
             assert hypothesis.cell[t] % 3 == (0 if pair[0] == NEW else 2)  # where it lies
 
@@ -160,10 +174,32 @@ def test_one_picture_teaches_too(world: World, trained: AttentionDecoder) -> Non
     taught, words, lesson = teach(
         trained, Vocabulary(CAPTIONS), "boat", directions(trained, examples)
     )
-    assert lesson.named is None and lesson.odd == ()
-    shapes, vectors = shown(world, 20, 6)
+    assert lesson.named is None
+    assert lesson.odd == ()
+    _shapes, vectors = shown(world, 20, 6)
     said = [words.decode(h.tokens) for h in captions(taught, words, vectors)]
     assert sum("boat" in text for text in said) >= 15
+
+
+def test_without_typical_cells_it_takes_more_pictures(
+    world: World, trained: AttentionDecoder
+) -> None:
+    """Nothing else tells a concept from what surrounds it in all of its pictures."""
+    config = replace(trained.config, concept_negatives=0)
+    weights = {k: v for k, v in trained.state_dict().items() if k != "pointer.negatives"}
+    bare = AttentionDecoder(config, annotation_dim=SIZE, vocabulary_size=len(CAPTIONS))
+    bare.load_state_dict(weights)
+    bare.eval()
+    shapes, vectors = shown(world, 20, 6)
+    named: list[int] = []
+    for count in (3, 20):
+        _, examples = shown(world, count, 3)
+        given = directions(bare, examples)
+        taught, words, _ = teach(bare, Vocabulary(CAPTIONS), "boat", given)
+        found = captions(taught, words, vectors)
+        named.append(sum("boat" in words.decode(h.tokens) for h in found))
+    assert named[1] >= 18 > named[0]
+    assert len(shapes) == 20
 
 
 def test_a_picture_of_something_else_is_odd(world: World, trained: AttentionDecoder) -> None:
@@ -182,7 +218,8 @@ def test_a_known_concept_is_averaged_and_its_words_stay(trained: AttentionDecode
     mask = torch.ones(4, CELLS, dtype=torch.bool)
     same = Directions(looks, looks[:, 0], mask)
     taught, words, lesson = teach(trained, known, SHAPES[3], same)
-    assert lesson.known and words == known
+    assert lesson.known
+    assert words == known
     assert taught.pointer is not None
     torch.testing.assert_close(taught.pointer.vectors[-1], trained.pointer.vectors[3])
     assert len(taught.pointer.forms) == len(SHAPES)
@@ -193,7 +230,8 @@ def test_a_word_of_the_vocabulary_alone_keeps_its_rows() -> None:
     model = pointing.captioner()
     before = model.decoder.output.weight.clone()
     lesson = model.teach("Cat", [toys.picture(i, (32, 32)) for i in range(3)])
-    assert lesson.word == "cat" and lesson.plural == "cats"
+    assert lesson.word == "cat"
+    assert lesson.plural == "cats"
     assert model.vocabulary.words == (*pointing.WORDS_OF_ALL, "cats")
     torch.testing.assert_close(model.decoder.output.weight[:-1], before)
     assert [c.word for c in model.concepts()] == ["dog", "fire hydrant", "bear", "cat"]
@@ -224,7 +262,8 @@ def test_errors_say_what_to_do(tmp_path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"nothing")
     lesson = model.teach("boat", [toys.picture(0, (32, 32)), str(broken)])
-    assert lesson.pictures == 1 and lesson.failures[0][0] == str(broken)
+    assert lesson.pictures == 1
+    assert lesson.failures[0][0] == str(broken)
     with pytest.raises(ConfigError, match="1 cannot be read"):
         model.teach("kite", [str(broken)])
     for word in ("dog", "fire hydrant", "boat"):

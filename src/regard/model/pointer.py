@@ -56,6 +56,7 @@ class Pointer(nn.Module):
     forms: Tensor
     vectors: Tensor
     threshold: Tensor
+    negatives: Tensor | None
 
     def __init__(self, config: DecoderConfig, annotation_dim: int, vocabulary_size: int) -> None:
         """Build an empty bank of the config's number of concepts; `set_bank` fills it.
@@ -82,9 +83,8 @@ class Pointer(nn.Module):
         self.register_buffer("forms", torch.zeros(concepts, 2, dtype=torch.long))
         self.register_buffer("vectors", torch.zeros(concepts, size))
         self.register_buffer("threshold", torch.zeros(concepts))
-        self.negatives: Tensor | None = None
-        if config.concept_negatives:
-            self.register_buffer("negatives", torch.zeros(config.concept_negatives, 2, size))
+        typical = config.concept_negatives
+        self.register_buffer("negatives", torch.zeros(typical, 2, size) if typical else None)
 
     def set_bank(self, forms: Tensor, vectors: Tensor, threshold: Tensor) -> None:
         """Fill the bank; see the attributes."""
