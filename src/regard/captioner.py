@@ -320,8 +320,8 @@ class Captioner:
         pointer = self.decoder.pointer
         if pointer is None:
             return ()
-        bank = (x.cpu().numpy() for x in (pointer.forms, pointer.threshold))
-        return concepts_of(*bank, self.vocabulary)
+        forms, threshold = pointer.forms.cpu().numpy(), pointer.threshold.cpu().numpy()
+        return concepts_of(forms, threshold, self.vocabulary)
 
     def teach(self, word: str, pictures: Iterable[Source]) -> Lesson:
         """Teach the model a concept from pictures that show it, without training.
@@ -368,7 +368,7 @@ class Captioner:
 
         from regard.model.concepts import Directions
 
-        found: list[tuple[torch.Tensor, ...]] = []
+        found: list[Directions] = []
         failures: list[tuple[str, str]] = []
         for picture in pictures:
             try:
@@ -381,14 +381,17 @@ class Captioner:
                 torch.as_tensor(x).to(self.device) for x in (annotations.vectors, annotations.mask)
             )
             with torch.no_grad():
-                found.append((*pointer.likeness(vectors.float(), mask), mask))
+                found.append(Directions(*pointer.likeness(vectors.float(), mask), mask))
         if not found:
             tried = f"; {len(failures)} cannot be read" if failures else ""
             raise ConfigError(
                 f"there are 0 pictures of {word!r} to learn from{tried}. Give one or more; five "
                 "to twenty make a good concept."
             )
-        return Directions(*(torch.cat(part) for part in zip(*found, strict=True))), failures
+        cells, whole, mask = (
+            torch.cat([getattr(one, name) for one in found]) for name in ("cells", "whole", "mask")
+        )
+        return Directions(cells, whole, mask), failures
 
     def _with_bank(self, made: tuple[AttentionDecoder, Vocabulary, Any]) -> Any:
         """Run on a decoder with another bank from now on; return the third value."""

@@ -169,3 +169,15 @@ def test_alternatives_that_are_no_words_are_named_in_words() -> None:
     told = caption_html(replace(caption, words=(replace(caption.words[0], alternatives=others),)))
     assert "(end) 0.61; (unknown word) 0.22; dog 0.08" in told
     assert "&lt;end&gt;" not in told
+
+
+def test_named_words_say_which_cell() -> None:
+    caption = toys.caption()
+    words = list(caption.words)
+    words[1] = replace(words[1], copy=0.7, copied=0.9, cell=(1, 2))
+    words[2] = replace(words[2], copy=0.1, copied=0.2, cell=(0, 0))
+    said = caption_html(replace(caption, words=tuple(words)))
+    assert said.count("named from cell (1, 2)") == 2  # shown, and read aloud
+    assert said.count("class='named'") == 1
+    assert "named from cell (0, 0)" not in said
+    assert "class='named'" not in caption_html(caption)

@@ -221,7 +221,10 @@ def test_a_known_concept_is_averaged_and_its_words_stay(trained: AttentionDecode
     assert lesson.known
     assert words == known
     assert taught.pointer is not None
-    torch.testing.assert_close(taught.pointer.vectors[-1], trained.pointer.vectors[3])
+    old, new = trained.pointer.vectors, taught.pointer.vectors
+    assert float(new[-1] @ old[3]) > 0.9
+    others = [i for i in range(len(SHAPES)) if i != 3]
+    torch.testing.assert_close(new[:-1], old[others], rtol=0, atol=0)
     assert len(taught.pointer.forms) == len(SHAPES)
     assert lesson.plural == SHAPES[3]  # its forms are the bank's
 

@@ -72,8 +72,9 @@ def teach(
     source = find_model(model)
     place = _place(source, model, out)
     with needs_torch("teaching a model"):
-        import torch  # noqa: F401
+        from regard.model.concepts import pointer_of
     captioner = Captioner.load(source)
+    pointer_of(captioner.decoder, captioner.name)
     for gone in forget or ():
         captioner.forget(gone)
     failed = False

@@ -177,13 +177,14 @@ class _StepGraph(nn.Module):
         noise: Tensor | None,
     ) -> tuple[Tensor, ...]:
         source: Any = (chosen, noise)  # reaches the attention unchanged
-        expected = projected.naming is not None and chosen is not None
+        context: str | Tensor = "expected"
+        if projected.naming is not None and chosen is not None:
+            context = ~chosen.view(1)  # the pointer, too, names from the chosen cell or from all
         step = self.decoder.step(
             token.flatten(),
             DecoderState(state.hidden.flatten(0, 1), state.memory.flatten(0, 1)),
             projected,
-            # The pointer, too, names from the chosen cell or from all.
-            context=~chosen.view(1) if expected else "expected",
+            context=context,
             generator=source,
         )
         found = (step.logits, step.state.hidden, step.state.memory, step.alpha)

@@ -273,13 +273,15 @@ class AttentionDecoder(nn.Module):
         found = self._unroll(word_gates, state, projected, rows, context, generator)
         deep = self._deepen(embedded, found.hidden, found.context, generator, rows)
         optional = found.beta, found.location, found.location_logprob
-        unpacked = [None if x is None else rows.unpack(x) for x in optional]
+        beta, location, logprob = (None if x is None else rows.unpack(x) for x in optional)
         alpha = rows.unpack(found.alpha)
         looked = alpha
-        if (location := unpacked[1]) is not None and self.pointer is not None:
+        if location is not None and self.pointer is not None:
             looked = _looked_at(alpha, location, context)
         pointed = self._point(looked, projected, rows, generator)
-        return TeacherForcingOutput(deep, self.output, rows, alpha, *unpacked, pointed)
+        return TeacherForcingOutput(
+            deep, self.output, rows, alpha, beta, location, logprob, pointed
+        )
 
     def _point(
         self, alpha: Tensor, projected: ProjectedAnnotations, rows: Packing, generator: Rng | None

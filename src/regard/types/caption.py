@@ -193,7 +193,7 @@ def _grid_json(grid: Grid) -> dict[str, Any]:
 
 
 def _word_json(word: Word) -> dict[str, Any]:
-    record = {
+    record: dict[str, Any] = {
         "text": word.text,
         "logprob": word.logprob,
         "beta": word.beta,
