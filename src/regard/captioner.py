@@ -19,20 +19,24 @@ from regard.backends.onnx_backend import OnnxBackend, available_cores
 from regard.checkpoint.components import (
     PICTURES_AT_ONCE,
     Components,
+    Concept,
     Modules,
+    concepts_of,
     load_components,
     of_modules,
 )
 from regard.config import Recipe, VideoConfig
-from regard.errors import ConfigError
+from regard.errors import ConfigError, MediaError, MissingExtra
 from regard.media.reader import Reader
 from regard.pipeline import Deferred, Failure, Pipeline, Report, Source, decoding_options, encode
 from regard.text.vocabulary import Vocabulary
 from regard.types import MEDIA, Annotations, Caption, Media
 
 if TYPE_CHECKING:
+    from regard.model.concepts import Directions, Lesson
     from regard.model.decoder import AttentionDecoder
     from regard.model.encoders import Encoder
+    from regard.model.pointer import Pointer
     from regard.reliability.confidence import Confidence
     from regard.reliability.out_of_distribution import OutOfDistributionDetector
 
@@ -310,6 +314,94 @@ class Captioner:
             backend = TorchBackend(parts.encoder, parts.decoder, encode=encode)
         share = -(-pictures // threads)  # so that no core stands idle
         return self.with_components(backend=backend, threads=threads, most_at_once=share)
+
+    def concepts(self) -> tuple[Concept, ...]:
+        """Return the concepts that the model can name from what it looks at; () if it has none."""
+        pointer = self.decoder.pointer
+        if pointer is None:
+            return ()
+        forms, threshold = pointer.forms.cpu().numpy(), pointer.threshold.cpu().numpy()
+        return concepts_of(forms, threshold, self.vocabulary)
+
+    def teach(self, word: str, pictures: Iterable[Source]) -> Lesson:
+        """Teach the model a concept from pictures that show it, without training.
+
+        The captioner then runs on torch modules; `save` keeps what it learned. A concept that it
+        knows becomes the mean of its old vector and the pictures'.
+
+        Args:
+            word: one or several words, such as "fire hydrant"; its plural is made by rule.
+            pictures: sources, as for `caption`. Five to twenty make a good concept. Those that
+                cannot be read are left out and reported.
+
+        Raises:
+            ConfigError: the model has no pointer or its tokens are not words, the word holds no
+                letter, or no picture can be read.
+        """
+        from regard.model import concepts
+        from regard.model.concepts import concept_word, pointer_of
+
+        pointer = pointer_of(self.decoder, self.name)
+        word = concept_word(word, self.vocabulary)
+        directions, failures = self._directions(word, pictures, pointer)
+        lesson = self._with_bank(concepts.teach(self.decoder, self.vocabulary, word, directions))
+        return replace(lesson, failures=tuple(failures))
+
+    def forget(self, word: str) -> None:
+        """Take a concept away, with words that only its pointer says.
+
+        Raises:
+            ConfigError: the model has no pointer, or no other concept.
+            UnknownName: it has no such concept.
+        """
+        from regard.model import concepts
+
+        concepts.pointer_of(self.decoder, self.name)
+        word = concepts.concept_word(word, self.vocabulary)
+        self._with_bank((*concepts.forget(self.decoder, self.vocabulary, word), None))
+
+    def _directions(
+        self, word: str, pictures: Iterable[Source], pointer: Pointer
+    ) -> tuple[Directions, list[tuple[str, str]]]:
+        """Return the directions of pictures, and (file, reason) of those that cannot be read."""
+        import torch
+
+        from regard.model.concepts import Directions
+
+        found: list[Directions] = []
+        failures: list[tuple[str, str]] = []
+        for picture in pictures:
+            try:
+                annotations = self.annotate([self.reader.read(picture)])
+            except (MediaError, MissingExtra) as error:
+                is_path = isinstance(picture, str | Path)
+                failures.append((str(picture) if is_path else "<picture>", str(error)))
+                continue
+            vectors, mask = (
+                torch.as_tensor(x).to(self.device) for x in (annotations.vectors, annotations.mask)
+            )
+            with torch.no_grad():
+                found.append(Directions(*pointer.likeness(vectors.float(), mask), mask))
+        if not found:
+            tried = f"; {len(failures)} cannot be read" if failures else ""
+            raise ConfigError(
+                f"there are 0 pictures of {word!r} to learn from{tried}. Give one or more; five "
+                "to twenty make a good concept."
+            )
+        cells, whole, mask = (
+            torch.cat([getattr(one, name) for one in found]) for name in ("cells", "whole", "mask")
+        )
+        return Directions(cells, whole, mask), failures
+
+    def _with_bank(self, made: tuple[AttentionDecoder, Vocabulary, Any]) -> Any:
+        """Run on a decoder with another bank from now on; return the third value."""
+        decoder, vocabulary, lesson = made
+        old = self.components
+        recipe = replace(old.config, decoder=decoder.config)
+        new = of_modules(old.encoder, decoder, vocabulary, recipe, old.name, old.device)
+        kept = {"metrics": old.metrics, "familiarity": old.familiarity}
+        self.components = replace(new, confidence=old.confidence, **kept)
+        return lesson
 
     def with_backend(self, backend: Backend) -> Captioner:
         """Return a captioner of the same components on another backend."""

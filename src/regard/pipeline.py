@@ -236,18 +236,30 @@ class Pipeline:
 
 
 def _words(found: Hypothesis, vocabulary: Vocabulary, grid: Grid) -> tuple[Word, ...]:
+    printed = vocabulary.spoken(found.tokens)
     return tuple(
         Word(
-            text=vocabulary.word(token),
+            text=printed[t],
             logprob=float(found.logprobs[t]),
             alpha=found.alpha[t].reshape(grid.shape),
             beta=None if found.beta is None else float(found.beta[t]),
             location=None if found.location is None else int(found.location[t]),
             alternatives=tuple((vocabulary.word(i), p) for i, p in found.alternatives[t]),
             token=token,
+            **_naming_of(found, t, grid),
         )
         for t, token in enumerate(found.tokens)
     )
+
+
+def _naming_of(found: Hypothesis, t: int, grid: Grid) -> dict[str, Any]:
+    """Return how much the pointer said of a word, and from which cell; {} without a pointer."""
+    if found.copy is None or found.copied is None or found.cell is None:
+        return {}
+    cell = None
+    if found.cell[t] >= 0:
+        cell = tuple(int(i) for i in np.unravel_index(found.cell[t], grid.shape))
+    return {"copy": float(found.copy[t]), "copied": float(found.copied[t]), "cell": cell}
 
 
 def encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:
@@ -342,7 +354,9 @@ def banned_ids(vocabulary: Vocabulary, words: Words) -> tuple[int, ...]:
             ban other words too, or an id is out of range.
     """
     banned: list[int] = []
-    for word in words.split() if isinstance(words, str) else words:
+    if isinstance(words, str):  # a word may hold spaces
+        words = vocabulary.split(words) if vocabulary.tokens == "word" else words.split()
+    for word in words:
         ids = [_checked(vocabulary, word)] if isinstance(word, int) else vocabulary.encode(word)
         if len(ids) > 1:
             raise ConfigError(

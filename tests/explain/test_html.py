@@ -183,3 +183,15 @@ def test_a_fragment_escapes_texts_and_keeps_no_indentation() -> None:
     assert "<title>&lt;b&gt;&amp;</title><i></head>" in page
     with pytest.raises(KeyError, match="head"):
         Fragments("viewer.html").fill("page", title="", body="")
+
+
+def test_named_words_say_which_cell() -> None:
+    caption = toys.caption()
+    words = list(caption.words)
+    words[1] = replace(words[1], copy=0.7, copied=0.9, cell=(1, 2))
+    words[2] = replace(words[2], copy=0.1, copied=0.2, cell=(0, 0))
+    said = caption_html(replace(caption, words=tuple(words)))
+    assert said.count("named from cell (1, 2)") == 2  # shown, and read aloud
+    assert said.count("class='named'") == 1
+    assert "named from cell (0, 0)" not in said
+    assert "class='named'" not in caption_html(caption)

@@ -185,3 +185,14 @@ def test_pyplot_is_never_imported(tmp_path: Path) -> None:
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_the_cell_that_a_word_was_named_from_is_dotted() -> None:
+    caption = toys.caption()
+    words = list(caption.words)
+    words[1] = replace(words[1], copy=0.7, copied=0.9, cell=(1, 2))
+    words[2] = replace(words[2], copy=0.1, copied=0.2, cell=(0, 0))
+    figure = contact_sheet(replace(caption, words=tuple(words)))
+    frames = [p for axis in figure.axes for p in axis.patches if isinstance(p, Rectangle)]
+    assert [frame.get_linestyle() for frame in frames] == [":"]
+    assert "dotted: the cell" in " ".join(texts(figure))

@@ -29,7 +29,7 @@ from regard.training.devices import Devices
 from regard.training.fine_tune import fine_tuning_recipe
 from regard.training.logs import Silent
 from regard.training.setup import TrainingRun, prepare_run
-from tests.helpers import toys
+from tests.helpers import pointing, toys
 
 CAPTIONS = ("a zebra runs", "a striped zebra runs on grass")
 SMALL = ("training.batch_size=4", "evaluation.diary_pictures=1", "training.precision=fp32")
@@ -309,3 +309,36 @@ def test_a_caption_s_cut_end_leaves_its_words_a_prior(model: Path, tmp_path: Pat
     assert isinstance(run.state.decoder, AttentionDecoder)
     assert bool(run.state.decoder.output.bias.isfinite().all())
     assert UNKNOWN not in run.vocabulary.encode("zebra striped")
+
+
+def test_a_model_that_points_keeps_its_concepts(tmp_path: Path) -> None:
+    pointing.captioner().save(tmp_path / "model")
+    captions = ("a zebra stands by a fire hydrant", "a hydrant and a zebra")
+    write_data(tmp_path / "data", captions)
+    recipe = recipe_of(tmp_path / "model", tmp_path, "training.epochs=1", "data.min_count=1")
+    assert recipe.decoder.concepts == len(pointing.CONCEPTS)
+    train(recipe, tmp_path / "run")
+    before, after = (Captioner.load(tmp_path / name) for name in ("model", "run/last"))
+    assert after.concepts() == before.concepts()
+    assert after.vocabulary.words[: len(pointing.VOCABULARY)] == pointing.VOCABULARY.words
+    assert {"zebra", "hydrant"} < set(after.vocabulary.words)
+    old, new = (model.decoder.pointer for model in (before, after))
+    assert old is not None
+    assert new is not None
+    for name in ("vectors", "forms", "threshold", "sharpness", "cell.weight", "norm.bias"):
+        torch.testing.assert_close(
+            new.state_dict()[name], old.state_dict()[name], rtol=0, atol=0, msg=name
+        )
+    for name in ("switch.weight", "read.weight", "plural"):
+        assert not torch.equal(new.state_dict()[name], old.state_dict()[name]), name
+
+
+def test_a_fresh_model_has_no_bank_to_point_at(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    places = [
+        f"data.annotations={tmp_path / 'data/captions.csv'}",
+        f"data.images={tmp_path / 'data'}",
+    ]
+    recipe = override(Recipe(), [*places, "decoder.concepts=3"])
+    with pytest.raises(ConfigError, match=r"decoder.concepts is 3.*no bank.*--init MODEL"):
+        prepared(recipe, tmp_path)

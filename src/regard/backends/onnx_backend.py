@@ -179,7 +179,8 @@ class OnnxBackend:
         projected = found["values"], found["keys"], annotations.mask
         if self._cpp_step is not None:
             return self._cpp_step.pack(*projected, in_place=True), state
-        return ProjectedAnnotations(*projected), state
+        pointed = found.get("naming"), found.get("forms")
+        return ProjectedAnnotations(*projected, *pointed), state
 
     def step(
         self,
@@ -214,6 +215,8 @@ class OnnxBackend:
             "mask": projected.mask,
         }
         graph = self._graphs["step"]
+        if projected.naming is not None:
+            feed["naming"] = projected.naming
         if "noise" in graph.inputs:
             shape = len(token), cells
             sampled = context == "sample"
@@ -227,6 +230,7 @@ class OnnxBackend:
             found.get("beta"),
             found.get("location") if choose else None,
             found.get("location_logprob") if choose else None,
+            copied=found.get("copied"),
         )
 
     def asarray(self, x: np.ndarray) -> np.ndarray:

@@ -49,6 +49,7 @@ class TorchStep:
             decoder.output.weight,
             autocast=torch.is_autocast_enabled("cpu"),
             known_scores=known and decoder.attention.scores.weights() is not None,
+            pointer=decoder.pointer is not None,
         )
         library = dispatch.TORCH_STEP.library(case)
         if library is None:

@@ -173,7 +173,8 @@ def schema(*, traces: bool) -> Any:
     word: dict[str, Any] = dict(said)
     if traces:
         word |= {"beta": number, "entropy": number, "peak": number, "location": whole,
-                 "confidence": number}  # fmt: skip
+                 "confidence": number, "source": text, "copy": number,
+                 "cell": pa.list_(whole)}  # fmt: skip
         word["alternatives"] = pa.list_(pa.struct(said))
     fields: dict[str, Any] = {
         "unit": whole, "index": whole, "file": text, "error": text, "digest": text,

@@ -8,6 +8,7 @@ folder, which need no torch:
     motion.onnx   pixels, real frames -> motion vectors (models of clips that have them)
     init.onnx     vectors, mask -> values, keys, and the first hidden state and memory
     step.onnx     token, hidden, memory, values, keys, mask -> logits, hidden, memory, alpha, ...
+                  of a model that points also naming (from init) -> copied
 
 The graphs hold no weights: they point into `model.safetensors` beside them, or into the encoder's
 own file. Only an encoder that was quantised by examples has its own.
@@ -22,6 +23,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend
@@ -173,7 +176,9 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
         from regard.native.cpp_step import CppStep, StepWeights
 
         known = recipe.decoder.scores in dispatch.KNOWN_SCORES
-        library = dispatch.ONNX_STEP.library(dispatch.Case(items=pictures, known_scores=known))
+        points = recipe.decoder.concepts > 0
+        case = dispatch.Case(items=pictures, known_scores=known, pointer=points)
+        library = dispatch.ONNX_STEP.library(case)
         if library is None:
             return None
         try:
@@ -219,6 +224,31 @@ def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
 
         found["confidence"] = Confidence.from_json(values)
     return found
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept that a model can name.
+
+    Attributes:
+        word: its singular, or only form.
+        plural: its plural; the same word where it has one form.
+        threshold: the likeness from which on a cell is called so, in logits.
+    """
+
+    word: str
+    plural: str
+    threshold: float
+
+
+def concepts_of(
+    forms: np.ndarray, threshold: np.ndarray, vocabulary: Vocabulary
+) -> tuple[Concept, ...]:
+    """Return the concepts of a bank, from its forms (C, 2) and thresholds (C,)."""
+    return tuple(
+        Concept(vocabulary.words[int(one)], vocabulary.words[int(many)], float(least))
+        for (one, many), least in zip(forms, threshold, strict=True)
+    )
 
 
 def _check_device(device: str) -> None:

@@ -46,6 +46,7 @@ SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
 _NEEDED = ("config.json", "vocabulary.json", "model.safetensors")
 WEIGHTS, ENCODER_WEIGHTS = "model.safetensors", "encoder.safetensors"
 DIGESTED = ("vocabulary.json", WEIGHTS)
+_OFF_LENGTH = 0.01  # of a concept's vector, stored as float16
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,16 @@ class Checkpoint:
             weights |= {self.encoder_prefix + name: value for name, value in own.items()}
         return weights
 
-    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """Return the weights whose names start with a prefix, without it, as float32; no torch."""
+    def arrays(self, prefix: str, only: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """Return the weights whose names start with a prefix, without it, as float32; no torch.
+
+        `only` names those that are read, without the prefix; empty: all.
+        """
         with safe_open(self.path / WEIGHTS, framework="numpy") as stored:
             return {
                 name.removeprefix(prefix): stored.get_tensor(name).astype(np.float32)
                 for name in stored.keys()  # noqa: SIM118
-                if name.startswith(prefix)
+                if name.startswith(prefix) and (not only or name.removeprefix(prefix) in only)
             }
 
 
@@ -140,6 +144,8 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
         for name, shape in weights.items():
             checkpoint.shapes[checkpoint.encoder_prefix + name] = shape
     _check_fit(checkpoint)
+    if "decoder.pointer.forms" in checkpoint.shapes:
+        _check_bank(checkpoint)
     _check_digests(checkpoint)
     return checkpoint
 
@@ -178,6 +184,25 @@ def _check_fit(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path}: the vocabulary has {len(checkpoint.vocabulary)} words and the "
             f"embedding {shape[0]} rows, so words would be mixed up. vocabulary.json belongs to "
             "another model."
+        )
+
+
+def _check_bank(checkpoint: Checkpoint) -> None:
+    """Raise if the bank of a pointer does not fit the vocabulary, or is no bank of directions."""
+    bank = checkpoint.arrays("decoder.pointer.", ("forms", "vectors"))
+    words, forms = len(checkpoint.vocabulary), bank["forms"]
+    if forms.size and not (forms.min() >= len(SPECIALS) and forms.max() < words):
+        raise CheckpointError(
+            f"{checkpoint.path}: a concept's forms are the ids {forms.min():.0f} to "
+            f"{forms.max():.0f}, and words have the ids {len(SPECIALS)} to {words - 1}. The "
+            "weights belong to another vocabulary."
+        )
+    lengths = np.linalg.norm(bank["vectors"], axis=-1)
+    if not np.all(np.abs(lengths - 1) < _OFF_LENGTH):
+        worst = lengths[np.argmax(np.abs(lengths - 1))]
+        raise CheckpointError(
+            f"{checkpoint.path}: the vector of a concept has the length {worst:.3g}; expected 1. "
+            "model.safetensors is damaged, or the bank was never filled."
         )
 
 

@@ -29,6 +29,8 @@ _COMMANDS = {
     "bulk": "regard.cli.bulk_command:bulk",
     "serve": "regard.cli.serve_command:serve",
     "export": "regard.cli.models_command:export",
+    "teach": "regard.cli.teach_command:teach",
+    "concepts": "regard.cli.teach_command:concepts",
     "models": "regard.cli.models_command:models",
     "info": "regard.cli.models_command:info",
     "data": "regard.cli.data_command:app",

@@ -122,3 +122,14 @@ class DecoderConfig(Section, section="decoder"):
     """Dropout on the word embeddings."""
     tie_embeddings: bool = False
     """Share the output matrix L_o with the embedding E."""
+    concepts: Annotated[int, Range(0, 65536)] = 0
+    """Number of concepts that a pointer can name from the cells; 0: no pointer (the papers)."""
+    concept_dim: Annotated[int, Range(1, 65536)] = 512
+    """Size of a concept's vector."""
+    concept_cells: bool = False
+    """Add to every annotation an embedding of what the pointer would name there."""
+    concept_negatives: Annotated[int, Range(0, 65536)] = 0
+    """Number of typical directions that the model keeps, by which it learns new concepts."""
+    concept_dropout: Annotated[float, Range(0.0, 0.95)] = 0.4
+    """Share of the concepts that only the pointer can say, drawn anew for every batch; otherwise
+    the vocabulary learns to say them all, and nothing is learned for concepts added later."""

@@ -170,13 +170,16 @@ class _BeamSearch:
 
     def results(self) -> list[tuple[Hypothesis, ...]]:
         """Return each item's best captions."""
-        return [tuple(map(self._hypothesis, self._best(item))) for item in self.items]
+        return [
+            tuple(self._hypothesis(caption, n) for caption in self._best(item))
+            for n, item in enumerate(self.items)
+        ]
 
     def _best(self, item: _BeamItem) -> list[_BeamCaption]:
         unfinished = sorted(item.unfinished, key=lambda caption: -caption.score)
         return [*item.finished, *unfinished][: self.options.n_best]
 
-    def _hypothesis(self, caption: _BeamCaption) -> Hypothesis:
+    def _hypothesis(self, caption: _BeamCaption, item: int) -> Hypothesis:
         return self.stepper.record.hypothesis(
-            caption.row, caption.length, score=caption.score, finished=caption.finished
+            caption.row, caption.length, item=item, score=caption.score, finished=caption.finished
         )

@@ -85,7 +85,13 @@ def decode_paths(
     score = total / counted**options.length_penalty
     read = stepper.record.hypothesis
     return [
-        read(int(place[n]), int(length[n]), score=float(score[n]), finished=bool(finished[n]))
+        read(
+            int(place[n]),
+            int(length[n]),
+            item=n // captions_per_item,
+            score=float(score[n]),
+            finished=bool(finished[n]),
+        )
         for n in range(count)
     ]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from regard.backends import Backend
 from regard.decoding.topk import Candidates, Filter, Ids, to_numpy
-from regard.types import Annotations, Array, Hypothesis, Step
+from regard.types import Annotations, Array, Hypothesis, ProjectedAnnotations, Step
 
 if TYPE_CHECKING:
     from regard.decoding import DecodingOptions
@@ -53,12 +53,17 @@ class _StepRecord:
     alpha: np.ndarray
     beta: np.ndarray | None
     location: np.ndarray | None
+    copy: np.ndarray | None
+    copied: np.ndarray | None
+    """Of the chosen word, per row after the choice."""
 
 
 class SearchRecord:
     """The record of every step, for all rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, projected: ProjectedAnnotations) -> None:
+        """Begin the record of a search over N items."""
+        self._projected = projected
         self._steps: list[_StepRecord] = []
 
     def __len__(self) -> int:
@@ -80,31 +85,60 @@ class SearchRecord:
         beta = None if step.beta is None else to_numpy(step.beta).mean(-1)
         location = None if step.location is None else to_numpy(step.location)
         alpha = to_numpy(step.alpha)
+        copy = copied = None
+        if step.copied is not None:
+            copy = to_numpy(step.copied.sum(-1))
+            named = to_numpy(step.copied[parent, token]).astype(np.float64)
+            # A row without an allowed word has -inf, and its word may have underflowed to 0.
+            copied = np.where(named > 0, np.minimum(named / np.exp(np.fmax(logprob, -80)), 1), 0.0)
         self._steps.append(
-            _StepRecord(parent, token, logprob, prediction.alternatives, alpha, beta, location)
+            _StepRecord(
+                parent, token, logprob, prediction.alternatives, alpha, beta, location, copy, copied
+            )
         )
 
-    def hypothesis(self, row: int, length: int, *, score: float, finished: bool) -> Hypothesis:
+    def hypothesis(
+        self, row: int, length: int, *, item: int, score: float, finished: bool
+    ) -> Hypothesis:
         """Return the caption of the first `length` words that ends in `row`.
 
         Args:
             row: index of a row after step `length`.
             length: T.
+            item: index of the item among the N of the search.
             score: score of the hypothesis.
             finished: whether the hypothesis is finished.
         """
-        path = self._path(row, length)
-        cells = self._steps[0].alpha.shape[1]
+        path, first = self._path(row, length), self._steps[0]
+        tokens = tuple(int(s.token[after]) for s, after, _ in path)
+        alpha = np.array([s.alpha[b] for s, _, b in path], np.float32)
+        alpha = alpha.reshape(-1, first.alpha.shape[1])
+        location = self._per_word([(s.location, b) for s, _, b in path], first.location)
         return Hypothesis(
-            tokens=tuple(int(s.token[after]) for s, after, _ in path),
+            tokens=tokens,
             logprobs=np.array([s.logprob[after] for s, after, _ in path], np.float64),
             score=score,
             finished=finished,
-            alpha=np.array([s.alpha[b] for s, _, b in path], np.float32).reshape(-1, cells),
-            beta=self._per_word([(s.beta, b) for s, _, b in path], self._steps[0].beta),
-            location=self._per_word([(s.location, b) for s, _, b in path], self._steps[0].location),
+            alpha=alpha,
+            beta=self._per_word([(s.beta, b) for s, _, b in path], first.beta),
+            location=location,
             alternatives=tuple(_pairs(s.alternatives, before) for s, _, before in path),
+            copy=self._per_word([(s.copy, b) for s, _, b in path], first.copy),
+            copied=self._per_word([(s.copied, after) for s, after, _ in path], first.copied),
+            cell=self._naming_cells(tokens, alpha, location, item),
         )
+
+    def _naming_cells(
+        self, tokens: tuple[int, ...], alpha: np.ndarray, location: np.ndarray | None, item: int
+    ) -> np.ndarray | None:
+        """Return arg max_i alpha_ti p(w_t | a_i), (T,), -1 where no concept is called w_t."""
+        naming, forms = self._projected.naming, self._projected.forms
+        if naming is None or forms is None:
+            return None
+        called = (to_numpy(forms)[None] == np.array(tokens, np.int64).reshape(-1, 1, 1)).any(-1)
+        weight = alpha * (called.astype(np.float32) @ to_numpy(naming[item]).T)  # (T, L)
+        cell = weight.argmax(-1) if location is None else location
+        return np.where(called.any(-1), cell, -1)
 
     def _path(self, row: int, length: int) -> list[tuple[_StepRecord, int, int]]:
         """Return each step of a caption with its row after the choice and before it."""
@@ -153,7 +187,7 @@ class Stepper:
         self._generator = backend.generator(options.seed)
         self._filter: Filter | None = None  # created once the first step shows the vocabulary size
         self.rows = self._state.hidden.shape[0]
-        self.record = SearchRecord()
+        self.record = SearchRecord(self._projected)
         # The words of each row; None where no n-gram is blocked.
         self._histories: list[tuple[int, ...]] | None = None
         if options.block_ngram:

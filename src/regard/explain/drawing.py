@@ -267,6 +267,7 @@ def is_drawing(path: Path) -> bool:
 
 SCALE_NOTE = "One absolute scale for the whole caption, in multiples of uniform attention 1/L"
 CHOSEN_NOTE = "framed: the chosen cell"
+NAMED_NOTE = "dotted: the cell that a word was named from"
 
 
 def attention_label(trace: AttentionTrace) -> str:
@@ -314,6 +315,16 @@ def chosen_label(caption: Caption) -> str:
 def beta_label(word: Word, before: str = "   ") -> str:
     """Return a word's gate, such as "   β 0.93"; "" without a gate."""
     return "" if word.beta is None else f"{before}β {word.beta:.2f}"
+
+
+def named_label(word: Word, before: str = "") -> str:
+    """Return where a word was named, such as "named from cell (3, 4)"; "" of other words.
+
+    The numbers are those of the caption's JSON: an index on each axis of the grid, from 0.
+    """
+    if word.source != "concept" or word.cell is None:
+        return ""
+    return f"{before}named from cell ({', '.join(map(str, word.cell))})"
 
 
 def map_notes(caption: Caption, *, smooth: bool) -> list[str]:

@@ -86,6 +86,7 @@ class PageWord:
         marked: whether the word is highlighted because a finding is about it.
         first: whether its map is shown before a reader chooses a word.
         frame: for a clip, the frame that the word seeks to; None for other media.
+        named: whether the pointer named it from what it looked at; it is then underlined.
     """
 
     text: str
@@ -97,6 +98,7 @@ class PageWord:
     marked: bool = False
     first: bool = False
     frame: int | None = None
+    named: bool = False
 
 
 def caption_html(
@@ -278,7 +280,7 @@ def words_html(words: Sequence[PageWord], tops: Mapping[str, Sequence[float]]) -
         if word.frame is not None:
             data["frame"] = word.frame
         label = "; ".join([word.note, *(f"{text} {p:.2f}" for text, p in word.others)])
-        names = " ".join(name for name in ("marked", "first") if getattr(word, name))
+        names = " ".join(name for name in ("marked", "first", "named") if getattr(word, name))
         classes = f" class='{names}'" if names else ""
         fields = {"word": word, "classes": classes, "label": label, "data": attribute(data)}
         buttons.append(VIEWER.fill("word", **fields))
@@ -352,6 +354,7 @@ def word_note(word: Word, cells: int | None = None) -> str:
     return (
         f"p {math.exp(word.logprob):.2f}{sure} · entropy {word.entropy:.2f} of at most {most:.2f} "
         f"nats · peak {word.peak:.1%}{drawing.beta_label(word, ' · ')}"
+        f"{drawing.named_label(word, ' · ')}"
     )
 
 
@@ -391,4 +394,5 @@ def page_word(
         falls = occlusion.falls[t]
         if math.isfinite(agreement := occlusion.correlation[t]):
             note += f" · agreement with what mattered {agreement:+.2f}"
-    return PageWord(word.text, alpha, note, others, word.location, falls, frame=frame)
+    named = word.source == "concept"
+    return PageWord(word.text, alpha, note, others, word.location, falls, frame=frame, named=named)

@@ -13,6 +13,7 @@ import numpy as np
 
 from regard.errors import ConfigError
 from regard.explain.clip.player import clip_html, weights_table
+from regard.explain.drawing import named_label
 from regard.explain.html import (
     VIEWER,
     asset,
@@ -139,6 +140,8 @@ def _table(one: Explanation) -> str:
         columns["confidence"] = ["–" if share is None else f"{share:.0%}" for share in shares]
     columns["entropy"] = [f"{word.entropy:.2f}" for word in words]
     columns["peak"] = [f"{word.peak:.1%}" for word in words]
+    if any(word.source for word in words):
+        columns["source"] = [named_label(word) or str(word.source) for word in words]
     columns["β"] = ["–" if word.beta is None else f"{word.beta:.2f}" for word in words]
     if occlusion is not None:
         columns["agreement with what mattered"] = [

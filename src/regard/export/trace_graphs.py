@@ -50,7 +50,10 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
     axes = {0: items} | at_cells
     vectors = torch.zeros(2, length, decoder.annotation_dim)
     inputs: _Inputs = {"vectors": (vectors, axes), "mask": (mask, axes)}
-    graphs[INIT] = _traced(_InitGraph(decoder), inputs, ["values", "keys", "hidden", "memory"])
+    outputs = ["values", "keys", "hidden", "memory"]
+    if decoder.pointer is not None:
+        outputs += ["naming", "forms"]
+    graphs[INIT] = _traced(_InitGraph(decoder), inputs, outputs)
     token, state = torch.ones(2, 3, dtype=torch.long), torch.zeros(2, 3, decoder.config.hidden_dim)
     with torch.inference_mode():
         projected = decoder.project(torch.zeros_like(vectors), mask)
@@ -59,13 +62,17 @@ def trace_model(encoder: Encoder, decoder: AttentionDecoder) -> dict[str, Any]:
     inputs = {"token": (token, told), "hidden": (state, told), "memory": (state.clone(), told)}
     inputs |= {"values": (values, seen), "keys": (keys, seen), "mask": (mask, seen)}
     outputs = ["logits", "next_hidden", "next_memory", "alpha"]
+    if projected.naming is not None:
+        inputs["naming"] = (torch.zeros_like(projected.naming), seen)
+        outputs.append("copied")
     if decoder.gate is not None:
         outputs.append("beta")
     if isinstance(decoder.attention, HardAttention):
         noise = (torch.zeros(6, length), {0: torch.export.Dim("rows"), 1: cells})
         inputs |= {"chosen": (torch.tensor(True), {}), "noise": noise}
         outputs += ["location", "location_logprob"]
-    graphs[STEP] = _traced(_StepGraph(decoder), inputs, outputs)
+    kind = _StepGraph if projected.naming is None else _PointingStepGraph
+    graphs[STEP] = _traced(kind(decoder), inputs, outputs)
     return graphs
 
 
@@ -131,7 +138,10 @@ class _InitGraph(nn.Module):
     def forward(self, vectors: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         projected = self.decoder.project(vectors, mask)
         state = self.decoder.init_state(projected)
-        return projected.values, projected.keys, state.hidden, state.memory
+        found = projected.values, projected.keys, state.hidden, state.memory
+        if projected.naming is None or projected.forms is None:
+            return found
+        return *found, projected.naming, projected.forms.clone()
 
 
 class _StepGraph(nn.Module):
@@ -155,16 +165,48 @@ class _StepGraph(nn.Module):
         chosen: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
+        projected = ProjectedAnnotations(values, keys, mask)
+        return self._step(token, DecoderState(hidden, memory), projected, chosen, noise)
+
+    def _step(
+        self,
+        token: Tensor,
+        state: DecoderState,
+        projected: ProjectedAnnotations,
+        chosen: Tensor | None,
+        noise: Tensor | None,
+    ) -> tuple[Tensor, ...]:
         source: Any = (chosen, noise)  # reaches the attention unchanged
+        context: str | Tensor = "expected"
+        if projected.naming is not None and chosen is not None:
+            context = ~chosen.view(1)  # the pointer, too, names from the chosen cell or from all
         step = self.decoder.step(
             token.flatten(),
-            DecoderState(hidden.flatten(0, 1), memory.flatten(0, 1)),
-            ProjectedAnnotations(values, keys, mask),
+            DecoderState(state.hidden.flatten(0, 1), state.memory.flatten(0, 1)),
+            projected,
+            context=context,
             generator=source,
         )
         found = (step.logits, step.state.hidden, step.state.memory, step.alpha)
-        more = (step.beta, step.location, step.location_logprob)
+        more = (step.copied, step.beta, step.location, step.location_logprob)
         return (*found, *(x for x in more if x is not None))
+
+
+class _PointingStepGraph(_StepGraph):
+    def forward(  # type: ignore[override]
+        self,
+        token: Tensor,
+        hidden: Tensor,
+        memory: Tensor,
+        values: Tensor,
+        keys: Tensor,
+        mask: Tensor,
+        naming: Tensor,
+        chosen: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        projected = ProjectedAnnotations(values, keys, mask, naming)
+        return self._step(token, DecoderState(hidden, memory), projected, chosen, noise)
 
 
 class _NoisyHardAttention(Attention):

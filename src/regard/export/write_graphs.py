@@ -48,7 +48,7 @@ from regard.version import __version__
 TARGETS = ("onnx",)
 _EXAMPLES = 200
 _TOLERANCE = 1e-3  # largest difference to the modules on random input
-_TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16", "I8": "INT8"}
+_TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16", "I8": "INT8", "I64": "INT64"}
 
 
 def export_model(
@@ -268,6 +268,7 @@ def _outputs(backend: Backend, annotations: Annotations, words: np.ndarray) -> l
         step = backend.step(backend.asarray(token), state, projected)
         state = step.state
         seen += [step.logits, step.alpha, state.hidden, state.memory]
+        seen += [] if step.copied is None else [step.copied]
     return [np.asarray(x) for x in seen]
 
 
@@ -334,9 +335,9 @@ def point_to_file(graph: Any, locations: dict[str, WeightLocation]) -> Any:
         if place.shape != tuple(weight.dims) or not known:
             raise ConfigError(
                 f"the weight {name} is stored as {place.dtype} {place.shape}, and the graph "
-                f"takes float {tuple(weight.dims)}: the model cannot be exported."
+                f"takes {tuple(weight.dims)} of another type: the model cannot be exported."
             )
-        if place.dtype == "F32":
+        if place.dtype in ("F32", "I64"):
             _point(weight, place)
             continue
         weight.name = f"{name}.stored"

@@ -27,12 +27,36 @@ from torch import Tensor, nn
 
 from regard.config import DecoderConfig
 from regard.model.attention import AttentionOutput, Gate, at_least_float32, build_attention
+from regard.model.pointer import Pointer
 from regard.model.position import PositionCode
 from regard.model.rng import Rng, bernoulli
 from regard.model.unroll import Packing, pack_captions, pack_unpadded, unroll_compiled
 from regard.native.functional import word_losses
 from regard.native.teacher_forcing import RecurrenceOutput
 from regard.types import DecoderState, ProjectedAnnotations, Step
+
+
+@dataclass(frozen=True)
+class PointedRows:
+    """What a pointer would name in the R packed rows of teacher forcing.
+
+    Attributes:
+        pointer: the pointer.
+        named: (R, C), see `Pointer.pointed`.
+        hidden: (V,) bool, words that only the pointer may say in this batch; None: none.
+    """
+
+    pointer: Pointer
+    named: Tensor
+    hidden: Tensor | None
+
+    def mix(self, logits: Tensor, deep: Tensor) -> Tensor:
+        """Return log p(w), (R, V), from the vocabulary's logits (R, V) and deep output (R, E)."""
+        if self.hidden is None:
+            return self.pointer.mix(logits, deep, self.named).logprob
+        logits = logits.masked_fill(self.hidden, -torch.inf)
+        mixture = self.pointer.mix(logits, deep, self.named).logprob
+        return self.pointer.only_named(mixture, self.hidden)
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,7 @@ class TeacherForcingOutput:
         beta: (B, T, 1 or D), or None without a gate.
         location: (B, T), or None where contexts are expectations.
         location_logprob: (B, T), or None likewise.
+        pointed: what the pointer would name, packed; None without a pointer.
     """
 
     features: Tensor
@@ -56,12 +81,18 @@ class TeacherForcingOutput:
     beta: Tensor | None
     location: Tensor | None
     location_logprob: Tensor | None
+    pointed: PointedRows | None = None
 
     @property
     def logits(self) -> Tensor:
         """(B, T, V), recomputed at every call; training uses `losses`."""
         with torch.inference_mode(self.features.is_inference()):
-            return self.packing.unpack(self.output(self.features))
+            return self.packing.unpack(self.row_logits())
+
+    def row_logits(self) -> Tensor:
+        """Return the logits of the packed rows, (R, V); log p(w) where there is a pointer."""
+        logits = self.output(self.features)
+        return logits if self.pointed is None else self.pointed.mix(logits, self.features)
 
     def losses(self, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Return the cross-entropy of every word, **not reduced**: (B, T), float32 or wider.
@@ -71,6 +102,9 @@ class TeacherForcingOutput:
             label_smoothing: share of the target's probability spread over the vocabulary.
         """
         target = self.packing.pack(targets)
+        if self.pointed is not None:
+            losses = smoothed_losses(self.row_logits(), target, label_smoothing)
+            return self.packing.unpack(losses)
         layer = self.output
         losses = word_losses(self.features, layer.weight, layer.bias, target, label_smoothing)
         return self.packing.unpack(losses)
@@ -107,6 +141,14 @@ class AttentionDecoder(nn.Module):
         self.output_hidden = nn.Linear(hidden_dim, embedding_dim, bias=False)
         self.output_context = nn.Linear(features, embedding_dim)
         self.output = nn.Linear(embedding_dim, vocabulary_size)
+        self.pointer: Pointer | None = None
+        if config.concepts:
+            self.pointer = Pointer(config, annotation_dim, vocabulary_size)
+            self.concept_cell = (
+                nn.Linear(config.concept_dim, features, bias=False)
+                if config.concept_cells
+                else None
+            )
         self._initialise()
 
     def _initialise(self) -> None:
@@ -126,8 +168,14 @@ class AttentionDecoder(nn.Module):
             vectors: (N, L, D_encoder).
             mask: (N, L) bool, True = real cell.
         """
-        values = self.position(self.norm(self.feature(vectors)))
-        return ProjectedAnnotations(values, self.attention.scores.keys(values), mask)
+        values, naming, forms = self.norm(self.feature(vectors)), None, None
+        if self.pointer is not None:
+            naming, forms = self.pointer.naming(vectors, mask), self.pointer.forms
+            if self.concept_cell is not None:
+                values = values + self.concept_cell(naming @ self.pointer.vectors)
+        values = self.position(values)
+        keys = self.attention.scores.keys(values)
+        return ProjectedAnnotations(values, keys, mask, naming, forms)
 
     def init_state(
         self,
@@ -162,7 +210,7 @@ class AttentionDecoder(nn.Module):
         state: DecoderState,
         projected: ProjectedAnnotations,
         *,
-        context: str = "expected",
+        context: str | Tensor = "expected",
         generator: Rng | None = None,
     ) -> Step:
         """Read one word and predict the next.
@@ -171,7 +219,8 @@ class AttentionDecoder(nn.Module):
             token: (B,) ids of the words y_{t-1}.
             state: the state before the step, B rows.
             projected: N items, shared by groups of B / N consecutive captions.
-            context: "expected", "sample" or "argmax" (hard attention).
+            context: "expected", "sample" or "argmax" (hard attention); or a tensor, as in
+                `forward`.
             generator: random generator of sampled locations, and of the dropout in training mode.
         """
         embedded = self._embed(token, generator)
@@ -179,9 +228,16 @@ class AttentionDecoder(nn.Module):
         found, memory = self._recur(word_gates, state, projected, context, generator)
         deep = self._deepen(embedded, found.hidden, found.context, generator)
         state = DecoderState(found.hidden, memory)
+        logits, copied = self.output(deep), None
+        if self.pointer is not None:
+            looked = found.alpha
+            if found.location is not None:
+                looked = _looked_at(looked, found.location, context)
+            named = self.pointer.pointed(looked, _naming(projected))
+            logits, copied = self.pointer.mix(logits, deep, named)
         return Step(
-            self.output(deep), state, found.alpha, found.beta, found.location,
-            found.location_logprob,
+            logits, state, found.alpha, found.beta, found.location, found.location_logprob,
+            copied=copied,
         )  # fmt: skip
 
     def forward(
@@ -217,8 +273,27 @@ class AttentionDecoder(nn.Module):
         found = self._unroll(word_gates, state, projected, rows, context, generator)
         deep = self._deepen(embedded, found.hidden, found.context, generator, rows)
         optional = found.beta, found.location, found.location_logprob
-        unpacked = (None if x is None else rows.unpack(x) for x in optional)
-        return TeacherForcingOutput(deep, self.output, rows, rows.unpack(found.alpha), *unpacked)
+        beta, location, logprob = (None if x is None else rows.unpack(x) for x in optional)
+        alpha = rows.unpack(found.alpha)
+        looked = alpha
+        if location is not None and self.pointer is not None:
+            looked = _looked_at(alpha, location, context)
+        pointed = self._point(looked, projected, rows, generator)
+        return TeacherForcingOutput(
+            deep, self.output, rows, alpha, beta, location, logprob, pointed
+        )
+
+    def _point(
+        self, alpha: Tensor, projected: ProjectedAnnotations, rows: Packing, generator: Rng | None
+    ) -> PointedRows | None:
+        """Return what the pointer would name at all steps, and the words that only it may say."""
+        if (pointer := self.pointer) is None:
+            return None
+        named = pointer.pointed(alpha.flatten(0, 1), _naming(projected))
+        hidden = None
+        if self.training and self.config.concept_dropout:
+            hidden = pointer.hide(self.config.concept_dropout, generator)
+        return PointedRows(pointer, rows.pack(named.unflatten(0, alpha.shape[:2])), hidden)
 
     def _unroll(
         self,
@@ -287,7 +362,10 @@ class AttentionDecoder(nn.Module):
 
     def _embed(self, token: Tensor, generator: Rng | None, rows: Packing | None = None) -> Tensor:
         read = token if rows is None else rows.pack(token)
-        return self._dropout(self.embedding(read), self.config.embedding_dropout, generator, rows)
+        embedded = self.embedding(read)
+        if self.pointer is not None:
+            embedded = self.pointer.embed(read, embedded)
+        return self._dropout(embedded, self.config.embedding_dropout, generator, rows)
 
     def _deepen(
         self,
@@ -322,6 +400,35 @@ class AttentionDecoder(nn.Module):
         if rows is not None:
             keep = rows.pack(keep)
         return x * keep / (1 - rate)
+
+
+def _naming(projected: ProjectedAnnotations) -> Tensor:
+    assert projected.naming is not None, "annotations were projected without this pointer"
+    return projected.naming
+
+
+def _looked_at(alpha: Tensor, location: Tensor, context: str | Tensor) -> Tensor:
+    """Return the weights of the cells that hard attention names from, (B, ..., L).
+
+    All of the chosen cell's, which has no gradient; alpha where the context is its expectation.
+    """
+    cells = torch.arange(alpha.shape[-1], device=alpha.device)
+    chosen = (cells == location.unsqueeze(-1)).to(alpha.dtype)
+    if isinstance(context, str):
+        return chosen
+    return torch.where(context.view(-1, *[1] * (alpha.dim() - 1)), alpha, chosen)
+
+
+def smoothed_losses(logprob: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+    """Return -(1 - s) log p(target) - s / V sum_w log p(w), **not reduced**, (R,).
+
+    Args:
+        logprob: (R, V).
+        target: (R,) ids.
+        label_smoothing: s.
+    """
+    losses = -logprob.gather(1, target.unsqueeze(1)).squeeze(1)
+    return torch.lerp(losses, -logprob.mean(1), label_smoothing) if label_smoothing else losses
 
 
 def _first_state(init: str, features: int, hidden_dim: int) -> nn.Module:

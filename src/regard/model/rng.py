@@ -48,6 +48,12 @@ def bernoulli(like: Tensor, shape: tuple[int, ...], probability: float, rng: Rng
     return _draw(lambda x, g: x.bernoulli_(probability, generator=g), like, shape, rng)
 
 
+def shared_bernoulli(like: Tensor, size: int, probability: float, rng: Rng | None) -> Tensor:
+    """Return True with a probability, (size,), the same in all slices of a batch."""
+    generator = rng.generator if isinstance(rng, SlicedGenerator) else rng
+    return like.new_empty(size).bernoulli_(probability, generator=generator).bool()
+
+
 def exponential(like: Tensor, shape: tuple[int, ...], rng: Rng | None) -> Tensor:
     """Return exponential numbers of mean 1; see `_draw` for the arguments."""
     return _draw(lambda x, g: x.exponential_(generator=g), like, shape, rng)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -35,8 +35,8 @@ class PackedAnnotations(ProjectedAnnotations):
         coded: whether some keys are too large for their exponential.
     """
 
-    item: np.ndarray
-    coded: bool
+    item: np.ndarray = field(kw_only=True)
+    coded: bool = field(kw_only=True)
     copies: ClassVar[bool] = False
 
     def select(self, index: np.ndarray) -> PackedAnnotations:
@@ -207,7 +207,7 @@ class CppStep:
             with self._threads_held():
                 coded = self._library.exponentials(keys, out)
             keys = out
-        return PackedAnnotations(values, keys, mask, np.arange(len(keys)), coded)
+        return PackedAnnotations(values, keys, mask, item=np.arange(len(keys)), coded=coded)
 
     def __call__(
         self,

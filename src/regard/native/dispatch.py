@@ -44,6 +44,7 @@ class Case(NamedTuple):
         words: number of words in the vocabulary.
         items: pictures, clips or scans to caption.
         exportable: whether a graph can stand for the encoder.
+        pointer: whether the decoder names what it looks at (`regard.model.pointer`).
     """
 
     device: Any = "cpu"
@@ -54,6 +55,7 @@ class Case(NamedTuple):
     words: int = 0
     items: int = 0
     exportable: bool = True
+    pointer: bool = False
 
     @property
     def device_type(self) -> str:
@@ -140,6 +142,10 @@ def _one_dtype(case: Case) -> str:
 
 def _known_scores(case: Case) -> str:
     return "" if case.known_scores else "the scores are neither additive nor dot products"
+
+
+def _no_pointer(case: Case) -> str:
+    return "the decoder points: all words' probabilities are mixed" if case.pointer else ""
 
 
 def _many_cells(case: Case) -> str:
@@ -264,13 +270,13 @@ VOCABULARY_LOSS = Computation(
 TORCH_STEP = Computation(
     "decoder step of torch models",
     "captioning, self-critical training",
-    Implementation(CPP, _STEP, _on_cpu, _no_autocast, _known_scores, _cpp),
+    Implementation(CPP, _STEP, _no_pointer, _on_cpu, _no_autocast, _known_scores, _cpp),
     _TORCH,
 )
 ONNX_STEP = Computation(
     "decoder step of ONNX models",
     "captioning many items",
-    Implementation(CPP, _STEP, _known_scores, _worth_compiling, _cpp),
+    Implementation(CPP, _STEP, _no_pointer, _known_scores, _worth_compiling, _cpp),
     Implementation(ONNX, "the model's graph needs no compiler", packages=("onnxruntime",)),
 )
 STRONGEST_WORDS = Computation(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 from regard.errors import CheckpointError, ConfigError, needs_extra
@@ -20,6 +21,14 @@ from regard.util.safe_io import json_of
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 _SPACE = "\u2581"  # marks a word's beginning in BPE pieces and a space between characters
+
+BY_SOUND = "by sound"
+_SOUND_VOWEL = ("hour", "honest", "honor", "honour", "heir", "x-ray", "8", "11", "18")
+_SOUND_CONSONANT = (
+    *("euro", "euca", "euph", "ewe", "one", "once", "ubiq", "ukulele", "uran", "use", "usual"),
+    *("utens", "utili", "utop", "unicorn", "unicycl", "unif", "union", "uniq", "unit", "univers"),
+)
+"""Beginnings of words that do not sound as they are spelled."""
 
 _JOINERS = "'\u2019-"  # part of a word between two letters: man's, t-shirt
 
@@ -52,11 +61,16 @@ class Vocabulary:
         words: all tokens in the order of their ids; the first four are special.
         tokens: the kind of tokens: "word", "character" or "bpe".
         bpe: the serialised tokenizer if `tokens` is "bpe", else None.
+        articles: "by sound": the vocabulary has "a" for both articles, and captions are written
+            with "an" before a vowel sound. None: words are written as they are.
+
+    A word may hold spaces ("fire hydrant"): captions are cut into the longest words first.
     """
 
     words: tuple[str, ...]
     tokens: str = "word"
     bpe: str | None = None
+    articles: str | None = None
 
     def __post_init__(self) -> None:
         if self.tokens not in ("word", "character", "bpe") or (self.tokens == "bpe") != isinstance(
@@ -65,6 +79,11 @@ class Vocabulary:
             raise CheckpointError(
                 f"the vocabulary's tokens are {self.tokens!r:.100}; expected word, character, or "
                 "bpe with its tokenizer. It was written by another program or is damaged."
+            )
+        if self.articles not in (None, BY_SOUND) or (self.articles and self.tokens != "word"):
+            raise CheckpointError(
+                f"the vocabulary's articles are {self.articles!r:.100}; expected {BY_SOUND!r}, of "
+                "words only, or nothing. It was written by another program or is damaged."
             )
         if self.words[: len(SPECIALS)] != SPECIALS:
             raise CheckpointError(
@@ -98,7 +117,30 @@ class Vocabulary:
             return _characters(text)
         if self.tokens == "bpe":
             return self._tokenizer.encode(_normal(text)).tokens
-        return words_of(text)
+        words = words_of(text)
+        if self.articles:
+            words = ["a" if word == "an" else word for word in words]
+        return self._joined(words) if self._phrases else words
+
+    @cached_property
+    def _phrases(self) -> dict[str, list[list[str]]]:
+        """The words that hold spaces, by their first part, the longest first."""
+        found: dict[str, list[list[str]]] = {}
+        if self.tokens == "word":
+            for parts in sorted((w.split(" ") for w in self.words if " " in w), key=len):
+                found.setdefault(parts[0], []).insert(0, parts)
+        return found
+
+    def _joined(self, words: list[str]) -> list[str]:
+        """Join the parts of words that hold spaces, from left to right, the longest first."""
+        joined: list[str] = []
+        at = 0
+        while at < len(words):
+            fitting = (p for p in self._phrases.get(words[at], ()) if words[at : at + len(p)] == p)
+            parts = next(fitting, [words[at]])
+            joined.append(" ".join(parts))
+            at += len(parts)
+        return joined
 
     def encode(self, text: str | Sequence[str]) -> list[int]:
         """Turn a caption (or its tokens) into ids; no start or end is added."""
@@ -109,20 +151,29 @@ class Vocabulary:
         """Return one token as drawings show it."""
         return self.words[token].replace(_SPACE, " ").strip() or "\u2423"
 
+    def spoken(self, tokens: Sequence[int]) -> list[str]:
+        """Return the tokens of a caption as they are printed, with its articles."""
+        printed = [self.word(token) for token in tokens]
+        if self.articles:
+            for i, (word, after) in enumerate(pairwise(printed)):
+                if word == "a" and sounds_like_vowel(after):
+                    printed[i] = "an"
+        return printed
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Turn ids into a caption; padding, start and end are left out."""
-        kept = [self.words[t] for t in tokens if t not in (PAD, START, END)]
+        ids = [t for t in tokens if t not in (PAD, START, END)]
+        kept = [self.words[t] for t in ids]
         if self.tokens == "word":
-            return " ".join(kept)
+            return " ".join(self.spoken(ids) if self.articles else kept)
         return "".join(kept).replace(_SPACE, " ").strip()
 
     def to_json(self) -> str:
         """Serialise for `vocabulary.json`."""
-        return json.dumps(
-            {"format_version": 1, "tokens": self.tokens, "words": self.words, "bpe": self.bpe},
-            ensure_ascii=False,
-            indent=0,
-        )
+        values = {"format_version": 1, "tokens": self.tokens, "words": self.words, "bpe": self.bpe}
+        if self.articles:
+            values["articles"] = self.articles
+        return json.dumps(values, ensure_ascii=False, indent=0)
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
@@ -141,7 +192,7 @@ class Vocabulary:
             words = tuple(values["words"])
             if not all(isinstance(word, str) for word in words):
                 raise TypeError("a word is not text")
-            return cls(words, values["tokens"], values["bpe"])
+            return cls(words, values["tokens"], values["bpe"], values.get("articles"))
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"vocabulary.json is damaged: {error!r}.") from error
 
@@ -167,7 +218,7 @@ def build_vocabulary(
     """
     if tokens == "bpe":
         return _build_bpe(captions, min_count, max_words)
-    counts = _counted(captions, tokens)
+    counts = _counted(captions, _characters if tokens == "character" else words_of)
     frequent = _frequent(counts, min_count)
     if not frequent:
         raise ConfigError(
@@ -200,16 +251,28 @@ def extend_vocabulary(
     """
     if known.tokens == "bpe":
         return known
-    counts = _counted(captions, known.tokens)
+    counts = _counted(captions, known.split)
     for word in known.words:
         counts.pop(word, None)
     room = max(0, max_words - (len(known) - len(SPECIALS)))
-    return Vocabulary(known.words + tuple(_frequent(counts, min_count)[:room]), known.tokens)
+    return replace(known, words=known.words + tuple(_frequent(counts, min_count)[:room]))
 
 
-def _counted(captions: Iterable[str | Sequence[str]], tokens: str) -> Counter[str]:
+def sounds_like_vowel(word: str) -> bool:
+    """Return whether "an" stands before a word, by spelling and a list of exceptions.
+
+    >>> [sounds_like_vowel(w) for w in ("orange", "hour", "unicycle", "umbrella", "dog")]
+    [True, True, False, True, False]
+    """
+    if word.startswith(_SOUND_VOWEL):
+        return True
+    return word.startswith(tuple("aeiou")) and not word.startswith(_SOUND_CONSONANT)
+
+
+def _counted(
+    captions: Iterable[str | Sequence[str]], split: Callable[[str], list[str]]
+) -> Counter[str]:
     """Count words or characters, without special ones."""
-    split = _characters if tokens == "character" else words_of
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(split(caption) if isinstance(caption, str) else caption)

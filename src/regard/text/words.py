@@ -75,6 +75,40 @@ def is_plural(word: str) -> bool:
     return word in _lexicon().plurals or _ends_in_s(word)
 
 
+_VES = ("life", "wife", "shelf", "elf", "loaf", "scarf", "thief")
+_OES = ("potato", "tomato", "hero", "echo", "mango", "volcano", "buffalo", "mosquito")
+_SAME = ("sheep", "fish", "deer", "moose", "bison", "aircraft", "squid", "shrimp", "salmon")
+
+
+def plural(noun: str) -> str:
+    """Return the plural of an English noun, whose last word is its head; a plural stays.
+
+    >>> [plural(noun) for noun in ("fire hydrant", "fox", "cherry", "wolf", "goldfish", "jeans")]
+    ['fire hydrants', 'foxes', 'cherries', 'wolves', 'goldfish', 'jeans']
+    """
+    before, space, head = noun.rpartition(" ")
+    if is_plural(head) or head.endswith(_SAME):
+        return noun
+    irregular = [
+        form
+        for form, bases in _lexicon().forms.items()
+        if head in bases and (form in _lexicon().plurals or form.endswith("ves"))
+    ]
+    if irregular:
+        head = irregular[0]
+    elif head.endswith("man") and head not in ("human", "german"):
+        head = head.removesuffix("man") + "men"
+    elif head.endswith(_VES):
+        head = head.removesuffix("e").removesuffix("f") + "ves"
+    elif head.endswith(("s", "x", "z", "ch", "sh")) or head in _OES:
+        head += "es"
+    elif head.endswith("y") and head[-2:-1] not in tuple("aeiou"):
+        head = head[:-1] + "ies"
+    else:
+        head += "s"
+    return before + space + head
+
+
 def is_judged(word: str) -> bool:
     """Return whether a word has content that references can support or not."""
     return word_class(word) != "function" and not lemmas(word) & _lexicon().unjudged

@@ -54,7 +54,7 @@ class Teacher:
             stored, mask = self.pictures.read(items, views)
             projected = self.decoder.project(self.pictures.vectors(stored, mask), mask)
             unrolled = self.decoder(batch.tokens, projected, steps=batch.steps)
-            return torch.softmax(unrolled.output(unrolled.features).float(), -1)
+            return torch.softmax(unrolled.row_logits().float(), -1)
 
 
 def mean_probs(

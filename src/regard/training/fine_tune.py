@@ -45,6 +45,7 @@ _FREE = (
     "decoder.attention",
     "decoder.dropout",
     "decoder.embedding_dropout",
+    "decoder.concept_dropout",
 )
 """Settings of the networks that a run may change: the weights fit any value of them."""
 _FILLED_IN = ("encoder.weights", "decoder.grid_shape")

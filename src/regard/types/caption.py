@@ -57,6 +57,10 @@ class Word:
         token: the word's id in the vocabulary of its model.
         confidence: chance that people's captions support the word, where the model is calibrated
             (`regard.reliability.confidence`); None where it is not, and of function words.
+        copy: the pointer's share of all probability; None if the model does not point.
+        copied: the pointer's share of the word's own probability; None likewise.
+        cell: the cell that contributed most to naming the word, an index on each axis of the grid;
+            None likewise, and of words that name no concept.
     """
 
     text: str
@@ -67,6 +71,16 @@ class Word:
     alternatives: tuple[tuple[str, float], ...] = ()
     token: int | None = None
     confidence: float | None = None
+    copy: float | None = None
+    copied: float | None = None
+    cell: tuple[int, ...] | None = None
+
+    @property
+    def source(self) -> str | None:
+        """ "concept" if the pointer gave at least half of the probability, else "vocabulary"."""
+        if self.copied is None:
+            return None
+        return "concept" if self.cell is not None and self.copied >= 0.5 else "vocabulary"
 
     @property
     def entropy(self) -> float:
@@ -179,7 +193,7 @@ def _grid_json(grid: Grid) -> dict[str, Any]:
 
 
 def _word_json(word: Word) -> dict[str, Any]:
-    record = {
+    record: dict[str, Any] = {
         "text": word.text,
         "logprob": word.logprob,
         "beta": word.beta,
@@ -188,6 +202,10 @@ def _word_json(word: Word) -> dict[str, Any]:
         "location": word.location,
         "alternatives": [{"text": text, "logprob": value} for text, value in word.alternatives],
     }
+    if word.copy is not None:  # keys of models that point
+        record |= {"source": word.source, "copy": round(word.copy, 4)}
+        if word.source == "concept" and word.cell is not None:
+            record["cell"] = list(word.cell)
     return record | _confidence_json(word)
 
 

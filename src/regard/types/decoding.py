@@ -83,17 +83,23 @@ class ProjectedAnnotations:
         values: (N, L, D); the context vector is their weighted sum.
         keys: (N, L, A); scored against the query.
         mask: (N, L) bool, True = real cell.
+        naming: (N, L, C), p(concept | a_i) of a decoder that points; else None.
+        forms: (C, 2) ids of each concept's singular and plural; None likewise.
         copies: whether `select` copies what it selects.
     """
 
     values: Array
     keys: Array
     mask: Array
+    naming: Array | None = None
+    forms: Array | None = None
     copies: ClassVar[bool] = True
 
     def select(self, index: Array) -> ProjectedAnnotations:
         """Return the items that `index` names, in that order."""
-        return ProjectedAnnotations(self.values[index], self.keys[index], self.mask[index])
+        naming = None if self.naming is None else self.naming[index]
+        values, keys, mask = self.values[index], self.keys[index], self.mask[index]
+        return ProjectedAnnotations(values, keys, mask, naming, self.forms)
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,8 @@ class Step:
             is an expectation.
         location_logprob: (B,) log alpha at that cell; None likewise.
         ranking: the strongest of the logits; None: `regard.decoding` searches for them.
+        copied: (B, V) the part of p(w) that the pointer named; None without a pointer. Its sum
+            over the words is g_t, less the share that named nothing.
     """
 
     output: Array | Callable[[], Array]
@@ -157,10 +165,11 @@ class Step:
     location: Array | None = None
     location_logprob: Array | None = None
     ranking: WordRanking | None = None
+    copied: Array | None = None
 
     @property
     def logits(self) -> Array:
-        """(B, V), unnormalised log-probabilities of the next word."""
+        """(B, V), unnormalised log-probabilities of the next word; log p(w) with a pointer."""
         return self.output() if callable(self.output) else self.output
 
     @property
@@ -183,6 +192,10 @@ class Hypothesis:
         beta: (T,) mean gate per word; None without a gate.
         location: (T,) the cell that hard attention looked at; None otherwise.
         alternatives: for each word the strongest candidates as (id, logprob), best first.
+        copy: (T,) how much of all probability was the pointer's; None without one.
+        copied: (T,) how much of the word's own probability was the pointer's; None likewise.
+        cell: (T,) the cell that contributed most to naming the word, -1 where no concept is
+            called so; None likewise.
     """
 
     tokens: tuple[int, ...]
@@ -193,3 +206,6 @@ class Hypothesis:
     beta: np.ndarray | None
     location: np.ndarray | None
     alternatives: tuple[tuple[tuple[int, float], ...], ...]
+    copy: np.ndarray | None = None
+    copied: np.ndarray | None = None
+    cell: np.ndarray | None = None

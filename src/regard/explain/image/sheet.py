@@ -15,6 +15,7 @@ from regard.explain.drawing import (
     CHOSEN,
     INK,
     MARGIN,
+    NAMED_NOTE,
     NARROWEST,
     QUIET,
     SMALL,
@@ -76,7 +77,8 @@ def contact_sheet(
     fonts = caption_fonts(caption)
     picture = drawing_of(pixels)
     title = Title.from_caption(caption, fonts, width)
-    drawn = map_notes(caption, smooth=smooth)
+    named = any(word.source == "concept" for word in caption.words)
+    drawn = [*map_notes(caption, smooth=smooth), NAMED_NOTE if named else ""]
     source = [*caption.notices, Path(caption.file).name, caption.model]
     foot_text = footer(caption, fonts, width - BESIDE_BAR, drawn, source)
     count = len(caption.words) + 1
@@ -189,14 +191,17 @@ def _numbers(word: Word) -> str:
 
 
 def _frame_chosen(axis: Axes, caption: Caption, word: Word, size: tuple[int, int]) -> None:
-    """Frame the one cell that hard attention looked at."""
-    if word.location is None:
+    """Frame the one cell that hard attention looked at, or that a word was named from."""
+    cell, style = word.location, "-"
+    if cell is None and word.source == "concept" and word.cell is not None:
+        cell, style = int(np.ravel_multi_index(word.cell, caption.grid.shape)), ":"
+    if cell is None:
         return
-    (top, bottom), (left, right) = cell_bounds(caption.grid, word.location)
+    (top, bottom), (left, right) = cell_bounds(caption.grid, cell)
     y, x = (drawn / full for drawn, full in zip(size, caption.grid.source_size, strict=True))
     corner = (left * x - 0.5, top * y - 0.5)  # pixel centres are whole numbers in matplotlib
     axis.add_patch(Rectangle(corner, (right - left) * x, (bottom - top) * y, fill=False,
-                             edgecolor=CHOSEN, linewidth=1.8))  # fmt: skip
+                             edgecolor=CHOSEN, linewidth=1.8, linestyle=style))  # fmt: skip
 
 
 def _row(

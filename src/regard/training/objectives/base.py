@@ -120,7 +120,7 @@ def teacher_losses(unrolled: TeacherForcingOutput, teacher: Tensor) -> Tensor:
         teacher: t, (R, V), each row summing to 1.
     """
     # --8<-- [start:taught]
-    logp = torch.log_softmax(unrolled.output(unrolled.features).float(), -1)
+    logp = torch.log_softmax(unrolled.row_logits().float(), -1)
     return -(teacher * logp).sum(-1)
     # --8<-- [end:taught]
 

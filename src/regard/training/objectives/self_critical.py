@@ -133,6 +133,11 @@ def sampled_logprob(unrolled: TeacherForcingOutput, words: Tensor) -> Tensor:
         words: (B, T) their ids.
     """
     rows, layer = unrolled.packing, unrolled.output
+    if unrolled.pointed is not None:
+        logprob = unrolled.row_logits()
+        own = logprob.gather(1, rows.pack(words).unsqueeze(1)).squeeze(1)
+        share = logprob[:, list(_NEVER_SAMPLED)].exp().sum(-1).clamp(max=_MAX_EXCLUDED)
+        return rows.unpack(own - torch.log1p(-share))
     features, word = unrolled.features.float(), rows.pack(words)
     losses = rows.pack(unrolled.losses(words))
     normaliser = losses + (features * layer.weight[word]).sum(-1) + layer.bias[word]
