@@ -126,6 +126,9 @@ class DecoderConfig(Section, section="decoder"):
     """Number of concepts that a pointer can name from the cells; 0: no pointer (the papers)."""
     concept_dim: Annotated[int, Range(1, 65536)] = 512
     """Size of a concept's vector."""
+    concept_split: Annotated[int, Range(0, 65536)] = 0
+    """Features of an annotation, from the first, by which whole items are compared with concepts;
+    single cells are by the others. 0: both by all features."""
     concept_cells: bool = False
     """Add to every annotation an embedding of what the pointer would name there."""
     concept_negatives: Annotated[int, Range(0, 65536)] = 0

@@ -62,19 +62,19 @@ class Pointer(nn.Module):
         """Build an empty bank of the config's number of concepts; `set_bank` fills it.
 
         Args:
-            config: concepts, concept_dim and embedding_dim are read.
+            config: its concept_ settings and embedding_dim are read.
             annotation_dim: features of the encoder's vectors.
             vocabulary_size: V.
         """
         super().__init__()
         concepts, size = config.concepts, config.concept_dim
         self.vocabulary_size = vocabulary_size
-        self.norm = nn.LayerNorm(annotation_dim)
-        self.cell = nn.Linear(annotation_dim, size, bias=False)
-        self.whole = nn.Linear(annotation_dim, size, bias=False)
+        self._split = config.concept_split
+        self.cell = nn.Linear(annotation_dim - self._split, size)
+        self.whole = nn.Linear(self._split or annotation_dim, size)
         self.sharpness = nn.Parameter(torch.tensor([10.0, 10.0]))  # of a cell's, an item's likeness
         # Concepts can be added only as long as what they are compared with does not change.
-        for fixed in (self.norm, self.cell, self.whole):
+        for fixed in (self.cell, self.whole):
             fixed.requires_grad_(False)
         self.sharpness.requires_grad_(False)
         self.switch = nn.Linear(config.embedding_dim, 2)  # g_t, and singular against plural
@@ -94,10 +94,9 @@ class Pointer(nn.Module):
 
     def likeness(self, vectors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the directions of cells (N, L, K) and of whole items (N, K), of length 1."""
-        normed = self.norm(vectors)
-        real = mask.to(normed.dtype).unsqueeze(-1)
-        mean = (normed * real).sum(1) / real.sum(1)
-        cells = functional.normalize(self.cell(normed), dim=-1)
+        real = mask.to(vectors.dtype).unsqueeze(-1)
+        mean = (vectors[..., : self._split or None] * real).sum(1) / real.sum(1)
+        cells = functional.normalize(self.cell(vectors[..., self._split :]), dim=-1)
         return cells, functional.normalize(self.whole(mean), dim=-1)
 
     def naming(self, vectors: Tensor, mask: Tensor) -> Tensor:
