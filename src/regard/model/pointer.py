@@ -78,6 +78,8 @@ class Pointer(nn.Module):
             fixed.requires_grad_(False)
         self.sharpness.requires_grad_(False)
         self.switch = nn.Linear(config.embedding_dim, 2)  # g_t, and singular against plural
+        with torch.no_grad():  # a plural has to be learned
+            self.switch.bias.copy_(torch.tensor([0.0, -3.0]))
         self.read = nn.Linear(size, config.embedding_dim)
         self.plural = nn.Parameter(torch.zeros(config.embedding_dim))
         self.register_buffer("forms", torch.zeros(concepts, 2, dtype=torch.long))
