@@ -313,7 +313,7 @@ def test_a_caption_s_cut_end_leaves_its_words_a_prior(model: Path, tmp_path: Pat
 
 def test_a_model_that_points_keeps_its_concepts(tmp_path: Path) -> None:
     pointing.captioner().save(tmp_path / "model")
-    captions = ("a zebra stands by a fire hydrant", "a hydrant and a zebra")
+    captions = ("a zebra stands by a fire hydrant", "dogs and a zebra by a hydrant")
     write_data(tmp_path / "data", captions)
     recipe = recipe_of(tmp_path / "model", tmp_path, "training.epochs=1", "data.min_count=1")
     assert recipe.decoder.concepts == len(pointing.CONCEPTS)

