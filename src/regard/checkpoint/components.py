@@ -166,7 +166,7 @@ def _of_graphs(checkpoint: Checkpoint, manifest: OnnxManifest) -> Components:
         list(manifest.files),
         grid_shape=tuple(config["encoder"]["grid_shape"]),
         per_frame=manifest.per_frame,
-        encoder_weights=checkpoint.encoder_file if manifest.precision == "float32" else None,
+        encoder_weights=checkpoint.encoder_file,
     )
     reader = StoredReader.of(config, pictures_per_item=manifest.pictures_per_item)
     recipe = recipe_of(checkpoint)

@@ -37,8 +37,9 @@ from regard.checkpoint.folder import (
     load_checkpoint,
 )
 from regard.errors import CheckpointError, ConfigError, UnknownName
+from regard.export.integer_products import use_integer_products
 from regard.export.trace_graphs import quantise, trace_model
-from regard.model.encoders import Encoder, FrameEncoder
+from regard.model.encoders import Encoder, FrameEncoder, own_part
 from regard.model.encoders.int8_weights import SCALE
 from regard.text.vocabulary import UNKNOWN
 from regard.types import Annotations, Grid
@@ -48,6 +49,7 @@ from regard.version import __version__
 TARGETS = ("onnx",)
 _EXAMPLES = 200
 _TOLERANCE = 1e-3  # largest difference to the modules on random input
+_COMPARED, _COSINE = 8, 0.99  # examples, and the least mean cosine of vectors in 8 bits
 _TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16", "I8": "INT8", "I64": "INT64"}
 
 
@@ -160,21 +162,24 @@ def _write(
     model: Components, checkpoint: Checkpoint, folder: Path, examples: np.ndarray | None
 ) -> None:
     graphs = trace_model(model.encoder, model.decoder)
-    if examples is not None:
+    own = own_part(model.encoder)
+    if examples is not None and own is None:
         graphs[ENCODER] = quantise(graphs[ENCODER], examples)
     locations = weight_locations(checkpoint.path / WEIGHTS)
     if checkpoint.encoder_file is not None:
-        own = weight_locations(checkpoint.encoder_file)
-        locations |= {checkpoint.encoder_prefix + name: place for name, place in own.items()}
-    for name, graph in graphs.items():
-        if examples is None or name != ENCODER:  # a quantised graph holds its weights
-            point_to_file(graph, locations)
+        stored = weight_locations(checkpoint.encoder_file)
+        locations |= {checkpoint.encoder_prefix + name: place for name, place in stored.items()}
+    for graph in graphs.values():
+        point_to_file(graph, locations)  # but a quantised graph, which holds its weights
+    if examples is not None and own is not None:
+        use_integer_products(graphs[ENCODER], own[1], checkpoint.encoder_prefix, examples)
     exact = examples is None
     weights = [checkpoint.path / WEIGHTS, checkpoint.encoder_file]
     with _beside(folder, [file for file in weights if file is not None]) as new:
         for name, graph in graphs.items():
             (new / name).write_bytes(graph.SerializeToString(deterministic=True))
-        _check_same(model, new, list(graphs), encoder=exact)
+        close = None if own is None or examples is None else examples[:_COMPARED]
+        _check_same(model, new, list(graphs), encoder=exact, close=close)
         manifest = _manifest(model, checkpoint, new, list(graphs), exact=exact)
         (new / MANIFEST).write_text(manifest.to_json(), "utf-8")
         # Graphs without a manifest do not count: a kill in between leaves a model for torch.
@@ -216,7 +221,14 @@ def _manifest(
     )
 
 
-def _check_same(model: Components, folder: Path, names: list[str], *, encoder: bool) -> None:
+def _check_same(
+    model: Components,
+    folder: Path,
+    names: list[str],
+    *,
+    encoder: bool,
+    close: np.ndarray | None = None,
+) -> None:
     """Compare graphs and modules on random input.
 
     Args:
@@ -224,6 +236,7 @@ def _check_same(model: Components, folder: Path, names: list[str], *, encoder: b
         folder: with the graphs.
         names: names of the graphs.
         encoder: whether the encoder's vectors are compared, too.
+        close: pixels on which the encoder's vectors must be close (`_COSINE`), (N, *input_shape).
 
     Raises:
         CheckpointError: they differ.
@@ -243,8 +256,10 @@ def _check_same(model: Components, folder: Path, names: list[str], *, encoder: b
         names,
         grid_shape=grid.shape,
         per_frame=per_frame,
-        encoder_weights=own if encoder and own.is_file() else None,
+        encoder_weights=own if own.is_file() else None,
     )
+    if close is not None:
+        _check_close(torch_backend, onnx_backend, close, grid)
     wanted = torch_backend.encode(pixels, (grid,) * 3, mask)
     found = onnx_backend.encode(pixels, (grid,) * 3, mask)
     if not encoder:
@@ -257,6 +272,20 @@ def _check_same(model: Components, folder: Path, names: list[str], *, encoder: b
         raise CheckpointError(
             f"{folder}: the exported graphs differ from the model by {worst:.2g}, so they are not "
             "kept. This is a bug of regard or of the exporter; please report it."
+        )
+
+
+def _check_close(exact: Backend, rounded: Backend, pixels: np.ndarray, grid: Grid) -> None:
+    """Raise if the vectors of an encoder in 8 bits point elsewhere than the exact ones."""
+    grids = (grid,) * len(pixels)
+    one, other = (np.asarray(b.encode(pixels, grids).vectors) for b in (exact, rounded))
+    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    cosine = float(((one * other).sum(-1) / norms).mean())
+    if not cosine > _COSINE:
+        raise CheckpointError(
+            f"in 8 bits the encoder's vectors have a mean cosine of {cosine:.3f} to the exact ones "
+            f"on the examples; expected more than {_COSINE}. The graphs are not kept. Export the "
+            "model without int8, or with examples more like the pictures to be captioned."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from regard.errors import CheckpointError
 
 _OPENING = Lock()
+_INTEGER_PRODUCT = b"MatMulInteger"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -72,8 +74,7 @@ def open_session(
         threads: how many a call may use; 0: onnxruntime chooses.
         spin: whether waiting threads keep their core; they react faster, but take the core from
             threads that read the next pictures.
-        weights: the file that a graph's external weights lie in, where that is not in the graph's
-            folder or stores matrices in 8 bits. These are de-quantised now, not in every run.
+        weights: the file that a graph's external weights lie in, where they have their own.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -86,12 +87,13 @@ def open_session(
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     source = graph if isinstance(graph, bytes) else str(graph)
-    if weights is not None:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights.parent))
     try:
-        if weights is not None and isinstance(graph, Path):
-            source = graph.read_bytes()  # of a graph from a file, only its own folder is searched
+        if weights is not None:
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights.parent))
+            if isinstance(graph, Path):
+                source = graph.read_bytes()  # of a file, only its own folder would be searched
+            if _INTEGER_PRODUCT in source and _sums_may_overflow():
+                options.add_session_config_entry("session.x64quantprecision", "1")
         with _OPENING:
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no public base
@@ -99,6 +101,19 @@ def open_session(
         raise CheckpointError(
             f"{name} cannot be loaded by onnxruntime: {_reason(error)}"
         ) from error
+
+
+def _sums_may_overflow() -> bool:
+    """Return whether products of 8 bits may be added in 16 bits, as on x86 without VNNI.
+
+    onnxruntime then computes exactly if it is told to, but more slowly.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        return "vnni" not in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return True  # another system, on which the processor is not known
 
 
 def _reason(error: Exception) -> str:
