@@ -144,7 +144,8 @@ def teach(
         word: the concept, as `concept_word` returns it; its plural is made by rule.
         directions: of one picture or more, from `Pointer.likeness`.
     """
-    assert (pointer := decoder.pointer) is not None
+    pointer = decoder.pointer
+    assert pointer is not None
     ids = {w: i for i, w in enumerate(vocabulary.words)}
     place = _place_of(pointer, vocabulary, word)
     known = place is not None
@@ -201,7 +202,8 @@ def forget(
         UnknownName: there is no such concept.
         ConfigError: it is the last one.
     """
-    assert (pointer := decoder.pointer) is not None
+    pointer = decoder.pointer
+    assert pointer is not None
     place = _place_of(pointer, vocabulary, word)
     if place is None:
         known = sorted(vocabulary.words[i] for i in pointer.forms[:, 0].tolist())
