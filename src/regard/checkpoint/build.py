@@ -17,6 +17,7 @@ from regard.checkpoint.folder import (
     ENCODER_WEIGHTS,
     FORMAT_VERSION,
     SPECIAL_IDS,
+    TIED,
     WEIGHTS,
     Checkpoint,
     file_digest,
@@ -129,6 +130,8 @@ def save_components(
     config = _described(components, resumable=training_state is not None)
     encoder = components.encoder
     weights = _module(encoder, components.decoder).state_dict()
+    if components.decoder.config.tie_embeddings:
+        del weights[TIED[0]]
     own, encoder_weights = own_part(encoder), None
     if own is not None:
         prefix, part = own
@@ -157,14 +160,16 @@ def _of_own_file(part: Encoder, *, half: bool, int8: bool) -> dict[str, Tensor]:
 
     Args:
         part: the encoder.
-        half: store matrices in float16 that are not in 8 bits.
+        half: store in float16 the matrices that are not in 8 bits, and what float16 holds exactly.
         int8: store all matrices in 8 bits, not only those that they hold exactly.
     """
     matrices = linear_weights(part)
     stored = packed(part.state_dict(), matrices, lossy=int8)
     if half:  # the rest is small and sensitive, and stays float32
-        large = (name for name in matrices if stored[name].is_floating_point())
-        stored |= {name: stored[name].half() for name in large}
+        for name, value in part.state_dict().items():
+            if stored[name].is_floating_point():
+                exact = torch.equal(value.half().to(value.dtype), value)
+                stored[name] = value.half() if exact or name in matrices else value
     return stored
 
 

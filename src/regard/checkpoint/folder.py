@@ -46,6 +46,8 @@ SPECIAL_IDS = {word: i for i, word in enumerate(SPECIALS)}
 _NEEDED = ("config.json", "vocabulary.json", "model.safetensors")
 WEIGHTS, ENCODER_WEIGHTS = "model.safetensors", "encoder.safetensors"
 DIGESTED = ("vocabulary.json", WEIGHTS)
+TIED = "decoder.output.weight", "decoder.embedding.weight"
+"""Two names of one matrix in a decoder with tied embeddings; stored under the second."""
 _OFF_LENGTH = 0.01  # of a concept's vector, stored as float16
 
 
@@ -90,7 +92,13 @@ class Checkpoint:
         if self.encoder_file is not None:
             own = read_weights(self.encoder_file)
             weights |= {self.encoder_prefix + name: value for name, value in own.items()}
-        return weights
+        return self.with_tied(weights)
+
+    def with_tied(self, named: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        """Return values by the names of weights, less a prefix, with both names of a tied one."""
+        output, embedding = (name.removeprefix(prefix) for name in TIED)
+        tied = self.config["recipe"].get("decoder", {}).get("tie_embeddings") is True
+        return {output: named[embedding]} | named if tied and embedding in named else named
 
     def arrays(self, prefix: str, only: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         """Return the weights whose names start with a prefix, without it, as float32; no torch.
@@ -98,11 +106,12 @@ class Checkpoint:
         `only` names those that are read, without the prefix; empty: all.
         """
         with safe_open(self.path / WEIGHTS, framework="numpy") as stored:
-            return {
+            found = {
                 name.removeprefix(prefix): stored.get_tensor(name).astype(np.float32)
                 for name in stored.keys()  # noqa: SIM118
                 if name.startswith(prefix) and (not only or name.removeprefix(prefix) in only)
             }
+        return found if only else self.with_tied(found, prefix)
 
 
 def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:

@@ -165,7 +165,7 @@ def _write(
     own = own_part(model.encoder)
     if examples is not None and own is None:
         graphs[ENCODER] = quantise(graphs[ENCODER], examples)
-    locations = weight_locations(checkpoint.path / WEIGHTS)
+    locations = checkpoint.with_tied(weight_locations(checkpoint.path / WEIGHTS))
     if checkpoint.encoder_file is not None:
         stored = weight_locations(checkpoint.encoder_file)
         locations |= {checkpoint.encoder_prefix + name: place for name, place in stored.items()}
