@@ -3,11 +3,14 @@
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+from regard import pretrained
 
 # Triton reads this once, when it is imported: its kernels then run on tensors of the CPU.
 os.environ["TRITON_INTERPRET"] = "1"
@@ -19,6 +22,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("data") and not SHARED_DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"{SHARED_DATA} is not there"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_default() -> Iterator[str]:
+    """Make the smallest shipped model of pictures the default; return the default's name.
+
+    It starts and encodes several times as fast. Tests of the default itself name it, or run in
+    processes of their own.
+    """
+    shipped = pretrained.DEFAULTS["image"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(pretrained.DEFAULTS, "image", "flickr8k-soft")
+        yield shipped
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from regard.pretrained import DEFAULTS, shipped_models
 from regard.serve import Settings
 from tests.helpers import toys
 
-SHIPPED = DEFAULTS["image"]
+SHIPPED = "flickr8k-soft"
 
 
 def test_it_serves_on_this_machine_and_ctrl_c_ends_it(tmp_path: Path) -> None:

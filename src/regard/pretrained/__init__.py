@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regard.errors import CheckpointError, MissingExtra
 
-DEFAULTS = {"image": "flickr8k-soft", "video": "flickr8k-soft", "volume": "hippocampus-soft"}
+DEFAULTS = {"image": "everyday", "video": "flickr8k-soft", "volume": "hippocampus-soft"}
 """The shipped model of each medium, used if none is named."""
 
 
