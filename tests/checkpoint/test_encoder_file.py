@@ -81,6 +81,22 @@ def test_two_models_share_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "alone" / "copy" / FILE).read_bytes() == (soft / FILE).read_bytes()
 
 
+def test_info_says_where_the_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from regard.cli.main import main
+
+    towers.saved(tmp_path / "everyday")
+    hard = towers.saved(tmp_path / "hard", decoder_seed=1)
+    (hard / FILE).unlink()
+    monkeypatch.setattr("sys.argv", ["regard", "info", str(hard)])
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    assert f"the encoder's in {tmp_path / 'everyday' / FILE}" in capsys.readouterr().out
+
+
 def remove(folder: Path) -> None:
     (folder / FILE).unlink()
 

@@ -323,16 +323,13 @@ def read_manifest(checkpoint: Checkpoint) -> OnnxManifest | None:
     if not path.is_file():
         return None
     graphs = _read(path)
+    encoder_weights = weights_digest(checkpoint, checkpoint.encoder_file)
     stale = [
         name
         for name, own, wanted in (
             ("config.json", graphs.model, model_digest(checkpoint.config)),
             (WEIGHTS, graphs.weights, weights_digest(checkpoint, checkpoint.path / WEIGHTS)),
-            (
-                ENCODER_WEIGHTS,
-                graphs.encoder_weights,
-                weights_digest(checkpoint, checkpoint.encoder_file),
-            ),
+            (ENCODER_WEIGHTS, graphs.encoder_weights, encoder_weights),
         )
         if own != wanted
     ]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,9 +149,9 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
     )
     if checkpoint.encoder_file is not None:
         own = _shapes(checkpoint.encoder_file)
-        weights = {name: shape for name, shape in own.items() if not _is_scale(name, own)}
-        for name, shape in weights.items():
-            checkpoint.shapes[checkpoint.encoder_prefix + name] = shape
+        for name, shape in own.items():
+            if name == (matrix := name.removesuffix(".scale")) or matrix not in own:
+                checkpoint.shapes[checkpoint.encoder_prefix + name] = shape
     _check_fit(checkpoint)
     if "decoder.pointer.forms" in checkpoint.shapes:
         _check_bank(checkpoint)
@@ -258,11 +258,6 @@ def _encoder_file(folder: Path, config: dict[str, Any]) -> Path | None:
         f"model in a folder beside it has that file (SHA-256 {digest}). Copy it from the model "
         "that it was shipped with, or copy or download this model again."
     )
-
-
-def _is_scale(name: str, weights: Container[str]) -> bool:
-    """Return whether a name belongs to the scales of a matrix in 8 bits."""
-    return name.endswith(".scale") and name.removesuffix(".scale") in weights
 
 
 def _named_digest(folder: Path) -> str | None:

@@ -98,6 +98,7 @@ def _described(checkpoint: Checkpoint, graphs: OnnxManifest | None) -> dict[str,
     encoder, decoder = config["encoder"], config["recipe"].get("decoder", {})
     weights = sum(math.prod(shape) for shape in checkpoint.shapes.values())
     settings = checkpoint.metrics.get("settings", {})
+    own = f", the encoder's in {checkpoint.encoder_file}" if checkpoint.encoder_file else ""
     return {
         "name": config["name"],
         "folder": str(checkpoint.path),
@@ -106,7 +107,7 @@ def _described(checkpoint: Checkpoint, graphs: OnnxManifest | None) -> dict[str,
         "grid": "×".join(map(str, encoder["grid_shape"])) + " cells",
         "attention": f"{decoder.get('attention')}, {decoder.get('scores')} scores",
         "vocabulary": f"{len(checkpoint.vocabulary)} {checkpoint.vocabulary.tokens}s",
-        "weights": f"{weights / 1e6:.1f} million",
+        "weights": f"{weights / 1e6:.1f} million{own}",
         "runs on": f"onnxruntime ({graphs.precision} encoder) or torch" if graphs else "torch",
         "recipe": str(config["recipe"].get("name")),
         "made by": f"regard {config.get('regard_version')}",

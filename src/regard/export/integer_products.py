@@ -152,8 +152,7 @@ class _IntegerLayer:
         least = self._constant("least", np.float32(1e-12))  # of a token of zeros
         step = self._node("Max", self._node("Mul", top, step), least)
         x = self._node("Round", self._node("Div", x, step))
-        if zero:
-            x = self._node("Add", x, self._constant("middle", np.float32(zero)))
+        x = self._node("Add", x, self._constant("middle", np.float32(zero))) if zero else x
         x = self._node("Cast", x, to=TensorProto.UINT8)
         integers = self._node("Transpose", stored, perm=[1, 0])
         # Unsigned inputs: products of int8 by int8 have no fast kernel in onnxruntime.

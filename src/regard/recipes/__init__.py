@@ -23,7 +23,6 @@ ENCODERS = {
     "lite2": {"name": "efficientnet_lite2", "image_size": 288, "level": "stride32"},
 }
 """Settings of encoders by the short names of `regard train --encoder`."""
-_TIMM = "timm:"
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -87,10 +86,10 @@ def with_encoder(recipe: Recipe, name: str) -> Recipe:
         UnknownName: the encoder is unknown.
     """
     settings = ENCODERS.get(name)
-    if name.startswith(_TIMM):
+    if name.startswith("timm:"):
         settings = {"name": name, "image_size": 224, "level": "-1"}
     if settings is None:
-        raise UnknownName("encoder", name, (*ENCODERS, f"{_TIMM}NAME"))
+        raise UnknownName("encoder", name, (*ENCODERS, "timm:NAME"))
     old = recipe.encoder
     kept = {"medium": old.medium, "video": old.video, "volume": old.volume}
     encoder = EncoderConfig(resize="squash", **settings, **kept)  # type: ignore[arg-type]

@@ -206,9 +206,9 @@ def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found[name] = value.float()
     found.pop("embeddings.position_ids", None)  # 0, 1, 2, ... in older files
     for query in [name for name in found if re.search(r"\d\.q\.", name)]:
-        parts = [found.pop(query.replace(".q.", f".{part}.", 1), None) for part in "qkv"]
-        given = [part for part in parts if part is not None]
-        found[query.replace(".q.", ".qkv.", 1)] = torch.cat(given)
+        parts = [query.replace(".q.", f".{part}.", 1) for part in "qkv"]
+        joined = torch.cat([found.pop(part) for part in parts if part in found])
+        found[query.replace(".q.", ".qkv.", 1)] = joined
     return found
 
 
