@@ -331,8 +331,8 @@ class Captioner:
 
         Args:
             word: one or several words, such as "fire hydrant"; its plural is made by rule.
-            pictures: sources, as for `caption`. Five to twenty make a good concept. Those that
-                cannot be read are left out and reported.
+            pictures: sources, as for `caption`. Eight make a good concept, one a first try. Those
+                that cannot be read are left out and reported.
 
         Raises:
             ConfigError: the model has no pointer or its tokens are not words, the word holds no
@@ -385,8 +385,8 @@ class Captioner:
         if not found:
             tried = f"; {len(failures)} cannot be read" if failures else ""
             raise ConfigError(
-                f"there are 0 pictures of {word!r} to learn from{tried}. Give one or more; five "
-                "to twenty make a good concept."
+                f"there are 0 pictures of {word!r} to learn from{tried}. Give one or more; "
+                "eight make a good concept."
             )
         cells, whole, mask = (
             torch.cat([getattr(one, name) for one in found]) for name in ("cells", "whole", "mask")

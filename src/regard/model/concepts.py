@@ -31,7 +31,7 @@ from regard.text.words import plural
 
 _SALIENT = 8  # one of so many cells stands for the concept in a picture
 _MARGIN = 2.0  # logits by which the taught pictures pass
-_SHARE_OF_ONE = 0.3  # of a single picture's score by its own vector above typical cells
+_SHARE_OF_ONE = 0.2  # of a single picture's score by its own vector above typical cells
 _SHRINKAGE = 1.0  # of the spread of typical directions, as a share of their mean variance
 _LEAST_MARGIN = 0.5  # where typical cells would pass, too
 _LOW, _HIGH = 0.1, 0.95  # quantiles of the taught pictures' scores and of other concepts'
@@ -144,8 +144,7 @@ def teach(
         word: the concept, as `concept_word` returns it; its plural is made by rule.
         directions: of one picture or more, from `Pointer.likeness`.
     """
-    pointer = decoder.pointer
-    assert pointer is not None
+    pointer = pointer_of(decoder, "given")
     ids = {w: i for i, w in enumerate(vocabulary.words)}
     place = _place_of(pointer, vocabulary, word)
     known = place is not None
@@ -202,8 +201,7 @@ def forget(
         UnknownName: there is no such concept.
         ConfigError: it is the last one.
     """
-    pointer = decoder.pointer
-    assert pointer is not None
+    pointer = pointer_of(decoder, "given")
     place = _place_of(pointer, vocabulary, word)
     if place is None:
         known = sorted(vocabulary.words[i] for i in pointer.forms[:, 0].tolist())
