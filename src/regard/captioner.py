@@ -59,7 +59,7 @@ class Captioner:
         config: Recipe,
         *,
         name: str,
-        device: str = "cpu",
+        device: str = "auto",
     ) -> None:
         """Wrap two modules; they are not copied.
 
@@ -69,10 +69,11 @@ class Captioner:
             vocabulary: ids to words.
             config: the recipe that the modules were made by.
             name: printed with every caption.
-            device: where the work is done.
+            device: where the model runs: "auto" (a GPU where torch sees one, else the CPU), "cpu",
+                "cuda", "cuda:1" or "mps".
 
         Raises:
-            ConfigError: the device is not available.
+            DeviceError: the device cannot be used.
         """
         self.components = of_modules(encoder, decoder, vocabulary, config, name, device)
 
@@ -341,18 +342,19 @@ class Captioner:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu", backend: str = "auto") -> Captioner:
+    def load(cls, folder: str | Path, *, device: str = "auto", backend: str = "auto") -> Captioner:
         """Load a checkpoint, strictly.
 
         Args:
             folder: its folder.
-            device: where the work is done.
+            device: where the model runs: "auto" (a GPU where torch sees one, else the CPU), "cpu",
+                "cuda", "cuda:1" or "mps".
             backend: "onnx": the exported graphs, without torch, on the CPU; "torch": the
                 modules; "auto": the graphs where the folder has them and the device is the CPU.
 
         Raises:
             CheckpointError: it is missing, damaged, or its parts do not fit.
-            ConfigError: the device is not available, or the graphs do not run there.
+            DeviceError: the device cannot be used, or the graphs do not run there.
             UnknownName: the backend is unknown.
             MissingExtra: torch, or a package that its encoder needs, is not installed.
         """
@@ -360,7 +362,7 @@ class Captioner:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, device: str = "cpu", backend: str = "auto"
+        cls, name: str | Path, *, device: str = "auto", backend: str = "auto"
     ) -> Captioner:
         """Load a folder, a shipped model by name, or a Hugging Face hub id; see `load`.
 

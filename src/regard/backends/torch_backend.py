@@ -178,8 +178,8 @@ class TorchBackend:
         return torch.as_tensor(x).to(self.device)
 
     def generator(self, seed: int) -> torch.Generator:
-        """Return a fresh generator for sampled locations."""
-        return torch.Generator(self.device).manual_seed(seed)
+        """Return a fresh generator for sampled locations; of the CPU, the same on every device."""
+        return torch.Generator().manual_seed(seed)
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def audit(
     split: options.Split = "val",
     limit: options.Limit = 0,
     beam: options.Beam = 3,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Find where a model fails: wrong and missing words, false confidence, idle attention.
 
@@ -132,7 +132,7 @@ def draw(
     pictures: Annotated[int, option("Number of pictures to draw.")] = 100,
     seed: Annotated[int, option("The same seed draws the same pictures.")] = 0,
     beam: options.Beam = 3,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Draw pictures of a split at random, caption them and write sheets and a table for a reader.
 

@@ -35,7 +35,7 @@ def caption(
     n_best: Annotated[int, option("Captions per file.")] = 1,
     context: options.Context = "expected",
     batch_size: options.BatchSize = 32,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Caption pictures, clips and scans: `path: caption`, or JSON lines.
 

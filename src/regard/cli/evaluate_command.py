@@ -51,7 +51,7 @@ def evaluate(
         bool, option("Store penalty and blocking as the model's defaults.", "--keep-decoding")
     ] = False,
     json_file: options.JsonFile = None,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Score one caption per picture of a split, next to published scores.
 
@@ -230,7 +230,7 @@ def faithfulness(
     cover: Annotated[str, option("Covered cells show: mean or blur.")] = "mean",
     seed: Annotated[int, option("Seed of random orders and permutations.")] = 0,
     json_file: options.JsonFile = None,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Test whether the model depends on its attention: occlusion, agreement, swaps, pointing.
 

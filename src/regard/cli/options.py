@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from regard.cli.output import complain
+
 
 def option(help: str, *names: str, **settings: Any) -> Any:
     """Return a `typer.Option`; help comes first, since every option has one."""
@@ -23,7 +25,10 @@ Files = Annotated[
 Model = Annotated[
     str | None, option("Folder, shipped model or hub id; by default the shipped model.")
 ]
-Device = Annotated[str, option("cpu, cuda, ...")]
+AUTO = "auto"
+Device = Annotated[
+    str, option("auto (a GPU where torch sees one, else the CPU), cpu, cuda, cuda:1 or mps.")
+]
 BatchSize = Annotated[int, option("Pictures that go through the network together.")]
 
 # Data sets
@@ -49,6 +54,13 @@ BlockNgram = Annotated[
 # Output
 JsonLines = Annotated[bool, option("Print one JSON object per line.", "--json")]
 JsonFile = Annotated[Path | None, option("File for all results, as JSON.", "--json")]
+
+
+def placed(device: str) -> str:
+    """Return the device that `--device` means; say where the model runs, and why, on stderr."""
+    from regard.checkpoint.components import placed
+
+    return placed(device, complain)
 
 
 def given(**options: Any) -> dict[str, Any]:
