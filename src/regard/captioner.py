@@ -7,6 +7,7 @@ there are no graphs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,10 +19,12 @@ from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend, available_cores
 from regard.checkpoint.components import (
     PICTURES_AT_ONCE,
+    PICTURES_ON_GPU,
     Components,
     Modules,
     load_components,
     of_modules,
+    placed,
 )
 from regard.config import Recipe, VideoConfig
 from regard.errors import ConfigError
@@ -218,7 +221,8 @@ class Captioner:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
-        most = PICTURES_AT_ONCE // self.reader.pictures_per_item
+        together = PICTURES_AT_ONCE if self.device == "cpu" else PICTURES_ON_GPU
+        most = together // self.reader.pictures_per_item
         return max(1, min(batch_size, most, self.components.most_at_once))
 
     def caption_batches(
@@ -311,6 +315,24 @@ class Captioner:
             backend = TorchBackend(parts.encoder, parts.decoder, encode=encode)
         share = -(-pictures // threads)  # so that no core stands idle
         return self.with_components(backend=backend, threads=threads, most_at_once=share)
+
+    def to(self, device: str) -> Captioner:
+        """Return a captioner of the same model on another device, as modules of torch.
+
+        Args:
+            device: as for `load`.
+
+        Raises:
+            DeviceError: the device cannot be used.
+            MissingExtra: torch, or a package that its encoder needs, is not installed.
+        """
+        parts, device = self.components, placed(device)
+        if device == parts.device:
+            return self
+        encoder, decoder = copy.deepcopy(parts.modules())  # modules move in place
+        moved = of_modules(encoder, decoder, parts.vocabulary, parts.config, parts.name, device)
+        stored = {name: getattr(parts, name) for name in ("metrics", "familiarity", "confidence")}
+        return self.of(replace(moved, **stored))
 
     def with_backend(self, backend: Backend) -> Captioner:
         """Return a captioner of the same components on another backend."""

@@ -47,6 +47,7 @@ Modules: TypeAlias = "tuple[Encoder, AttentionDecoder]"
 _BACKENDS = ("auto", "onnx", "torch")
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
+PICTURES_ON_GPU = 512
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def of_modules(
     device = placed(device)
     modules = encoder.to(device), decoder.to(device)
     backend = TorchBackend(*modules, device)
-    return Components(encoder, backend, lambda: modules, vocabulary, config, name, device)
+    made = Components(encoder, backend, lambda: modules, vocabulary, config, name, device)
+    return made if device == "cpu" else replace(made, most_at_once=PICTURES_ON_GPU)
 
 
 def load_components(folder: str | Path, device: str = "auto", backend: str = "auto") -> Components:

@@ -52,6 +52,7 @@ def audit(
 
     _check_replaced(out, annotations)
     dataset = load_dataset(annotations, images or "")
+    device = options.placed(device)
     captioners = [load(name, device=device) for name in (model, *([against] if against else []))]
     folder = OutputFolder(out, "--out").folder
     with reporting() as report:
@@ -155,7 +156,7 @@ def draw(
     split = split_named(split)
     dataset = load_dataset(annotations, images or "")
     items = sample_items(dataset, split=split, pictures=pictures, seed=seed)
-    captioner = load(model, device=device)
+    captioner = load(model, device=options.placed(device))
     folder = OutputFolder(out, "--out").folder
     if captioner.medium != "image":
         raise ConfigError(

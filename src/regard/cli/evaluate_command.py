@@ -70,7 +70,7 @@ def evaluate(
     dataset = load_dataset(annotations, images or "", present_only=present_only)
     split = split_named(split)
     medium = _medium(dataset, split, folder)
-    captioner = ModelPool(model, device=device).captioner(medium)
+    captioner = ModelPool(model, device=options.placed(device)).captioner(medium)
     penalties = options.given(length_penalty=length_penalty, block_ngram=block_ngram)
     decoding = replace(captioner.config.decoding, **penalties)
     with reporting() as report:
@@ -246,6 +246,7 @@ def faithfulness(
     check_record(json_file, "--json", _FAITHFULNESS_KEYS, [annotations, regions])
     dataset = load_dataset(annotations, images or "")
     places = load_regions(regions) if regions else None
+    device = options.placed(device)
     captioner = load(model, medium=dataset.medium, device=device)
     rival = load(control, medium=dataset.medium, device=device) if control else None
     if rival is not None:

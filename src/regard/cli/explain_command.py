@@ -49,6 +49,8 @@ def explain(
     from regard.explain.outputs import OutputOptions, write_explanation
     from regard.model_pool import ModelPool
 
+    device = options.placed(device)
+
     def load(name: str | None) -> ModelPool:
         return ModelPool(name, device=device, files=total or 1, covered=occlusion)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +38,14 @@ def train(
     ] = None,
     images: options.Images = None,
     init: Annotated[str | None, option("Model to start from: folder, name or hub id.")] = None,
+    device: options.Device = options.AUTO,
+    precision: Annotated[
+        str | None, option("fp32, bf16, fp16, or auto; by default the recipe's.")
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        option("Captions per step; auto: the recipe's, in more passes where memory is full."),
+    ] = None,
     devices: Annotated[int, option("Processes on this machine that train together.", min=1)] = 1,
     nodes: Annotated[
         int, option("Machines; MASTER_ADDR and NODE_RANK say which this is.", min=1)
@@ -46,16 +54,19 @@ def train(
     """Train a captioner from a recipe, or on your own pictures, clips or scans with --data."""
     from regard.config import Recipe
 
+    fits = batch_size == options.AUTO
+    changes = [f"training.batch_size={batch_size}"] if batch_size and not fits else []
+    settings = [*(settings or []), *changes]
     if resume is not None:
         if recipe or settings or out or data or images or init:
             raise ConfigError(
                 "--resume continues in the run's own folder with its own recipe. Leave out the "
-                "recipe, --set, --out, --data, --images and --init."
+                "recipe, --set, --out, --data, --images, --init and a number for --batch-size."
             )
         chosen = Recipe()
     else:
         recipe = recipe or (None if init else _recipe_for(data, images))
-        chosen = _chosen(recipe, init, settings or [], data, images)
+        chosen = _chosen(recipe, init, settings, data, images)
 
     def folder() -> Path:
         return resume or (_checked(out) if out else _unused(Path("runs") / chosen.name))
@@ -67,7 +78,9 @@ def train(
         given = {"--data": data, "--images": images, "--init": init}
         given["--resume" if resume else "--out"] = place
         arguments = ["train", *([recipe] if recipe else [])]
-        arguments += [part for setting in settings or [] for part in ("--set", setting)]
+        arguments += [part for setting in settings for part in ("--set", setting)]
+        given |= {"--device": device, "--precision": precision}
+        given["--batch-size"] = options.AUTO if fits else None
         arguments += [part for name, v in given.items() if v for part in (name, str(v))]
         raise typer.Exit(launch(arguments, devices, nodes, place))
     if world > 1 and devices * nodes not in (1, world):
@@ -75,16 +88,21 @@ def train(
             f"--devices {devices} on {nodes} machines, and the environment says that {world} "
             "processes train together. Leave out --devices and --nodes where torchrun starts them."
         )
-    _train(chosen, folder, resume is not None)
+    hardware = {"precision": precision or "", "fit_memory": fits}
+    _train(chosen, folder, resume is not None, device, hardware)
 
 
-def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
+def _train(
+    recipe: Recipe, choose: Callable[[], Path], resume: bool, device: str, hardware: dict[str, Any]
+) -> None:
     """Train as the rank that the environment names, or alone; print the folder of the best model.
 
     Args:
         recipe: ignored if the run is resumed.
         choose: returns the run's folder; only rank 0 calls it, so that all ranks use the same.
         resume: resume the run in the folder.
+        device: where it computes.
+        hardware: precision and fit_memory of `regard.train`.
     """
     from rich.console import Console
 
@@ -96,11 +114,11 @@ def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
         end_with_launcher()
     folder = None
     try:
-        with connect() as devices:
+        with connect(device) as devices:
             folder = devices.broadcast(choose() if devices.rank == 0 else Path())
             with TrainingProgress(Console(stderr=True, quiet=devices.rank > 0)) as progress:
                 best = train_captioner(
-                    recipe, folder, resume=resume, report=progress, devices=devices
+                    recipe, folder, resume=resume, report=progress, devices=devices, **hardware
                 )
             if devices.rank == 0:
                 typer.echo(str(best))

@@ -13,6 +13,7 @@ from regard.config import DecodingConfig
 from regard.decoding import CONTEXTS, METHODS, MOST_PENALTY, DecodingOptions
 from regard.errors import (
     ConfigError,
+    DeviceError,
     MediaError,
     MediaTooLarge,
     RegardError,
@@ -57,6 +58,8 @@ def status_of(error: RegardError) -> int:
         return 413
     if isinstance(error, UnknownMedia | MissingReader):
         return 415
+    if isinstance(error, DeviceError):  # its memory is full: another time there may be room
+        return 503
     return 400 if isinstance(error, MediaError) else 422
 
 

@@ -102,8 +102,8 @@ def prepare_run(
         state.load(saved_state)
         if (before := saved_state.get("device", "cpu")) != devices.device.type:
             reporter.message(
-                f"the run was saved on {before} and goes on on {devices.device.type}: numbers agree "
-                "to rounding, bits may differ"
+                f"the run was saved on {before} and continues on {devices.device.type}: its "
+                "numbers agree to rounding, and bits may differ"
             )
     if devices.world > 1:
         state.load(devices.broadcast(state.to_dict()))  # machines may differ in a rounding

@@ -9,15 +9,19 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from regard.errors import DeviceError, needs_torch
 
 AUTO = "auto"
+T = TypeVar("T")
+R = TypeVar("R")
+_BYTES_A_PICTURE = 64 * 2**20  # of a GPU's memory; more where a batch turns out too large
+_MOST_PICTURES = 512
 _FAULTS = {
     "not compiled with CUDA": "torch {torch} was built without CUDA. Install a build of torch for "
     "CUDA",
@@ -129,6 +133,47 @@ def _explained(message: str) -> str:
 
 
 # Memory
+
+
+def pictures_at_once(device: str) -> int:
+    """Return the size of a batch for a GPU: what its free memory has room for."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return 1
+    return min(_MOST_PICTURES, torch.cuda.mem_get_info(device)[0] // _BYTES_A_PICTURE)
+
+
+class Halving:
+    """Runs work on batches, in parts of half the size where the device's memory is too small.
+
+    It remembers the size that fits. The results must not depend on the batch.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._most: int | None = None
+
+    def __call__(self, work: Callable[[list[T]], list[R]], items: list[T]) -> list[R]:
+        """Return the results of all items in order.
+
+        Raises:
+            DeviceError: the memory is too small for a single item.
+        """
+        results: list[R] = []
+        while items:
+            size = min(len(items), self._most or len(items))
+            try:
+                results += work(items[:size])
+                items = items[size:]
+            except RuntimeError as error:
+                if not is_memory_error(error):
+                    raise
+                if size == 1:
+                    advice = "One item does not fit: use --device cpu, or free the memory"
+                    raise memory_error(error, self._device, advice) from error
+                self._most = size // 2
+        return results
 
 
 def is_memory_error(error: BaseException) -> bool:
