@@ -214,6 +214,7 @@ assert "regard.native.triton_kernels" not in sys.modules
 
 def test_float64_on_a_gpu_stays_with_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "triton_works", lambda _: True)
+    monkeypatch.setattr(dispatch, "triton_pays", lambda _: True)
     with FakeTensorMode():  # tensors that say they are on a GPU, and hold nothing
         single, half, double = (
             torch.empty(2, dtype=dtype, device="cuda")
@@ -245,6 +246,38 @@ def test_where_the_kernels_fail_the_plain_path_runs_and_says_so_once(
     monkeypatch.undo()
     assert dispatch.triton_works(device)
     dispatch.triton_works.cache_clear()
+
+
+@pytest.mark.parametrize("slower", ["Triton", "torch"])
+def test_the_kernels_run_only_where_they_are_faster(
+    slower: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter is slow, so seconds are counted by a clock that the slower one moves."""
+    now = [0.0]
+    monkeypatch.setattr(dispatch, "_TIMED", 2)
+    monkeypatch.setattr(dispatch.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+
+    def slow(name: str, result: Tensor) -> Tensor:
+        now[0] += 2.0 if name == slower else 1.0
+        return result
+
+    def scores(keys: Tensor, query: Tensor, v: Tensor) -> Tensor:
+        return slow("Triton", query.sum(-1, keepdim=True).expand(-1, -1, keys.shape[1]))
+
+    softmax = torch.softmax
+    monkeypatch.setattr("regard.native.triton_kernels.additive_scores", scores)
+    monkeypatch.setattr(
+        "regard.native.triton_kernels.attend", lambda s, values, *_: (s, softmax(s, -1) @ values)
+    )
+    monkeypatch.setattr(torch, "softmax", lambda x, dim: slow("torch", softmax(x, dim)))
+    dispatch.triton_pays.cache_clear()
+    assert dispatch.triton_pays(torch.device("cpu")) == (slower == "torch")
+    dispatch.triton_pays.cache_clear()
+    monkeypatch.setattr(dispatch, "triton_works", lambda _: True)
+    monkeypatch.setattr(dispatch, "triton_pays", lambda _: slower == "torch")
+    found = dispatch.triton_obstacle(dispatch.Case(torch.device("cuda")))
+    assert found == ("" if slower == "torch" else "torch was faster when both were timed here")
 
 
 _COMPILE = """

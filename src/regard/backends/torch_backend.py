@@ -21,6 +21,7 @@ from regard.native.cpp_step import CppStep, PackedAnnotations, StepWeights
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 from regard.types.decoding import location_chooser
 
+_REDUCED = (torch.bfloat16, torch.float16)
 _ARRAYS = ("alpha", "beta", "location", "location_logprob")
 
 
@@ -160,7 +161,11 @@ class TorchBackend:
             with torch.inference_mode():
                 return self._compiled(token, state, projected, context=context, generator=generator)
         with torch.inference_mode(), evaluating(self.decoder):
-            return self.decoder.step(token, state, projected, context=context, generator=generator)
+            step = self.decoder.step(token, state, projected, context=context, generator=generator)
+            if step.logits.dtype not in _REDUCED:
+                return step
+            beta = None if step.beta is None else step.beta.float()  # of autocast
+            return replace(step, output=step.logits.float(), beta=beta)
 
     @staticmethod
     def use_one_core() -> Callable[[], None]:

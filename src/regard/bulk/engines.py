@@ -2,9 +2,9 @@
 
 On Ray only unit numbers and counts pass through the driver and the object store; the workers, one
 core or one GPU each, read pictures and write rows. Where a worker or its machine dies, Ray starts
-another one and gives it the unit again. A shard that was complete by then is kept, and an incomplete one leaves
-no trace. Ray would retry without end, so a unit that kills one worker after the other is written as
-failed.
+another one and gives it the unit again. A shard that was complete by then is kept, and an
+incomplete one leaves no trace. Ray would retry without end, so a unit that kills one worker after
+the other is written as failed.
 """
 
 import logging

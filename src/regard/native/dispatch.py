@@ -10,6 +10,7 @@ This module imports neither torch nor Triton: captioning with ONNX graphs uses i
 """
 
 import functools
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ _WORTH_A_COMPILER = 2000  # items whose steps save the seconds that compiling ta
 _MANY_WORDS = 2048  # from which 16-bit integers pay
 KNOWN_SCORES = ("additive", "dot", "scaled_dot")
 """Attention scores that the compiled loops compute."""
+_TIMED = 10  # calls of each implementation
 _TRITON_DTYPES = {"float32", "bfloat16", "float16"}  # the kernels sum in float32
 
 
@@ -183,7 +185,9 @@ def triton_obstacle(case: Case) -> str:
         return f"the tensors are on {case.device}"
     if not _TRITON_DTYPES.issuperset(case.dtypes):
         return f"a tensor is not of {', '.join(sorted(_TRITON_DTYPES))}"
-    return "" if triton_works(case.device) else "the kernels fail on this device"
+    if not triton_works(case.device):
+        return "the kernels fail on this device"
+    return "" if triton_pays(case.device) else "torch was faster when both were timed here"
 
 
 @functools.cache
@@ -208,6 +212,45 @@ def triton_works(device: Any) -> bool:
         )
         return False
     return True
+
+
+@functools.cache
+def triton_pays(device: Any) -> bool:
+    """Return whether the kernels are faster than torch on a device; times both once.
+
+    It times attention over pictures of 196 cells, forward and backward, as training does it.
+    """
+    import torch
+
+    from regard.native import triton_kernels
+
+    keys, query = torch.zeros(16, 196, 512, device=device), torch.zeros(16, 5, 512, device=device)
+    v, mask = keys[0, 0], torch.ones(16, 196, dtype=torch.bool, device=device)
+    query.requires_grad_()
+
+    def fused() -> Any:
+        scores = triton_kernels.additive_scores(keys, query, v)
+        return triton_kernels.attend(scores, keys, mask, 1.0)[1]
+
+    def plain() -> Any:
+        alpha = torch.softmax(torch.tanh(keys[:, None] + query[:, :, None]) @ v, -1)
+        return alpha @ keys
+
+    return _fastest(fused, device) < _fastest(plain, device)
+
+
+def _fastest(forward: Callable[[], Any], device: Any) -> float:
+    """Return the seconds of the fastest of some calls, forward and backward."""
+    import torch
+
+    seconds: list[float] = []
+    for _ in range(_TIMED):
+        torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        forward().sum().backward()
+        torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 _TORCH = Implementation(
