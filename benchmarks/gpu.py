@@ -31,7 +31,6 @@ from regard.config import DecoderConfig, EncoderConfig
 from regard.decoding import DecodingOptions
 from regard.decoding import decode as decode_annotations
 from regard.errors import ConfigError, RegardError
-from regard.media import read_media
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import build_encoder
 from regard.model.encoders.onnx_encoder import channels_last
@@ -327,7 +326,7 @@ def encode(device: torch.device, tiny: bool) -> dict[str, float]:
     picture = file.getvalue()
 
     def prepared(_: int) -> Any:
-        return encoder.prepare(read_media(picture))
+        return encoder.prepare(encoder.read(picture))
 
     def forward(pixels: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -66,8 +66,7 @@ Report: TypeAlias = Callable[[str, int, int], None]
 NOT_CLINICAL = "Not for clinical use."
 """A notice of every caption of a scan."""
 
-_READERS = 2  # threads that read pictures while the batch before is captioned
-_READERS_FOR_A_GPU = 8
+_READERS = 2, 8  # threads that read pictures while a CPU, or a GPU, captions the batch before
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,7 @@ class Pipeline:
             for captions in results:
                 yield from captions
             return
-        on_cpu = self.components.device == "cpu"
-        pool = ThreadPoolExecutor(_READERS if on_cpu else _READERS_FOR_A_GPU)
+        pool = ThreadPoolExecutor(_READERS[self.components.device != "cpu"])
 
         def read_ahead() -> list[Future[_Prepared | Failure]]:
             return [pool.submit(self._read, source) for source in next(batches, [])]

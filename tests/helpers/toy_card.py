@@ -89,10 +89,16 @@ def _inner(x: Any) -> Any:
 
 
 class _Module(backend_registration._DummyBackendModule):  # type: ignore[misc]
-    """`torch.toy`: what autocast asks of a device."""
+    """`torch.toy`: what autocast and `fork_rng` ask of a device."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
+
+    def get_rng_state(self, device: object = None) -> Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Tensor, device: object = None) -> None:
+        """There is nothing to set: all numbers are drawn on the CPU."""
 
 
 def _empty(

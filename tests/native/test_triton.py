@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,25 +253,24 @@ def test_where_the_kernels_fail_the_plain_path_runs_and_says_so_once(
 def test_the_kernels_run_only_where_they_are_faster(
     slower: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interpreter is slow, so seconds are counted by a clock that the slower one moves."""
-    now = [0.0]
-    monkeypatch.setattr(dispatch, "_TIMED", 2)
-    monkeypatch.setattr(dispatch.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-
-    def slow(name: str, result: Tensor) -> Tensor:
-        now[0] += 2.0 if name == slower else 1.0
-        return result
+    """The interpreter is slow, so a call takes the seconds that the test says."""
+    used: list[str] = []
 
     def scores(keys: Tensor, query: Tensor, v: Tensor) -> Tensor:
-        return slow("Triton", query.sum(-1, keepdim=True).expand(-1, -1, keys.shape[1]))
+        used.append("Triton")
+        return query.sum(-1, keepdim=True).expand(-1, -1, keys.shape[1])
 
-    softmax = torch.softmax
+    def seconds(run: Callable[[], Tensor]) -> float:
+        used.clear()
+        run().sum().backward()
+        return 2.0 if (used == ["Triton"]) == (slower == "Triton") else 1.0
+
     monkeypatch.setattr("regard.native.triton_kernels.additive_scores", scores)
     monkeypatch.setattr(
-        "regard.native.triton_kernels.attend", lambda s, values, *_: (s, softmax(s, -1) @ values)
+        "regard.native.triton_kernels.attend", lambda s, v, *_: (s, torch.softmax(s, -1) @ v)
     )
-    monkeypatch.setattr(torch, "softmax", lambda x, dim: slow("torch", softmax(x, dim)))
+    assert dispatch._seconds(lambda: torch.ones(1, requires_grad=True)) > 0
+    monkeypatch.setattr(dispatch, "_seconds", seconds)
     dispatch.triton_pays.cache_clear()
     assert dispatch.triton_pays(torch.device("cpu")) == (slower == "torch")
     dispatch.triton_pays.cache_clear()

@@ -54,19 +54,16 @@ def train(
     """Train a captioner from a recipe, or on your own pictures, clips or scans with --data."""
     from regard.config import Recipe
 
-    fits = batch_size == options.AUTO
-    changes = [f"training.batch_size={batch_size}"] if batch_size and not fits else []
-    settings = [*(settings or []), *changes]
-    if resume is not None:
-        if recipe or settings or out or data or images or init:
-            raise ConfigError(
-                "--resume continues in the run's own folder with its own recipe. Leave out the "
-                "recipe, --set, --out, --data, --images, --init and a number for --batch-size."
-            )
-        chosen = Recipe()
-    else:
-        recipe = recipe or (None if init else _recipe_for(data, images))
-        chosen = _chosen(recipe, init, settings, data, images)
+    fits, settings = batch_size == options.AUTO, settings or []
+    if batch_size and not fits:
+        settings.append(f"training.batch_size={batch_size}")
+    if resume is not None and (recipe or settings or out or data or images or init):
+        raise ConfigError(
+            "--resume continues in the run's own folder with its own recipe. Leave out the "
+            "recipe, --set, --out, --data, --images, --init and a number for --batch-size."
+        )
+    recipe = recipe or (None if init or resume else _recipe_for(data, images))
+    chosen = Recipe() if resume else _chosen(recipe, init, settings, data, images)
 
     def folder() -> Path:
         return resume or (_checked(out) if out else _unused(Path("runs") / chosen.name))
@@ -75,34 +72,30 @@ def train(
     if world == 1 and devices * nodes > 1:
         check_fabric()
         place = folder()
-        given = {"--data": data, "--images": images, "--init": init}
+        given = {"--data": data, "--images": images, "--init": init, "--device": device}
+        given |= {"--precision": precision, "--batch-size": options.AUTO if fits else None}
         given["--resume" if resume else "--out"] = place
-        arguments = ["train", *([recipe] if recipe else [])]
-        arguments += [part for setting in settings for part in ("--set", setting)]
-        given |= {"--device": device, "--precision": precision}
-        given["--batch-size"] = options.AUTO if fits else None
-        arguments += [part for name, v in given.items() if v for part in (name, str(v))]
+        pairs = [*(("--set", setting) for setting in settings), *given.items()]
+        arguments = [part for name, v in pairs if v for part in (name, str(v))]
+        arguments = ["train", *([recipe] if recipe else []), *arguments]
         raise typer.Exit(launch(arguments, devices, nodes, place))
     if world > 1 and devices * nodes not in (1, world):
         raise ConfigError(
             f"--devices {devices} on {nodes} machines, and the environment says that {world} "
             "processes train together. Leave out --devices and --nodes where torchrun starts them."
         )
-    hardware = {"precision": precision or "", "fit_memory": fits}
-    _train(chosen, folder, resume is not None, device, hardware)
+    more = {"resume": resume is not None, "precision": precision or "", "fit_memory": fits}
+    _train(chosen, folder, device, more)
 
 
-def _train(
-    recipe: Recipe, choose: Callable[[], Path], resume: bool, device: str, hardware: dict[str, Any]
-) -> None:
+def _train(recipe: Recipe, choose: Callable[[], Path], device: str, more: dict[str, Any]) -> None:
     """Train as the rank that the environment names, or alone; print the folder of the best model.
 
     Args:
         recipe: ignored if the run is resumed.
         choose: returns the run's folder; only rank 0 calls it, so that all ranks use the same.
-        resume: resume the run in the folder.
         device: where it computes.
-        hardware: precision and fit_memory of `regard.train`.
+        more: other arguments of `regard.train`.
     """
     from rich.console import Console
 
@@ -117,9 +110,7 @@ def _train(
         with connect(device) as devices:
             folder = devices.broadcast(choose() if devices.rank == 0 else Path())
             with TrainingProgress(Console(stderr=True, quiet=devices.rank > 0)) as progress:
-                best = train_captioner(
-                    recipe, folder, resume=resume, report=progress, devices=devices, **hardware
-                )
+                best = train_captioner(recipe, folder, report=progress, devices=devices, **more)
             if devices.rank == 0:
                 typer.echo(str(best))
     except RankLost as error:

@@ -10,7 +10,6 @@ This module imports neither torch nor Triton: captioning with ONNX graphs uses i
 """
 
 import functools
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -236,21 +235,14 @@ def triton_pays(device: Any) -> bool:
         alpha = torch.softmax(torch.tanh(keys[:, None] + query[:, :, None]) @ v, -1)
         return alpha @ keys
 
-    return _fastest(fused, device) < _fastest(plain, device)
+    return _seconds(fused) < _seconds(plain)
 
 
-def _fastest(forward: Callable[[], Any], device: Any) -> float:
-    """Return the seconds of the fastest of some calls, forward and backward."""
-    import torch
+def _seconds(forward: Callable[[], Any]) -> float:
+    """Return the median seconds of a call and its backward pass, after calls that warm up."""
+    from torch.utils.benchmark import Timer  # its clock waits for the GPU
 
-    seconds: list[float] = []
-    for _ in range(_TIMED):
-        torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        forward().sum().backward()
-        torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    return Timer("run().sum().backward()", globals={"run": forward}).timeit(_TIMED).median
 
 
 _TORCH = Implementation(

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.backends.onnx_backend import available_cores
 from regard.config import DataConfig, Recipe
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.data.shards import read_item
@@ -32,20 +31,17 @@ from regard.training.batches import Chunk, Splits, collate
 from regard.training.devices import Devices
 from regard.training.objectives.base import Batch, copied
 from regard.types import Media
-from regard.util.torch_device import is_memory_error, memory_error
+from regard.util.torch_device import memory_errors
 
 Report = Callable[[int, int], None]
 """Called with how many views are in the store, and how many there will be."""
 _CROP = "crop"
 _LEAST_SIDE = 0.75  # of the picture's side: captions describe all of it, so most stays in view
 _KEPT_BYTES = 2**31  # of decoded media that a trainable encoder reads in every epoch
-_PICTURES_AT_ONCE = 32  # pictures, frames or slices that are encoded together
-_ON_A_GPU = 128  # likewise
-_READERS, _MOST_READERS = 2, 16  # threads that decode files; more where a GPU waits for them
+# Threads that decode files, and pictures, frames or slices that are encoded together.
+_ON_CPU, _ON_A_GPU = (2, 32), (16, 128)
 _ROWS_AT_ONCE = 512  # of the store, copied to a GPU
 _SHARE = 0.5  # of a GPU's free memory that annotations may take; steps need the rest
-_Key = tuple[tuple[str, ...], tuple[str, ...]]
-"""Files and views of a batch."""
 
 
 def views_of(config: DataConfig) -> list[str]:
@@ -149,7 +145,7 @@ class Pictures:
         self.device = devices.device
         self._resident: _ResidentAnnotations | None = None
         self._reader: ThreadPoolExecutor | None = None
-        self._ahead: dict[_Key, Future[tuple[Tensor, Tensor]]] = {}
+        self._ahead: dict[tuple[str, ...], Future[tuple[Tensor, Tensor]]] = {}
         self._items: dict[str, CaptionedItem] = {}
         self._kept: dict[str, Media] = {}
         self._kept_bytes = 0
@@ -189,17 +185,9 @@ class Pictures:
                 return ""
             free = torch.cuda.mem_get_info(self.device)[0]
             if size > _SHARE * free:
-                return (
-                    f"annotations ({size / 1e9:.1f} GB) are read batch by batch: more than half "
-                    f"of the {free / 1e9:.1f} GB that are free on {self.device}"
-                )
-        try:
+                return f"annotations ({size / 1e9:.1f} GB) do not fit on {self.device}"
+        with memory_errors(str(self.device), "Set training.resident to off"):
             self._resident = _ResidentAnnotations(self.store, self._pairs, self.device)
-        except RuntimeError as error:
-            if not is_memory_error(error):
-                raise
-            advice = "Set training.resident to off: annotations are then read batch by batch"
-            raise memory_error(error, str(self.device), advice) from error
         return f"annotations ({size / 1e9:.1f} GB) are resident on {self.device}"
 
     def _fill(
@@ -217,8 +205,7 @@ class Pictures:
         if missing:
             encode = encode_with(frozen)  # takes seconds
             total = len(store) + len(missing)
-            on_gpu = self.device.type != "cpu"
-            readers = min(_MOST_READERS, available_cores()) if on_gpu else _READERS
+            readers, pictures = _ON_CPU if self.device.type == "cpu" else _ON_A_GPU
             with ThreadPoolExecutor(readers) as pool:
 
                 def vectors(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +215,6 @@ class Pictures:
                     pixels, mask = stacked(inputs)
                     return encode(pixels, mask), mask
 
-                pictures = _ON_A_GPU if on_gpu else _PICTURES_AT_ONCE
                 at_once = max(1, pictures // self.encoder.pictures_per_item)
                 # If `report` raises, the generator is closed and writes what is encoded.
                 with closing(store.fill(share, vectors, at_once)) as filled:
@@ -357,8 +343,8 @@ class _ResidentAnnotations:
         return self._vectors[index], self._mask[index]
 
 
-def _key(items: list[CaptionedItem], views: list[str]) -> _Key:
-    return tuple(item.file for item in items), tuple(views)
+def _key(items: list[CaptionedItem], views: list[str]) -> tuple[str, ...]:
+    return *(item.file for item in items), *views
 
 
 def make_batch(

@@ -31,7 +31,7 @@ from regard.training.objectives.base import Loss
 from regard.training.setup import TrainingRun, prepare_run
 from regard.training.state import TrainState, rate_factor, set_rate
 from regard.util.atomic import recovered
-from regard.util.torch_device import AUTO, is_memory_error, memory_error, memory_errors
+from regard.util.torch_device import AUTO, is_memory_error, memory_errors
 
 _SAMPLES_SHOWN = 3
 _STEPS_PER_SCALE = 2000  # in fp16, after which the loss is scaled by twice as much
@@ -80,7 +80,8 @@ def train(
     try:
         if resume:
             _check_resumable(out)
-        with float32_products(devices.device, False), memory_errors(*_in_setup(devices)):
+        name, smaller = str(devices.device), "Set training.resident to off, or a smaller image_size"
+        with float32_products(devices.device, False), memory_errors(name, smaller):
             run = prepare_run(recipe, out, resume, reporter, devices, precision)
         run = replace(run, fit_memory=fit_memory)
         if not resume:
@@ -88,7 +89,7 @@ def train(
         resumed, shown = (run.state.step, run.state.epoch), run.recipe.evaluation.diary_pictures
         log = closing(RunLog(out, *resumed, run.splits.val, shown)) if run.leads else nullcontext()
         tf32 = float32_products(devices.device, run.recipe.training.tf32)
-        with log as opened, tf32, memory_errors(str(devices.device), _memory_advice(run)):
+        with log as opened, tf32, memory_errors(name, _memory_advice(run)):
             _train(run, opened)
     except OSError as error:  # of the log, the diary, or a missing picture
         raise RegardError(
@@ -271,10 +272,8 @@ def _run_batch(
             losses = _run_parts(run, chunks, views, seed, backward)
         except RuntimeError as error:
             single = state.parts * state.passes >= len(chunks)  # no part has two pictures
-            if not is_memory_error(error):
+            if single or not run.fit_memory or not is_memory_error(error):
                 raise
-            if single or not run.fit_memory:
-                raise memory_error(error, str(devices.device), _memory_advice(run)) from error
         full = torch.tensor([float(not losses)])
         if not (devices.sum(full) if run.fit_memory else full).item():  # every device has room
             return _combine(run, losses)
@@ -373,22 +372,13 @@ def _overflows(state: TrainState, norm: float) -> bool:
     return overflows
 
 
-def _in_setup(devices: Devices) -> tuple[str, str]:
-    return str(devices.device), "Set training.resident to off, or encoder.image_size lower"
-
-
 def _memory_advice(run: TrainingRun) -> str:
     """Return what to change where memory is too small for a step."""
-    training = run.recipe.training
-    advice = [
-        f"set training.batch_size below {training.batch_size} (with training.accumulate above "
-        f"{training.accumulate} the step stays as large), or give --batch-size auto"
-    ]
-    if run.pictures.is_resident:
-        advice.append("set training.resident to off")
-    if training.precision == "fp32" and run.devices.device.type != "cpu":
-        advice.append("give --precision bf16")
-    return f"To need less, {', or '.join(advice)}"
+    resident = " Or set training.resident to off." if run.pictures.is_resident else ""
+    return (
+        f"Give --batch-size auto, a number below {run.recipe.training.batch_size} (set "
+        f"training.accumulate, and the step stays as large), or --precision bf16.{resident}"
+    ).removesuffix(".")
 
 
 # Evaluate and save

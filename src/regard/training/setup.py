@@ -100,11 +100,7 @@ def prepare_run(
     state = TrainState.create(recipe, decoder, encoder, objective, devices.world)
     if saved_state:
         state.load(saved_state)
-        if (before := saved_state.get("device", "cpu")) != devices.device.type:
-            reporter.message(
-                f"the run was saved on {before} and continues on {devices.device.type}: its "
-                "numbers agree to rounding, and bits may differ"
-            )
+        _report_device(reporter, saved_state.get("device", "cpu"), devices.device.type)
     if devices.world > 1:
         state.load(devices.broadcast(state.to_dict()))  # machines may differ in a rounding
     chunks = make_chunks(captions, recipe.training.captions_per_image)
@@ -114,6 +110,14 @@ def prepare_run(
     return TrainingRun(
         recipe, out, splits, vocabulary, pictures, chunks, state, teachers, reporter, devices
     )
+
+
+def _report_device(reporter: Reporter, before: str, now: str) -> None:
+    if before != now:
+        reporter.message(
+            f"the run was saved on {before} and continues on {now}: its numbers agree to rounding, "
+            "and bits may differ"
+        )
 
 
 def _report_contents(

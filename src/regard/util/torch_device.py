@@ -13,13 +13,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any
 
 from regard.errors import DeviceError, needs_torch
 
 AUTO = "auto"
-T = TypeVar("T")
-R = TypeVar("R")
 _BYTES_A_PICTURE = 64 * 2**20  # of a GPU's memory; more where a batch turns out too large
 _MOST_PICTURES = 512
 _FAULTS = {
@@ -154,13 +152,13 @@ class Halving:
         self._device = device
         self._most: int | None = None
 
-    def __call__(self, work: Callable[[list[T]], list[R]], items: list[T]) -> list[R]:
+    def __call__(self, work: Callable[[Any], list[Any]], items: list[Any]) -> list[Any]:
         """Return the results of all items in order.
 
         Raises:
             DeviceError: the memory is too small for a single item.
         """
-        results: list[R] = []
+        results: list[Any] = []
         while items:
             size = min(len(items), self._most or len(items))
             try:
