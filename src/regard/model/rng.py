@@ -91,23 +91,18 @@ def _draw(
     if rng is None:
         return fill(like.new_empty(shape), None)
     generator = rng.generator if isinstance(rng, SlicedGenerator) else rng
+    place = generator.device
+    pinned = like.is_cuda and place.type == "cpu"  # the copy then waits for nothing
+
+    def filled(*sizes: int) -> Tensor:
+        empty = torch.empty(sizes, dtype=like.dtype, device=place, pin_memory=pinned)
+        return fill(empty, generator)
+
     if isinstance(rng, SlicedGenerator):
         rows, *rest = shape
         rows_per_picture = rows // len(range(rng.pictures)[rng.part])
-        whole = _filled(fill, like, (rng.pictures * rows_per_picture, *rest), generator)
+        whole = filled(rng.pictures * rows_per_picture, *rest)
         drawn = whole.view(rng.pictures, rows_per_picture, *rest)[rng.part].reshape(shape)
     else:
-        drawn = _filled(fill, like, shape, generator)
+        drawn = filled(*shape)
     return drawn.to(like.device, non_blocking=True)
-
-
-def _filled(
-    fill: Callable[[Tensor, torch.Generator | None], Tensor],
-    like: Tensor,
-    shape: tuple[int, ...],
-    generator: torch.Generator,
-) -> Tensor:
-    """Return numbers of the type of `like` on the generator's device, ready to be copied."""
-    pinned = like.is_cuda and generator.device.type == "cpu"  # the copy then waits for nothing
-    empty = torch.empty(shape, dtype=like.dtype, device=generator.device, pin_memory=pinned)
-    return fill(empty, generator)

@@ -19,10 +19,8 @@ from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder
 from regard.training.objectives.base import Objective
 
-_POSITION = (
-    *("epoch", "batch", "step", "best", "lowest_loss", "stale", "parts"),
-    *("passes", "loss_scale", "unscaled_steps"),
-)
+_POSITION = ("epoch", "batch", "step", "best", "lowest_loss", "stale", "parts", "passes")
+_POSITION += ("loss_scale", "unscaled_steps")
 
 
 class MovingAverage:
