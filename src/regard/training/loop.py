@@ -319,7 +319,7 @@ def _combine(run: TrainingRun, losses: list[tuple[Loss, float]]) -> Update:
     for loss, share in losses:
         words = loss.words if share else 0
         weights = [words if name.endswith(_PER_WORD) else share for name in names]
-        # One copy to the host: the only time in a step, but for the norm, that it waits for a GPU.
+        # One copy of all numbers to the host, which waits for a GPU here.
         found = torch.stack([loss.total, *loss.parts.values()]).cpu().double()
         scaled = found * torch.tensor([share, *weights], dtype=torch.float64)
         sums += torch.cat([scaled[:1], sums.new_tensor([words]), scaled[1:]])

@@ -103,7 +103,7 @@ def _tried(name: str, reason: str) -> Placement:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if re.match(r"Expected one of|Invalid device string", str(error)):
             raise DeviceError(
-                f"device {name!r} is unknown; expected auto, cpu, cuda, cuda:N or mps."
+                f"device {name!r} cannot be used; expected auto, cpu, cuda, cuda:N or mps."
             ) from error
         if is_memory_error(error):
             raise memory_error(
