@@ -19,8 +19,8 @@ from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder
 from regard.training.objectives.base import Objective
 
-_POSITION = ("epoch", "batch", "step", "best", "lowest_loss", "stale", "parts", "passes")
-_POSITION += ("loss_scale", "unscaled_steps")
+_PROGRESS = ("epoch", "batch", "step", "best", "lowest_loss", "stale")
+_POSITION = (*_PROGRESS, "parts", "passes", "loss_scale", "unscaled_steps")
 
 
 class MovingAverage:
