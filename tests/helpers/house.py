@@ -20,7 +20,7 @@ from tests.helpers.house_tasks import source, traced
 
 BUDGETS = {
     "modules": 200,
-    # The aim is 21,000; what is over is still to be found.
+    # The aim is 21,000, and 500 for devices; what is over is still to be found.
     "code lines": 21_836,
     "loose modules at the top": 5,
     "file names used twice": 0,
