@@ -178,7 +178,9 @@ def start(
 
 @app.command()
 def gpu(
-    tiny: Annotated[bool, typer.Option("--tiny", help="Try it on the CPU, in toy sizes.")] = False,
+    tiny: Annotated[
+        bool, typer.Option("--small", "--tiny", help="Try it on the CPU, in toy sizes.")
+    ] = False,
     batch: Annotated[int, typer.Option(min=5, help="Captions of the large batch.")] = 1020,
     rate: Annotated[float, typer.Option(help="Adam's rate with that batch.")] = 1.6e-3,
     decode_batch: Annotated[int, typer.Option(min=1, help="Pictures searched at once.")] = 1024,

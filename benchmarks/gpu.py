@@ -3,36 +3,46 @@
 Annotations are random numbers, resident in bfloat16 (22.7 GB); captions have 7 to 20 words, 10.5
 on average, and the five captions of a picture lie in one batch. Products run in bfloat16, weights
 and sums in float32. Training is the decoder's own: dropout 0.5, the penalty on attention, clipping,
-Adam; a batch is one CUDA graph for each length of captions. Before anything is timed, the losses
-and gradients of the kernels are compared with those of the plain path.
+Adam. The beam search is that of captioning and evaluation. Pictures are encoded from the bytes of
+JPEG files. Before anything is timed, the losses and gradients that the kernels give in float32 are
+compared with those of torch in float64.
 """
 
 from __future__ import annotations
 
+import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks import gpu_work as work
-from benchmarks.cuda_graphs import Captured, Outputs, recorder_for
-from benchmarks.device_beam import search
 from benchmarks.gpu_work import Resident, Sizes
-from regard.config import DecoderConfig
-from regard.decoding.topk import Ids
+from regard.backends.onnx_backend import available_cores
+from regard.backends.torch_backend import TorchBackend
+from regard.config import DecoderConfig, EncoderConfig
+from regard.decoding import DecodingOptions
+from regard.decoding import decode as decode_annotations
 from regard.errors import ConfigError, RegardError
 from regard.model.decoder import AttentionDecoder
+from regard.model.encoders import build_encoder
+from regard.model.encoders.onnx_encoder import channels_last
 from regard.native import dispatch
 from regard.text.vocabulary import END, PAD, START, UNKNOWN
 from regard.training.batches import Chunk, plan_epoch
+from regard.training.inputs import stacked
 from regard.training.objectives.base import Batch, caption_logprob, doubly_stochastic
+from regard.types import Annotations
 
-IDS = Ids(START, END, forbidden=(PAD, START, UNKNOWN))
 BEAM = 3
+Outputs = tuple[Tensor, ...]
 Figures = dict[str, float]
 
 
@@ -59,7 +69,7 @@ def measure_gpu(
     """
     if not tiny and not torch.cuda.is_available():
         raise ConfigError(
-            "No CUDA device is available; --tiny tries the benchmark on the CPU, in toy sizes."
+            "No CUDA device is available; --small tries the benchmark on the CPU, in toy sizes."
         )
     device = torch.device("cpu" if tiny else "cuda")
     sizes = work.TINY if tiny else Sizes()
@@ -74,12 +84,13 @@ def measure_gpu(
     add("peaks", peaks(device, tiny))
     peak = figures["peaks"]
     data = work.draw_data(sizes, device)
-    add("kernels against the plain path", compare(sizes, data))
+    add("kernels against float64", compare(sizes, data))
     add("one step of attention", attention(sizes, data, large // sizes.captions, peak))
     for name, captions, pace, epochs in (("large", large, rate, 2), ("small", small, 4e-4, 1)):
         found = train(sizes, data, captions, pace, peak, epochs=epochs)
         add(f"training, {name} batch", found)
     add(f"beam {BEAM}", decode(sizes, data, searched, peak))
+    add("pictures", encode(device, tiny))
     return figures
 
 
@@ -96,7 +107,7 @@ def loss_of(decoder: AttentionDecoder, data: Resident, items: Tensor, tokens: Te
     """Return the loss, and nats per word, of all captions (B, T + 1) of some pictures (N,)."""
     vectors = data.vectors[items]
     if not torch.is_autocast_enabled(vectors.device.type):
-        vectors = vectors.float()
+        vectors = vectors.to(decoder.output.weight.dtype)
     mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
     read, targets = tokens[:, :-1], tokens[:, 1:]
     batch = Batch(vectors, mask, read, targets, targets != PAD, ())
@@ -108,7 +119,7 @@ def loss_of(decoder: AttentionDecoder, data: Resident, items: Tensor, tokens: Te
 
 
 def compare(s: Sizes, data: Resident) -> Figures:
-    """Return the largest errors of the kernels' losses and gradients against the plain path.
+    """Return the largest errors of the losses and gradients of float32 against float64.
 
     Raises:
         RegardError: they exceed float32 rounding, or the kernels do not run here.
@@ -127,12 +138,17 @@ def compare(s: Sizes, data: Resident) -> Figures:
     found = differentiate()
     with mock.patch.object(dispatch, "triton_obstacle", return_value="switched off"):
         plain = differentiate()
-    worst = max(
-        float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in zip(found, plain, strict=True)
-    )
+    decoder = decoder.double()
+    exact = differentiate()
+
+    def worst_of(tensors: list[Tensor]) -> float:
+        pairs = zip(tensors, exact, strict=True)
+        return max(float((a.double() - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs)
+
+    worst = worst_of(found)
     if not worst < 1e-3:
         raise RegardError(f"the kernels' gradients are off by {worst:.2g}: nothing was timed.")
-    return {"worst relative difference": worst}
+    return {"worst relative error": worst, "worst relative error, plain": worst_of(plain)}
 
 
 def attention(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures:
@@ -157,11 +173,9 @@ def attention(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures
         return torch.autograd.grad(forward(), [hidden, projected.keys], given)  # type: ignore[list-item]
 
     def run(name: str) -> Figures:
-        # As graphs, so that no time between the kernels counts.
-        one, two = (Captured(f, recorder_for(device), plain=2) for f in (forward, both))
         return {
-            f"forward{name}, s": timed(one, device, 10, calls=20),
-            f"forward and backward{name}, s": timed(two, device, 10, calls=20),
+            f"forward{name}, s": timed(forward, device, 10, calls=20),
+            f"forward and backward{name}, s": timed(both, device, 10, calls=20),
         }
 
     found = run("")
@@ -210,7 +224,7 @@ def train(
     return {
         "captions a batch": batch // s.captions * s.captions,
         "rate": rate,
-        "first epoch, graphs made, s": seconds[0],
+        "first epoch, s": seconds[0],
         "epoch, s": seconds[-1],
         "of which planning batches on the host, s": planned[-1],
         "captions/s": captions / seconds[-1],
@@ -228,28 +242,23 @@ TrainingStep = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def training_step(decoder: AttentionDecoder, data: Resident, rate: float) -> TrainingStep:
-    """Return a training step, which is recorded as a graph for each length of captions."""
+    """Return a training step."""
     device = data.vectors.device
     weights = list(decoder.parameters())
-    pace = torch.tensor(rate, device=device)  # a tensor, so that graphs read what it is now
-    optimizer = torch.optim.Adam(weights, lr=pace, fused=True, capturable=device.type == "cuda")
+    optimizer = torch.optim.Adam(weights, lr=rate, fused=True)
 
-    def step(items: Tensor, tokens: Tensor) -> Outputs:
+    def step(items: Tensor, tokens: Tensor, share: float) -> Tensor:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * share
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16):
             loss, nats = loss_of(decoder, data, items, tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
-        return (nats.detach(),)
+        return nats.detach()
 
-    captured = Captured(step, recorder_for(device))
-
-    def run(items: Tensor, tokens: Tensor, share: float) -> Tensor:
-        pace.fill_(rate * share)
-        return captured(items, tokens)[0].clone()
-
-    return run
+    return step
 
 
 def train_epoch(
@@ -271,34 +280,27 @@ def train_epoch(
 def decode(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures:
     """Search with a beam; captions of 10 and 11 words by turns, so that random weights end too."""
     device = data.vectors.device
-    decoder = build(s, device).eval()
-    recorder = recorder_for(device)
-
-    def of_length(words: int) -> Captured:
-        def run(items: Tensor) -> Outputs:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-                vectors = data.vectors[items]
-                mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=device)
-                projected = decoder.project(vectors, mask)
-                best = search(
-                    decoder, projected, IDS, beam=BEAM, max_length=words, min_length=words
-                )
-            return tuple(best)
-
-        return Captured(run, recorder)
-
+    backend = TorchBackend(None, build(s, device).eval(), device)
     lengths = int(s.mean - 0.5), int(s.mean + 0.5)
-    searches = [of_length(words) for words in lengths]
+
+    def search(items: Tensor, words: int) -> None:
+        options = DecodingOptions(beam=BEAM, max_length=words, min_length=words, alternatives=0)
+        with torch.autocast(device.type, torch.bfloat16):
+            vectors = data.vectors[items]
+            mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=device)
+            annotations = Annotations(vectors, mask, ())
+            decode_annotations(
+                backend, annotations, options,
+                start=START, end=END, forbidden=(PAD, START, UNKNOWN),
+            )  # fmt: skip
+
     starts = range(0, min(s.pictures, 20 * pictures) - pictures + 1, pictures)
     groups = [torch.arange(first, first + pictures, device=device) for first in starts]
 
     def all_groups() -> None:
         for turn, items in enumerate(groups):
-            for found in searches[turn % 2](items):
-                found.cpu()  # captions and maps are on the host before they count
+            search(items, lengths[turn % 2])
 
-    for find in searches * 4:  # three plain calls of each length, and the one that records
-        find(groups[0])
     seconds = timed(all_groups, device, 3)
     moved = [sum(work.beam_bytes(s, pictures, BEAM, words + 1).values()) for words in lengths]
     floor = sum(moved[turn % 2] for turn in range(len(groups))) / peak["bytes_per_s"]
@@ -308,6 +310,50 @@ def decode(s: Sizes, data: Resident, pictures: int, peak: Figures) -> Figures:
         "captions/s": captions / seconds,
         "floor of bytes, captions/s": captions / floor,
         "share of the floor": floor / seconds,
+    }
+
+
+def encode(device: torch.device, tiny: bool) -> dict[str, float]:
+    """Time EfficientNet-Lite0 on pictures of 640 × 480 from the bytes of JPEG files.
+
+    Threads of the CPU decode and resize, as many as there are cores, up to 16.
+    """
+    count, at_once = (8, 4) if tiny else (4096, 256)
+    encoder = build_encoder(EncoderConfig("efficientnet_lite0"), pretrained=False).to(device)
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG")
+    picture = file.getvalue()
+
+    def prepared(_: int) -> Any:
+        return encoder.prepare(encoder.read(picture))
+
+    def forward(pixels: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return encoder(channels_last(pixels.to(device, non_blocking=True)))
+
+    with ThreadPoolExecutor(min(16, available_cores())) as pool:
+
+        def all_pictures() -> None:
+            for pixels in batches():
+                forward(pixels)
+
+        def batches() -> Iterator[Tensor]:
+            ahead = [pool.submit(prepared, n) for n in range(at_once)]
+            for first in range(at_once, count + at_once, at_once):
+                now, ahead = (
+                    ahead,
+                    [pool.submit(prepared, n) for n in range(first, first + at_once)],
+                )
+                yield torch.from_numpy(stacked([one.result() for one in now])[0])
+
+        seconds = timed(all_pictures, device, 1)
+        pixels = next(batches()).to(device)
+        alone = timed(lambda: forward(pixels), device, 5)
+    return {
+        "pictures at once": at_once,
+        "pictures/s from JPEG": count / seconds,
+        "pictures/s of the network alone": at_once / alone,
     }
 
 

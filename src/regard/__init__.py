@@ -47,7 +47,7 @@ def load(
     name: str | None = None,
     *,
     medium: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     backend: str = "auto",
 ) -> Captioner:
     """Load a captioner.
@@ -56,13 +56,14 @@ def load(
         name: a folder, a shipped model's name, or a hub id; None: the medium's shipped default.
         medium: "image", "video" or "volume"; None: what the model is for, pictures where none is
             named. A model of pictures captions clips frame by frame.
-        device: where it runs, such as "cpu" or "cuda".
+        device: where it runs: "auto" (a GPU where torch sees one, else the CPU), "cpu", "cuda",
+            "cuda:1" or "mps".
         backend: "onnx" (exported graphs, no torch), "torch", or "auto": the graphs where the model
             has them and the device is the CPU.
 
     Raises:
         CheckpointError: no model of that name can be loaded.
-        ConfigError: the named model does not read that medium.
+        ConfigError: the named model does not read that medium, or the device cannot be used.
         MissingExtra: a hub id was given and huggingface_hub is not installed; or torch is needed
             and is not.
     """

@@ -7,6 +7,7 @@ there are no graphs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,12 +19,14 @@ from regard.backends import Backend
 from regard.backends.onnx_backend import OnnxBackend, available_cores
 from regard.checkpoint.components import (
     PICTURES_AT_ONCE,
+    PICTURES_ON_GPU,
     Components,
     Concept,
     Modules,
     concepts_of,
     load_components,
     of_modules,
+    placed,
 )
 from regard.config import Recipe, VideoConfig
 from regard.errors import ConfigError, MediaError, MissingExtra
@@ -63,7 +66,7 @@ class Captioner:
         config: Recipe,
         *,
         name: str,
-        device: str = "cpu",
+        device: str = "auto",
     ) -> None:
         """Wrap two modules; they are not copied.
 
@@ -73,10 +76,11 @@ class Captioner:
             vocabulary: ids to words.
             config: the recipe that the modules were made by.
             name: printed with every caption.
-            device: where the work is done.
+            device: where the model runs: "auto" (a GPU where torch sees one, else the CPU), "cpu",
+                "cuda", "cuda:1" or "mps".
 
         Raises:
-            ConfigError: the device is not available.
+            DeviceError: the device cannot be used.
         """
         self.components = of_modules(encoder, decoder, vocabulary, config, name, device)
 
@@ -221,7 +225,8 @@ class Captioner:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
-        most = PICTURES_AT_ONCE // self.reader.pictures_per_item
+        together = PICTURES_AT_ONCE if self.device == "cpu" else PICTURES_ON_GPU
+        most = together // self.reader.pictures_per_item
         return max(1, min(batch_size, most, self.components.most_at_once))
 
     def caption_batches(
@@ -403,6 +408,24 @@ class Captioner:
         self.components = replace(new, confidence=old.confidence, **kept)
         return lesson
 
+    def to(self, device: str) -> Captioner:
+        """Return a captioner of the same model on another device, as modules of torch.
+
+        Args:
+            device: as for `load`.
+
+        Raises:
+            DeviceError: the device cannot be used.
+            MissingExtra: torch, or a package that its encoder needs, is not installed.
+        """
+        parts, device = self.components, placed(device)
+        if device == parts.device:
+            return self
+        encoder, decoder = copy.deepcopy(parts.modules())  # modules move in place
+        moved = of_modules(encoder, decoder, parts.vocabulary, parts.config, parts.name, device)
+        stored = {name: getattr(parts, name) for name in ("metrics", "familiarity", "confidence")}
+        return self.of(replace(moved, **stored))
+
     def with_backend(self, backend: Backend) -> Captioner:
         """Return a captioner of the same components on another backend."""
         return self.with_components(backend=backend)
@@ -444,18 +467,19 @@ class Captioner:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu", backend: str = "auto") -> Captioner:
+    def load(cls, folder: str | Path, *, device: str = "auto", backend: str = "auto") -> Captioner:
         """Load a checkpoint, strictly.
 
         Args:
             folder: its folder.
-            device: where the work is done.
+            device: where the model runs: "auto" (a GPU where torch sees one, else the CPU), "cpu",
+                "cuda", "cuda:1" or "mps".
             backend: "onnx": the exported graphs, without torch, on the CPU; "torch": the
                 modules; "auto": the graphs where the folder has them and the device is the CPU.
 
         Raises:
             CheckpointError: it is missing, damaged, or its parts do not fit.
-            ConfigError: the device is not available, or the graphs do not run there.
+            DeviceError: the device cannot be used, or the graphs do not run there.
             UnknownName: the backend is unknown.
             MissingExtra: torch, or a package that its encoder needs, is not installed.
         """
@@ -463,7 +487,7 @@ class Captioner:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, device: str = "cpu", backend: str = "auto"
+        cls, name: str | Path, *, device: str = "auto", backend: str = "auto"
     ) -> Captioner:
         """Load a folder, a shipped model by name, or a Hugging Face hub id; see `load`.
 

@@ -6,6 +6,7 @@
     │   └── UnknownMedia        a file of an unsupported kind
     ├── DatasetError            captions or splits that cannot be used
     ├── ConfigError             a setting that is wrong (also a ValueError)
+    │   └── DeviceError         a device that cannot be used, or whose memory is full
     ├── CheckpointError         a model folder that is damaged or does not fit
     ├── UnknownName             a name that no table holds (also a LookupError)
     ├── MissingExtra            an optional package is absent (also an ImportError)
@@ -51,6 +52,10 @@ class DatasetError(RegardError):
 
 class ConfigError(RegardError, ValueError):
     """A recipe or an option holds an invalid value."""
+
+
+class DeviceError(ConfigError):
+    """A device cannot be used, or its memory is full."""
 
 
 class CheckpointError(RegardError):

@@ -31,7 +31,7 @@ class ModelPool:
         self,
         model: str | None = None,
         *,
-        device: str = "cpu",
+        device: str = "auto",
         files: int = 1,
         covered: bool = False,
         backend: str = "auto",
@@ -41,7 +41,7 @@ class ModelPool:
 
         Args:
             model: folder, shipped model or hub id; None: the shipped model of each medium.
-            device: where the work is done.
+            device: where models run; see `Captioner.load`.
             files: expected number of files; a fast encoder pays only for many.
             covered: whether each file will be encoded again with its parts covered.
             backend: see `Captioner.load`.

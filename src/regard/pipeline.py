@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -38,6 +38,8 @@ from regard.types.decoding import array_namespace
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from regard.util.torch_device import Halving
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ Report: TypeAlias = Callable[[str, int, int], None]
 NOT_CLINICAL = "Not for clinical use."
 """A notice of every caption of a scan."""
 
-_READERS = 2  # threads that read pictures while the batch before is captioned
+_READERS = 2, 8  # threads that read pictures while a CPU, or a GPU, captions the batch before
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Pipeline:
             for captions in results:
                 yield from captions
             return
-        pool = ThreadPoolExecutor(_READERS)
+        pool = ThreadPoolExecutor(_READERS[self.components.device != "cpu"])
 
         def read_ahead() -> list[Future[_Prepared | Failure]]:
             return [pool.submit(self._read, source) for source in next(batches, [])]
@@ -163,7 +165,21 @@ class Pipeline:
         captions = iter(self._captions(ready) if ready else ())
         return [item if isinstance(item, Failure) else next(captions) for item in items]
 
+    @cached_property
+    def _in_memory(self) -> Halving | None:
+        """Splits batches that a GPU has no room for; None on the CPU."""
+        if self.components.device == "cpu":
+            return None
+        from regard.util.torch_device import Halving
+
+        return Halving(self.components.device)
+
     def _captions(self, ready: list[_Prepared]) -> list[Caption]:
+        if self._in_memory is None:
+            return self._captions_together(ready)
+        return self._in_memory(self._captions_together, ready)
+
+    def _captions_together(self, ready: list[_Prepared]) -> list[Caption]:
         began = time.perf_counter()
         inputs = [item.input for item in ready]
         annotations = encode(self.components.backend, inputs)

@@ -16,7 +16,7 @@ from regard.text.vocabulary import END, PAD, START
 @pytest.mark.parametrize("as_json", [False, True], ids=["tables", "JSON"])
 def test_it_runs_in_a_tiny_form(as_json: bool) -> None:
     with torch.random.fork_rng():
-        done = CliRunner().invoke(app, ["gpu", "--tiny", *["--json"] * as_json])
+        done = CliRunner().invoke(app, ["gpu", "--small", *["--json"] * as_json])
     assert done.exit_code == 0, done.output
     if not as_json:
         assert "| beam 3 | |" in done.stdout
@@ -27,11 +27,13 @@ def test_it_runs_in_a_tiny_form(as_json: bool) -> None:
     assert large["captions/s"] * large["epoch, s"] == pytest.approx(24 * 5)
     assert len(large["nats a word in each tenth of the first epoch"]) == 3
     assert figures["beam 3"]["captions/s"] > 0
+    assert figures["pictures"]["pictures/s from JPEG"] > 0
+    assert figures["kernels against float64"]["worst relative error"] < 1e-4
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="No CUDA device is available; --tiny tries"):
+    with pytest.raises(ConfigError, match="No CUDA device is available; --small tries"):
         measure_gpu(tiny=False)
 
 

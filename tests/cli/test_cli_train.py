@@ -23,13 +23,24 @@ class Trained:
     recipe: Recipe
     out: Path
     resume: bool
+    hardware: tuple[str, bool]
     stop = False
 
     def __call__(
-        self, recipe: Recipe, out: Path, *, resume: bool, report: TrainingProgress, devices: Devices
+        self,
+        recipe: Recipe,
+        out: Path,
+        *,
+        resume: bool,
+        report: TrainingProgress,
+        devices: Devices,
+        precision: str,
+        fit_memory: bool,
     ) -> Path:
         assert devices.world == 1
+        assert devices.device.type == "cpu"
         self.recipe, self.out, self.resume = recipe, out, resume
+        self.hardware = precision, fit_memory
         report.message("begun")
         if self.stop:
             raise KeyboardInterrupt
@@ -140,6 +151,29 @@ def test_a_run_does_not_mix_with_what_is_no_run(
     for name in ("annotations", "teacher1", ".cache"):
         Path("stopped", name).mkdir(parents=True)  # what a start leaves that was stopped
     assert run(monkeypatch, "flickr8k-soft", "--out", "stopped") == 0
+
+
+def test_options_of_the_device_reach_the_run(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = ("xu2015-soft", "--set", "data.annotations=a.csv", "--device", "cpu")
+    assert run(monkeypatch, *begin) == 0
+    assert trained.hardware == ("", False)
+    usual = trained.recipe.training.batch_size
+    assert run(monkeypatch, *begin, "--precision", "bf16", "--batch-size", "auto") == 0
+    assert trained.hardware == ("bf16", True)
+    assert trained.recipe.training.batch_size == usual
+    assert run(monkeypatch, *begin, "--batch-size", "7") == 0
+    assert trained.hardware == ("", False)
+    assert trained.recipe.training.batch_size == 7
+    assert run(monkeypatch, *begin, "--batch-size", "many") == 2
+    assert "training.batch_size" in capsys.readouterr().err
+    assert run(monkeypatch, "--resume", "run", "--batch-size", "7") == 2
+    assert "a number for --batch-size" in capsys.readouterr().err
+    assert run(monkeypatch, "--resume", "run", "--batch-size", "auto") == 0
+    assert trained.hardware == ("", True)
+    assert run(monkeypatch, *begin[:-1], "cuda:7") == 2
+    assert "device 'cuda:7' cannot be used" in capsys.readouterr().err
 
 
 def test_resuming_takes_the_runs_own_recipe(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,6 +215,7 @@ assert "regard.native.triton_kernels" not in sys.modules
 
 def test_float64_on_a_gpu_stays_with_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "triton_works", lambda _: True)
+    monkeypatch.setattr(dispatch, "triton_pays", lambda _: True)
     with FakeTensorMode():  # tensors that say they are on a GPU, and hold nothing
         single, half, double = (
             torch.empty(2, dtype=dtype, device="cuda")
@@ -245,6 +247,37 @@ def test_where_the_kernels_fail_the_plain_path_runs_and_says_so_once(
     monkeypatch.undo()
     assert dispatch.triton_works(device)
     dispatch.triton_works.cache_clear()
+
+
+@pytest.mark.parametrize("slower", ["Triton", "torch"])
+def test_the_kernels_run_only_where_they_are_faster(
+    slower: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter is slow, so a call takes the seconds that the test says."""
+    used: list[str] = []
+
+    def scores(keys: Tensor, query: Tensor, v: Tensor) -> Tensor:
+        used.append("Triton")
+        return query.sum(-1, keepdim=True).expand(-1, -1, keys.shape[1])
+
+    def seconds(run: Callable[[], Tensor]) -> float:
+        used.clear()
+        run().sum().backward()
+        return 2.0 if (used == ["Triton"]) == (slower == "Triton") else 1.0
+
+    monkeypatch.setattr("regard.native.triton_kernels.additive_scores", scores)
+    monkeypatch.setattr(
+        "regard.native.triton_kernels.attend", lambda s, v, *_: (s, torch.softmax(s, -1) @ v)
+    )
+    assert dispatch._seconds(lambda: torch.ones(1, requires_grad=True)) > 0
+    monkeypatch.setattr(dispatch, "_seconds", seconds)
+    dispatch.triton_pays.cache_clear()
+    assert dispatch.triton_pays(torch.device("cpu")) == (slower == "torch")
+    dispatch.triton_pays.cache_clear()
+    monkeypatch.setattr(dispatch, "triton_works", lambda _: True)
+    monkeypatch.setattr(dispatch, "triton_pays", lambda _: slower == "torch")
+    found = dispatch.triton_obstacle(dispatch.Case(torch.device("cuda")))
+    assert found == ("" if slower == "torch" else "torch was faster when both were timed here")
 
 
 _COMPILE = """

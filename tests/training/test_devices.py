@@ -113,7 +113,7 @@ def test_the_gradient_of_passes_is_the_joint_batch_s(
     class Stop(Exception):
         pass
 
-    def one_step(run: TrainingRun, chunks: list[Chunk], factor: float) -> Update:
+    def one_step(run: TrainingRun, chunks: list[Chunk], factor: float, *_: object) -> Update:
         train_step(run, chunks, factor)
         found.append([p.grad.clone() for p in run.state.parameters() if p.grad is not None])
         raise Stop

@@ -295,7 +295,7 @@ def test_pieces_stay_as_they_are() -> None:
 def test_precision_is_what_the_processor_computes_in(
     native: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regard.training.setup.supports_bf16", lambda: native)
+    monkeypatch.setattr("regard.training.setup.supports_bf16", lambda _: native)
     notes = Notes()
     for wanted, taken in (("auto", "bf16" if native else "fp32"), ("bf16", "bf16")):
         recipe = recipe_of(model, tmp_path, f"training.precision={wanted}")

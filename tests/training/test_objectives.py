@@ -110,7 +110,7 @@ def test_cross_entropy_weighs_the_penalty_with_lambda() -> None:
         )
         for weight in (0.0, 2.0)
     ]
-    penalty = losses[1].parts["doubly_stochastic"]
+    penalty = float(losses[1].parts["doubly_stochastic"])
     assert float(losses[1].total - losses[0].total) == pytest.approx(2 * penalty, rel=1e-5)
 
 
@@ -179,7 +179,8 @@ def test_the_reward_is_the_caption_s_logprob_or_its_mean_over_words(
     loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
     assert loss.statistics is not None
     objective.update(loss.statistics)
-    assert float(objective.baseline) == pytest.approx(-loss.parts["nll_per_word"] * 2 / words)
+    nll = float(loss.parts["nll_per_word"])
+    assert float(objective.baseline) == pytest.approx(-nll * 2 / words)
 
 
 def test_with_smoothed_labels_the_reward_is_the_log_likelihood_that_is_trained() -> None:
@@ -196,7 +197,7 @@ def test_with_smoothed_labels_the_reward_is_the_log_likelihood_that_is_trained()
         loss = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
         assert loss.statistics is not None
         rewards.append(float(loss.statistics[0]))
-        assert rewards[-1] == pytest.approx(-loss.parts["nll_per_word"] * 2)
+        assert rewards[-1] == pytest.approx(-float(loss.parts["nll_per_word"]) * 2)
     assert rewards[0] != pytest.approx(rewards[1], rel=1e-3)  # of the same sampled cells
 
 
@@ -313,7 +314,7 @@ def test_self_critical_training_raises_the_reward(samples: int) -> None:
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
-        rewards.append(loss.parts["reward"])
+        rewards.append(float(loss.parts["reward"]))
     assert sum(rewards[-10:]) > sum(rewards[:10]) + 2
 
 

@@ -21,6 +21,7 @@ from regard.native.cpp_step import CppStep, PackedAnnotations, StepWeights
 from regard.types import Annotations, DecoderState, Grid, ProjectedAnnotations, Step
 from regard.types.decoding import location_chooser
 
+_REDUCED = (torch.bfloat16, torch.float16)
 _ARRAYS = ("alpha", "beta", "location", "location_logprob")
 
 
@@ -161,7 +162,11 @@ class TorchBackend:
             with torch.inference_mode():
                 return self._compiled(token, state, projected, context=context, generator=generator)
         with torch.inference_mode(), evaluating(self.decoder):
-            return self.decoder.step(token, state, projected, context=context, generator=generator)
+            step = self.decoder.step(token, state, projected, context=context, generator=generator)
+            if step.logits.dtype not in _REDUCED:
+                return step
+            beta = None if step.beta is None else step.beta.float()  # of autocast
+            return replace(step, output=step.logits.float(), beta=beta)
 
     @staticmethod
     def use_one_core() -> Callable[[], None]:
@@ -179,8 +184,8 @@ class TorchBackend:
         return torch.as_tensor(x).to(self.device)
 
     def generator(self, seed: int) -> torch.Generator:
-        """Return a fresh generator for sampled locations."""
-        return torch.Generator(self.device).manual_seed(seed)
+        """Return a fresh generator for sampled locations; of the CPU, the same on every device."""
+        return torch.Generator().manual_seed(seed)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """Engines: the units of a run done in this process, or by a pool of workers on a Ray cluster.
 
 On Ray only unit numbers and counts pass through the driver and the object store; the workers, one
-core each, read pictures and write rows. Where a worker or its machine dies, Ray starts another one
-and gives it the unit again. A shard that was complete by then is kept, and an incomplete one leaves
-no trace. Ray would retry without end, so a unit that kills one worker after the other is written as
-failed.
+core or one GPU each, read pictures and write rows. Where a worker or its machine dies, Ray starts
+another one and gives it the unit again. A shard that was complete by then is kept, and an
+incomplete one leaves no trace. Ray would retry without end, so a unit that kills one worker after
+the other is written as failed.
 """
 
 import logging
@@ -22,6 +22,7 @@ from regard.bulk.filesystem import NEW, Places
 from regard.bulk.plan import TRIED, BulkRun, Job, part_name, read_unit
 from regard.bulk.result_shards import counts_of
 from regard.bulk.worker import FinishedUnit, Worker
+from regard.checkpoint.components import placed
 from regard.errors import ConfigError, RegardError, UnknownName, needs_extra
 
 ENGINES = ("auto", "local", "ray")
@@ -43,7 +44,12 @@ _FOR_RAY = {
 
 
 def run(
-    todo: BulkRun, *, engine: str = "auto", address: str = "auto", workers: int | None = None
+    todo: BulkRun,
+    *,
+    engine: str = "auto",
+    address: str = "auto",
+    workers: int | None = None,
+    device: str = "auto",
 ) -> Iterator[FinishedUnit]:
     """Do the missing units, and yield every unit when its rows are written.
 
@@ -52,7 +58,9 @@ def run(
         engine: "ray"; "local": this process; "auto": Ray where it is installed.
         address: address of the Ray cluster: "auto": one that runs here, else a new one; "local":
             a new one on this machine; or an address such as ray://head:10001.
-        workers: Ray workers, one core each; None: as many as the cluster has cores.
+        workers: Ray workers, one core each, or one GPU where `device` is a GPU; None: as many as
+            the cluster has of them.
+        device: where models run; see `Captioner.load`. A Ray worker on a GPU has it to itself.
 
     Raises:
         UnknownName: the engine is unknown.
@@ -64,9 +72,9 @@ def run(
     if not todo.missing:
         return
     if engine == "ray":
-        yield from _run_on_ray(todo, address, workers)
+        yield from _run_on_ray(todo, address, workers, placed(device))
     else:
-        yield from _run_locally(todo)
+        yield from _run_locally(todo, device)
     _clear(todo.plan.job)
 
 
@@ -90,14 +98,14 @@ def engine_for(engine: str, address: str = "auto", workers: int | None = None) -
     return engine
 
 
-def _run_locally(todo: BulkRun) -> Iterator[FinishedUnit]:
+def _run_locally(todo: BulkRun, device: str) -> Iterator[FinishedUnit]:
     plan, places = todo.plan, Places()
     place, out = places.find(plan.job.out)
     units = (
         (number, read_unit(place, out, *plan.offsets[number : number + 2]))
         for number in todo.missing
     )
-    yield from Worker(plan.job, plan.models).run(units)
+    yield from Worker(plan.job, plan.models, device=device).run(units)
 
 
 def _clear(job: Job) -> None:
@@ -115,8 +123,11 @@ def _has_ray() -> bool:
     return find_spec("ray") is not None
 
 
-def _run_on_ray(todo: BulkRun, address: str, workers: int | None) -> Iterator[FinishedUnit]:
+def _run_on_ray(
+    todo: BulkRun, address: str, workers: int | None, device: str
+) -> Iterator[FinishedUnit]:
     """Do the missing units on a cluster; see `run`."""
+    kind = device.partition(":")[0]  # Ray says which GPU, and shows a worker only that
     hint = "Or work on this machine without it: --engine local."
     with needs_extra("ray", "bulk", "bulk work on a cluster", hint), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about future defaults of Ray
@@ -124,7 +135,8 @@ def _run_on_ray(todo: BulkRun, address: str, workers: int | None) -> Iterator[Fi
         import ray.data
         from ray.exceptions import RayError
     with _environment(_FOR_RAY), _connected(ray, address), _quiet(ray):
-        size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        unit = "CPU" if kind == "cpu" else "GPU"
+        size = workers or max(1, int(ray.cluster_resources().get(unit, 1)))
         # One row of lists per task: for tables Ray would start workers to find their columns.
         blocks = [
             {"unit": part.tolist(), "start": starts.tolist(), "stop": stops.tolist()}
@@ -132,10 +144,11 @@ def _run_on_ray(todo: BulkRun, address: str, workers: int | None) -> Iterator[Fi
         ]
         results = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
             _UnitWorker,
-            fn_constructor_args=(todo.plan.job, todo.plan.models, todo.again),
+            fn_constructor_args=(todo.plan.job, todo.plan.models, todo.again, kind),
             compute=ray.data.ActorPoolStrategy(size=min(size, len(blocks))),
             batch_size=None,
             num_cpus=1,
+            num_gpus=None if kind == "cpu" else 1,
         )
         try:
             for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
@@ -148,8 +161,10 @@ def _run_on_ray(todo: BulkRun, address: str, workers: int | None) -> Iterator[Fi
 class _UnitWorker:
     """Adapter of `Worker` to Ray Data, which passes lists of units and of their offsets."""
 
-    def __init__(self, job: Job, models: dict[str, dict[str, str]], again: bool) -> None:
-        self._worker = Worker(job, models, cores=1)
+    def __init__(
+        self, job: Job, models: dict[str, dict[str, str]], again: bool, device: str = "cpu"
+    ) -> None:
+        self._worker = Worker(job, models, cores=1, device=device)
         self._job, self._again = job, again
         self._place, self._out = Places().find(job.out)
 

@@ -60,7 +60,11 @@ class Worker:
     """Captions units and writes their shards. A row depends only on its unit."""
 
     def __init__(
-        self, job: Job, models: dict[str, dict[str, str]], cores: int | None = None
+        self,
+        job: Job,
+        models: dict[str, dict[str, str]],
+        cores: int | None = None,
+        device: str = "auto",
     ) -> None:
         """Store the arguments; models are loaded on first use.
 
@@ -68,10 +72,11 @@ class Worker:
             job: the job.
             models: name and digest by medium, from the plan.
             cores: number of cores to use; None: all.
+            device: where models run; see `Captioner.load`.
         """
         self._job, self._models = job, models
         self._places = Places()
-        self._router = ModelPool(job.model, files=_MANY, cores=cores)
+        self._router = ModelPool(job.model, device=device, files=_MANY, cores=cores)
         self._limits: dict[str, int] = {}
 
     def run(self, units: Iterable[Numbered]) -> Iterator[FinishedUnit]:

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
 Modules: TypeAlias = "tuple[Encoder, AttentionDecoder]"
 
 _BACKENDS = ("auto", "onnx", "torch")
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 PICTURES_AT_ONCE = 64  # pictures, frames or slices that are encoded together
+PICTURES_ON_GPU = 512
 
 
 @dataclass(frozen=True)
@@ -108,27 +112,29 @@ def of_modules(
     vocabulary: Vocabulary,
     config: Recipe,
     name: str,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> Components:
     """Return components around two modules, which are not copied.
 
     Raises:
-        ConfigError: the device is not available.
+        DeviceError: the device cannot be used.
     """
     from regard.backends.torch_backend import TorchBackend
 
-    _check_device(device)
+    device = placed(device)
     modules = encoder.to(device), decoder.to(device)
     backend = TorchBackend(*modules, device)
-    return Components(encoder, backend, lambda: modules, vocabulary, config, name, device)
+    made = Components(encoder, backend, lambda: modules, vocabulary, config, name, device)
+    return made if device == "cpu" else replace(made, most_at_once=PICTURES_ON_GPU)
 
 
-def load_components(folder: str | Path, device: str = "cpu", backend: str = "auto") -> Components:
+def load_components(folder: str | Path, device: str = "auto", backend: str = "auto") -> Components:
     """Load the components of a checkpoint; see `Captioner.load`."""
     if backend not in _BACKENDS:
         raise UnknownName("backend", backend, _BACKENDS)
-    if backend == "onnx" and device != "cpu":
+    if backend == "onnx" and device not in ("auto", "cpu"):
         raise ConfigError(f"backend='onnx' runs on the cpu, and device is {device!r}.")
+    device = "cpu" if backend == "onnx" else placed(device)
     checkpoint = load_checkpoint(folder)
     wants_graphs = device == "cpu" and backend != "torch"
     manifest = read_manifest(checkpoint) if wants_graphs else None
@@ -251,14 +257,34 @@ def concepts_of(
     )
 
 
-def _check_device(device: str) -> None:
-    with needs_torch(f"the device {device!r}"):
-        import torch
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        here = "cpu and cuda" if torch.cuda.is_available() else "cpu"
-        raise ConfigError(f"device {device!r} cannot be used; this machine has {here}.") from error
+def placed(device: str, report: Callable[[str], None] | None = None) -> str:
+    """Return the device that a name means; see `regard.util.torch_device.choose_device`.
+
+    Torch is not imported for "auto" on a machine without a GPU.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:1", "mps" or another device of torch.
+        report: receives a line that says where the model runs and why, unless it is the CPU for
+            want of anything else.
+
+    Raises:
+        DeviceError: the device cannot be used.
+    """
+    if device == "cpu" or (device == "auto" and not may_have_gpu()):
+        return "cpu"
+    from regard.util.torch_device import choose_device
+
+    placement = choose_device(device)
+    if report is not None:
+        report(placement.describe())
+    return placement.device
+
+
+def may_have_gpu() -> bool:
+    """Return whether torch is installed and could find a GPU on this machine; imports nothing."""
+    if sys.platform == "linux" and not any(Path(file).exists() for file in _GPU_FILES):
+        return False
+    return find_spec("torch") is not None
 
 
 MANIFEST = "graphs.json"

@@ -39,7 +39,7 @@ def audit(
     split: options.Split = "val",
     limit: options.Limit = 0,
     beam: options.Beam = 3,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Find where a model fails: wrong and missing words, false confidence, idle attention.
 
@@ -52,6 +52,7 @@ def audit(
 
     _check_replaced(out, annotations)
     dataset = load_dataset(annotations, images or "")
+    device = options.placed(device)
     captioners = [load(name, device=device) for name in (model, *([against] if against else []))]
     folder = OutputFolder(out, "--out").folder
     with reporting() as report:
@@ -132,7 +133,7 @@ def draw(
     pictures: Annotated[int, option("Number of pictures to draw.")] = 100,
     seed: Annotated[int, option("The same seed draws the same pictures.")] = 0,
     beam: options.Beam = 3,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Draw pictures of a split at random, caption them and write sheets and a table for a reader.
 
@@ -156,7 +157,7 @@ def draw(
     split = split_named(split)
     dataset = load_dataset(annotations, images or "")
     items = sample_items(dataset, split=split, pictures=pictures, seed=seed)
-    captioner = load(model, device=device)
+    captioner = load(model, device=options.placed(device))
     folder = OutputFolder(out, "--out").folder
     if captioner.medium != "image":
         raise ConfigError(

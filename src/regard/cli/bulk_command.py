@@ -30,9 +30,10 @@ def bulk(
     length_penalty: options.LengthPenalty = None,
     block_ngram: options.BlockNgram = None,
     context: options.Context = "expected",
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = options.AUTO,
     unit: Annotated[int, option("Items that are written together.")] = 256,
     column: Annotated[str | None, option("Column of a list or Parquet file.")] = None,
+    device: options.Device = options.AUTO,
     retry_failed: Annotated[bool, option("Redo units with failures.", "--retry-failed")] = False,
     as_json: Annotated[bool, option("Print the counts as JSON.", "--json")] = False,
 ) -> None:
@@ -46,11 +47,14 @@ def bulk(
     decoding = {"beam": beam, "context": context} | options.given(
         max_length=max_length, length_penalty=length_penalty, block_ngram=block_ngram
     )
-    job = Job(source, out, model, form, traces, unit, batch_size, column, decoding)
+    device = options.placed(device)
+    size = options.items_of(batch_size, device)
+    job = Job(source, out, model, form, traces, unit, size, column, decoding)
     began = time.monotonic()
     todo = open_run(job, retry_failed=retry_failed)
     progress = BulkProgress(todo)
-    for _ in progress.watch(run(todo, engine=engine, address=address, workers=workers)):
+    working = run(todo, engine=engine, address=address, workers=workers, device=device)
+    for _ in progress.watch(working):
         pass
     seconds = time.monotonic() - began
     rows, failed = progress.rows, progress.failed

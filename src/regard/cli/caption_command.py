@@ -34,8 +34,8 @@ def caption(
     block_ngram: options.BlockNgram = None,
     n_best: Annotated[int, option("Captions per file.")] = 1,
     context: options.Context = "expected",
-    batch_size: options.BatchSize = 32,
-    device: options.Device = "cpu",
+    batch_size: options.BatchSize = options.AUTO,
+    device: options.Device = options.AUTO,
 ) -> None:
     """Caption pictures, clips and scans: `path: caption`, or JSON lines.
 
@@ -49,13 +49,14 @@ def caption(
     from regard.captioner import Failure
     from regard.model_pool import ModelPool
 
+    device = options.placed(device)
     router = ModelPool(model, device=device, files=total or 0)
     progress = FileProgress("captioning", total)
     results = router.caption_many(
         sources,
         report=progress.report,
         keep_pixels=drawings is not None,
-        batch_size=batch_size,
+        batch_size=options.items_of(batch_size, device),
         beam=beam,
         n_best=n_best,
         context=context,

@@ -51,7 +51,7 @@ def evaluate(
         bool, option("Store penalty and blocking as the model's defaults.", "--keep-decoding")
     ] = False,
     json_file: options.JsonFile = None,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Score one caption per picture of a split, next to published scores.
 
@@ -70,7 +70,7 @@ def evaluate(
     dataset = load_dataset(annotations, images or "", present_only=present_only)
     split = split_named(split)
     medium = _medium(dataset, split, folder)
-    captioner = ModelPool(model, device=device).captioner(medium)
+    captioner = ModelPool(model, device=options.placed(device)).captioner(medium)
     penalties = options.given(length_penalty=length_penalty, block_ngram=block_ngram)
     decoding = replace(captioner.config.decoding, **penalties)
     with reporting() as report:
@@ -230,7 +230,7 @@ def faithfulness(
     cover: Annotated[str, option("Covered cells show: mean or blur.")] = "mean",
     seed: Annotated[int, option("Seed of random orders and permutations.")] = 0,
     json_file: options.JsonFile = None,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Test whether the model depends on its attention: occlusion, agreement, swaps, pointing.
 
@@ -246,6 +246,7 @@ def faithfulness(
     check_record(json_file, "--json", _FAITHFULNESS_KEYS, [annotations, regions])
     dataset = load_dataset(annotations, images or "")
     places = load_regions(regions) if regions else None
+    device = options.placed(device)
     captioner = load(model, medium=dataset.medium, device=device)
     rival = load(control, medium=dataset.medium, device=device) if control else None
     if rival is not None:

@@ -31,7 +31,7 @@ def explain(
     animation: Annotated[str, option("webp, gif or none.")] = "webp",
     smooth: Annotated[bool, option("Smooth the maps; else raw cells.")] = True,
     grids: Annotated[bool, option("Also write the raw weights as .npy.", "--grids")] = False,
-    device: options.Device = "cpu",
+    device: options.Device = options.AUTO,
 ) -> None:
     """Show where the model looked for every word: sheet, animation, page and numbers.
 
@@ -48,6 +48,8 @@ def explain(
     from regard.captioner import Failure
     from regard.explain.outputs import OutputOptions, write_explanation
     from regard.model_pool import ModelPool
+
+    device = options.placed(device)
 
     def load(name: str | None) -> ModelPool:
         return ModelPool(name, device=device, files=total or 1, covered=occlusion)

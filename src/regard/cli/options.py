@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from regard.cli.output import complain
+
 
 def option(help: str, *names: str, **settings: Any) -> Any:
     """Return a `typer.Option`; help comes first, since every option has one."""
@@ -23,8 +25,15 @@ Files = Annotated[
 Model = Annotated[
     str | None, option("Folder, shipped model or hub id; by default the shipped model.")
 ]
-Device = Annotated[str, option("cpu, cuda, ...")]
-BatchSize = Annotated[int, option("Pictures that go through the network together.")]
+AUTO = "auto"
+PICTURES_ON_CPU = 32
+Device = Annotated[
+    str, option("auto (a GPU where torch sees one, else the CPU), cpu, cuda, cuda:1 or mps.")
+]
+BatchSize = Annotated[
+    str,
+    option("Pictures that go through the network together; auto: 32, or what a GPU has room for."),
+]
 
 # Data sets
 Annotations = Annotated[Path, option("Captions, as for `regard data check`.")]
@@ -49,6 +58,28 @@ BlockNgram = Annotated[
 # Output
 JsonLines = Annotated[bool, option("Print one JSON object per line.", "--json")]
 JsonFile = Annotated[Path | None, option("File for all results, as JSON.", "--json")]
+
+
+def placed(device: str) -> str:
+    """Return the device that `--device` means; say where the model runs, and why, on stderr."""
+    from regard.checkpoint.components import placed
+
+    return placed(device, complain)
+
+
+def items_of(batch_size: str, device: str) -> int:
+    """Return the number of pictures that `--batch-size` means on a device."""
+    if batch_size == AUTO:
+        if device == "cpu":
+            return PICTURES_ON_CPU
+        from regard.util.torch_device import pictures_at_once
+
+        return max(PICTURES_ON_CPU, pictures_at_once(device))
+    if not batch_size.isdecimal():
+        raise typer.BadParameter(
+            f"{batch_size!r} is neither a number nor auto", param_hint="--batch-size"
+        )
+    return int(batch_size)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +40,9 @@ def serve(
     ] = None,
     host: Annotated[str | None, option("Address to listen on; by default 127.0.0.1.")] = None,
     port: Annotated[int | None, option("By default 8000; 0: a free one.", min=0, max=65535)] = None,
-    device: Annotated[str | None, option("cpu (default), cuda, ...")] = None,
+    device: Annotated[
+        str | None, option("auto (default: a GPU where torch sees one), cpu, cuda, cuda:1 or mps.")
+    ] = None,
     workers: Annotated[int | None, option("Processes; by default 1.", min=1)] = None,
     api_key_file: Annotated[
         str | None, option("File of `name:sha256 of the key`; by default no keys.")
@@ -66,7 +69,13 @@ def serve(
         ),
     )  # fmt: skip
     keys = ApiKeys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
-    captioners = load_captioners(chosen)
+    device = options.placed(chosen.device)
+    if device != "cpu" and chosen.workers > 1:
+        raise ConfigError(
+            f"workers is {chosen.workers} and the device {device}: one process uses a GPU. Set "
+            "workers to 1, and start a service for each GPU (--device cuda:1, another --port)."
+        )
+    captioners = load_captioners(replace(chosen, device=device))
     if chosen.workers > 1:
         captioners.clear()  # this was a check; the workers load their own
     listener = _listen(chosen.host, chosen.port)

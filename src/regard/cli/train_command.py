@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +41,14 @@ def train(
         str | None, option("Encoder: clip-vit-b16, lite0, lite2 or timm:NAME; else the recipe's.")
     ] = None,
     init: Annotated[str | None, option("Model to start from: folder, name or hub id.")] = None,
+    device: options.Device = options.AUTO,
+    precision: Annotated[
+        str | None, option("fp32, bf16, fp16, or auto; by default the recipe's.")
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        option("Captions per step; auto: the recipe's, in more passes where memory is full."),
+    ] = None,
     devices: Annotated[int, option("Processes on this machine that train together.", min=1)] = 1,
     nodes: Annotated[
         int, option("Machines; MASTER_ADDR and NODE_RANK say which this is.", min=1)
@@ -49,21 +57,22 @@ def train(
     """Train a captioner from a recipe, or on your own pictures, clips or scans with --data."""
     from regard.config import Recipe
 
-    if resume is not None:
-        if recipe or settings or out or data or images or encoder or init:
-            raise ConfigError(
-                "--resume continues in the run's own folder with its own recipe. Leave out the "
-                "recipe, --set, --out, --data, --images, --encoder and --init."
-            )
-        chosen = Recipe()
-    else:
-        if encoder and init:
-            raise ConfigError(
-                f"--encoder {encoder} names a new encoder, and --init {init} brings that of a "
-                "trained model. Leave one of them out."
-            )
-        recipe = recipe or (None if init else _recipe_for(data, images))
-        chosen = _chosen(recipe, init, encoder, settings or [], data, images)
+    fits, settings = batch_size == options.AUTO, settings or []
+    if batch_size and not fits:
+        settings.append(f"training.batch_size={batch_size}")
+    if resume is not None and (recipe or settings or out or data or images or encoder or init):
+        raise ConfigError(
+            "--resume continues in the run's own folder with its own recipe. Leave out the "
+            "recipe, --set, --out, --data, --images, --encoder, --init and a number for "
+            "--batch-size."
+        )
+    if encoder and init:
+        raise ConfigError(
+            f"--encoder {encoder} names a new encoder, and --init {init} brings that of a "
+            "trained model. Leave one of them out."
+        )
+    recipe = recipe or (None if init or resume else _recipe_for(data, images))
+    chosen = Recipe() if resume else _chosen(recipe, init, encoder, settings, data, images)
 
     def folder() -> Path:
         return resume or (_checked(out) if out else _unused(Path("runs") / chosen.name))
@@ -73,26 +82,30 @@ def train(
         check_fabric()
         place = folder()
         given = {"--data": data, "--images": images, "--encoder": encoder, "--init": init}
+        given |= {"--device": device, "--precision": precision}
+        given["--batch-size"] = options.AUTO if fits else None
         given["--resume" if resume else "--out"] = place
-        arguments = ["train", *([recipe] if recipe else [])]
-        arguments += [part for setting in settings or [] for part in ("--set", setting)]
-        arguments += [part for name, v in given.items() if v for part in (name, str(v))]
+        pairs = [*(("--set", setting) for setting in settings), *given.items()]
+        arguments = [part for name, v in pairs if v for part in (name, str(v))]
+        arguments = ["train", *([recipe] if recipe else []), *arguments]
         raise typer.Exit(launch(arguments, devices, nodes, place))
     if world > 1 and devices * nodes not in (1, world):
         raise ConfigError(
             f"--devices {devices} on {nodes} machines, and the environment says that {world} "
             "processes train together. Leave out --devices and --nodes where torchrun starts them."
         )
-    _train(chosen, folder, resume is not None)
+    more = {"resume": resume is not None, "precision": precision or "", "fit_memory": fits}
+    _train(chosen, folder, device, more)
 
 
-def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
+def _train(recipe: Recipe, choose: Callable[[], Path], device: str, more: dict[str, Any]) -> None:
     """Train as the rank that the environment names, or alone; print the folder of the best model.
 
     Args:
         recipe: ignored if the run is resumed.
         choose: returns the run's folder; only rank 0 calls it, so that all ranks use the same.
-        resume: resume the run in the folder.
+        device: where it computes.
+        more: other arguments of `regard.train`.
     """
     from rich.console import Console
 
@@ -104,12 +117,10 @@ def _train(recipe: Recipe, choose: Callable[[], Path], resume: bool) -> None:
         end_with_launcher()
     folder = None
     try:
-        with connect() as devices:
+        with connect(device) as devices:
             folder = devices.broadcast(choose() if devices.rank == 0 else Path())
             with TrainingProgress(Console(stderr=True, quiet=devices.rank > 0)) as progress:
-                best = train_captioner(
-                    recipe, folder, resume=resume, report=progress, devices=devices
-                )
+                best = train_captioner(recipe, folder, report=progress, devices=devices, **more)
             if devices.rank == 0:
                 typer.echo(str(best))
     except RankLost as error:

@@ -141,9 +141,15 @@ class TrainingConfig(Section, section="training"):
     (the paper), which a run takes with captions_per_image = 1 alone; random."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed of initialisation, order, dropout and sampling."""
-    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "fp32"
-    """fp32, bf16 (autocast), or auto: bf16 where the processor computes in it. One that does not
-    takes many times as long in bf16 as in fp32."""
+    precision: Annotated[str, OneOf("auto", "fp32", "bf16", "fp16")] = "fp32"
+    """fp32, bf16 or fp16 (autocast; fp16 with a scaled loss), or auto: bf16 where the device
+    computes in it, else fp32. A device that only imitates bf16 takes many times as long."""
+    tf32: bool = False
+    """On an NVIDIA GPU, round the factors of fp32 products and convolutions to TF32: faster, and
+    no longer equal to a CPU's to rounding."""
+    resident: Annotated[str, OneOf("auto", "on", "off")] = "auto"
+    """Keep all stored annotations in the GPU's memory: on, off, or auto: where they take at most
+    half of what is free."""
     patience: Annotated[int, Range(0)] = 0
     """Stop after this many evaluations with neither a better metric nor a lower val loss; 0
     never."""

@@ -108,7 +108,7 @@ class AnnotationStore:
                     f"{digest[:12]}…. Encode the data set again; stored annotations are kept."
                 )
             rows.append(self._shards[place[0]][place[1]])
-            masks.append(_mask(place[2], self._row_shape()[0]))
+            masks.append(_mask(place[2], self.row_shape[0]))
         return np.stack(rows), np.stack(masks)
 
     def fill(
@@ -132,7 +132,7 @@ class AnnotationStore:
         """
         missing = [w for w in dict.fromkeys(wanted) if (w[0], w[1]) not in self._rows]
         done, began = len(self._rows), time.monotonic()
-        cells, features = self._row_shape()
+        cells, features = self.row_shape
         rows = max(1, min(SHARD_ROWS, _SHARD_BYTES // (2 * cells * features)))
         for start in range(0, len(missing), rows):
             part = missing[start : start + rows]
@@ -143,7 +143,7 @@ class AnnotationStore:
     ) -> Generator[int]:
         """Encode the rows of one shard, or of several if encoding takes long."""
         pairs = [(digest, view) for digest, view, _ in wanted]
-        vectors = np.empty((len(wanted), *self._row_shape()), np.float16)
+        vectors = np.empty((len(wanted), *self.row_shape), np.float16)
         real = np.empty(vectors.shape[:2], bool)
         made, unwritten, due = 0, slice(0, 0), _next_due(began)
         try:
@@ -161,7 +161,9 @@ class AnnotationStore:
             if pairs[unwritten]:
                 self._write_shard(vectors[unwritten], pairs[unwritten], real[unwritten])
 
-    def _row_shape(self) -> tuple[int, int]:
+    @property
+    def row_shape(self) -> tuple[int, int]:
+        """(L, D)."""
         return int(np.prod(self.key.grid_shape)), self.key.annotation_dim
 
     def _open_or_begin(self) -> None:
@@ -196,7 +198,7 @@ class AnnotationStore:
 
     def _open_shard(self, listing: Path) -> None:
         try:
-            cells = self._row_shape()[0]
+            cells = self.row_shape[0]
             rows = [_row(cells, *entry) for entry in json_of(text_of(listing))]
             vectors = _mapped(listing.with_suffix(".npy"))
         except Exception as error:  # the parser of a damaged .npy header may raise anything
@@ -204,10 +206,10 @@ class AnnotationStore:
                 f"the shard {listing.with_suffix('.npy')} is damaged: {error}. Delete it and its "
                 ".json; the next run encodes its pictures again."
             ) from error
-        if vectors.shape != (len(rows), *self._row_shape()) or vectors.dtype != np.float16:
+        if vectors.shape != (len(rows), *self.row_shape) or vectors.dtype != np.float16:
             raise DatasetError(
                 f"the shard {listing.with_suffix('.npy')} holds {vectors.dtype}{vectors.shape}; "
-                f"its list says float16 {(len(rows), *self._row_shape())}. Delete both."
+                f"its list says float16 {(len(rows), *self.row_shape)}. Delete both."
             )
         for at, (pair, real) in enumerate(rows):
             self._rows[pair] = (len(self._shards), at, real)

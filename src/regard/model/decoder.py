@@ -245,7 +245,7 @@ class AttentionDecoder(nn.Module):
         tokens: Tensor,
         projected: ProjectedAnnotations,
         *,
-        steps: Tensor | None = None,
+        steps: Tensor | Packing | None = None,
         context: str | Tensor = "expected",
         generator: Rng | None = None,
     ) -> TeacherForcingOutput:
@@ -255,7 +255,8 @@ class AttentionDecoder(nn.Module):
             tokens: (B, T) ids that are read, beginning with <start>; B = N·G.
             projected: the N items.
             steps: (B, T) bool, True = a real step; the others, which follow a caption's end,
-                cost nothing and yield 0. None: all are real.
+                cost nothing and yield 0. Or their layout, planned on the CPU and moved to the
+                tokens' device. None: all are real.
             context: as in `step`; or a (B,) bool tensor that says for which captions the
                 sampled cell is replaced by its expectation (the paper's per-image switch).
             generator: random generator of sampled locations and dropout. The draws do not depend
@@ -265,7 +266,7 @@ class AttentionDecoder(nn.Module):
         if steps is None:
             rows = pack_unpadded(captions, longest, tokens.device)
         else:
-            rows = pack_captions(steps)
+            rows = steps if isinstance(steps, Packing) else pack_captions(steps)
         captions_per_item = captions // projected.values.shape[0]
         state = self.init_state(projected, captions_per_item, generator=generator)
         embedded = self._embed(tokens, generator, rows)

@@ -3,6 +3,9 @@
 If several processes share a batch, or it is done in several passes, dropout masks and samples
 should be those of the whole batch at once. So each part draws the numbers of the whole batch, from
 a generator in the same state, and keeps the rows of its own pictures.
+
+Numbers are drawn where the generator is, and then copied to the device of the tensor that they are
+for. Runs pass generators of the CPU, so a run draws the same numbers on every device.
 """
 
 from collections.abc import Callable
@@ -87,13 +90,25 @@ def _draw(
 
     Args:
         fill: draws in place.
-        like: gives type and device.
+        like: gives the type, and the device of the result.
         shape: shape of the result; its rows are pictures, or the same number of rows of each.
-        rng: None is torch's own generator.
+        rng: None is torch's own generator of that device.
     """
-    if not isinstance(rng, SlicedGenerator):
-        return fill(like.new_empty(shape), rng)
-    rows, *rest = shape
-    rows_per_picture = rows // len(range(rng.pictures)[rng.part])
-    whole = fill(like.new_empty(rng.pictures * rows_per_picture, *rest), rng.generator)
-    return whole.view(rng.pictures, rows_per_picture, *rest)[rng.part].reshape(shape)
+    if rng is None:
+        return fill(like.new_empty(shape), None)
+    generator = rng.generator if isinstance(rng, SlicedGenerator) else rng
+    place = generator.device
+    pinned = like.is_cuda and place.type == "cpu"  # the copy then waits for nothing
+
+    def filled(*sizes: int) -> Tensor:
+        empty = torch.empty(sizes, dtype=like.dtype, device=place, pin_memory=pinned)
+        return fill(empty, generator)
+
+    if isinstance(rng, SlicedGenerator):
+        rows, *rest = shape
+        rows_per_picture = rows // len(range(rng.pictures)[rng.part])
+        whole = filled(rng.pictures * rows_per_picture, *rest)
+        drawn = whole.view(rng.pictures, rows_per_picture, *rest)[rng.part].reshape(shape)
+    else:
+        drawn = filled(*shape)
+    return drawn.to(like.device, non_blocking=True)

@@ -6,6 +6,8 @@ costs nothing for padding. Two captions of 1 and 2 words: order (1, 0), counts (
 are caption 1 step 0, caption 0 step 0, caption 1 step 1.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,11 @@ class Packing:
     flat: Tensor
     shape: tuple[int, int]
 
+    def to(self, device: torch.device) -> Packing:
+        """Return the same layout with its indices on a device; `counts` stay on the host."""
+        order, flat = (x.to(device, non_blocking=True) for x in (self.order, self.flat))
+        return Packing(order, self.counts, flat, self.shape)
+
     def pack(self, x: Tensor) -> Tensor:
         """Return the rows (R, ...) of x (B, T, ...)."""
         return x.flatten(0, 1).index_select(0, self.flat)
@@ -48,6 +55,8 @@ class Packing:
 
 def pack_captions(steps: Tensor) -> Packing:
     """Plan the rows of captions.
+
+    Plan on the CPU and move the plan: on a GPU the host would wait for the counts.
 
     Args:
         steps: (B, T) bool, True = a word; a caption is as long as its last one.

@@ -29,6 +29,7 @@ _WORTH_A_COMPILER = 2000  # items whose steps save the seconds that compiling ta
 _MANY_WORDS = 2048  # from which 16-bit integers pay
 KNOWN_SCORES = ("additive", "dot", "scaled_dot")
 """Attention scores that the compiled loops compute."""
+_TIMED = 10  # calls of each implementation
 _TRITON_DTYPES = {"float32", "bfloat16", "float16"}  # the kernels sum in float32
 
 
@@ -189,7 +190,9 @@ def triton_obstacle(case: Case) -> str:
         return f"the tensors are on {case.device}"
     if not _TRITON_DTYPES.issuperset(case.dtypes):
         return f"a tensor is not of {', '.join(sorted(_TRITON_DTYPES))}"
-    return "" if triton_works(case.device) else "the kernels fail on this device"
+    if not triton_works(case.device):
+        return "the kernels fail on this device"
+    return "" if triton_pays(case.device) else "torch was faster when both were timed here"
 
 
 @functools.cache
@@ -214,6 +217,38 @@ def triton_works(device: Any) -> bool:
         )
         return False
     return True
+
+
+@functools.cache
+def triton_pays(device: Any) -> bool:
+    """Return whether the kernels are faster than torch on a device; times both once.
+
+    It times attention over pictures of 196 cells, forward and backward, as training does it.
+    """
+    import torch
+
+    from regard.native import triton_kernels
+
+    keys, query = torch.zeros(16, 196, 512, device=device), torch.zeros(16, 5, 512, device=device)
+    v, mask = keys[0, 0], torch.ones(16, 196, dtype=torch.bool, device=device)
+    query.requires_grad_()
+
+    def fused() -> Any:
+        scores = triton_kernels.additive_scores(keys, query, v)
+        return triton_kernels.attend(scores, keys, mask, 1.0)[1]
+
+    def plain() -> Any:
+        alpha = torch.softmax(torch.tanh(keys[:, None] + query[:, :, None]) @ v, -1)
+        return alpha @ keys
+
+    return _seconds(fused) < _seconds(plain)
+
+
+def _seconds(forward: Callable[[], Any]) -> float:
+    """Return the median seconds of a call and its backward pass, after calls that warm up."""
+    from torch.utils.benchmark import Timer  # its clock waits for the GPU
+
+    return Timer("run().sum().backward()", globals={"run": forward}).timeit(_TIMED).median
 
 
 _TORCH = Implementation(

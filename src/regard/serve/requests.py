@@ -52,6 +52,8 @@ def status_of(error: errors.RegardError) -> int:
         return 413
     if isinstance(error, errors.UnknownMedia | MissingReader):
         return 415
+    if isinstance(error, errors.DeviceError):  # its memory is full: another time there may be room
+        return 503
     return 400 if isinstance(error, errors.MediaError) else 422
 
 

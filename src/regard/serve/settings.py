@@ -55,7 +55,8 @@ class Settings:
         workers: processes that each hold the models and answer requests.
         max_connections: connections of each worker; requests beyond them are refused unread.
         models: folders, shipped models or hub ids; none: all shipped ones.
-        device: where models run, such as "cpu" or "cuda".
+        device: where models run: auto (a GPU where torch sees one, else the CPU), cpu, cuda,
+            cuda:1 or mps. Workers share it.
     """
 
     max_bytes: int = 32 * 2**20
@@ -87,7 +88,7 @@ class Settings:
     workers: int = 1
     max_connections: int = 512
     models: tuple[str, ...] = ()
-    device: str = "cpu"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         for name in _COUNTS:

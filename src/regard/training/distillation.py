@@ -53,7 +53,7 @@ class Teacher:
         with torch.inference_mode():
             stored, mask = self.pictures.read(items, views)
             projected = self.decoder.project(self.pictures.vectors(stored, mask), mask)
-            unrolled = self.decoder(batch.tokens, projected, steps=batch.steps)
+            unrolled = self.decoder(batch.tokens, projected, steps=batch.rows)
             return torch.softmax(unrolled.row_logits().float(), -1)
 
 
@@ -88,7 +88,7 @@ def open_teachers(
     teachers: list[Teacher] = []
     views = views_of(recipe.data)[1:]
     for name, folder in zip(config.teachers, stores, strict=True):
-        model = build_components(load_checkpoint(find_model(name)))
+        model = build_components(load_checkpoint(find_model(name)), str(devices.device))
         encoder = model.encoder
         _check(name, encoder.medium, model.vocabulary, recipe, words)
         if encoder.frozen_part() is None:  # it was trained as a whole

@@ -55,7 +55,7 @@ def evaluate_run(run: TrainingRun) -> Evaluation:
     options = DecodingOptions(
         method=method, beam=beam, max_length=length, **to_dict(recipe.decoding)
     )
-    backend = TorchBackend(None, run.state.decoder)
+    backend = TorchBackend(None, run.state.decoder, devices.device)
     hypotheses: dict[str, Hypothesis] = {}
     for first in range(0, len(items), _PICTURES_PER_BATCH):
         batch = items[first : first + _PICTURES_PER_BATCH]
@@ -106,9 +106,9 @@ def _nll(run: TrainingRun) -> tuple[float, int]:
             for group in _by_size(chunks[start : start + _PICTURES_PER_BATCH]):
                 batch = make_batch(group, val, pictures, ["plain"] * len(group))
                 projected = decoder.project(pictures.vectors(batch.vectors, batch.mask), batch.mask)
-                unrolled = decoder(batch.tokens, projected, steps=batch.steps)
+                unrolled = decoder(batch.tokens, projected, steps=batch.rows)
                 total -= caption_logprob(unrolled, batch).sum().item()
-                words += int(batch.steps.sum())
+                words += len(batch.rows.flat)
     return total, words
 
 
@@ -129,7 +129,8 @@ def learn_item_statistics(run: TrainingRun) -> OutOfDistributionDetector:
         media = [run.pictures.media(item.file) for item in chosen[start : start + _ITEMS_PER_BATCH]]
         inputs = [encoder.prepare(m) for m in media]
         with torch.inference_mode():
-            vectors = encoder(*map(torch.from_numpy, stacked(inputs))).float().numpy()
+            given = (torch.from_numpy(x).to(run.devices.device) for x in stacked(inputs))
+            vectors = encoder(*given).float().cpu().numpy()
         statistics += [
             ItemStats.measure(*seen) for seen in zip(media, inputs, vectors, strict=True)
         ]

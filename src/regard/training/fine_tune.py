@@ -184,13 +184,13 @@ def set_new_biases(
     counts = Counter(token for of in captions for ids in of for token in (*ids, END))
     new = range(known, decoder.vocabulary_size)
     # Words that only occur in the part that is cut off count once: log 0 is not finite.
-    share = torch.tensor([max(1, counts[i]) / counts.total() for i in new])
+    share = torch.tensor([max(1, counts[i]) / counts.total() for i in new]).to(pictures.device)
     chosen = np.unique(np.linspace(0, len(captions) - 1, _SAMPLE_CAPTIONS).astype(int)).tolist()
     chunks = [Chunk(i, (tuple(captions[i][0]),)) for i in chosen]
     batch = make_batch(chunks, dataset, pictures, ["plain"] * len(chunks))
     with torch.no_grad(), evaluating(decoder):
         vectors = pictures.vectors(batch.vectors, batch.mask)
-        unrolled = decoder(batch.tokens, decoder.project(vectors, batch.mask), steps=batch.steps)
+        unrolled = decoder(batch.tokens, decoder.project(vectors, batch.mask), steps=batch.rows)
         weight, bias = unrolled.output.weight, unrolled.output.bias
         scores = unrolled.features @ weight.T
         normaliser = (scores[:, :known] + bias[:known]).logsumexp(-1, keepdim=True)

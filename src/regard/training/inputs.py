@@ -2,12 +2,15 @@
 
 A view is the whole picture, mirrored or not, or a random crop. Its name determines its pixels at
 any time and on any machine: the store keeps the annotations of every view for later runs.
+
+On a GPU the stored annotations lie in its memory where they fit; otherwise a thread reads the next
+batch from the store while this one is trained on.
 """
 
 import math
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +26,22 @@ from regard.data.store import AnnotationStore, StoreKey
 from regard.errors import ConfigError, DatasetError, MediaError
 from regard.media import Input, digest_of
 from regard.model.encoders import Encoder
-from regard.model.encoders.onnx_encoder import encode_with
+from regard.model.encoders.onnx_encoder import channels_last, encode_with
 from regard.training.batches import Chunk, Splits, collate
 from regard.training.devices import Devices
-from regard.training.objectives.base import Batch
+from regard.training.objectives.base import Batch, copied
 from regard.types import Media
+from regard.util.torch_device import memory_errors
 
 Report = Callable[[int, int], None]
 """Called with how many views are in the store, and how many there will be."""
 _CROP = "crop"
 _LEAST_SIDE = 0.75  # of the picture's side: captions describe all of it, so most stays in view
 _KEPT_BYTES = 2**31  # of decoded media that a trainable encoder reads in every epoch
-_PICTURES_AT_ONCE = 32  # pictures, frames or slices that are encoded together
+# Threads that decode files, and pictures, frames or slices that are encoded together.
+_ON_CPU, _ON_A_GPU = (2, 32), (16, 128)
+_ROWS_AT_ONCE = 512  # of the store, copied to a GPU
+_SHARE = 0.5  # of a GPU's free memory that annotations may take; steps need the rest
 
 
 def views_of(config: DataConfig) -> list[str]:
@@ -124,17 +131,21 @@ class Pictures:
         """Encode the views that are not in the store yet.
 
         Args:
-            encoder: frozen or trainable.
+            encoder: frozen or trainable; on the device of this process.
             splits: all of their pictures are encoded.
             folder: folder of the store.
             views: views of training pictures besides "plain" (`views_of`).
             report: called with (rows done, total rows) after each batch.
-            devices: the processes that share the work and the folder.
+            devices: the processes that share the work and the folder, and their devices.
 
         Raises:
             DatasetError: a picture cannot be read; the message names the first ones.
         """
         self.encoder = encoder
+        self.device = devices.device
+        self._resident: _ResidentAnnotations | None = None
+        self._reader: ThreadPoolExecutor | None = None
+        self._ahead: dict[tuple[str, ...], Future[tuple[Tensor, Tensor]]] = {}
         self._items: dict[str, CaptionedItem] = {}
         self._kept: dict[str, Media] = {}
         self._kept_bytes = 0
@@ -154,6 +165,30 @@ class Pictures:
             for view in seen
         ]
         self._fill(self.store, frozen, wanted, report, devices)
+        self._pairs = list(dict.fromkeys((digest, view) for digest, view, _ in wanted))
+
+    def make_resident(self, wanted: str) -> str:
+        """Copy the stored annotations to the GPU, if they fit; return a note on it, or "".
+
+        Args:
+            wanted: "on", "off", or "auto": on a CUDA GPU, if they take at most half of its free
+                memory. Networks and optimizer should be there already.
+
+        Raises:
+            DeviceError: `wanted` is "on", and they do not fit.
+        """
+        if self.store is None or wanted == "off" or self.device.type == "cpu":
+            return ""
+        size = 2 * len(self._pairs) * math.prod(self.store.row_shape)
+        if wanted == "auto":
+            if self.device.type != "cuda":
+                return ""
+            free = torch.cuda.mem_get_info(self.device)[0]
+            if size > _SHARE * free:
+                return f"annotations ({size / 1e9:.1f} GB) do not fit on {self.device}"
+        with memory_errors(str(self.device), "Set training.resident to off"):
+            self._resident = _ResidentAnnotations(self.store, self._pairs, self.device)
+        return f"annotations ({size / 1e9:.1f} GB) are resident on {self.device}"
 
     def _fill(
         self,
@@ -170,7 +205,8 @@ class Pictures:
         if missing:
             encode = encode_with(frozen)  # takes seconds
             total = len(store) + len(missing)
-            with ThreadPoolExecutor(2) as pool:
+            readers, pictures = _ON_CPU if self.device.type == "cpu" else _ON_A_GPU
+            with ThreadPoolExecutor(readers) as pool:
 
                 def vectors(batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
                     files = list(dict.fromkeys(file for file, _ in batch))
@@ -179,7 +215,7 @@ class Pictures:
                     pixels, mask = stacked(inputs)
                     return encode(pixels, mask), mask
 
-                at_once = max(1, _PICTURES_AT_ONCE // self.encoder.pictures_per_item)
+                at_once = max(1, pictures // self.encoder.pictures_per_item)
                 # If `report` raises, the generator is closed and writes what is encoded.
                 with closing(store.fill(share, vectors, at_once)) as filled:
                     for done in filled:
@@ -197,16 +233,47 @@ class Pictures:
         """Return the input of `vectors`, float32, and the mask (N, L) of its output.
 
         The input is pixels (N, ...), or from the store vectors of the encoder or its frozen part.
+        Both are on the device.
         """
+        ahead = self._ahead.pop(_key(items, views), None)
+        if self._resident is not None:
+            found, mask = self._resident.read(self._wanted(items, views))
+        else:
+            read = self._read_batch(items, views) if ahead is None else ahead.result()
+            found, mask = (copied(x, self.device) for x in read)
+        if self.store is None:
+            return (found if self.device.type == "cpu" else channels_last(found)), mask
+        if self._unfinished:  # the stored grid is another; all cells of pictures are real
+            mask = mask.new_ones(len(items), math.prod(self.encoder.grid_shape))
+        return found.float(), mask
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the stored annotations lie in the GPU's memory."""
+        return self._resident is not None
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a GPU would wait for the next batch to be read."""
+        return self.device.type != "cpu" and self._resident is None
+
+    def read_ahead(self, parts: list[tuple[list[CaptionedItem], list[str]]]) -> None:
+        """Read items and views of the parts of the next batch in the background, for `read`."""
+        self._reader = self._reader or ThreadPoolExecutor(1)
+        self._ahead = {_key(*part): self._reader.submit(self._read_batch, *part) for part in parts}
+
+    def _read_batch(self, items: list[CaptionedItem], views: list[str]) -> tuple[Tensor, Tensor]:
+        """Return pixels or stored vectors, and the mask, on the CPU; ready to be copied to CUDA."""
         if self.store is None:
             pairs = zip((self.media(item.file) for item in items), views, strict=True)
-            pixels, mask = stacked([self._input(self.encoder, m, v) for m, v in pairs])
-            return torch.from_numpy(pixels), torch.from_numpy(mask)
-        wanted = [(self._items[i.file].digest, v) for i, v in zip(items, views, strict=True)]
-        vectors, mask = self.store.read(wanted)
-        if self._unfinished:  # the stored grid is another; all cells of pictures are real
-            mask = np.ones((len(items), math.prod(self.encoder.grid_shape)), bool)
-        return torch.from_numpy(vectors).float(), torch.from_numpy(mask)
+            arrays = stacked([self._input(self.encoder, m, v) for m, v in pairs])
+        else:
+            arrays = self.store.read(self._wanted(items, views))
+        found, mask = map(torch.from_numpy, arrays)
+        return (found.pin_memory() if self.device.type == "cuda" else found), mask
+
+    def _wanted(self, items: list[CaptionedItem], views: list[str]) -> list[tuple[str, str]]:
+        return [(self._items[i.file].digest, v) for i, v in zip(items, views, strict=True)]
 
     def vectors(self, pictures: Tensor, mask: Tensor) -> Tensor:
         """Return the annotation vectors for the result of `read`; gradients reach the encoder."""
@@ -254,6 +321,32 @@ class Pictures:
         return replace(found, pixels=np.ascontiguousarray(found.pixels[..., ::-1]))
 
 
+class _ResidentAnnotations:
+    """Stored annotations on a GPU: vectors (P, L, D) float16 and mask (P, L)."""
+
+    def __init__(
+        self, store: AnnotationStore, pairs: list[tuple[str, str]], device: torch.device
+    ) -> None:
+        self._rows = {pair: row for row, pair in enumerate(pairs)}
+        shape = len(pairs), *store.row_shape
+        self._vectors = torch.empty(shape, dtype=torch.float16, device=device)
+        self._mask = torch.empty(shape[:2], dtype=torch.bool, device=device)
+        for first in range(0, len(pairs), _ROWS_AT_ONCE):
+            part = slice(first, first + _ROWS_AT_ONCE)
+            vectors, mask = store.read(pairs[part])
+            self._vectors[part].copy_(torch.from_numpy(vectors))
+            self._mask[part].copy_(torch.from_numpy(mask))
+
+    def read(self, wanted: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+        rows = torch.tensor([self._rows[pair] for pair in wanted])
+        index = copied(rows, self._vectors.device)
+        return self._vectors[index], self._mask[index]
+
+
+def _key(items: list[CaptionedItem], views: list[str]) -> tuple[str, ...]:
+    return *(item.file for item in items), *views
+
+
 def make_batch(
     chunks: list[Chunk],
     dataset: CaptionDataset,
@@ -261,7 +354,7 @@ def make_batch(
     views: list[str],
     longest: int = 0,
 ) -> Batch:
-    """Return one batch, or a part of one, from chunks of `plan_epoch`.
+    """Return one batch, or a part of one, from chunks of `plan_epoch`, on the pictures' device.
 
     Args:
         chunks: chunks of the batch or part.
@@ -272,4 +365,5 @@ def make_batch(
     """
     tokens, targets, steps = collate(chunks, longest)
     vectors, mask = pictures.read([dataset.items[c.item] for c in chunks], views)
-    return Batch(vectors, mask, tokens, targets, steps, tuple(c.item for c in chunks))
+    batch = Batch(vectors, mask, tokens, targets, steps, tuple(c.item for c in chunks))
+    return batch.to(pictures.device)

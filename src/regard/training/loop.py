@@ -3,13 +3,14 @@
 The batch of a step is processed in parts if there are several devices or if `training.accumulate`
 is above 1: every device processes its parts one after the other, then the gradients are summed.
 Parts are weighted by their pictures and see the random numbers of the whole batch
-(`regard.model.rng`), so a step is the same up to rounding however its batch is split.
+(`regard.model.rng`), so a step is the same up to rounding however its batch is split. That is also
+how a batch which does not fit into a device's memory is made to fit: in more passes.
 """
 
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,17 +22,19 @@ from regard.config import Recipe
 from regard.errors import CheckpointError, RegardError
 from regard.model.rng import SlicedGenerator
 from regard.training.batches import Chunk, plan_epoch
-from regard.training.devices import Devices
+from regard.training.devices import Devices, float32_products
 from regard.training.distillation import mean_probs
 from regard.training.evaluation import Evaluation, evaluate_run, learn_item_statistics
 from regard.training.inputs import draw_views, make_batch
 from regard.training.logs import Reporter, RunLog, Silent
 from regard.training.objectives.base import Loss
 from regard.training.setup import TrainingRun, prepare_run
-from regard.training.state import rate_factor, set_rate
+from regard.training.state import TrainState, rate_factor, set_rate
 from regard.util.atomic import recovered
+from regard.util.torch_device import AUTO, is_memory_error, memory_errors
 
 _SAMPLES_SHOWN = 3
+_STEPS_PER_SCALE = 2000  # in fp16, after which the loss is scaled by twice as much
 _PER_WORD = "_per_word"
 
 
@@ -42,6 +45,9 @@ def train(
     resume: bool = False,
     report: Reporter | None = None,
     devices: Devices | None = None,
+    device: str = AUTO,
+    precision: str = "",
+    fit_memory: bool = False,
 ) -> Path:
     """Train a captioner.
 
@@ -50,35 +56,41 @@ def train(
         out: the run's folder: `best` and `last` checkpoints, `log.jsonl`, TensorBoard events
             and `diary.html`.
         resume: continue from `last`. The run then ends with the same weights as without the
-            interruption: bit for bit on CPU with the same number of devices, up to rounding with
-            another. The recipe is read from `last`.
+            interruption: bit for bit on the CPU with the same number of devices, up to rounding
+            with another number or another kind of device. The recipe is read from `last`.
         report: receives the progress.
         devices: the connection to the other processes that train together; each of them calls
             this with the same arguments (`regard.training.devices.connect`). None: a single
             process.
+        device: where a single process computes: "auto" (a GPU where torch sees one, else the
+            CPU), "cpu", "cuda", "cuda:1" or "mps".
+        precision: replaces `training.precision` of the recipe; "": keeps it.
+        fit_memory: split a batch that does not fit into the device's memory into more passes;
+            the step stays the same up to rounding. Otherwise it is an error.
 
     Returns:
         The folder of the best checkpoint.
 
     Raises:
-        RegardError: captions, pictures, settings or the saved state cannot be used, the loss is
-            no longer finite, or another of the processes ended.
+        RegardError: captions, pictures, settings, the device or the saved state cannot be used,
+            the loss is no longer finite, or another of the processes ended.
     """
-    out, devices = Path(out), devices or Devices()
+    out, devices = Path(out), devices or Devices(device)
     reporter = report if report is not None and devices.rank == 0 else Silent()
     try:
         if resume:
             _check_resumable(out)
-        run = prepare_run(recipe, out, resume, reporter, devices)
+        name, smaller = str(devices.device), "Set training.resident to off, or a smaller image_size"
+        with float32_products(devices.device, False), memory_errors(name, smaller):
+            run = prepare_run(recipe, out, resume, reporter, devices, precision)
+        run = replace(run, fit_memory=fit_memory)
         if not resume:
             _save_last(run, {})  # from here on the run can be resumed
-        if run.leads:
-            resumed = (run.state.step, run.state.epoch)
-            pictures = run.recipe.evaluation.diary_pictures
-            with closing(RunLog(out, *resumed, run.splits.val, pictures)) as log:
-                _train(run, log)
-        else:
-            _train(run, None)
+        resumed, shown = (run.state.step, run.state.epoch), run.recipe.evaluation.diary_pictures
+        log = closing(RunLog(out, *resumed, run.splits.val, shown)) if run.leads else nullcontext()
+        tf32 = float32_products(devices.device, run.recipe.training.tf32)
+        with log as opened, tf32, memory_errors(name, _memory_advice(run)):
+            _train(run, opened)
     except OSError as error:  # of the log, the diary, or a missing picture
         raise RegardError(
             f"the run in {out} cannot continue: {error}. Its last checkpoint is complete. Free "
@@ -128,8 +140,10 @@ def _train_epoch(run: TrainingRun, log: RunLog | None) -> None:
     plan = plan_epoch(run.chunks, batch_size, training.batching, training.seed, state.epoch)
     steps = len(plan) * training.epochs
     began, captions, first = time.perf_counter(), 0, state.step
-    for chunks in plan[state.batch :]:
-        update = train_step(run, chunks, rate_factor(run.recipe.optimizer, state.step, steps))
+    for number, chunks in enumerate(plan[state.batch :], state.batch + 1):
+        factor = rate_factor(run.recipe.optimizer, state.step, steps)
+        following = plan[number] if number < len(plan) and run.pictures.reads_ahead else None
+        update = train_step(run, chunks, factor, following)
         state.batch, state.step = state.batch + 1, state.step + 1
         captions += sum(len(c.captions) for c in chunks)
         seconds = time.perf_counter() - began
@@ -158,13 +172,16 @@ class Update:
     parts: dict[str, float]
 
 
-def train_step(run: TrainingRun, chunks: list[Chunk], factor: float) -> Update:
-    """Update the weights once.
+def train_step(
+    run: TrainingRun, chunks: list[Chunk], factor: float, following: list[Chunk] | None = None
+) -> Update:
+    """Update the weights once; in fp16 not at all where the scaled gradient overflows.
 
     Args:
         run: its state changes.
         chunks: the whole batch.
         factor: multiplies the peak learning rates.
+        following: the next batch, to be read in the meantime; None: it is read when it is needed.
 
     Raises:
         RegardError: loss or gradient are not finite; the weights were not updated.
@@ -175,13 +192,18 @@ def train_step(run: TrainingRun, chunks: list[Chunk], factor: float) -> Update:
     state.encoder.train(recipe.encoder.trainable)
     views = draw_views(recipe.data, len(chunks), state.generator)
     seed = int(torch.randint(2**63 - 1, (), generator=state.generator))
+    if following is not None:
+        _read_ahead(run, following)
     if state.objective.needs_first_pass:
         with torch.no_grad():
             _run_batch(run, chunks, views, seed, backward=False)
     update = _run_batch(run, chunks, views, seed, backward=True)
     _sum_gradients(state.parameters(), run.devices)
     limit = recipe.optimizer.clip_norm or math.inf
+    _unscale(state)
     norm = nn.utils.clip_grad_norm_(state.parameters(), limit).item()
+    if _overflows(state, norm) and math.isfinite(update.loss):
+        return update
     if not math.isfinite(update.loss) or not math.isfinite(norm):
         raise RegardError(
             f"the loss is {update.loss} and the gradient's norm {norm} at step {state.step}; the "
@@ -229,14 +251,50 @@ def own_parts(devices: Devices, parts: int, pictures: int) -> Iterator[tuple[sli
             yield slice(0, 1), 0.0
 
 
+def _read_ahead(run: TrainingRun, following: list[Chunk]) -> None:
+    """Begin to read the next batch, with the views that the next step will draw."""
+    state, items = run.state, [run.splits.train.items[c.item] for c in following]
+    generator = torch.Generator()
+    generator.set_state(state.generator.get_state())
+    views = draw_views(run.recipe.data, len(items), generator)
+    parts = own_parts(run.devices, state.parts * state.passes, len(items))
+    run.pictures.read_ahead([(items[part], views[part]) for part, _ in parts])
+
+
 def _run_batch(
     run: TrainingRun, chunks: list[Chunk], views: list[str], seed: int, *, backward: bool
 ) -> Update:
-    """Compute the losses of the batch's parts, and with `backward` their gradients."""
+    """Compute the loss of the whole batch, and with `backward` its gradient, in memory's limits."""
+    state, devices = run.state, run.devices
+    while True:
+        losses: list[tuple[Loss, float]] = []
+        try:
+            losses = _run_parts(run, chunks, views, seed, backward)
+        except RuntimeError as error:
+            single = state.parts * state.passes >= len(chunks)  # no part has two pictures
+            if single or not run.fit_memory or not is_memory_error(error):
+                raise
+        full = torch.tensor([float(not losses)])
+        if not (devices.sum(full) if run.fit_memory else full).item():  # every device has room
+            return _combine(run, losses)
+        state.passes *= 2
+        state.optimizer.zero_grad(set_to_none=True)
+        if devices.device.type == "cuda":
+            torch.cuda.empty_cache()  # its pieces may be too small for the new shapes
+        run.reporter.message(
+            f"the memory of {devices.device} is full: each batch now takes {state.passes} passes, "
+            f"of {-(-len(chunks) // (state.parts * state.passes))} pictures or fewer"
+        )
+
+
+def _run_parts(
+    run: TrainingRun, chunks: list[Chunk], views: list[str], seed: int, backward: bool
+) -> list[tuple[Loss, float]]:
+    """Return the losses and shares of this device's parts of a batch; add their gradients."""
     state, devices = run.state, run.devices
     losses: list[tuple[Loss, float]] = []
     longest = max(chunk.length for chunk in chunks)
-    for part, share in own_parts(devices, state.parts, len(chunks)):
+    for part, share in own_parts(devices, state.parts * state.passes, len(chunks)):
         batch = make_batch(chunks[part], run.splits.train, run.pictures, views[part], longest)
         if run.teachers:
             items = [run.splits.train.items[i] for i in batch.items]
@@ -247,9 +305,10 @@ def _run_batch(
             projected = state.decoder.project(vectors, batch.mask)
             loss = state.objective.loss(state.decoder, projected, batch, draws)
         if backward:
-            devices.backward(loss.total * share)
-        losses.append((loss, share))
-    return _combine(run, losses)
+            scale = state.loss_scale if state.scales_loss else 1
+            (loss.total * (share * scale)).backward()
+        losses.append((replace(loss, total=loss.total.detach()), share))
+    return losses
 
 
 def _combine(run: TrainingRun, losses: list[tuple[Loss, float]]) -> Update:
@@ -260,12 +319,14 @@ def _combine(run: TrainingRun, losses: list[tuple[Loss, float]]) -> Update:
     for loss, share in losses:
         words = loss.words if share else 0
         weights = [words if name.endswith(_PER_WORD) else share for name in names]
-        values = [v * w for v, w in zip(loss.parts.values(), weights, strict=True)]
-        sums += torch.tensor([loss.total.item() * share, words, *values], dtype=torch.float64)
+        # One copy of all numbers to the host, which waits for a GPU here.
+        found = torch.stack([loss.total, *loss.parts.values()]).cpu().double()
+        scaled = found * torch.tensor([share, *weights], dtype=torch.float64)
+        sums += torch.cat([scaled[:1], sums.new_tensor([words]), scaled[1:]])
         if loss.statistics is not None:
             before = statistics if len(statistics) else 0
-            statistics = loss.statistics * bool(share) + before
-    total, words, *values = run.devices.sum(torch.cat([sums, statistics.double()])).tolist()
+            statistics = loss.statistics.cpu().double() * bool(share) + before
+    total, words, *values = run.devices.sum(torch.cat([sums, statistics])).tolist()
     if len(statistics):
         run.state.objective.update(torch.tensor(values[len(names) :]))
     parts = {
@@ -285,6 +346,39 @@ def _sum_gradients(parameters: list[nn.Parameter], devices: Devices) -> None:
     pieces: tuple[Tensor, ...] = flat.split([g.numel() for g in gradients])
     for parameter, piece in zip(reached, pieces, strict=True):
         parameter.grad = piece.view_as(parameter)
+
+
+def _unscale(state: TrainState) -> None:
+    """Divide the gradients by the factor of the loss."""
+    if state.scales_loss:
+        for parameter in state.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= state.loss_scale
+
+
+def _overflows(state: TrainState, norm: float) -> bool:
+    """Return whether a gradient in fp16 overflows; adapt the factor of the next losses.
+
+    It is halved after an overflow, as long as it is above 1, and doubled after many steps without.
+    """
+    if not state.scales_loss:
+        return False
+    overflows = not math.isfinite(norm) and state.loss_scale > 1
+    state.unscaled_steps = 0 if overflows else state.unscaled_steps + 1
+    if overflows:
+        state.loss_scale /= 2
+    elif state.unscaled_steps == _STEPS_PER_SCALE:
+        state.loss_scale, state.unscaled_steps = state.loss_scale * 2, 0
+    return overflows
+
+
+def _memory_advice(run: TrainingRun) -> str:
+    """Return what to change where memory is too small for a step."""
+    resident = " Or set training.resident to off." if run.pictures.is_resident else ""
+    return (
+        f"Give --batch-size auto, a number below {run.recipe.training.batch_size} (set "
+        f"training.accumulate, and the step stays as large), or --precision bf16.{resident}"
+    ).removesuffix(".")
 
 
 # Evaluate and save
@@ -328,7 +422,10 @@ def _save_last(run: TrainingRun, metrics: dict[str, object]) -> None:
 
 def _captioner(run: TrainingRun) -> Captioner:
     state, recipe = run.state, run.recipe
-    return Captioner(state.encoder, state.decoder, run.vocabulary, recipe, name=recipe.name)
+    device = str(run.devices.device)
+    return Captioner(
+        state.encoder, state.decoder, run.vocabulary, recipe, name=recipe.name, device=device
+    )
 
 
 def _metrics(run: TrainingRun, evaluation: Evaluation) -> dict[str, object]:

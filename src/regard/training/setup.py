@@ -42,6 +42,8 @@ class TrainingRun:
     teachers: list[Teacher]
     reporter: Reporter
     devices: Devices
+    fit_memory: bool = False
+    """Whether a batch that does not fit into memory is split into more passes."""
 
     @property
     def leads(self) -> bool:
@@ -50,15 +52,23 @@ class TrainingRun:
 
 
 def prepare_run(
-    recipe: Recipe, out: Path, resume: bool, reporter: Reporter, devices: Devices
+    recipe: Recipe,
+    out: Path,
+    resume: bool,
+    reporter: Reporter,
+    devices: Devices,
+    precision: str = "",
 ) -> TrainingRun:
     """Load captions, networks, annotations and state; see `regard.training.train`."""
     saved, saved_state = _load_saved(out) if resume else (None, {})
     if saved is not None:
         recipe = from_dict(Recipe, saved.config["recipe"])
-    else:
+    if precision:
+        recipe = replace(recipe, training=replace(recipe.training, precision=precision))
+    if saved is None:
         check_batching(recipe.training)
-        recipe = _resolve(recipe, reporter, devices)
+        recipe = _resolve(recipe)
+    recipe = replace(recipe, training=_choose_precision(recipe.training, reporter, devices))
     splits = load_splits(recipe.data, recipe.training.seed, recipe.evaluation.limit, devices)
     check_unchanged(splits, saved_state.get("data"))
     if recipe.data.familiarity:
@@ -79,6 +89,8 @@ def prepare_run(
     decoder = _build_decoder(recipe, encoder.annotation_dim, len(vocabulary))
     if start is not None:
         load_start(start, decoder, encoder, vocabulary, recipe.training.seed)
+    encoder, decoder = encoder.to(devices.device), decoder.to(devices.device)
+    reporter.message(devices.placement.describe(recipe.training.precision))
     _report_contents(reporter, recipe, splits, vocabulary, decoder, None if saved else start)
     out.mkdir(parents=True, exist_ok=True)  # only now: a wrong setting leaves no empty folder
     store = Path(recipe.data.store or out / "annotations")
@@ -88,19 +100,30 @@ def prepare_run(
     captions, remark = cut_captions(encoded, recipe.data.max_length)
     if remark:
         reporter.message(remark)
-    objective = build_objective(recipe, splits.train, vocabulary)
+    objective = build_objective(recipe, splits.train, vocabulary).to(devices.device)
     if start is not None and len(vocabulary) > len(start.vocabulary):
         set_new_biases(decoder, len(start.vocabulary), captions, splits.train, pictures)
     state = TrainState.create(recipe, decoder, encoder, objective, devices.world)
     if saved_state:
         state.load(saved_state)
+        _report_device(reporter, saved_state.get("device", "cpu"), devices.device.type)
     if devices.world > 1:
         state.load(devices.broadcast(state.to_dict()))  # machines may differ in a rounding
     chunks = make_chunks(captions, recipe.training.captions_per_image)
     teachers = open_teachers(recipe, splits, vocabulary, out, report, devices)
+    if note := pictures.make_resident(recipe.training.resident):
+        reporter.message(note)
     return TrainingRun(
         recipe, out, splits, vocabulary, pictures, chunks, state, teachers, reporter, devices
     )
+
+
+def _report_device(reporter: Reporter, before: str, now: str) -> None:
+    if before != now:
+        reporter.message(
+            f"the run was saved on {before} and continues on {now}: its numbers agree to rounding, "
+            "and bits may differ"
+        )
 
 
 def _report_contents(
@@ -132,8 +155,8 @@ def _load_saved(out: Path) -> tuple[Checkpoint, dict[str, Any]]:
 # Recipe
 
 
-def _resolve(recipe: Recipe, reporter: Reporter, devices: Devices) -> Recipe:
-    """Make paths absolute, so that a run can be resumed from any folder, and choose "auto"."""
+def _resolve(recipe: Recipe) -> Recipe:
+    """Make paths absolute, so that a run can be resumed from any folder."""
     data, weights = recipe.data, recipe.encoder.weights
     places = {key: _absolute(getattr(data, key)) for key in ("annotations", "images", "store")}
     return replace(
@@ -141,7 +164,6 @@ def _resolve(recipe: Recipe, reporter: Reporter, devices: Devices) -> Recipe:
         data=replace(data, **places),
         encoder=replace(recipe.encoder, weights=_absolute(weights)),
         objective=absolute_teachers(recipe.objective),
-        training=_choose_precision(recipe.training, reporter, devices),
     )
 
 
@@ -153,11 +175,11 @@ def _choose_precision(
     training: TrainingConfig, reporter: Reporter, devices: Devices
 ) -> TrainingConfig:
     """Resolve the precision "auto". A run that is resumed on another machine keeps its own."""
-    native = devices.broadcast(supports_bf16())
+    native = devices.broadcast(supports_bf16(devices.device))
     if training.precision == "bf16" and not native:
         reporter.message(
-            "training.precision is bf16, which this processor only imitates: a step takes many "
-            "times as long as in fp32"
+            f"training.precision is bf16, which this {devices.device.type} only imitates: a step "
+            "takes many times as long as in fp32"
         )
     if training.precision != "auto":
         return training

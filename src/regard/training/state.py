@@ -19,7 +19,8 @@ from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder
 from regard.training.objectives.base import Objective
 
-_POSITION = ("epoch", "batch", "step", "best", "lowest_loss", "stale", "parts")
+_PROGRESS = ("epoch", "batch", "step", "best", "lowest_loss", "stale")
+_POSITION = (*_PROGRESS, "parts", "passes", "loss_scale", "unscaled_steps")
 
 
 class MovingAverage:
@@ -80,6 +81,10 @@ class TrainState:
         stale: evaluations since the best metric or the lowest loss.
         parts: number of parts of training.batch_size captions in a step. A resumed run keeps it
             on any number of devices.
+        passes: number of passes that each part takes, more than 1 where memory was too small.
+        scales_loss: whether the loss is scaled: in fp16, whose small gradients would else be 0.
+        loss_scale: its factor.
+        unscaled_steps: steps since the factor changed.
     """
 
     decoder: AttentionDecoder
@@ -95,6 +100,10 @@ class TrainState:
     lowest_loss: float | None = None
     stale: int = 0
     parts: int = 1
+    passes: int = 1
+    scales_loss: bool = False
+    loss_scale: float = 2.0**16
+    unscaled_steps: int = 0
 
     @classmethod
     def create(
@@ -110,6 +119,7 @@ class TrainState:
         generator = torch.Generator().manual_seed(recipe.training.seed)
         parts = world * recipe.training.accumulate
         state = cls(decoder, encoder, objective, optimizer, None, generator, parts=parts)
+        state.scales_loss = recipe.training.precision == "fp16"
         if recipe.optimizer.ema_decay:
             state.average = MovingAverage(state.parameters(), recipe.optimizer.ema_decay)
         return state
@@ -154,8 +164,9 @@ class TrainState:
     def to_dict(self) -> dict[str, Any]:
         """Return tensors and plain values only, so that the file loads with weights_only.
 
-        Everything is copied: `state_dict` shares memory with the live weights, and saving swaps
-        those with their averages before the file is written.
+        Everything is copied, to the CPU: a run may be resumed on another device, and `state_dict`
+        shares memory with the live weights, which saving swaps with their averages before the
+        file is written.
         """
         trains_encoder = any(p.requires_grad for p in self.encoder.parameters())
         live = {
@@ -165,9 +176,10 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "generator": self.generator.get_state(),
+            "device": next(self.decoder.parameters()).device.type,
             "position": {name: getattr(self, name) for name in _POSITION},
         }
-        return copy.deepcopy(live)
+        return _on_cpu(live)
 
     def load(self, saved: dict[str, Any]) -> None:
         """Load what `to_dict` returned.
@@ -193,6 +205,17 @@ class TrainState:
                 f"training.pt does not fit this recipe: {error}. Resume with the recipe that the "
                 "run was started with."
             ) from error
+
+
+def _on_cpu(values: Any) -> Any:
+    """Return a deep copy of nested dicts and lists with all tensors on the CPU."""
+    if isinstance(values, Tensor):
+        return values.detach().to("cpu", copy=True)
+    if isinstance(values, dict):
+        return {key: _on_cpu(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_on_cpu(value) for value in values]
+    return copy.deepcopy(values)
 
 
 # Optimizer and learning rate

@@ -1,7 +1,10 @@
 """The interface of training objectives, and the terms that several of them share."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
 from regard.model.rng import Rng
+from regard.model.unroll import Packing, pack_captions
 from regard.types import ProjectedAnnotations
 
 
@@ -36,21 +40,42 @@ class Batch:
     items: tuple[int, ...]
     teacher: Tensor | None = None
 
+    @cached_property
+    def rows(self) -> Packing:
+        """The layout of the real words; plan it on the CPU, which `to` does."""
+        return pack_captions(self.steps)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device. Its rows are planned before, where nothing waits."""
+        names = ("vectors", "mask", "tokens", "targets", "steps")
+        moved = replace(self, **{name: copied(getattr(self, name), device) for name in names})
+        moved.__dict__["rows"] = self.rows.to(device)
+        return moved
+
+
+def copied(x: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; copies to a CUDA GPU go on in the background."""
+    if x.device == device:
+        return x
+    pinned = device.type == "cuda" and x.device.type == "cpu"
+    return (x.pin_memory() if pinned else x).to(device, non_blocking=True)
+
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise and its parts, for the logs.
+    """A scalar to minimise and its parts, for the logs. All tensors stay on the device.
 
     Attributes:
         total: averaged over captions (or samples), so that the total of a batch is the mean of
             the totals of its parts, weighted by their pictures.
-        parts: by name. Names that end in `_per_word` are averaged over words, others as `total`.
+        parts: scalars by name, without gradients. Names that end in `_per_word` are averaged over
+            words, others as `total`.
         words: real words of the batch, the weight of the `_per_word` parts.
         statistics: sums over the batch for `Objective.update`, or None.
     """
 
     total: Tensor
-    parts: dict[str, float]
+    parts: dict[str, Tensor]
     words: int
     statistics: Tensor | None = None
 

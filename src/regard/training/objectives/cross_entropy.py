@@ -23,12 +23,12 @@ class CrossEntropy(Objective):
         self, decoder: AttentionDecoder, projected: ProjectedAnnotations, batch: Batch, draws: Rng
     ) -> Loss:
         """See `Objective.loss`."""
-        unrolled = decoder(batch.tokens, projected, steps=batch.steps, generator=draws)
+        unrolled = decoder(batch.tokens, projected, steps=batch.rows, generator=draws)
         nll = -caption_logprob(unrolled, batch, self.config).mean()
         penalty = doubly_stochastic(unrolled.alpha, batch.steps, projected.mask)
         words = batch.steps.sum() / batch.steps.shape[0]
         return Loss(
             nll + self.config.lambda_ds * penalty,
-            {"nll_per_word": (nll / words).item(), "doubly_stochastic": penalty.item()},
-            int(batch.steps.sum()),
+            {"nll_per_word": (nll / words).detach(), "doubly_stochastic": penalty.detach()},
+            len(batch.rows.flat),
         )

@@ -52,7 +52,7 @@ class HardAttentionObjective(Objective):
         """See `Objective.loss`."""
         expected = self._draw_expected(projected, batch, draws)
         unrolled = decoder(
-            batch.tokens, projected, steps=batch.steps, context=expected, generator=draws
+            batch.tokens, projected, steps=batch.rows, context=expected, generator=draws
         )
         if unrolled.location_logprob is None:
             raise ValueError("HardAttentionObjective needs a decoder with hard attention")
@@ -70,12 +70,12 @@ class HardAttentionObjective(Objective):
         )
         words_per_caption = words.float().mean()
         parts = {
-            "nll_per_word": (-logprob.mean() / words_per_caption).item(),
-            "baseline": self.baseline.item(),
-            "entropy_per_word": (entropy / words_per_caption).item(),
+            "nll_per_word": (-logprob.mean() / words_per_caption).detach(),
+            "baseline": self.baseline.clone(),
+            "entropy_per_word": (entropy / words_per_caption).detach(),
         }
-        statistics = torch.stack([(reward * ~expected).sum(), (~expected).sum()]).double()
-        return Loss(total, parts, int(words.sum()), statistics)
+        statistics = torch.stack([(reward * ~expected).sum(), (~expected).sum()])
+        return Loss(total, parts, len(batch.rows.flat), statistics)
 
     @property
     def needs_first_pass(self) -> bool:

@@ -12,6 +12,7 @@ from regard.data.dataset import CaptionDataset
 from regard.metrics.cider import CiderD, sentence_bleu
 from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
 from regard.model.rng import Rng, sample_categorical, spawn
+from regard.model.unroll import pack_captions
 from regard.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
 from regard.training.objectives.base import Batch, Loss, Objective
 from regard.training.objectives.cross_entropy import CrossEntropy
@@ -66,14 +67,15 @@ class SelfCritical(Objective):
             greedy = self.sample(decoder, projected, 1, None)
             baseline = self._rewards(greedy, batch.items, 1)
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
-        unrolled = decoder(read, projected, steps=tokens != PAD, generator=draws)
+        rows = pack_captions((tokens != PAD).cpu()).to(tokens.device)
+        unrolled = decoder(read, projected, steps=rows, generator=draws)
         logprob = sampled_logprob(unrolled, tokens).sum(1)
         total = policy_loss(rewards, baseline, logprob)
         if self.config.cross_entropy_weight > 0:
             mixed = self.cross_entropy.loss(decoder, projected, batch, draws).total
             total = total + self.config.cross_entropy_weight * mixed
-        parts = {"reward": rewards.mean().item(), "baseline": baseline.mean().item()}
-        return Loss(total, parts, int(batch.steps.sum()))
+        parts = {"reward": rewards.mean(), "baseline": baseline.mean()}
+        return Loss(total, parts, len(batch.rows.flat))
 
     def sample(
         self,
