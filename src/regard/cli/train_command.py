@@ -66,11 +66,6 @@ def train(
             "recipe, --set, --out, --data, --images, --encoder, --init and a number for "
             "--batch-size."
         )
-    if encoder and init:
-        raise ConfigError(
-            f"--encoder {encoder} names a new encoder, and --init {init} brings that of a "
-            "trained model. Leave one of them out."
-        )
     recipe = recipe or (None if init or resume else _recipe_for(data, images))
     chosen = Recipe() if resume else _chosen(recipe, init, encoder, settings, data, images)
 
@@ -89,13 +84,18 @@ def train(
         arguments = [part for name, v in pairs if v for part in (name, str(v))]
         arguments = ["train", *([recipe] if recipe else []), *arguments]
         raise typer.Exit(launch(arguments, devices, nodes, place))
+    _check_ranks(world, devices, nodes)
+    more = {"resume": resume is not None, "precision": precision or "", "fit_memory": fits}
+    _train(chosen, folder, device, more)
+
+
+def _check_ranks(world: int, devices: int, nodes: int) -> None:
+    """Reject a number of devices that is not the one that the environment names."""
     if world > 1 and devices * nodes not in (1, world):
         raise ConfigError(
             f"--devices {devices} on {nodes} machines, and the environment says that {world} "
             "processes train together. Leave out --devices and --nodes where torchrun starts them."
         )
-    more = {"resume": resume is not None, "precision": precision or "", "fit_memory": fits}
-    _train(chosen, folder, device, more)
 
 
 def _train(recipe: Recipe, choose: Callable[[], Path], device: str, more: dict[str, Any]) -> None:
@@ -158,6 +158,11 @@ def _chosen(
     """Return the recipe with its changes; with --init it needs no name."""
     from regard.recipes import FINE_TUNE, find_recipe, override, with_encoder
 
+    if encoder and init:
+        raise ConfigError(
+            f"--encoder {encoder} names a new encoder, and --init {init} brings that of a "
+            "trained model. Leave one of them out."
+        )
     named = None if name in (None, FINE_TUNE) else find_recipe(name)
     if init:
         with needs_torch("training a model"):

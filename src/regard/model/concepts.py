@@ -273,11 +273,11 @@ class _Typical:
         one = torch.eye(size, dtype=pointer.vectors.dtype, device=pointer.vectors.device)
         if (usual := pointer.negatives) is None:
             return cls(one.new_zeros(size), one.new_zeros(size), one)
-        mean = usual.mean(0)
+        mean = usual.mean(0)  # (2, K)
         centred = (usual - mean).flatten(0, 1)
         covariance = centred.T @ centred / len(centred)
         covariance = covariance + _SHRINKAGE * covariance.diagonal().mean().clamp_min(1e-6) * one
-        return cls(*mean, torch.linalg.cholesky(covariance))
+        return cls(mean[0], mean[1], torch.linalg.cholesky(covariance))
 
     def special(self, cell: Tensor, whole: Tensor) -> Tensor:
         """Return the direction (K,) that tells a mean cell and picture from typical ones.

@@ -75,12 +75,8 @@ def prepare_run(
         _check_item_count(splits)
     check_views(recipe)
     start = saved
-    if saved is None and recipe.decoder.concepts and not recipe.training.init_from:
-        raise ConfigError(
-            f"decoder.concepts is {recipe.decoder.concepts}, and a fresh decoder has no bank of "
-            "concepts to point at. Set decoder.concepts = 0, or start from a model that points: "
-            "regard train --init MODEL."
-        )
+    if saved is None:
+        _check_bank(recipe)
     if saved is None and recipe.training.init_from:
         start = open_start(recipe, splits.train)
     encoder = _build_encoder(recipe, start)
@@ -116,6 +112,16 @@ def prepare_run(
     return TrainingRun(
         recipe, out, splits, vocabulary, pictures, chunks, state, teachers, reporter, devices
     )
+
+
+def _check_bank(recipe: Recipe) -> None:
+    """Reject a fresh decoder that would point without a bank of concepts."""
+    if recipe.decoder.concepts and not recipe.training.init_from:
+        raise ConfigError(
+            f"decoder.concepts is {recipe.decoder.concepts}, and a fresh decoder has no bank of "
+            "concepts to point at. Set decoder.concepts = 0, or start from a model that points: "
+            "regard train --init MODEL."
+        )
 
 
 def _report_device(reporter: Reporter, before: str, now: str) -> None:

@@ -32,7 +32,7 @@ from regard.pretrained import shipped_encoders
 _LOG = logging.getLogger(__name__)
 _MEAN = (122.7709383, 116.7460125, 104.09373615)
 _STD = (68.5005327, 66.6321579, 70.32316305)
-_LEVELS = ("last", "dense")
+_LEVELS: tuple[str, ...] = ("last", "dense")
 HUB, REVISION = "openai/clip-vit-base-patch16", "57c216476eefef5ab752ec549e440a49ae4ae5f3"
 """The repository of the weights on the hub, and its commit."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
