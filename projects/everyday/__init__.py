@@ -1,0 +1,1 @@
+"""The recipe of the model `everyday`: captions of everyday pictures, with a pointer."""
