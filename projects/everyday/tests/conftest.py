@@ -30,9 +30,9 @@ def store(data: Path) -> AnnotationStore:
 @pytest.fixture(scope="session")
 def head(data: Path, store: AnnotationStore) -> ConceptHead:
     examples, _ = read_examples(data, store, WORDS)
-    projection = torch.randn(16, PARTS.tokens, generator=torch.Generator().manual_seed(0))
+    projection = torch.randn(64, PARTS.tokens, generator=torch.Generator().manual_seed(0))
     return train_head(
-        examples, parts=PARTS, projection=projection, epochs=40, batch_size=16, bf16=False
+        examples, parts=PARTS, projection=projection, epochs=200, batch_size=16, bf16=False
     )
 
 

@@ -150,7 +150,7 @@ def test_training_lowers_the_loss_and_leaves_the_bank(
     losses = [
         found
         for found, _ in train(
-            decoder, mix, vocabulary, steps=120, learning_rate=3e-2, bf16=False, seed=1
+            decoder, mix, vocabulary, steps=160, learning_rate=5e-2, bf16=False, seed=1
         )
     ]
     first, last = (torch.tensor(part).mean(0) for part in (losses[:5], losses[-5:]))
@@ -168,7 +168,7 @@ def test_training_lowers_the_loss_and_leaves_the_bank(
     scores, found = evaluate(decoder, vocabulary, named.store, scored, batch_size=4)
     assert len(found) == 6
     assert set(scores) == {"bleu4", "cider_d"}
-    assert scores["bleu4"] > 50  # untrained: 0
+    assert scores["bleu4"] > 60  # untrained: 0
 
     folder = tmp_path / "model"
     save(folder, ColourEncoder(), decoder, vocabulary, config=CONFIG, metrics={"toys": scores})
