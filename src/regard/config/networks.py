@@ -65,7 +65,7 @@ class EncoderConfig(Section, section="encoder"):
     image_size: Annotated[int, Range(16, 2048)] = 224
     """Side of the square input in pixels."""
     level: str = "stride32"
-    """Which feature map is read: stride16 or stride32; of clip_vit_b16 last or penultimate; of
+    """Which feature map is read: stride16 or stride32; of clip_vit_b16 last or dense; of
     timm an index into its features."""
     resize: Annotated[str, OneOf("squash", "crop", "pad")] = "squash"
     """squash: to a square, aspect ratio lost; crop: short side, then centre crop (the paper);
