@@ -148,12 +148,13 @@ def teach(
     ids = {w: i for i, w in enumerate(vocabulary.words)}
     place = _place_of(pointer, vocabulary, word)
     known = place is not None
-    forms = (word, plural(word))
+    forms: tuple[str, str] = (word, plural(word))
     others = [c for c in range(len(pointer.forms)) if c != place]
     typical = _Typical.of(pointer)
     vector = _vector(directions, typical)
     if place is not None:
-        forms = tuple(vocabulary.words[i] for i in pointer.forms[place].tolist())
+        one, many = (vocabulary.words[i] for i in pointer.forms[place].tolist())
+        forms = one, many
         vector = normalize(pointer.vectors[place] + vector, dim=-1)
     old = None if place is None else pointer.vectors[place]
     held_out = _left_out(directions, pointer, typical, old)
@@ -161,10 +162,10 @@ def teach(
     named = held_out.named(threshold, pointer, others)
     odd = tuple(i for i, ok in enumerate(named) if not ok) if len(directions) > 1 else ()
     likeness = pointer.vectors[others] @ vector
-    near = [
+    near = tuple(
         (vocabulary.words[int(pointer.forms[others[i], 0])], float(likeness[i]))
         for i in likeness.argsort(descending=True)[:_NEIGHBOURS].tolist()
-    ]
+    )
     added = [w for w in dict.fromkeys(forms) if w not in ids]
     words = replace(vocabulary, words=(*vocabulary.words, *added))
     ids |= {w: len(vocabulary) + i for i, w in enumerate(added)}
@@ -175,17 +176,8 @@ def teach(
         torch.cat([pointer.threshold[others], vector.new_tensor([threshold])]),
     )
     kept = list(range(len(vocabulary)))
-    lesson = Lesson(
-        word=forms[0],
-        plural=forms[1],
-        pictures=len(directions),
-        known=known,
-        named=sum(named) / len(named) if len(directions) > 1 else None,
-        neighbours=tuple(near),
-        odd=odd,
-        threshold=threshold,
-        separate=separate,
-    )
+    share = sum(named) / len(named) if len(directions) > 1 else None
+    lesson = Lesson(*forms, len(directions), known, share, near, odd, threshold, separate)
     return _rebuilt(decoder, bank, kept, len(added)), words, lesson
 
 
