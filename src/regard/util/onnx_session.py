@@ -86,18 +86,18 @@ def open_session(
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    source = graph if isinstance(graph, bytes) else str(graph)
+    name = "the graph" if isinstance(graph, bytes) else str(graph)
     try:
         if weights is not None:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights.parent))
             if isinstance(graph, Path):
-                source = graph.read_bytes()  # of a file, only its own folder would be searched
-            if _INTEGER_PRODUCT in source and _sums_may_overflow():
+                graph = graph.read_bytes()  # of a file, only its own folder would be searched
+            if _INTEGER_PRODUCT in graph and _sums_may_overflow():
                 options.add_session_config_entry("session.x64quantprecision", "1")
+        source = graph if isinstance(graph, bytes) else str(graph)
         with _OPENING:
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no public base
-        name = "the graph" if isinstance(graph, bytes) else str(graph)
         raise CheckpointError(
             f"{name} cannot be loaded by onnxruntime: {_reason(error)}"
         ) from error
