@@ -135,6 +135,8 @@ def train(
     from projects.everyday.naming import NamedPictures
     from regard.model.encoders import build_encoder
 
+    config = encoder_config(weights)
+    encoder = build_encoder(config)  # before the hours of training, since it may be missing
     words, store = ConceptWords.read(), open_store(work / "store")
     pictures = read_pictures(data, words)
     texts = read_texts(data / "coco_text" / "captions.txt", words)
@@ -155,8 +157,6 @@ def train(
                 found, _ = training.evaluate(shown, vocabulary, store, some)
                 metrics[title] = found
                 typer.echo(f"step {step}: {title} {json.dumps(found)}")
-    config = encoder_config(weights)
-    encoder = build_encoder(config)
     training.save(out, encoder, decoder, vocabulary, config=config, metrics=metrics, credit=_CREDIT)
 
 

@@ -205,7 +205,7 @@ def box_scores(
         right = shown[np.argsort(-pictures[:, place].numpy(), kind="stable")]
         found = np.cumsum(right) / np.arange(1, len(right) + 1)
         precisions.append(float(found[right].mean()))
-        for picture in np.flatnonzero(shown):
+        for picture in map(int, np.flatnonzero(shown)):
             inside = _inside(boxes[picture][concept], side)
             if inside.mean() >= _LEAST_AREA:
                 peak = int(scores[picture, :, place].argmax())

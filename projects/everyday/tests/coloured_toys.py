@@ -39,14 +39,13 @@ class ColourEncoder(PictureEncoder):
         self.annotation_dim = sum(PARTS.sizes)
         self.batches = 0
         generator = torch.Generator().manual_seed(0)
-        for name, size in zip(("tokens", "dense"), PARTS.sizes, strict=True):
-            self.register_buffer(name, torch.randn(4, size, generator=generator))
+        self.maps = [torch.randn(4, size, generator=generator) for size in PARTS.sizes]
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         self.batches += 1
         colours = functional.avg_pool2d(pixels, PATCH).permute(0, 2, 3, 1)
         colours = torch.cat([colours, torch.ones_like(colours[..., :1])], -1)
-        parts = [functional.layer_norm(colours @ w, w.shape[1:]) for w in (self.tokens, self.dense)]
+        parts = [functional.layer_norm(colours @ w, w.shape[1:]) for w in self.maps]
         return torch.cat(parts, -1).permute(0, 3, 1, 2)
 
 
@@ -91,7 +90,7 @@ def write_data(folder: Path) -> Path:
             draw(folder / name / "images" / file, shown, next(shade))
             texts = [{"raw": caption(shown), "tokens": caption(shown).split()}] * captions
             split = "val" if number < val else "train"
-            image = {"filename": file, "split": split, "sentences": texts}
+            image: dict[str, object] = {"filename": file, "split": split, "sentences": texts}
             images.append(image | {"proper_names": name == "general" and number == val})
             boxes[file] = [
                 {"name": concept, "box": [col / SIDE, row / SIDE, 2 / SIDE, 2 / SIDE]}
