@@ -283,7 +283,7 @@ def test_an_encoder_by_one_option(
     [
         (("own-data", "--encoder", "lite1"), "unknown encoder 'lite1'. Did you mean 'lite"),
         (("--init", "flickr8k-soft", "--encoder", "lite0"), "Leave one of them out"),
-        (("--resume", "m", "--encoder", "lite0"), "--images, --encoder and --init"),
+        (("--resume", "m", "--encoder", "lite0"), "--images, --encoder, --init"),
     ],
 )
 def test_encoders_that_cannot_be_had(

@@ -325,7 +325,7 @@ def test_a_model_that_points_keeps_its_concepts(tmp_path: Path) -> None:
     old, new = (model.decoder.pointer for model in (before, after))
     assert old is not None
     assert new is not None
-    for name in ("vectors", "forms", "threshold", "sharpness", "cell.weight", "norm.bias"):
+    for name in ("vectors", "forms", "threshold", "sharpness", "cell.weight", "cell.bias"):
         torch.testing.assert_close(
             new.state_dict()[name], old.state_dict()[name], rtol=0, atol=0, msg=name
         )

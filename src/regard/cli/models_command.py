@@ -88,6 +88,8 @@ def info(
         json_line(checkpoint.config | {"vocabulary": words} | more)
         return
     table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path is of no use without its end
     for label, value in _described(checkpoint, graphs).items():
         table.add_row(label, Text(value))  # Text, so that a name is not read as markup
     tables().print(table)

@@ -4,7 +4,7 @@ from regard.media.find import digest_of, is_there, medium_of, medium_of_bytes
 from regard.media.geometry import cell_at, cell_bounds, cell_centre, places_of, world_of
 from regard.media.image import read_image
 from regard.media.preprocess import ClipSpec, PreprocessingSpec, ScanSpec, Spec, preprocess
-from regard.media.reader import Input, read_media
+from regard.media.reader import Input, read_media, real_mask
 
 __all__ = [
     "ClipSpec",
@@ -23,5 +23,6 @@ __all__ = [
     "preprocess",
     "read_image",
     "read_media",
+    "real_mask",
     "world_of",
 ]

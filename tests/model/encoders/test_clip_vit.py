@@ -22,6 +22,7 @@ from tests.helpers import towers
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     towers.use_small_towers(monkeypatch)
+    monkeypatch.setattr("regard.pretrained.shipped_models", dict)  # none has a small tower
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ bit for bit.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 SCALE = ".scale"
 _LARGEST = 127
-UNREADABLE = (OSError, SafetensorError, RuntimeError, UnpicklingError)
+UNREADABLE = (OSError, SafetensorError, RuntimeError)
 """Exceptions of a file of weights that cannot be read."""
 
 
@@ -83,7 +82,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         UNREADABLE: it is missing, damaged, or holds more than weights.
     """
     if path.suffix == ".bin":
-        return unpacked(torch.load(path, map_location="cpu", weights_only=True))
+        try:
+            return unpacked(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch raises many kinds on damaged or unsafe files
+            raise OSError(f"{path.name} is damaged or unsafe: {error}") from error
     return unpacked(load_file(path))
 
 
