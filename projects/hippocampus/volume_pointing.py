@@ -13,8 +13,7 @@ import numpy as np
 
 from projects.hippocampus.facts import ANTERIOR, POSTERIOR, MarkedScan
 from regard import Caption, Grid
-from regard.media import cell_at, cell_bounds
-from regard.media import real_mask
+from regard.media import cell_at, cell_bounds, real_mask
 
 SPOKEN = {"anterior": (ANTERIOR,), "posterior": (POSTERIOR,), "hippocampus": (ANTERIOR, POSTERIOR)}
 """Words that name a part, and the labels of what they name."""
