@@ -57,6 +57,7 @@ def teach(
     out: Annotated[
         Path | None, option("Folder for the changed model; by default MODEL is changed.")
     ] = None,
+    device: options.Device = options.AUTO,
     as_json: options.JsonLines = False,
 ) -> None:
     """Teach a model words from a few pictures of each, without training.
@@ -73,7 +74,7 @@ def teach(
     place = _place(source, model, out)
     with needs_torch("teaching a model"):
         from regard.model.concepts import pointer_of
-    captioner = Captioner.load(source)
+    captioner = Captioner.load(source, device=device)
     pointer_of(captioner.decoder, captioner.name)
     for gone in forget or ():
         captioner.forget(gone)

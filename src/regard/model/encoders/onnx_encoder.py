@@ -8,8 +8,9 @@ point into `model.safetensors`; onnxruntime does the same folding when it loads.
 import contextlib
 import importlib
 import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,7 +49,8 @@ def trace_graph(
         passes: Any = importlib.import_module("onnx_ir.passes.common")
         optimizer: Any = importlib.import_module("onnxscript.optimizer")
     # The exporter prints and warns about its own internals; users need neither.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    silenced = contextlib.redirect_stdout(io.StringIO()), _muted("onnx_ir._convenience")
+    with warnings.catch_warnings(), silenced[0], silenced[1]:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),
@@ -85,6 +87,17 @@ def trace_graph(
         ):
             graph_pass(model)
     return _renamed_inputs(_without_metadata(program.model_proto), input_names)
+
+
+@contextlib.contextmanager
+def _muted(name: str) -> Generator[None]:
+    """Silence a logger within the block."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _drop_zero_biases(model: Any) -> None:
