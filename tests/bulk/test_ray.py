@@ -34,9 +34,10 @@ def on_ray(source: Path, out: Path, *options: str) -> subprocess.CompletedProces
 def test_a_cluster_of_its_own_writes_the_rows_of_the_local_engine(tmp_path: Path) -> None:
     source = bulk_jobs.pictures(tmp_path / "in", 10, bad=(2,))
     options = bulk_jobs.QUICK | {"context": "expected"}
-    do(job(source, tmp_path / "local", options=options))
-    do(job(source, tmp_path / "out", options=options), units=1)
-    found = on_ray(source, tmp_path / "out", "--json")
+    named = {"model": "flickr8k-soft", "options": options}
+    do(job(source, tmp_path / "local", **named))
+    do(job(source, tmp_path / "out", **named), units=1)
+    found = on_ray(source, tmp_path / "out", "--json", "--model", "flickr8k-soft")
     assert found.returncode == 1, found.stderr
     counts = json.loads(found.stdout)
     assert (counts["rows"], counts["failed"], counts["rows_now"]) == (10, 1, 6)
