@@ -31,11 +31,12 @@ def exported_in_8_bits(folder: Path, **options: Any) -> Path:
     return export_model(folder, int8=True, examples=pictures, **options)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["last", "dense"])
+def exported(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         towers.use_small_towers(patch)
-        return exported_in_8_bits(towers.saved(tmp_path_factory.mktemp("exported") / "model"))
+        folder = tmp_path_factory.mktemp("exported") / "model"
+        return exported_in_8_bits(towers.saved(folder, level=request.param))
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,8 @@ def test_vectors_are_close_and_those_of_a_picture_alone(exported: Path) -> None:
 def test_all_products_with_weights_are_of_integers(exported: Path) -> None:
     graph = onnx.load(exported / "encoder.onnx", load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
-    assert kinds.count("MatMulInteger") == 4 * towers.SIZES.blocks
+    dense = Captioner.load(exported).config.encoder.level == "dense"
+    assert kinds.count("MatMulInteger") == 4 * towers.SIZES.blocks + dense  # and the projection
     assert "DequantizeLinear" not in kinds
     assert {e.value for w in graph.initializer for e in w.external_data[:1]} == {FILE}
     manifest = read_manifest(load_checkpoint(exported))

@@ -68,18 +68,20 @@ def tower(*, seed: int = 0, level: str = "last", video: VideoConfig | None = Non
     return encoder
 
 
-def captioner(*, seed: int = 0, decoder_seed: int = 0, video: VideoConfig | None = None):
-    encoder = tower(seed=seed, video=video)
+def captioner(
+    *, seed: int = 0, decoder_seed: int = 0, level: str = "last", video: VideoConfig | None = None
+) -> Captioner:
+    encoder = tower(seed=seed, level=level, video=video)
     grid = {"grid_shape": encoder.grid_shape}
     made = toys.decoder(annotation_dim=encoder.annotation_dim, seed=decoder_seed, **grid)
-    config = EncoderConfig("clip_vit_b16", 32, "last")
+    config = EncoderConfig("clip_vit_b16", 32, level)
     if video is not None:
-        config = EncoderConfig("clip_vit_b16", 32, "last", medium="video", video=video)
+        config = EncoderConfig("clip_vit_b16", 32, level, medium="video", video=video)
     recipe = Recipe(name="toy", encoder=config, decoder=made.config)
     return Captioner(encoder, made, toys.vocabulary(), recipe, name="toy")
 
 
-def saved(folder: Path, **seeds: int) -> Path:
+def saved(folder: Path, *, level: str = "last", **seeds: int) -> Path:
     """Save a small captioner in 8 bits."""
-    captioner(**seeds).save(folder, int8=True)
+    captioner(level=level, **seeds).save(folder, int8=True)
     return folder
