@@ -145,7 +145,7 @@ class _IntegerLayer:
         x = self._source
         if lowest:
             x = self._node("Sub", x, self._constant("lowest", np.float32(lowest)))
-        kept = self._constant("rest", rest.to(torch.uint8).numpy())  # a quarter of the graph's bytes
+        kept = self._constant("rest", rest.to(torch.uint8).numpy())  # a quarter of the bytes
         x = self._node("Mul", x, self._node("Cast", kept, to=TensorProto.FLOAT))
         top = x if lowest else self._node("Abs", x)
         top = self._node("ReduceMax", top, self._constant("axis", np.array([-1])), keepdims=1)
