@@ -78,7 +78,7 @@ from benchmarks.memory import peak
 before = peak()
 import regard
 files = [str(f) for f in sorted(Path(sys.argv[1]).glob("*.jpg"))]
-model = regard.load().accelerated(10**6)
+model = regard.load("flickr8k-soft").accelerated(10**6)
 found = {}
 for beams in (1, 3):
     sum(1 for _ in model.caption_many(files[:64], batch_size=32, keep_pixels=False, beam=beams))

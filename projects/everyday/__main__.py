@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from regard import DatasetError, RegardError
+from projects.command_line import progress, run
+from regard import DatasetError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +46,7 @@ def encode(data: Data, work: Work, weights: Weights = "", bf16: Bf16 = True) -> 
     from projects.everyday.encode import SETS, files_of, fill_store
 
     files = [file for name in SETS for file in files_of(data, name)]
-    with _progress("encoding") as report:
+    with progress("encoding") as report:
         store = fill_store(work / "store", files, weights=weights, bf16=bf16, report=report)
     typer.echo(f"{len(store)} pictures in {store.folder}")
 
@@ -111,7 +107,7 @@ def name(data: Data, work: Work) -> None:
     words = ConceptWords.read()
     learned = Bank.load(work / "bank.safetensors", words)
     digests = list(dict.fromkeys(picture.digest for picture in read_pictures(data, words)))
-    with _progress("naming") as report:
+    with progress("naming") as report:
         name_pictures(open_store(work / "store"), digests, learned, work / "naming", report=report)
 
 
@@ -191,26 +187,5 @@ def _matrix(path: Path | None) -> Tensor | None:
     return values[0].float()
 
 
-@contextmanager
-def _progress(what: str) -> Generator[Callable[[int, int], None]]:
-    """Yield what receives (done, total); it draws a bar if standard error is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def main() -> None:
-    """Run the command line; regard's own errors become one line and status 2."""
-    try:
-        app(prog_name="python -m projects.everyday")
-    except RegardError as error:
-        typer.echo(f"everyday: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run(app, "everyday")

@@ -6,18 +6,14 @@ Run it from the root of a checkout; README.md has the whole sequence of commands
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from regard import ConfigError, RegardError
+from projects.command_line import progress, run
+from regard import ConfigError
 
 app = typer.Typer(
     help="Write the data set, pretrain the encoder, evaluate a model of hippocampus scans.",
@@ -44,7 +40,7 @@ def data(
     """Caption hippocampus scans by rule from their masks: rule-made text on real scans."""
     from projects.hippocampus.data import write_data
 
-    with _progress("measuring") as report:
+    with progress("measuring") as report:
         dataset = write_data(
             folder, out, captions=captions, copies=copies, seed=seed, report=report
         )
@@ -119,26 +115,5 @@ def out_of_distribution(folder: DataFolder, model: Model = "hippocampus-soft") -
         typer.echo(count.row())
 
 
-@contextmanager
-def _progress(what: str) -> Generator[Callable[[int, int], None]]:
-    """Yield what receives (done, total); it draws a bar if standard error is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def main() -> None:
-    """Run the command line; regard's own errors become one line and status 2."""
-    try:
-        app(prog_name="python -m projects.hippocampus")
-    except RegardError as error:
-        typer.echo(f"hippocampus: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run(app, "hippocampus")
