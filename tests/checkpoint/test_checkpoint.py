@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
+from regard.captioner import Captioner
 from regard.checkpoint.build import load_weights, save_checkpoint
 from regard.checkpoint.folder import (
     FORMAT_VERSION,
@@ -20,6 +22,7 @@ from regard.checkpoint.folder import (
     load_checkpoint,
 )
 from regard.errors import CheckpointError
+from tests.helpers import toys
 from tests.helpers.toys import vocabulary
 
 CONFIG = {
@@ -107,6 +110,22 @@ def test_tied_weights_can_be_stored(tmp_path: Path) -> None:
     shared = torch.ones(12, 2)
     weights = {"decoder.embedding.weight": shared, "decoder.output.weight": shared}
     assert set(load_checkpoint(save(tmp_path / "m", weights=weights)).weights) == set(weights)
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    both = {"decoder.output.weight", "decoder.embedding.weight"}
+    for tied in (True, False):
+        model = toys.captioner(tie_embeddings=tied, embedding_dim=8)
+        model.save(tmp_path / str(tied))
+        with safe_open(tmp_path / str(tied) / "model.safetensors", "np") as stored:
+            assert both - set(stored.keys()) == ({"decoder.output.weight"} if tied else set())
+        again = load_checkpoint(tmp_path / str(tied))
+        assert both <= set(again.weights)
+        assert again.arrays("decoder.")["output.weight"].shape == (len(model.vocabulary), 8)
+        loaded, picture = Captioner.load(tmp_path / str(tied), backend="torch"), toys.picture()
+        assert loaded.caption(picture).text == model.caption(picture).text
+        shared = loaded.decoder.output.weight is loaded.decoder.embedding.weight
+        assert shared == tied
 
 
 def test_every_file_may_be_read_by_whom_the_config_may(tmp_path: Path) -> None:

@@ -90,6 +90,20 @@ def test_graphs_are_written_again(model: Path, photos: Path) -> None:
     assert light.caption(picture).text == heavy.caption(picture).text
 
 
+@pytest.mark.slow
+def test_the_shipped_model_learns_a_word_and_stays_light(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "taught"
+    result = run(
+        "teach", "everyday", "--word", "paper boat", "--images", photos / "kite", "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    assert "computes its encoder exactly" in result.stderr
+    light = Captioner.load(out, backend="onnx")
+    assert {"paper boat", "paper boats", "zebra"} <= set(light.vocabulary.words)
+    assert light.caption(toys.picture(0, (64, 64))).words
+
+
 def test_wrong_use_changes_nothing(model: Path, photos: Path, tmp_path: Path) -> None:
     held = (model / "config.json").read_bytes()
     toys.captioner().save(tmp_path / "plain")
@@ -104,6 +118,8 @@ def test_wrong_use_changes_nothing(model: Path, photos: Path, tmp_path: Path) ->
         result = run("teach", *arguments)
         assert isinstance(result.exception, ConfigError)
         assert message in str(result.exception)
+    result = run("teach", model, "--images", photos, "--device", "nonsense")
+    assert "device 'nonsense' cannot be used; expected auto" in str(result.exception)
     for arguments in ((model,), (model, "--word", "kite"), (model, "--images", tmp_path / "no")):
         assert run("teach", *arguments).exit_code == 2
     with pytest.raises(ConfigError, match="no pointer"):

@@ -357,3 +357,62 @@ def test_compiled_steps_are_not_taken() -> None:
         case = dispatch.Case(items=10**6, pointer=True)
         assert row.choose(case) != dispatch.CPP
         assert "points" in row.implementations[0].obstacle(case)
+
+
+@torch.no_grad()
+def test_a_word_of_the_bank_is_read_by_its_concept() -> None:
+    decoder = pointing.decoder()
+    pointer = decoder.pointer
+    assert pointer is not None
+    plain = pointing.VOCABULARY.words.index("water")
+    token = torch.tensor([DOG, DOGS, HYDRANT, plain])
+    embedded = torch.randn(4, decoder.config.embedding_dim)
+    found = pointer.embed(token, embedded)
+    dog, hydrant = pointer.read(pointer.vectors[0]), pointer.read(pointer.vectors[1])
+    wanted = torch.stack([dog, dog + pointer.plural, hydrant, embedded[3]])
+    torch.testing.assert_close(found, wanted)
+    # What the vocabulary's embedding holds for such a word is never read, step by step or at once.
+    projected = decoder.project(*annotations())
+    tokens = token.expand(3, 4).contiguous()
+    state = decoder.init_state(projected)
+    before = decoder(tokens, projected).logits, decoder.step(tokens[:, 0], state, projected).logits
+    decoder.embedding.weight[[DOG, DOGS, HYDRANT]] = 7.0
+    after = decoder(tokens, projected).logits, decoder.step(tokens[:, 0], state, projected).logits
+    torch.testing.assert_close(after, before)
+
+
+@torch.no_grad()
+def test_items_and_cells_are_compared_by_their_own_features() -> None:
+    decoder = pointing.decoder(concept_split=2)
+    pointer = decoder.pointer
+    assert pointer is not None
+    vectors, mask = annotations()
+    cells, whole = pointer.likeness(vectors, mask)
+    other = vectors.clone()
+    other[..., :2] += 1
+    assert torch.equal(pointer.likeness(other, mask)[0], cells)
+    assert not torch.allclose(pointer.likeness(other, mask)[1], whole)
+    other = vectors.clone()
+    other[..., 2:] += torch.randn(FEATURES - 2)
+    assert torch.equal(pointer.likeness(other, mask)[1], whole)
+    assert not torch.allclose(pointer.likeness(other, mask)[0], cells)
+
+
+@torch.no_grad()
+def test_the_cell_of_a_named_word_is_the_one_that_named_it() -> None:
+    decoder = pointing.decoder()
+    vectors, mask = annotations(items=8)
+    naming = decoder.project(vectors, mask).naming
+    assert naming is not None
+    concept_of = {i: c for c, pair in enumerate(pointing.CONCEPTS) for i in
+                  pointing.VOCABULARY.encode(list(pair))}  # fmt: skip
+    elsewhere = 0
+    for item, (best, *_) in enumerate(search(decoder, (vectors, mask), beam=2)):
+        assert best.cell is not None
+        for token, alpha, cell in zip(best.tokens, best.alpha, best.cell, strict=True):
+            if token not in concept_of:
+                assert cell == -1
+                continue
+            assert cell == (alpha * naming[item, :, concept_of[token]].numpy()).argmax()
+            elsewhere += int(cell != alpha.argmax())
+    assert elsewhere > 0  # than where it looked most

@@ -169,16 +169,24 @@ def _save(captioner: Captioner, source: Path, place: Path) -> None:
     from regard.errors import MissingExtra
     from regard.export.write_graphs import WEIGHTS, export_model, weight_locations
 
-    manifest = read_manifest(load_checkpoint(source))
+    checkpoint = load_checkpoint(source)
+    manifest = read_manifest(checkpoint)
     stored = weight_locations(source / WEIGHTS)["decoder.embedding.weight"].dtype
     captioner.save(place, half=stored == "F16")
     if manifest is None:
         return
     reason = "its encoder was quantised, which needs --int8 and --calibrate"
-    if manifest.precision == "float32":
+    rounded = manifest.precision != "float32"
+    if not rounded or checkpoint.encoder_file is not None:  # that file serves an exact graph, too
         try:
             export_model(place)
-            return
         except (MissingExtra, CheckpointError) as error:
             reason = str(error)
+        else:
+            if rounded:
+                complain(
+                    f"{place} computes its encoder exactly, which takes longer than in 8 bits. For "
+                    f"those: regard export {place} --int8 --calibrate DIR, a folder of pictures."
+                )
+            return
     complain(f"{place} runs on torch until it is exported: regard export {place} ({reason}).")
