@@ -33,6 +33,7 @@ Work = Annotated[Path, typer.Argument(help="Folder for what the commands write."
 Weights = Annotated[str, typer.Option(help="Of the encoder, as encoder.weights; else its own.")]
 Bf16 = Annotated[bool, typer.Option(help="Compute products in bfloat16, if the CPU has them.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is random.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Of the small encoder that distil made.")]
 _CREDIT = (
     "Captions of Flickr8k (Hodosh et al. 2013), alt texts of OpenStax textbooks (CC BY 4.0), "
     "captions of COCO val2017 without their pictures (CC BY 4.0), labelled pictures. Encoder: CLIP "
@@ -49,6 +50,50 @@ def encode(data: Data, work: Work, weights: Weights = "", bf16: Bf16 = True) -> 
     with progress("encoding") as report:
         store = fill_store(work / "store", files, weights=weights, bf16=bf16, report=report)
     typer.echo(f"{len(store)} pictures in {store.folder}")
+
+
+@app.command()
+def distil(
+    data: Data,
+    work: Work,
+    model: Annotated[Path, typer.Argument(help="Folder of the model whose bank is kept.")],
+    samples: Annotated[int, typer.Option(min=1, help="Pictures drawn in all.")] = 40_000,
+    seed: Seed = 0,
+) -> None:
+    """Train the small encoder on the annotations of the large one, and encode with it."""
+    from projects.everyday.distil import distil as train_student
+    from projects.everyday.distil import first_features, student_config, targets_of
+    from projects.everyday.encode import SETS, files_of, fill_store, open_store, training_files
+    from regard import Captioner, ConfigError
+    from regard.media import digest_of
+    from regard.model.encoders import build_encoder, write_weights
+    from regard.model.encoders.efficientnet_lite import DistilledLite
+
+    student = build_encoder(student_config())
+    assert isinstance(student, DistilledLite)
+    pointer = Captioner.load(model, backend="torch").decoder.pointer
+    if pointer is None:
+        raise ConfigError(f"{model} has no pointer, so it has no bank. Name the model of train.")
+    files = training_files(data)
+    with progress("first blocks") as report:
+        features = first_features(student, files, report=report)
+    targets = targets_of(
+        open_store(work / "store"), [digest_of(f) for f in files], student.grid_shape[0]
+    )
+    for step, found in enumerate(
+        train_student(student, features, targets, pointer, samples=samples, seed=seed), 1
+    ):
+        if step % 50 == 0:
+            parts = (found.cells, found.mean, found.naming)
+            typer.echo(f"step {step}: " + " ".join(f"{float(part):.3f}" for part in parts))
+    path = work / "student.safetensors"
+    write_weights(student, path, int8=True)
+    shipped = build_encoder(student_config(str(path)))  # with the weights as they are stored
+    with progress("encoding") as report:
+        fill_store(
+            work / "fast" / "store", [f for name in SETS for f in files_of(data, name)],
+            shipped, bf16=False, report=report,
+        )  # fmt: skip
 
 
 @app.command()
@@ -96,7 +141,7 @@ def bank(
 
 
 @app.command()
-def name(data: Data, work: Work) -> None:
+def name(data: Data, work: Work, fast: Fast = False) -> None:
     """Write what the bank names in every cell of the training pictures."""
     from projects.everyday.bank import Bank
     from projects.everyday.concept_words import ConceptWords
@@ -107,8 +152,11 @@ def name(data: Data, work: Work) -> None:
     words = ConceptWords.read()
     learned = Bank.load(work / "bank.safetensors", words)
     digests = list(dict.fromkeys(picture.digest for picture in read_pictures(data, words)))
+    place = work / "fast" if fast else work
     with progress("naming") as report:
-        name_pictures(open_store(work / "store"), digests, learned, work / "naming", report=report)
+        name_pictures(
+            open_store(place / "store"), digests, learned, place / "naming", report=report
+        )
 
 
 @app.command()
@@ -121,28 +169,42 @@ def train(
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between scores.")] = 500,
     bf16: Bf16 = True,
     seed: Seed = 0,
+    fast: Fast = False,
+    init: Annotated[
+        Path | None, typer.Option(help="Model whose decoder and words training starts from.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(min=0, help="At its peak.")] = 1.5e-3,
 ) -> None:
     """Train the decoder on the mix, and write the model."""
     from projects.everyday import train as training
     from projects.everyday.bank import Bank
     from projects.everyday.concept_words import ConceptWords
+    from projects.everyday.distil import student_config
     from projects.everyday.encode import encoder_config, open_store
     from projects.everyday.mix import Mix, read_pictures, read_texts, vocabulary_of
     from projects.everyday.naming import NamedPictures
+    from regard import Captioner
     from regard.model.encoders import build_encoder
 
-    config = encoder_config(weights)
+    place = work / "fast" if fast else work
+    config = student_config(str(work / "student.safetensors")) if fast else encoder_config(weights)
     encoder = build_encoder(config)  # before the hours of training, since it may be missing
-    words, store = ConceptWords.read(), open_store(work / "store")
+    words, store = ConceptWords.read(), open_store(place / "store")
     pictures = read_pictures(data, words)
     texts = read_texts(data / "coco_text" / "captions.txt", words)
-    vocabulary = vocabulary_of(pictures, texts, words)
-    learned = Bank.load(work / "bank.safetensors", words)
-    decoder = training.build_decoder(learned, words, vocabulary, seed=seed)
-    mix = Mix(pictures, texts, NamedPictures(store, work / "naming"), words, seed=seed)
+    if init is not None:
+        first = Captioner.load(init, backend="torch")
+        vocabulary, decoder = first.vocabulary, training.trainable(first.decoder)
+    else:
+        vocabulary = vocabulary_of(pictures, texts, words)
+        learned = Bank.load(work / "bank.safetensors", words)
+        decoder = training.build_decoder(learned, words, vocabulary, seed=seed)
+    mix = Mix(pictures, texts, NamedPictures(store, place / "naming"), words, seed=seed)
     scored = _scored(data)
     metrics: dict[str, object] = {}
-    run = training.train(decoder, mix, vocabulary, steps=steps, bf16=bf16, seed=seed)
+    run = training.train(
+        decoder, mix, vocabulary, steps=steps, learning_rate=learning_rate, bf16=bf16, seed=seed
+    )
     for step, (losses, average) in enumerate(run, 1):
         if step % 50 == 0:
             typer.echo(f"step {step}: losses {losses[0]:.3f} {losses[1]:.3f}")
@@ -153,7 +215,10 @@ def train(
                 found, _ = training.evaluate(shown, vocabulary, store, some)
                 metrics[title] = found
                 typer.echo(f"step {step}: {title} {json.dumps(found)}")
-    training.save(out, encoder, decoder, vocabulary, config=config, metrics=metrics, credit=_CREDIT)
+    training.save(
+        out, encoder, decoder, vocabulary, config=config, metrics=metrics, credit=_CREDIT,
+        name="everyday-fast" if fast else "everyday",
+    )  # fmt: skip
 
 
 def _scored(data: Path) -> dict[str, ScoredPictures]:

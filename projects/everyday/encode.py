@@ -89,6 +89,20 @@ def files_of(data: Path, name: str) -> list[str]:
     return [item.file for item in load_dataset(*places(data, name))]
 
 
+def training_files(data: Path) -> list[str]:
+    """Return the pictures that are trained on: the train splits, and those with labels.
+
+    Raises:
+        DatasetError: a set cannot be read.
+    """
+    found = [
+        item.file
+        for name in ("flickr8k", "general")
+        for item in load_dataset(*places(data, name)).split("train")
+    ]
+    return found + files_of(data, "labels")
+
+
 def places(data: Path, name: str) -> tuple[Path, Path]:
     """Return the caption file and the folder of pictures of a set, as `load_dataset` takes them."""
     return data / name / f"dataset_{name}.json", data / name / "images"

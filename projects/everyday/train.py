@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,15 @@ def build_decoder(
     bank.fill(decoder.pointer, forms)
     with torch.no_grad():
         decoder.pointer.switch.bias.copy_(torch.tensor(_SWITCH))
+    return decoder
+
+
+def trainable(decoder: AttentionDecoder) -> AttentionDecoder:
+    """Return a loaded decoder with all weights trainable but those of its bank."""
+    decoder.requires_grad_(True)
+    if decoder.pointer is not None:
+        for fixed in (decoder.pointer.cell, decoder.pointer.whole, decoder.pointer.sharpness):
+            fixed.requires_grad_(False)
     return decoder
 
 
@@ -334,6 +343,7 @@ def save(
     config: EncoderConfig,
     metrics: dict[str, object],
     credit: str = "",
+    name: str = "everyday",
 ) -> None:
     """Write a model folder that needs nothing else, with float16 weights.
 
@@ -345,13 +355,14 @@ def save(
         config: of the encoder.
         metrics: scores with their settings.
         credit: notes on the data for the model card.
+        name: of the model.
     """
     recipe = Recipe(
-        "everyday",
-        config,
+        name,
+        replace(config, weights="", trainable=False, frozen_blocks=0),  # the folder has them
         decoder.config,
         data=DataConfig(credit=credit, min_count=MIN_COUNT, max_length=LONGEST),
         decoding=DecodingConfig(block_ngram=OPTIONS.block_ngram),
     )
-    captioner = Captioner(encoder, decoder, vocabulary, recipe, name="everyday")
+    captioner = Captioner(encoder, decoder, vocabulary, recipe, name=name)
     captioner.save(folder, metrics=metrics, half=True)

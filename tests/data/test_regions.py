@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regard.data.regions import load_regions
+from regard.data.regions import load_regions, regions_of_word
 from regard.errors import DatasetError
 from regard.synthetic.scenes import make_scenes, write_scenes
 
@@ -39,6 +39,37 @@ def test_coco_boxes_are_joined_by_name(tmp_path: Path) -> None:
     assert regions["dog"][0].boxes == ((20, 10, 60, 40), (0, 0, 5, 5))
     assert regions["dogs"] == regions["dog"]
     assert regions["ball"][0].boxes == ((2, 1, 6, 4),)
+
+
+def test_named_boxes_are_shares_of_the_sides(tmp_path: Path) -> None:
+    things = [
+        {"name": "Person", "box": [0.5, 0.25, 0.25, 0.5]},
+        {"name": "person", "box": [0, 0, 0.1, 0.1]},
+        {"name": "dining table", "box": [0, 0.5, 1, 0.5]},
+        {"name": "hot dog", "box": [0.25, 0.5, 0.1, 0.1]},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.jpg": things, "b.jpg": []}))
+    places = load_regions(tmp_path / "boxes.json")["a.jpg"]
+    (person,) = places["person"]
+    assert person.boxes == ((0.25, 0.5, 0.75, 0.75), (0, 0, 0.1, 0.1))
+    size = 200.0, 400.0  # rows from 50 to 150, columns from 200 to 300
+    for point in ((51, 201), (149, 299), (0, 0), (20, 40)):
+        assert person.holds(point, size)
+    for point in ((49, 201), (51, 199), (151, 299), (149, 301), (21, 0)):
+        assert not person.holds(point, size)
+    for word in ("man", "women", "people", "boy"):
+        assert regions_of_word(places, word) == [person]
+    assert regions_of_word(places, "table")[0].boxes == ((0.5, 0.0, 1.0, 1.0),)
+    for word in ("dog", "cat", "runs", "the"):
+        assert not regions_of_word(places, word)
+
+
+@pytest.mark.parametrize("box", [[0, 0, 20, 30], [0.5, 0, 0.6, 1], [-0.1, 0, 0.5, 0.5], [0, 0, 1]])
+def test_named_boxes_in_pixels_are_refused(tmp_path: Path, box: list[float]) -> None:
+    content = {"a.jpg": [{"name": "dog", "box": box}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="no regions that can be used"):
+        load_regions(tmp_path / "boxes.json")
 
 
 def test_masks_are_seen_where_they_are_not_black(tmp_path: Path) -> None:

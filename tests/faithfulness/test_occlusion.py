@@ -13,6 +13,7 @@ from regard.config import VideoConfig
 from regard.errors import ConfigError
 from regard.faithfulness.occlusion import (
     Occluder,
+    _blocks,
     _smeared,
     deletion_and_insertion,
     occlude,
@@ -43,6 +44,29 @@ def test_only_the_planted_cell_matters_and_by_the_computed_amount() -> None:
     np.testing.assert_allclose(found.falls, by_hand, atol=1e-6)
     # One cell stands out in both, above all others and below them.
     np.testing.assert_allclose(found.correlation, [1, -1])
+
+
+def test_cells_of_a_fine_grid_are_covered_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = Grid(("rows", "cols"), (14, 14), (8, 8), ((0.0, 8.0), (0.0, 8.0)))
+    blocks, side = _blocks(grid, grid.shape, np.arange(196))
+    assert (blocks.shape, side) == ((49, 196), 2)
+    assert (blocks.sum(0) == 1).all()
+    assert (blocks.sum(1) == 4).all()
+    np.testing.assert_array_equal(np.flatnonzero(blocks[8]), [30, 31, 44, 45])  # rows, cols 2 and 3
+    blocks, side = _blocks(grid, (11, 12), np.arange(1, 132))  # the first cell is padding
+    assert (blocks.shape, side) == ((36, 132), 2)
+    assert blocks[:, 0].sum() == 0
+    assert (blocks[:, 1:].sum(0) == 1).all()
+    blocks, side = _blocks(grid, (10, 10), np.arange(100))
+    assert (side, np.array_equal(blocks, np.eye(100, dtype=bool))) == (1, True)
+    captioner, caption = planted((0, 1))
+    each = occlude(captioner, caption)
+    monkeypatch.setattr("regard.faithfulness.occlusion._FINE", 1)
+    whole = occlude(captioner, caption)  # one block of 2×2 cells
+    assert (each.covered, whole.covered) == ("cell", "block of 2×2 cells")
+    mean = (200 + 20 + 60 + 140) / 4
+    for falls, cell in zip(whole.falls, (200, 20), strict=True):
+        np.testing.assert_allclose(falls, logprob(cell) - logprob(mean), atol=1e-6)
 
 
 def test_a_blurred_cover_is_another_one() -> None:

@@ -28,7 +28,7 @@ from regard.config.io import to_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, build_encoder, own_part
-from regard.model.encoders.int8_weights import linear_weights, packed, unpacked
+from regard.model.encoders.int8_weights import packed, unpacked
 from regard.text.vocabulary import Vocabulary
 from regard.util.atomic import replaced_whole
 from regard.version import __version__
@@ -163,7 +163,7 @@ def _of_own_file(part: Encoder, *, half: bool, int8: bool) -> dict[str, Tensor]:
         half: store in float16 the matrices that are not in 8 bits, and what float16 holds exactly.
         int8: store all matrices in 8 bits, not only those that they hold exactly.
     """
-    matrices = linear_weights(part)
+    matrices = part.matrices()
     stored = packed(part.state_dict(), matrices, lossy=int8)
     if half:  # the rest is small and sensitive, and stays float32
         for name, value in part.state_dict().items():

@@ -222,7 +222,12 @@ def faithfulness(
     control: Annotated[str | None, option("A model of the recipe uniform-control.")] = None,
     split: options.Split = "val",
     regions: Annotated[
-        Path | None, option("objects.json, COCO boxes, or a CSV of file,word,mask.")
+        Path | None,
+        option(
+            "Where things are: objects.json, COCO's or named boxes, or a CSV of file,word,mask.",
+            "--boxes",
+            "--regions",
+        ),
     ] = None,
     limit: options.Limit = 0,
     probed: Annotated[int, option("Pictures whose cells are covered.")] = 50,
@@ -301,6 +306,9 @@ def _region_table(regions: dict[str, float]) -> Table:
     title = f"attention on the thing named, {regions['words']:.0f} words"
     table = Table("", "attention", "uniform", "middle", title=title)
     table.add_row("mass inside", f"{regions['mass']:.1%}", f"{regions['uniform_mass']:.1%}", "–")
+    if regions["uniform_mass"]:
+        ratio = regions["mass"] / regions["uniform_mass"]
+        table.add_row("mass over the area", f"{ratio:.2f} ×", "1 ×", "–")
     table.add_row("peak inside", f"{regions['hit']:.1%}", f"{regions['uniform_hit']:.1%}",
                   f"{regions['middle_hit']:.1%}")  # fmt: skip
     return table

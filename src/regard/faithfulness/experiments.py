@@ -16,7 +16,7 @@ import numpy as np
 
 from regard.captioner import Captioner, Source
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
-from regard.data.regions import Regions
+from regard.data.regions import Regions, regions_of_word
 from regard.decoding.sampling import force_captions
 from regard.errors import ConfigError, DatasetError
 from regard.faithfulness.attention_swap import SWAPS, SwappedAttention
@@ -48,7 +48,8 @@ class Faithfulness:
             number of words.
         swaps: by swap ("none" first): scores of the captions made under it, and the mean
             log-probability of the words of the unswapped captions.
-        regions: mass and hits inside the named regions, with both baselines; empty without.
+        regions: mass and hits inside the named regions, with both baselines, and the number of
+            `words` that name one; empty without.
         failures: reason by item key of the pictures that could not be captioned. They are scored
             as empty captions, as in `regard.metrics.split_evaluation`, and left out elsewhere.
     """
@@ -258,7 +259,7 @@ def _pointing(captions: Mapping[str, Caption], regions: Regions) -> dict[str, fl
     for key, caption in captions.items():
         places, mentions = regions.get(key, {}), Counter[str]()
         for word in caption.words:
-            if of_word := places.get(word.text):
+            if of_word := regions_of_word(places, word.text):
                 region = of_word[min(mentions[word.text], len(of_word) - 1)]
                 found.append(pointing(word.alpha, caption.grid, region))
             mentions[word.text] += 1

@@ -7,7 +7,8 @@ Fergus 2014; deletion and insertion: Petsiuk et al. 2018).
 
 A part is a cell of a picture's or a scan's grid, or a frame of a clip: covering every cell of
 every frame would mean reading hundreds of clips, and a thing hidden in one frame is visible in the
-next.
+next. `occlude` covers the cells of a fine picture grid in square blocks: 49 blocks of 2×2 for
+14×14 cells, which a large encoder reads in a quarter of the time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ COVERS = ("mean", "blur")
 """Content of a covered part: the input's mean colour, or the input blurred beyond recognition."""
 _BLURRED_SIDE = 4  # pixels or voxels that remain of a blurred input's side
 _BATCH = 32  # pictures encoded together
+_FINE = 10  # cells along a side; of a finer grid several are covered at a time
 
 
 def check_cover(cover: str) -> None:
@@ -56,7 +58,8 @@ class Occlusion:
         correlation: (T,) Spearman's rank correlation of the falls with the attention that the
             parts received, over the real parts; nan where one of the two is constant.
         cover: one of `COVERS`.
-        covered: the part covered at a time: "cell", or "frame" of a clip.
+        covered: what is covered at a time: "cell", "frame" of a clip, or "block of 2×2 cells",
+            all of which have the fall of their block, and are ranked as one.
     """
 
     falls: np.ndarray
@@ -175,8 +178,8 @@ class Occluder:
 def occlude(captioner: Captioner, caption: Caption, *, cover: str = "mean") -> Occlusion:
     """Cover each part of an input in turn and measure the fall of each word's log-probability.
 
-    The words before it are those of the caption. A part is a cell of a picture or scan, or a
-    frame of a clip.
+    The words before it are those of the caption. A part is a cell of a picture or scan, a block of
+    cells of a fine picture grid, or a frame of a clip.
 
     Args:
         captioner: the model of the caption.
@@ -187,16 +190,26 @@ def occlude(captioner: Captioner, caption: Caption, *, cover: str = "mean") -> O
         ConfigError: see `Occluder`.
     """
     occluder = Occluder(captioner, caption, cover=cover)
-    parts = math.prod(occluder.shape)
-    visible = np.concatenate([np.ones((1, parts), bool), ~np.eye(parts, dtype=bool)[occluder.real]])
-    read = occluder.read(visible)
-    of_real = (read.logprobs[0] - read.logprobs[1:]).T
-    falls = np.zeros((len(of_real), parts), of_real.dtype)
-    falls[:, occluder.real] = of_real
-    attention = occluder.part_attention(caption.trace.alpha)[:, occluder.real]
-    correlation = [rank_correlation(a, f) for a, f in zip(attention, of_real, strict=True)]
-    shape = (len(falls), *occluder.shape)
-    return Occlusion(falls.reshape(shape), np.array(correlation, np.float64), cover, occluder.part)
+    blocks, side = _blocks(occluder.grid, occluder.shape, occluder.real)  # (K, P)
+    covered = occluder.part if side == 1 else f"block of {side}×{side} cells"
+    read = occluder.read(np.concatenate([np.ones_like(blocks[:1]), ~blocks]))
+    of_block = (read.logprobs[0] - read.logprobs[1:]).T  # (T, K)
+    attention = occluder.part_attention(caption.trace.alpha) @ blocks.T
+    correlation = [rank_correlation(a, f) for a, f in zip(attention, of_block, strict=True)]
+    falls = (of_block @ blocks).reshape(len(of_block), *occluder.shape)
+    return Occlusion(falls, np.array(correlation, np.float64), cover, covered)
+
+
+def _blocks(grid: Grid, shape: tuple[int, ...], real: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the parts that are covered together, (K, P) bool, and the side of their square.
+
+    Padding is in no block.
+    """
+    side = math.ceil(max(shape) / _FINE) if grid.axes == ("rows", "cols") else 1
+    index = np.indices(shape).reshape(len(shape), -1) // side
+    number = np.ravel_multi_index(tuple(index), shape)  # (P,) of its block, increasing
+    is_real = np.isin(np.arange(len(number)), real)
+    return (number == np.unique(number[is_real])[:, None]) & is_real, side
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:

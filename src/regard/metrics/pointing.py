@@ -24,10 +24,12 @@ class Region:
         boxes: boxes of the object; several if it occurs several times.
         mask: (height, width) bool over the whole source, instead of boxes; a mask of another
             size is stretched.
+        relative: whether boxes are in shares of the source's sides, not in pixels.
     """
 
     boxes: tuple[Box, ...] = ()
     mask: np.ndarray | None = None
+    relative: bool = False
 
     def holds(self, point: tuple[float, float], source_size: tuple[float, ...]) -> bool:
         """Return whether a point (row, column) in source pixels lies in the region.
@@ -43,6 +45,8 @@ class Region:
                 return False
             y, x = int(row * high / height), int(column * wide / width)
             return bool(self.mask[min(y, high - 1), min(x, wide - 1)])  # a product is rounded
+        if self.relative:
+            row, column = row / source_size[0], column / source_size[1]
         return any(top <= row <= down and left <= column <= right
                    for top, left, down, right in self.boxes)  # fmt: skip
 

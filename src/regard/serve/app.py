@@ -56,6 +56,16 @@ _SAMPLES = {
     "cat.jpg": "a cat",
     "china.jpg": "a temple",
     "astronaut.jpg": "an astronaut, portrait",
+    "buses.jpg": "a bus station",
+    "car.jpg": "a parked car",
+    "chairlift.jpg": "people on a chairlift",
+    "city.jpg": "a city from above",
+    "colosseum.jpg": "the Colosseum",
+    "cook.jpg": "a cook in the street",
+    "desk.jpg": "computers on a desk",
+    "jacket.jpg": "a jacket and a hat",
+    "phone.jpg": "hands with a phone",
+    "workers.jpg": "workers planting a tree",
 }
 """Sample pictures in the order of the page, with the titles of their buttons."""
 

@@ -13,6 +13,7 @@ from regard.model.encoders.sequences import FrameEncoder, SliceEncoder
 _TABLE = {
     "clip_vit_b16": "regard.model.encoders.clip_vit:ClipVit",
     "efficientnet_lite0": "regard.model.encoders.efficientnet_lite:EfficientNetLite",
+    "efficientnet_lite0_clip": "regard.model.encoders.efficientnet_lite:DistilledLite",
     "efficientnet_lite2": "regard.model.encoders.efficientnet_lite:EfficientNetLite",
     "googlenet": "regard.model.encoders.googlenet:GoogLeNet",
     "small_cnn": "regard.model.encoders.small_cnn:SmallCNN",

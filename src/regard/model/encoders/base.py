@@ -103,6 +103,11 @@ class Encoder(nn.Module, Reader, ABC):
                 module.eval()
         return self
 
+    def matrices(self) -> list[str]:
+        """Return the names of the weights that a file of their own may hold in 8 bits."""
+        layers = self.named_modules()
+        return [f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Linear)]
+
     def load_pretrained(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load weights that training starts from; the names and shapes must be the same.
 

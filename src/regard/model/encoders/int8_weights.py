@@ -2,7 +2,7 @@
 
 A matrix W (out, in) is stored as integers Q and one scale for each output channel, W = Q · s:
 
-    NAME          int8 (out, in), -127 to 127
+    NAME          int8 (out, in), -127 to 127; of a convolution (out, in, height, width)
     NAME.scale    float32 (out,)
 
 All other weights are stored as they are. A matrix that was read from such a file is written again
@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+
+from regard.model.encoders.base import Encoder
 
 SCALE = ".scale"
 _LARGEST = 127
@@ -57,9 +59,10 @@ def packed(
     """
     found = dict(weights)
     for name in matrices:
-        integers, scale = quantise(weights[name])
-        if lossy or torch.equal(integers * scale[:, None], weights[name]):
-            found |= {name: integers, name + SCALE: scale}
+        matrix = weights[name].flatten(1)
+        integers, scale = quantise(matrix)
+        if lossy or torch.equal(integers * scale[:, None], matrix):
+            found |= {name: integers.view_as(weights[name]), name + SCALE: scale}
     return found
 
 
@@ -69,7 +72,7 @@ def unpacked(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in stored.items():
         scale = stored.get(name + SCALE)
         if value.dtype == torch.int8 and scale is not None:
-            found[name] = value * scale.float()[:, None]
+            found[name] = (value.flatten(1) * scale.float()[:, None]).view_as(value)
         elif stored.get(name.removesuffix(SCALE), value).dtype != torch.int8:
             found[name] = value.float() if value.is_floating_point() else value
     return found
@@ -89,22 +92,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return unpacked(load_file(path))
 
 
-def write_weights(network: nn.Module, path: Path, *, int8: bool = False) -> None:
-    """Write the weights of a network into a file; see `packed`.
+def write_weights(network: Encoder, path: Path, *, int8: bool = False) -> None:
+    """Write the weights of an encoder into a file; see `packed`.
 
     Args:
-        network: its linear layers are stored in 8 bits where that is exact.
+        network: its matrices are stored in 8 bits where that is exact.
         path: the file, which is replaced.
         int8: store them in 8 bits even where that rounds them.
 
     Raises:
         OSError: it cannot be written.
     """
-    stored = packed(network.state_dict(), linear_weights(network), lossy=int8)
+    stored = packed(network.state_dict(), network.matrices(), lossy=int8)
     save_file({k: v.cpu().contiguous() for k, v in stored.items()}, path, {"format": "pt"})
-
-
-def linear_weights(network: nn.Module) -> list[str]:
-    """Return the names of the matrices of a network's linear layers."""
-    layers = network.named_modules()
-    return [f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Linear)]
