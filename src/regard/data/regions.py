@@ -5,7 +5,7 @@ Three kinds of file are read:
 - `objects.json` of `regard data synthetic`: boxes, and the object of each word;
 - COCO's object annotations (`images`, `categories`, `annotations` with `bbox`): all boxes of a
   category belong to its name, singular or with an s;
-- a CSV with `file,word,mask`: a mask is a picture, whose region is not black.
+- a CSV with `file,word,mask`: a mask is a picture that is black outside the region.
 """
 
 import csv

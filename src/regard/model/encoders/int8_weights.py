@@ -93,9 +93,9 @@ def write_weights(network: nn.Module, path: Path, *, int8: bool = False) -> None
     """Write the weights of a network into a file; see `packed`.
 
     Args:
-        network: its linear layers are stored in 8 bits where that is exact.
+        network: linear layers that 8 bits represent exactly are stored in 8 bits.
         path: the file, which is replaced.
-        int8: store them in 8 bits even where that rounds them.
+        int8: store all linear layers in 8 bits, with rounding.
 
     Raises:
         OSError: it cannot be written.
