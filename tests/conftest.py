@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from regard import pretrained
+from regard.metrics import java
+from tests.helpers.encoding import trace_once
 
 # Triton reads this once, when it is imported: its kernels then run on tensors of the CPU.
 os.environ["TRITON_INTERPRET"] = "1"
+
+__all__ = ["trace_once"]
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -35,6 +39,17 @@ def small_default() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(pretrained.DEFAULTS, "image", "flickr8k-soft")
         yield shipped
+
+
+@pytest.fixture(autouse=True)
+def without_meteor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave METEOR out, for which Java takes ten CPU seconds. Tests of the metrics run it."""
+
+    def unavailable(*_: object) -> float:
+        raise java.JavaUnavailable("METEOR is left out of this test")
+
+    if request.path.parent.name != "metrics":
+        monkeypatch.setattr(java, "meteor", unavailable)
 
 
 @pytest.fixture

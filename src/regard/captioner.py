@@ -169,8 +169,8 @@ class Captioner:
         """Caption one picture, clip or scan, or a list of them.
 
         Args:
-            source: a path, bytes, PIL image, array or tensor (see `regard.media.read_media`),
-                or a list of such.
+            source: a path, bytes, PIL image, array or tensor (see `regard.media.read_media`), or a
+                list of them.
             batch_size: pictures that go through the network together; fewer clips or scans.
             **options: fields of `DecodingOptions`, such as `beam=5`; `prefix` and `banned`
                 take words as well as ids.
@@ -254,7 +254,7 @@ class Captioner:
         """Return a captioner of clips by a model of pictures, without any training on clips.
 
         The same decoder attends over all cells of all frames: to it a clip is one picture of
-        many cells. It knows only what it learned from pictures, and has no words for what only
+        many cells. It knows only what it learned from pictures, and cannot describe what only
         movement shows.
 
         Args:
@@ -353,7 +353,7 @@ class Captioner:
         return replace(lesson, failures=tuple(failures))
 
     def forget(self, word: str) -> None:
-        """Take a concept away, with words that only its pointer says.
+        """Remove a concept, and the words that only the pointer can say.
 
         Raises:
             ConfigError: the model has no pointer, or no other concept.

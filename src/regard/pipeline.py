@@ -332,8 +332,8 @@ def decoding_options(
     made = DecodingOptions(**options)
     if made.context != "expected" and config.decoder.attention != "hard":
         raise ConfigError(
-            f"context={made.context!r} chooses one location, and the model {name!r} has "
-            "soft attention, which looks at all. Leave context out, or use a hard model."
+            f"context={made.context!r} chooses one location, but the model {name!r} has "
+            "soft attention, which looks at all cells. Leave context out, or use a hard model."
         )
     return made
 

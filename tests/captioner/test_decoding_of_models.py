@@ -23,6 +23,9 @@ from regard.reliability.confidence import Confidence
 from regard.text.vocabulary import END
 from regard.training.fine_tune import fine_tuning_recipe
 from tests.helpers import toys
+from tests.helpers.encoding import encode_with_torch
+
+__all__ = ["encode_with_torch"]
 
 OWN = DecodingConfig(length_penalty=0.8, block_ngram=1)
 

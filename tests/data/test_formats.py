@@ -207,7 +207,7 @@ def test_who_marks_val_alone_means_to_train_on_the_rest(tmp_path: Path) -> None:
 def test_tokens_are_no_letters(sentence: dict[str, object], tmp_path: Path) -> None:
     image = {"filename": "a.jpg", "sentences": [sentence]}
     (tmp_path / "k.json").write_text(json.dumps({"images": [image]}))
-    with pytest.raises(DatasetError, match=r"the tokens of a\.jpg are .* a list of texts"):
+    with pytest.raises(DatasetError, match=r"the tokens of a\.jpg are .* a list of strings"):
         load_dataset(tmp_path / "k.json")
 
 

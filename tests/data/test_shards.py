@@ -128,10 +128,10 @@ def test_what_is_damaged_is_refused(dataset: CaptionDataset, tmp_path: Path) -> 
     content = bytearray(shard.read_bytes())
     content[700] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(DatasetError, match="other bytes of 0.jpg"):
+    with pytest.raises(DatasetError, match="bytes of 0.jpg in .* differ from its list"):
         read_item(first, read_image)
     shard.write_bytes(content[:600])
-    with pytest.raises(DatasetError, match="other bytes"):
+    with pytest.raises(DatasetError, match="differ from its list"):
         read_item(first, read_image)
     with pytest.raises(DatasetError, match="damaged"):
         load_shards(str(shard))

@@ -263,7 +263,7 @@ def test_without_a_film_the_frames_stand_in(tmp_path: Path, tab: Page) -> None:
     file.write_text(page_, "utf-8")
     tab.go(file.as_uri())
     fault = tab.run("document.querySelector('.fault').textContent")
-    assert "is not there any more, or has changed" in fault
+    assert "no longer exists, or has changed" in fault
     assert "shown instead" in fault
     still = "document.querySelector('.still').src"
     for t, peak in ((0, 5), (1, 1)):

@@ -273,7 +273,10 @@ def test_full_memory_says_how_much_was_asked_for_and_what_to_change(
     with pytest.raises(DeviceError) as raised:
         train(recipe, tmp_path / "run", device="toy")
     message = str(raised.value)
-    assert "the memory of toy:0 is full: 2.50 GiB more were asked for and 1.20 GiB are" in message
+    assert (
+        "the memory of toy:0 is full: 2.50 GiB more were requested, but only 1.20 GiB are"
+        in message
+    )
     for advice in ("--batch-size auto, a number below 12", "--precision bf16. Or set",
                    "training.resident to off."):  # fmt: skip
         assert advice in message

@@ -101,7 +101,7 @@ def test_a_machine_without_a_gpu_does_not_import_torch() -> None:
         ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
-            r"the memory of cuda is full: 2.00 MiB more were asked for\. Other processes may hold",
+            r"the memory of cuda is full: 2.00 MiB more were requested\. Other processes may hold",
         ),
         (RuntimeError("CUDA unknown error\nmore"), "CUDA unknown error. Check the driver, or use"),
     ],
@@ -205,7 +205,7 @@ def test_one_item_that_does_not_fit_is_an_error() -> None:
             "MPS backend out of memory (MPS allocated: 1 GB). Tried to allocate 2 GB"
         )
 
-    with pytest.raises(DeviceError, match="memory of mps is full: 2 GB more were asked for. One"):
+    with pytest.raises(DeviceError, match="memory of mps is full: 2 GB more were requested. One"):
         Halving("mps")(work, [1, 2])
 
     def broken(items: list[int]) -> list[int]:

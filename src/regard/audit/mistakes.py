@@ -56,7 +56,7 @@ class Finding:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is a mistake in the text, not a trait of confidence or attention."""
+        """Whether it is a mistake in the text rather than in confidence or attention."""
         return self.kind in MISTAKES
 
     @property

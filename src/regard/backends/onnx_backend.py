@@ -67,7 +67,7 @@ class OnnxBackend:
         per_frame: bool = False,
         encoder_weights: Path | None = None,
     ) -> OnnxBackend:
-        """Load graphs from a checkpoint's folder in the background, in their order.
+        """Load graphs from a checkpoint's folder in the background, in the given order.
 
         A graph that cannot be loaded raises `CheckpointError` when it is first used.
 

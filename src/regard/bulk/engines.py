@@ -90,7 +90,7 @@ def engine_for(engine: str, address: str = "auto", workers: int | None = None) -
     of_ray = address != "auto" or workers is not None
     if engine == "local" and of_ray:
         raise ConfigError(
-            f"the engine is 'local', and address={address!r} and workers={workers} are for Ray. "
+            f"the engine is 'local', but address={address!r} and workers={workers} are for Ray. "
             "Leave them out, or use --engine ray."
         )
     if engine == "auto":

@@ -68,7 +68,7 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
 
 
 def _module(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:
-    """Return a module of both, named as their weights are in a checkpoint."""
+    """Return a module that holds both, under the names that their weights have in a checkpoint."""
     return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
 
 
@@ -111,7 +111,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> 
         more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
         raise CheckpointError(
             f"{source}: the weights do not fit the config: {'; '.join(faults[:_FAULTS_SHOWN])}"
-            f"{more}. The files are of different models."
+            f"{more}. The files belong to different models."
         )
     module.load_state_dict(weights)
 

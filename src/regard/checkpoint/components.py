@@ -133,7 +133,7 @@ def load_components(folder: str | Path, device: str = "auto", backend: str = "au
     if backend not in _BACKENDS:
         raise UnknownName("backend", backend, _BACKENDS)
     if backend == "onnx" and device not in ("auto", "cpu"):
-        raise ConfigError(f"backend='onnx' runs on the cpu, and device is {device!r}.")
+        raise ConfigError(f"backend='onnx' runs on the cpu, but device is {device!r}.")
     device = "cpu" if backend == "onnx" else placed(device)
     checkpoint = load_checkpoint(folder)
     wants_graphs = device == "cpu" and backend != "torch"
@@ -258,7 +258,7 @@ def concepts_of(
 
 
 def placed(device: str, report: Callable[[str], None] | None = None) -> str:
-    """Return the device that a name means; see `regard.util.torch_device.choose_device`.
+    """Return the device of a given name; see `regard.util.torch_device.choose_device`.
 
     Torch is not imported for "auto" on a machine without a GPU.
 

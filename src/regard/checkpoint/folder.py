@@ -75,7 +75,7 @@ class Checkpoint:
 
     @property
     def encoder_prefix(self) -> str:
-        """The beginning of the names of those weights that the encoder's own file holds."""
+        """The prefix of the weights that are stored in the encoder's own file."""
         return "encoder." + self.config["encoder"].get("prefix", "")
 
     @cached_property
@@ -95,7 +95,7 @@ class Checkpoint:
         return self.with_tied(weights)
 
     def with_tied(self, named: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        """Return values by the names of weights, less a prefix, with both names of a tied one."""
+        """Return values by weight name without a prefix, with both names of a tied weight."""
         output, embedding = (name.removeprefix(prefix) for name in TIED)
         tied = self.config["recipe"].get("decoder", {}).get("tie_embeddings") is True
         return {output: named[embedding]} | named if tied and embedding in named else named
@@ -197,7 +197,7 @@ def _check_fit(checkpoint: Checkpoint) -> None:
 
 
 def _check_bank(checkpoint: Checkpoint) -> None:
-    """Raise if the bank of a pointer does not fit the vocabulary, or is no bank of directions."""
+    """Raise if the bank of a pointer does not fit the vocabulary or holds no directions."""
     bank = checkpoint.arrays("decoder.pointer.", ("forms", "vectors"))
     words, forms = len(checkpoint.vocabulary), bank["forms"]
     if forms.size and not (forms.min() >= len(SPECIALS) and forms.max() < words):

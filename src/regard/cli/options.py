@@ -61,14 +61,14 @@ JsonFile = Annotated[Path | None, option("File for all results, as JSON.", "--js
 
 
 def placed(device: str) -> str:
-    """Return the device that `--device` means; say where the model runs, and why, on stderr."""
+    """Return the device for `--device`; report where the model runs, and why, on stderr."""
     from regard.checkpoint.components import placed
 
     return placed(device, complain)
 
 
 def items_of(batch_size: str, device: str) -> int:
-    """Return the number of pictures that `--batch-size` means on a device."""
+    """Return the number of pictures per batch for `--batch-size` on a device."""
     if batch_size == AUTO:
         if device == "cpu":
             return PICTURES_ON_CPU

@@ -90,16 +90,16 @@ def train(
 
 
 def _check_ranks(world: int, devices: int, nodes: int) -> None:
-    """Reject a number of devices that is not the one that the environment names."""
+    """Reject a number of devices that contradicts the environment."""
     if world > 1 and devices * nodes not in (1, world):
         raise ConfigError(
-            f"--devices {devices} on {nodes} machines, and the environment says that {world} "
+            f"--devices {devices} on {nodes} machines, but the environment says that {world} "
             "processes train together. Leave out --devices and --nodes where torchrun starts them."
         )
 
 
 def _train(recipe: Recipe, choose: Callable[[], Path], device: str, more: dict[str, Any]) -> None:
-    """Train as the rank that the environment names, or alone; print the folder of the best model.
+    """Train as the rank given by the environment, or alone; print the folder of the best model.
 
     Args:
         recipe: ignored if the run is resumed.
@@ -160,7 +160,7 @@ def _chosen(
 
     if encoder and init:
         raise ConfigError(
-            f"--encoder {encoder} names a new encoder, and --init {init} brings that of a "
+            f"--encoder {encoder} names a new encoder, and --init {init} uses that of a "
             "trained model. Leave one of them out."
         )
     named = None if name in (None, FINE_TUNE) else find_recipe(name)

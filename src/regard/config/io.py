@@ -1,6 +1,6 @@
 """Config dataclasses from plain values and back, and the limits of their values.
 
-Unknown keys are refused with the nearest known name. A limit stands in a field's type, as in
+An unknown key is an error that names the nearest known key. A limit stands in a field's type, as in
 `Annotated[int, Range(1, 4096)]`. This module imports neither torch nor numpy.
 """
 
@@ -100,7 +100,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: dict[str, Any], section: str = "") -> T:
-    """Build a config dataclass, refusing unknown keys and wrong types.
+    """Build a config dataclass; unknown keys and wrong types are errors.
 
     Args:
         cls: the dataclass.

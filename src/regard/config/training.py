@@ -208,7 +208,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.objective.kind == "hard_attention" and self.decoder.attention != "hard":
             raise ConfigError(
-                'objective.kind = "hard_attention" trains sampled cells, and decoder.attention is '
+                'objective.kind = "hard_attention" trains sampled cells, but decoder.attention is '
                 f'{self.decoder.attention!r}. Set decoder.attention = "hard".'
             )
         if self.objective.kind == "cross_entropy" and self.decoder.attention == "hard":

@@ -88,7 +88,7 @@ def _count_line(count: str, value: int | dict[str, int]) -> str:
 def check_dataset(
     annotations: str | Path, images: str | Path = "", *, kind: str = "auto"
 ) -> DatasetReport:
-    """Find everything that would spoil training. Every picture, clip and scan is opened.
+    """Find all problems that would impair training. Every picture, clip and scan is opened.
 
     Args:
         annotations: see `load_dataset`.

@@ -176,7 +176,7 @@ def texts_in(value: Any, what: str) -> list[str]:
         TypeError: it is not a list, or holds something else.
     """
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise TypeError(f"{what} are {value!r:.200}; expected a list of texts")
+        raise TypeError(f"{what} are {value!r:.200}; expected a list of strings")
     return value
 
 

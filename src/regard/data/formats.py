@@ -76,7 +76,7 @@ def load_dataset(
         if what == "image id" and pictures.setdefault(name, file) != file:
             raise DatasetError(
                 f"{annotations}: the image id {name} names both {pictures[name]} and {file}, so "
-                "captions cannot be told apart. `regard data check` lists all such."
+                "captions cannot be told apart. `regard data check` lists all of them."
             )
     if found.faults:
         raise DatasetError(
@@ -157,7 +157,7 @@ def _kind_of(path: Path, text: str) -> str:
 
 def _checked(values: tuple[Any, ...]) -> Row:
     if not all(isinstance(value, str) for value in values):
-        raise TypeError(f"picture, caption and split must be texts; got {tuple(values)}")
+        raise TypeError(f"picture, caption and split must be strings; got {tuple(values)}")
     file, caption, split = values
     return Row(file, caption, split_named(split))
 
@@ -272,7 +272,7 @@ def _row(record: Any, line: int) -> Row | LineFault:
     file, caption, split = (record.get(name) for name in ("file", "caption", "split"))
     if isinstance(file, str) and isinstance(caption, str) and isinstance(split, str | None):
         return Row(file, caption, split or "")
-    return LineFault(line, f"file, caption and split must be texts; got {record!r}")
+    return LineFault(line, f"file, caption and split must be strings; got {record!r}")
 
 
 _KINDS = {"karpathy": _karpathy, "coco": _coco, "flickr8k": _flickr8k, "csv": _csv, "jsonl": _jsonl}

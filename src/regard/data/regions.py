@@ -7,7 +7,7 @@ Four kinds of file are read:
   category belong to its name, singular or with an s;
 - named boxes, a JSON object of file -> [{"name": "dog", "box": [x, y, width, height]}] in shares
   of the picture's sides;
-- a CSV with `file,word,mask`: a mask is a picture, whose region is not black.
+- a CSV with `file,word,mask`: a mask is a picture that is black outside the region.
 """
 
 import csv

@@ -144,7 +144,7 @@ def read_item(item: CaptionedItem, read: Callable[[str], Media]) -> Media:
         content = content[offset : offset + size]
     if hashlib.sha256(content).hexdigest() != item.digest:
         raise DatasetError(
-            f"{place['tar']} holds other bytes of {item.key} than its list says: it was changed, "
+            f"the bytes of {item.key} in {place['tar']} differ from its list: it was changed, "
             "or is incomplete. Write or copy the shards again. If the server cannot send parts of "
             f"files, use simplecache::{place['tar']}."
         )

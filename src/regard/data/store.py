@@ -262,7 +262,7 @@ def _row(cells: int, digest: Any, view: Any, real: Any = "") -> tuple[tuple[str,
     """Return a row's picture and view, and its mask as hexadecimal bits ("" if all are real).
 
     Raises:
-        TypeError: they are not texts.
+        TypeError: the picture, the view or the mask is not a string.
         ValueError: the mask has another number of cells.
     """
     if not (isinstance(digest, str) and isinstance(view, str) and isinstance(real, str)):

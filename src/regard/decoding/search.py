@@ -153,7 +153,7 @@ class SearchRecord:
     def _per_word(
         values: list[tuple[np.ndarray | None, int]], first: np.ndarray | None
     ) -> np.ndarray | None:
-        """Return (T,) values, also for a caption of no words; None where there are none."""
+        """Return (T,) values, also for an empty caption; None if no step has the value."""
         if first is None:
             return None
         return np.array([array[row] for array, row in values if array is not None], first.dtype)

@@ -276,7 +276,7 @@ def _check_same(
 
 
 def _check_close(exact: Backend, rounded: Backend, pixels: np.ndarray, grid: Grid) -> None:
-    """Raise if the vectors of an encoder in 8 bits point elsewhere than the exact ones."""
+    """Raise if the directions of 8-bit vectors differ too much from those of the exact ones."""
     grids = (grid,) * len(pixels)
     one, other = (np.asarray(b.encode(pixels, grids).vectors) for b in (exact, rounded))
     norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)

@@ -53,8 +53,8 @@ def read_image(
         source: a path, bytes, a PIL image, a numpy array ((H, W), (H, W, 1|3|4); uint8,
             uint16 or float in 0..1), or a torch tensor ((H, W), (1|3|4, H, W), likewise).
         name: used in messages and results; the path by default.
-        max_pixels: larger pictures are refused by their header, before decoding. A value above
-            the default lifts the limit for decoded sources, but not Pillow's own for files.
+        max_pixels: larger pictures are rejected based on their header, before decoding. A value
+            above the default lifts the limit for decoded sources, but not Pillow's own for files.
         shown: whether the pixels will be drawn; if not, the pixels of a file may stay with
             Pillow, in `Media.picture`.
 

@@ -59,7 +59,7 @@ def write_message(stream: BinaryIO, header: dict[str, Any], content: Any) -> Non
     """Write a header and the bytes that belong to it.
 
     Raises:
-        OSError: the other process does not read any more.
+        OSError: the other process no longer reads.
     """
     head = json.dumps(header, default=lambda number: number.item()).encode()
     stream.write(len(head).to_bytes(_LENGTH, "little") + head)
@@ -196,7 +196,7 @@ def _alarm(seconds: float) -> Generator[None]:
 
 
 def _limit_resources(memory: int) -> None:
-    """Limit this process's address space; a file that needs more is refused, or ends it."""
+    """Limit this process's address space; a file that needs more raises an error or ends it."""
     try:
         import resource
     except ImportError:  # this system has no such limits

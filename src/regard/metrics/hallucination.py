@@ -183,7 +183,7 @@ def _class(word: str, heard: Iterable[str]) -> str:
 
 
 def _repeated(words: Sequence[str], references: Sequence[Sequence[str]]) -> list[Mistake]:
-    """Return words repeated in a row, and things named twice where no reference does that."""
+    """Return words repeated in a row, and things named twice although no reference does so."""
     found: dict[int, Mistake] = {}
     covered: set[int] = set()
     for length in range(_LONGEST_REPEAT, 0, -1):

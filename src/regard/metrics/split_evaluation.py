@@ -109,7 +109,7 @@ def evaluate(
 
 
 def split_items(dataset: CaptionDataset, split: str, limit: int = 0) -> tuple[CaptionedItem, ...]:
-    """Return the items of a split, at most `limit` where that is not 0.
+    """Return the items of a split, at most `limit` unless that is 0.
 
     Raises:
         DatasetError: the split is empty.

@@ -19,7 +19,7 @@ twice is not."""
 
 @dataclass(frozen=True)
 class CaptionStatistics:
-    """Statistics of one caption for each picture of a split; nan where there are none.
+    """Statistics of one caption for each picture of a split; undefined values are nan.
 
     Attributes:
         captions: number of captions.

@@ -187,7 +187,7 @@ class Attention(nn.Module, ABC):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return x in float32, or in float64 where it is that."""
+    """Return x in float32; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 

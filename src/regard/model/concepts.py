@@ -60,22 +60,22 @@ class Directions:
         return len(self.whole)
 
     def take(self, index: Sequence[int]) -> Directions:
-        """Return those of some pictures."""
+        """Return the directions of some pictures."""
         chosen = list(index)
         return Directions(self.cells[chosen], self.whole[chosen], self.mask[chosen])
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """The report on a concept that was taught.
+    """The report on a taught concept.
 
     Attributes:
         word: its singular, or only form.
         plural: its plural; the same word where it has one form.
         pictures: number of pictures that it was taught from.
         known: whether the concept existed; its vector is then the mean of the old and the new one.
-        named: share of the pictures (at most 50) that are named by the vector of the others; None
-            if there is only one.
+        named: share of the pictures (at most 50) that are recognised by the vector of the others;
+            None if there is only one.
         neighbours: the nearest concepts and their likeness (cosine), nearest first.
         odd: indices of pictures that the vector of the others does not name.
         threshold: of the concept, in logits.
@@ -124,7 +124,7 @@ def concept_word(word: str, vocabulary: Vocabulary) -> str:
     """
     if vocabulary.tokens != "word":
         raise ConfigError(
-            f"the model writes {vocabulary.tokens} tokens, and a concept is a word. Teach a model "
+            f"the model writes {vocabulary.tokens} tokens, but a concept is a word. Teach a model "
             "whose tokens are words."
         )
     if not (parts := words_of(word)):
@@ -190,7 +190,7 @@ def forget(
     Words that the vocabulary can say itself stay.
 
     Raises:
-        UnknownName: there is no such concept.
+        UnknownName: the concept does not exist.
         ConfigError: it is the last one.
     """
     pointer = pointer_of(decoder, "given")
@@ -246,7 +246,7 @@ class _LeftOut:
 
 @dataclass(frozen=True)
 class _Typical:
-    """What is typical of any picture, which tells what is special of some.
+    """The statistics of typical pictures, from which those of a concept are distinguished.
 
     Attributes:
         cell: (K,) mean direction of cells.
@@ -260,7 +260,7 @@ class _Typical:
 
     @classmethod
     def of(cls, pointer: Pointer) -> _Typical:
-        """Return it from a model's negatives; nothing is typical where it keeps none."""
+        """Compute it from a model's negatives; without negatives, the means are 0."""
         size = pointer.vectors.shape[1]
         one = torch.eye(size, dtype=pointer.vectors.dtype, device=pointer.vectors.device)
         if (usual := pointer.negatives) is None:
@@ -272,9 +272,9 @@ class _Typical:
         return cls(mean[0], mean[1], torch.linalg.cholesky(covariance))
 
     def special(self, cell: Tensor, whole: Tensor) -> Tensor:
-        """Return the direction (K,) that tells a mean cell and picture from typical ones.
+        """Return the direction (K,) that separates a mean cell and picture from typical ones.
 
-        Fisher's discriminant: the difference of means, divided by the covariance.
+        Fisher's discriminant: the difference of means, multiplied by the inverse of the covariance.
         """
         apart = normalize(cell - self.cell, dim=-1) + normalize(whole - self.whole, dim=-1)
         return normalize(torch.cholesky_solve(apart[:, None], self.spread)[:, 0], dim=-1)

@@ -433,7 +433,7 @@ def smoothed_losses(logprob: Tensor, target: Tensor, label_smoothing: float) -> 
 
 
 def _first_state(init: str, features: int, hidden_dim: int) -> nn.Module:
-    """Return f_init: a tanh layer (the paper), or the mean itself where sizes allow."""
+    """Return f_init: a tanh layer (the paper), or the mean itself if the sizes are equal."""
     if init == "mlp":
         return nn.Sequential(nn.Linear(features, hidden_dim), nn.Tanh())
     return nn.Identity() if features == hidden_dim else nn.Linear(features, hidden_dim)

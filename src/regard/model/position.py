@@ -1,7 +1,7 @@
 """Position codes: where on the grid an annotation vector lies.
 
 Soft attention over bare annotations cannot tell left from right, or the order of frames,
-beyond what the encoder leaks. A code per grid axis, added to the annotations, can. The
+beyond what the encoder leaks. With a code per grid axis added to the annotations, it can. The
 papers use none.
 """
 

@@ -49,7 +49,7 @@ class _Function(NamedTuple):
     """An exported function.
 
     Attributes:
-        call: takes the parameters in their order.
+        call: takes the parameters in order.
         parameters: their names, each with the types that an array may have; () for numbers.
         strided: whether it takes row strides, so that arrays need not be contiguous.
     """

@@ -83,8 +83,8 @@ def _tanh_block(keys: Tensor, query: Tensor, items: slice, cells: slice) -> Tens
 def _blocks(keys: Tensor, query: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yield slices of items and of cells that hold about `_BLOCK` numbers together.
 
-    Whole items if several fit in a block, else some cells of one item, so that what a block reads
-    is contiguous.
+    A block holds whole items if several fit, else some cells of one item, so that its memory is
+    contiguous.
     """
     items, cells, features = keys.shape
     cell_size = query.shape[1] * features

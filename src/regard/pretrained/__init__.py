@@ -34,7 +34,7 @@ def find_model(name: str | None = None, medium: str = "image") -> Path:
     Args:
         name: a folder (of a checkpoint, or of a training run, whose best model is then used), a
             shipped model, or a hub id such as "owner/model"; None: the shipped default.
-        medium: whose default is returned without a name.
+        medium: without a name, the default model of this medium is returned.
 
     Raises:
         CheckpointError: the model does not exist.

@@ -11,7 +11,7 @@ If it is not, its caption carries a notice. Five things are compared with the tr
 Layout, texture and features are vectors, compared by their Mahalanobis distance (divided by the
 root of their length) from the training items. Its limit is the distance that 99 % of training items
 kept out of the estimate stay below, times a margin. This finds inputs of another kind, not every
-error: a scan that looks like the others but shows a new finding passes. No input is refused.
+error: a scan that looks like the others but shows a new finding passes. No input is rejected.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Gaussian:
     def __post_init__(self) -> None:
         lengths = [len(row) for row in self.whitening]
         if lengths != list(range(1, len(self.mean) + 1)):
-            raise ValueError("a whitening matrix is not a lower triangle as long as its mean")
+            raise ValueError("a whitening matrix is not a lower triangle of the size of its mean")
 
     @classmethod
     def fit(cls, vectors: np.ndarray) -> Gaussian:
@@ -143,9 +143,9 @@ class Gaussian:
         """
         if len(vector) != len(self.mean):
             raise CheckpointError(
-                f"familiarity in config.json is of vectors of {len(self.mean)} numbers, and the "
-                f"model's have {len(vector)}: it is damaged, or of another model. Remove the key; "
-                "the model captions without it."
+                f"familiarity in config.json is for vectors of {len(self.mean)} numbers, but the "
+                f"model's have {len(vector)}: it is damaged, or belongs to another model. "
+                "Remove the key; the model captions without it."
             )
         whitening = np.zeros((len(self.mean), len(self.mean)))
         for i, row in enumerate(self.whitening):

@@ -22,7 +22,7 @@ class Settings:
     """Limits of a service, its timeouts, its access control, and its address.
 
     Attributes:
-        max_bytes: largest request; more is refused while it arrives.
+        max_bytes: largest request; a larger one is rejected while it arrives.
         max_pixels: largest picture, or frame of a clip, refused by its header before it is
             decoded.
         max_frames: longest clip in frames, counted before any is decoded.

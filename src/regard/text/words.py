@@ -147,7 +147,7 @@ def related(word: str, other: str) -> bool:
 
 @cache
 def kinds(word: str) -> frozenset[str]:
-    """Return the `KINDS` that a word names; most things have none."""
+    """Return the `KINDS` that a word belongs to; most words belong to none."""
     return frozenset(kind for kind in KINDS if same(kind, word) or broader(kind, word))
 
 

@@ -52,7 +52,7 @@ class Chunk:
 
     @property
     def length(self) -> int:
-        """Words of the longest caption."""
+        """Number of words of the longest caption."""
         return max(map(len, self.captions))
 
 
@@ -89,7 +89,7 @@ def check_batching(config: TrainingConfig) -> None:
     if config.batching == "equal" and config.captions_per_image > 1:
         raise ConfigError(
             'training.batching is "equal", one caption length per batch, and '
-            f"training.captions_per_image {config.captions_per_image}: captions of one picture "
+            f"training.captions_per_image is {config.captions_per_image}: captions of one picture "
             "differ in length. Set training.captions_per_image to 1, or training.batching to "
             '"bucket".'
         )

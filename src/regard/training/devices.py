@@ -166,7 +166,7 @@ def rank_placement(device: str, local_rank: int, ranks: int) -> Placement:
     if device not in (AUTO, "cpu", "cuda"):
         raise DeviceError(
             f"device {device!r} cannot be shared by {ranks} processes. Give --device cuda, with a "
-            "GPU for each (CUDA_VISIBLE_DEVICES says which), or --device cpu."
+            "GPU for each (CUDA_VISIBLE_DEVICES selects them), or --device cpu."
         )
     chosen = choose_device(device)
     if not chosen.device.startswith("cuda"):

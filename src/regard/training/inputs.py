@@ -67,8 +67,8 @@ def check_views(recipe: Recipe) -> None:
     crops, medium = recipe.data.crops, recipe.encoder.medium
     if crops and medium != "image":
         raise ConfigError(
-            f"data.crops is {crops}, and encoder.medium {medium!r}: only pictures can be cropped. "
-            "Set data.crops to 0."
+            f"data.crops is {crops}, but encoder.medium is {medium!r}: only pictures can be "
+            "cropped. Set data.crops to 0."
         )
 
 
@@ -300,7 +300,7 @@ class Pictures:
             return read_item(self._items[file], self.encoder.read)
         except MediaError as error:
             raise DatasetError(
-                f"a picture cannot be read: {error} `regard data check` lists all such."
+                f"a picture cannot be read: {error} `regard data check` lists all of them."
             ) from error
 
     def media(self, file: str) -> Media:

@@ -373,7 +373,7 @@ def _overflows(state: TrainState, norm: float) -> bool:
 
 
 def _memory_advice(run: TrainingRun) -> str:
-    """Return what to change where memory is too small for a step."""
+    """Return advice for a step that does not fit into memory."""
     resident = " Or set training.resident to off." if run.pictures.is_resident else ""
     return (
         f"Give --batch-size auto, a number below {run.recipe.training.batch_size} (set "

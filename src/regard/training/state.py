@@ -185,7 +185,7 @@ class TrainState:
         """Load what `to_dict` returned.
 
         Raises:
-            CheckpointError: the saved state is damaged or of another model.
+            CheckpointError: the saved state is damaged or belongs to another model.
         """
         try:
             self.decoder.load_state_dict(saved["decoder"])

@@ -125,7 +125,7 @@ class Caption:
 
     @property
     def pixels(self) -> np.ndarray | None:
-        """The pixels of the source (see `Media`), where they were kept."""
+        """The pixels of the source (see `Media`), if they were kept."""
         return self.media.pixels if self.media is not None and self.media.pixels.size else None
 
     @property
@@ -134,7 +134,7 @@ class Caption:
         return self.trace.grid
 
     def to_json(self, *, alpha: bool = True) -> dict[str, Any]:
-        """Return the caption in the one schema of command line, HTTP and bulk work.
+        """Return the caption in the schema that command line, HTTP and bulk work share.
 
         Args:
             alpha: whether to include the maps, `[words][cells]`, row-major, 6 digits.

@@ -174,7 +174,7 @@ class Step:
 
     @property
     def words(self) -> int:
-        """V."""
+        """Number of words in the vocabulary, V."""
         return self.logits.shape[-1] if self.ranking is None else self.ranking.words
 
 

@@ -14,7 +14,7 @@ class Unreadable(ValueError):
 
 
 def text_of(path: Path) -> str:
-    """Read a text.
+    """Read a text file.
 
     Raises:
         Unreadable: it cannot be opened, is not a regular file (a pipe may never end), is too

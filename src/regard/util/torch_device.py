@@ -134,7 +134,7 @@ def _explained(message: str) -> str:
 
 
 def pictures_at_once(device: str) -> int:
-    """Return the size of a batch for a GPU: what its free memory has room for."""
+    """Return the batch size that fits into the free memory of a GPU."""
     import torch
 
     if torch.device(device).type != "cuda":
@@ -187,8 +187,8 @@ def memory_error(error: BaseException, device: str, advice: str) -> DeviceError:
     asked, free = (pattern.search(str(error)) for pattern in (_ASKED, _FREE))
     return DeviceError(
         f"the memory of {device} is full"
-        + (f": {asked[1]} more were asked for" if asked else "")
-        + (f" and {free[1]} are free" if asked and free else "")
+        + (f": {asked[1]} more were requested" if asked else "")
+        + (f", but only {free[1]} are free" if asked and free else "")
         + f". {advice}."
     )
 

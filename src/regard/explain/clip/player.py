@@ -251,7 +251,7 @@ def encode_film(
     """
     path = Path(clip.name)
     if not path.is_file() or digest_of(clip.name) != clip.digest:
-        raise MediaError("the clip's file is not there any more, or has changed")
+        raise MediaError("the clip's file no longer exists, or has changed")
     with path.open("rb") as file:
         video = VideoFile(file, clip.name)
         listed, _ = video.list_packets()
@@ -295,8 +295,8 @@ def _encoded(video: VideoFile, clip: Clip, times: np.ndarray, max_bytes: int) ->
 def _check_size(size: int, most: int) -> None:
     if size > most:
         raise MediaError(
-            f"as a small video the clip takes more than {most / 1e6:g} MB, which is what a page "
-            "holds at most"
+            f"as a small video the clip takes more than {most / 1e6:g} MB, the most that "
+            "a page can hold"
         )
 
 

@@ -94,7 +94,9 @@ def damage_as_media_error(name: str, kind: str) -> Generator[None]:
     except RegardError:
         raise
     except MemoryError:
-        raise MediaTooLarge(f"{name} does not fit into memory. Crop or thin it first.") from None
+        raise MediaTooLarge(
+            f"{name} does not fit into memory. Crop or downsample it first."
+        ) from None
     except Exception as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise MediaError(

@@ -37,7 +37,7 @@ def read_dicom(headers: Sequence[DicomHeader], name: str, max_voxels: int) -> St
     Args:
         headers: headers of all its files, in any order.
         name: its name in messages.
-        max_voxels: more are refused by the headers, before anything is allocated.
+        max_voxels: larger scans are rejected based on their headers, before anything is allocated.
 
     Returns:
         Values in (column, row, slice) order, with slices sorted along the normal; Hounsfield
@@ -59,7 +59,8 @@ def _read(headers: Sequence[DicomHeader], name: str, max_voxels: int) -> StoredV
     if count > _MAX_SLICES or count * shape[0] * shape[1] > max_voxels:
         raise MediaTooLarge(
             f"{name} has {count} slices of {shape[0]}×{shape[1]}; expected at most "
-            f"{_MAX_SLICES} slices and {max_voxels} voxels. Crop or thin it, or set max_voxels."
+            f"{_MAX_SLICES} slices and {max_voxels} voxels. Crop or downsample it, or "
+            "set max_voxels."
         )
     frames = [frame for header in headers for frame in _frames(header)]
     order, affine, notes = place_slices([frame.plane for frame in frames], name)
@@ -92,7 +93,7 @@ def _check_kind(header: DicomHeader, name: str) -> None:
     if "MOSAIC" in (dataset.get("ImageType") or ()):
         raise MediaError(
             f"{name} is a mosaic: the slices of a volume as tiles of one picture. Convert it to "
-            "NIfTI, such as with dcm2niix."
+            "NIfTI, for example with dcm2niix."
         )
 
 
@@ -114,7 +115,7 @@ def _check_codec(dataset: Any, name: str) -> None:
         packages = ", or ".join(needed).replace("numpy and ", "").replace("gdcm>", "python-gdcm>")
         raise MediaError(
             f"{name} is compressed as {syntax.name}, and its codec is missing. Install {packages}; "
-            "or decompress it first, such as with gdcmconv --raw."
+            "or decompress it first, for example with gdcmconv --raw."
         )
 
 
@@ -131,8 +132,8 @@ def _common_shape(headers: Sequence[DicomHeader], name: str) -> tuple[int, int]:
     if len(shapes) > 1:
         listed = ", ".join(f"{rows}×{cols}" for rows, cols in shapes[:4])
         raise MediaError(
-            f"{name} has slices of {len(shapes)} sizes ({listed}): they do not form a volume. Put "
-            "the slices of each size into a separate folder."
+            f"{name} has slices of {len(shapes)} different sizes ({listed}): they do not form "
+            "a volume. Put the slices of each size into a separate folder."
         )
     return shapes[0]
 

@@ -12,8 +12,8 @@ _SAME_PLACE = 1e-3  # millimetres
 _UNEVEN = 0.1  # of the usual gap between slices
 _ASIDE = 0.5  # of a pixel: how far a slice may lie beside the line through the others
 _SPLIT = (
-    "Convert it into one volume per file, such as with dcm2niix, or put the slices of one volume "
-    "into a folder of their own."
+    "Convert it into one volume per file, for example with dcm2niix, or put the slices of one "
+    "volume into a folder of their own."
 )
 
 Placement = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
@@ -82,7 +82,7 @@ def _spacing(
 ) -> tuple[tuple[float, float], tuple[str, ...]]:
     found = {plane.spacing for plane in planes}
     if len({s and tuple(round(v, 4) for v in s) for s in found}) > 1:
-        raise MediaError(f"{name} has slices of {len(found)} pixel spacings. {_SPLIT}")
+        raise MediaError(f"{name} has slices with {len(found)} different pixel spacings. {_SPLIT}")
     spacing = found.pop()
     if spacing is None:
         return (1.0, 1.0), ("no pixel spacing: taken as 1 mm",)
@@ -107,8 +107,8 @@ def _orientation(planes: Sequence[DicomPlane], name: str) -> tuple[np.ndarray, n
             distinct.append(row)
     if len(distinct) > 1:
         raise MediaError(
-            f"{name} has slices of {len(distinct)} orientations, as localizers have: they do not "
-            f"form a volume. {_SPLIT}"
+            f"{name} has slices with {len(distinct)} different orientations, as localizers "
+            f"have: they do not form a volume. {_SPLIT}"
         )
     along, down = distinct[0][:3], distinct[0][3:]
     lengths = np.linalg.norm((along, down), axis=1)

@@ -26,7 +26,7 @@ def read_nifti(source: str | bytes, name: str, max_voxels: int) -> StoredVolume:
     Args:
         source: path of a .nii or .nii.gz, or such a file's bytes.
         name: its name in messages.
-        max_voxels: more are refused by the header, before anything is allocated.
+        max_voxels: larger scans are rejected based on the header, before anything is allocated.
 
     Raises:
         MediaError: not NIfTI, damaged, several volumes, colours, or no usable affine.

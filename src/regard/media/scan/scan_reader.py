@@ -36,7 +36,7 @@ def read_scan(
             `Scan` yourself to give an array another position or spacing.
         spec: the encoder's; its window becomes that of the scan.
         name: used in messages and results; the path by default.
-        max_voxels: larger scans are refused by their headers, before anything is allocated.
+        max_voxels: larger scans are rejected based on their headers, before anything is allocated.
 
     Returns:
         The scan. NaN and infinite voxels are set to the smallest finite value, with a note. Its

@@ -199,7 +199,7 @@ class VideoFile:
     def decode_by_seeking(
         self, wanted: set[int], listed: Timeline, *, report: OnFrame | None = None
     ) -> DecodedFrames | None:
-        """Decode only from the key frame before each frame that is wanted.
+        """Decode only from the key frame before each requested frame.
 
         It is exact or gives up: every frame that is decoded on the way must have exactly the time
         that `list_packets` gave for its number.

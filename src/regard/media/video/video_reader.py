@@ -53,8 +53,8 @@ def read_clip(
             second.
         spec: which frames to read.
         name: used in messages and results; the path by default.
-        max_pixels: larger frames are refused, by the header if it gives their size.
-        max_frames: longer clips are refused, before any frame is decoded.
+        max_pixels: larger frames are rejected, based on the header if it gives their size.
+        max_frames: longer clips are rejected before any frame is decoded.
         report: called while a file is decoded, with the frames done and the frames in all.
 
     Returns:

@@ -56,8 +56,8 @@ def build_encoder(config: EncoderConfig, *, pretrained: bool = True) -> Encoder:
     kept = encoder.frozen_parameters()
     if config.frozen_blocks and not kept:
         raise ConfigError(
-            f"encoder.frozen_blocks is {config.frozen_blocks}, and {encoder.name} cannot be "
-            "fine-tuned in part. Leave it out, or take an EfficientNet-Lite."
+            f"encoder.frozen_blocks is {config.frozen_blocks}, but {encoder.name} cannot be "
+            "fine-tuned in part. Leave it out, or use an EfficientNet-Lite."
         )
     for parameter in kept:
         parameter.requires_grad_(False)
@@ -118,7 +118,7 @@ def _of_medium(encoder: Encoder, config: EncoderConfig) -> Encoder:
             return FrameEncoder(encoder, config.video)
         return SliceEncoder(encoder, config.volume)
     raise ConfigError(
-        f"encoder.medium is {config.medium!r}, and {config.name} reads {encoder.medium}s only."
+        f"encoder.medium is {config.medium!r}, but {config.name} reads {encoder.medium}s only."
     )
 
 

@@ -252,7 +252,7 @@ def _from_hub(name: str) -> Path:
             break
     raise ConfigError(
         f"the weights of {name} cannot be fetched: {str(reason).splitlines()[0]} Expected a "
-        f"shipped model with this encoder, {HUB} in the hub's cache, or a network. Where there is "
-        f"one, `hf download {HUB} --revision {REVISION}` fetches them; copy the file here and "
-        "name it in encoder.weights."
+        f"shipped model with this encoder, {HUB} in the hub's cache, or a network. On a machine "
+        f"with a network, `hf download {HUB} --revision {REVISION}` fetches them; copy the "
+        "file here and name it in encoder.weights."
     ) from reason

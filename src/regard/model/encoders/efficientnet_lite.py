@@ -93,7 +93,7 @@ class EfficientNetLite(PictureEncoder):
         return [*self._stem.parameters(), *self._blocks[: self.frozen_blocks].parameters()]
 
     def frozen_part(self) -> Encoder | None:
-        """See `Encoder.frozen_part`: the stem and the first blocks, where the rest is trained."""
+        """See `Encoder.frozen_part`: the stem and the first blocks, if the rest is trained."""
         whole = super().frozen_part()
         if whole is not None or not self.frozen_blocks:
             return whole

@@ -96,9 +96,9 @@ def write_weights(network: Encoder, path: Path, *, int8: bool = False) -> None:
     """Write the weights of an encoder into a file; see `packed`.
 
     Args:
-        network: its matrices are stored in 8 bits where that is exact.
+        network: matrices that 8 bits represent exactly are stored in 8 bits.
         path: the file, which is replaced.
-        int8: store them in 8 bits even where that rounds them.
+        int8: store all matrices in 8 bits, with rounding.
 
     Raises:
         OSError: it cannot be written.
