@@ -132,6 +132,8 @@ class Media:
         picture: the upright RGB picture as Pillow decoded it, instead of `pixels`, which are then
             empty: a picture that is only fed to the network is not copied out of Pillow and back.
             None otherwise.
+        warnings: those of the notes that a reader of the caption must know: what was cut off,
+            damaged, or may be shown wrong. They become notices of the caption.
     """
 
     medium: str
@@ -139,6 +141,7 @@ class Media:
     name: str
     digest: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
     picture: Image.Image | None = field(default=None, repr=False, kw_only=True)
 
     @property
