@@ -54,8 +54,10 @@ def test_a_whole_clip_is_not_cut_off(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.35, 2 / 3, 0.97])
 def test_a_clip_that_is_cut_off_says_so_in_every_container(kind: str, share: float) -> None:
-    cut = made(kind)[: int(len(made(kind)) * share) | 1]
-    assert is_cut_off(io.BytesIO(cut))
+    length = int(len(made(kind)) * share) | 1
+    # At most one of two places is between two packets, where a cut leaves no trace.
+    cuts = [made(kind)[: length + more] for more in (0, 1)]
+    cut = next(cut for cut in cuts if is_cut_off(io.BytesIO(cut)))
     assert any("cut off" in warning for warning in said_of(cut))
 
 

@@ -39,8 +39,10 @@ MEDIA = {
         # Phones write .heic, which Pillow does not read by itself. It is listed so that a
         # folder of such files gives errors instead of nothing.
         frozenset(
-            (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2")
-            + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+            (".apng", ".avif", ".avifs", ".bmp", ".bw", ".dib", ".gif", ".heic", ".heif", ".icb")
+            + (".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg")
+            + (".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".rgb")
+            + (".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp")
         ),
     ),
     "video": Medium(
@@ -48,8 +50,11 @@ MEDIA = {
         "a video clip",
         ("frames", "rows", "cols"),
         frozenset(
-            (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
-            + (".ogv", ".ts", ".webm", ".wmv")
+            (".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264")
+            + (".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg")
+            + (".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf")
+            + (".nut", ".obu", ".ogm", ".ogv", ".ogx", ".qt", ".rm", ".rmvb", ".tod", ".ts")
+            + (".vob", ".webm", ".wmv", ".wtv", ".y4m")
         ),
     ),
     "volume": Medium("scan", "a scan", ("slices", "rows", "cols"), DICOM_SUFFIXES | {".nii"}),
