@@ -205,13 +205,14 @@ class Pipeline:
     def _notices(self, ready: list[_Prepared], annotations: Annotations) -> list[tuple[str, ...]]:
         """Return for each item the notices that a reader of its caption needs."""
         clinical = (NOT_CLINICAL,) if self.components.reader.medium == "volume" else ()
+        known = [clinical + item.media.warnings for item in ready]
         detector = self.components.familiarity
         if detector is None:
-            return [clinical] * len(ready)
+            return known
         vectors = to_numpy(annotations.vectors)
         return [
-            clinical + detector.notices(item.media, item.input, array)
-            for item, array in zip(ready, vectors, strict=True)
+            said + detector.notices(item.media, item.input, array)
+            for said, item, array in zip(known, ready, vectors, strict=True)
         ]
 
     def _write(

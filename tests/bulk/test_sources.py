@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -281,3 +282,34 @@ def test_a_tsv_has_tabs_whatever_else_its_header_holds(folder: Path) -> None:
     (folder / "list.tsv").write_text('"what, who; when, where"\tfile\na\tb.jpg\n')
     (found,) = items(folder / "list.tsv")
     assert found.name == "b.jpg"
+
+
+@pytest.mark.timeout(20)
+def test_special_files_and_what_is_no_medium_are_left_out_with_a_line(tmp_path: Path) -> None:
+    source, other = tmp_path / "source", tmp_path / "other"
+    for path in (source / "b.png", source / "notes.md", other / "c.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (source / "IMG").write_bytes(toys.jpeg())
+    (source / "linked").symlink_to(other)
+    (source / "loop").symlink_to(source)
+    os.mkfifo(source / "a.jpg")
+    (source / "zero.png").symlink_to("/dev/zero")
+    said: list[str] = []
+    found = [
+        Path(entry[0]).name
+        for unit in units_of(str(source), Places(), size=9, report=said.append)
+        for entry in unit.entries
+    ]
+    assert found == ["IMG", "b.png", "c.png"]
+    assert [line.partition(": ")[2] or line for line in said[2:]] == [
+        "left out 1 file, neither picture, clip nor scan (1 .md)."
+    ]
+    assert "a.jpg is a pipe" in said[0]
+    assert "zero.png is a device" in said[1]
+    assert sorted(found) == sorted(Path(f).name for f in find_files([str(source)]))
+    (tmp_path / "list.txt").write_text("source/a.jpg\nsource/b.png\nsource/zero.png\n")
+    errors = [item.error for item in items(tmp_path / "list.txt")]
+    assert "is a pipe, not a file" in errors[0]
+    assert errors[1] == ""
+    assert "is a device, not a file" in errors[2]

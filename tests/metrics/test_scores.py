@@ -215,6 +215,36 @@ def test_a_meteor_that_fails_is_a_reason_not_a_crash(fake_java, body: str, reaso
     assert reason in scores.missing["meteor"]
 
 
+SLEEP = "import subprocess; subprocess.run(['sleep', '60'])"  # in a child, which keeps the pipes
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["meteor", "spice"])
+@pytest.mark.parametrize("when", ["at its start", "later"])
+def test_a_java_that_never_answers_is_ended(
+    fake_java, monkeypatch: pytest.MonkeyPatch, name: str, when: str
+):
+    fake_java(SLEEP if when == "at its start" else f"if '-version' not in sys.argv: {SLEEP}")
+    monkeypatch.setattr(java, "_START_SECONDS", 0.3 if when == "at its start" else 20.0)
+    monkeypatch.setattr(java, "_SECONDS", 0.3)
+    monkeypatch.setattr(java, "_PER_CAPTION", dict.fromkeys(java._PER_CAPTION, 0.0))
+    scores = score_captions({"a": "x"}, {"a": ["x"]}, tokenizer="none", names=[name])
+    assert scores.values == {}
+    assert scores.missing[name].startswith("`java` gave no answer in 0.3 seconds and was ended")
+    auto = score_captions({"a": "A dog"}, {"a": ["a dog"]}, names=["rouge_l"])
+    assert auto.settings["tokenizer"] == "python"
+
+
+@pytest.mark.timeout(30)
+def test_a_java_that_stops_answering_midway_is_ended(fake_java, monkeypatch: pytest.MonkeyPatch):
+    fake_java("print('1 2', flush=True)\n"
+              f"if '-version' not in sys.argv: {SLEEP}")  # fmt: skip
+    monkeypatch.setattr(java, "_SECONDS", 1.0)
+    monkeypatch.setattr(java, "_PER_CAPTION", dict.fromkeys(java._PER_CAPTION, 0.0))
+    with pytest.raises(java.JavaUnavailable, match="no answer in 1 seconds"):
+        java.meteor(["x", "y"], [["x"], ["y"]])
+
+
 def test_a_tokenizer_that_fails_leaves_auto_with_python(fake_java):
     fake_java("print('no such class', file=sys.stderr); sys.exit(1)")
     scores = score_captions({"a": "A dog"}, {"a": ["a dog"]}, names=["rouge_l"])

@@ -96,11 +96,7 @@ class LocalPlace(Place):
         """See `Place`."""
         with os.scandir(folder) as found:
             # Only names: more of 100,000 files would take time and memory.
-            names = sorted(
-                e.name + "/" * e.is_dir(follow_symlinks=False)
-                for e in found
-                if not e.name.startswith(".")
-            )
+            names = sorted(e.name + "/" * e.is_dir() for e in found if not e.name.startswith("."))
         for name in names:
             path = os.path.join(folder, name.removesuffix("/"))
             is_folder = name.endswith("/")

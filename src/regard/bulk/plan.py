@@ -16,7 +16,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class Plan:
         listing: SHA-256 of the units.
         items: number of items in all units; None where it is unknown before they are read.
         offsets: byte offsets of the units' lines, and of the end: one more than there are units.
+        left_out: lines about files of the source that are not captioned.
     """
 
     job: Job
@@ -97,6 +98,7 @@ class Plan:
     listing: str
     items: int | None
     offsets: array[int]
+    left_out: tuple[str, ...] = ()
 
     @property
     def units(self) -> int:
@@ -141,9 +143,10 @@ def open_plan(job: Job, places: Places) -> Plan:
             "the old settings to continue."
         )
     _check_folders_differ(job, places)
-    units = units_of(job.source, places, size=job.unit, column=job.column)
+    said: list[str] = []
+    units = units_of(job.source, places, size=job.unit, column=job.column, report=said.append)
     if stored is not None:
-        plan = _scanned(job, models, units)
+        plan = replace(_scanned(job, models, units), left_out=tuple(said))
         if plan.listing != stored["listing"]:
             raise ConfigError(
                 f"{shown(job.source)} has changed since {shown(job.out)} was started: "
@@ -156,7 +159,7 @@ def open_plan(job: Job, places: Places) -> Plan:
             f"{shown(job.out)} holds rows without their plan {PLAN}. Name another folder, or "
             "delete the rows."
         )
-    return _written(job, models, units, place, out)
+    return replace(_written(job, models, units, place, out), left_out=tuple(said))
 
 
 def _check_folders_differ(job: Job, places: Places) -> None:

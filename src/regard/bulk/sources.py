@@ -20,7 +20,7 @@ from regard.bulk.containers import FILE_COLUMNS, TAR_SUFFIXES, Named, Unit, chos
 from regard.bulk.filesystem import Entry, Place, Places
 from regard.data.dataset import delimiter_of
 from regard.errors import ConfigError, DatasetError
-from regard.media.find import medium_by_name, series_in
+from regard.media.find import FolderSearch, Report, regular, series_in
 from regard.types.media import DICOM_SUFFIXES
 
 PLAN = "_plan.json"
@@ -29,7 +29,12 @@ LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 def units_of(
-    source: str, places: Places, *, size: int, column: str | None = None
+    source: str,
+    places: Places,
+    *,
+    size: int,
+    column: str | None = None,
+    report: Report | None = None,
 ) -> Iterator[Unit]:
     """Yield the units of a source, always the same ones for the same source.
 
@@ -38,6 +43,7 @@ def units_of(
         places: opens it.
         size: largest number of items of a unit, where items can be counted without reading them.
         column: column of a list or Parquet file, that names or holds the files; None: a usual one.
+        report: receives lines about the files of a folder that are left out.
 
     Raises:
         ConfigError: the source does not exist, or holds nothing to caption.
@@ -47,7 +53,7 @@ def units_of(
     packer = _Packer(size)
     place, path = places.find(source)
     lists = path.lower().endswith(LIST_SUFFIXES)  # lists matched by other patterns are not read
-    for found in _expanded(source, place, path):
+    for found in _expanded(place, path, report):
         name = found.path.lower()
         if name.endswith(".parquet"):
             yield from packer.rest()
@@ -89,13 +95,14 @@ class _Packer:
             self._entries, self._bytes = [], 0
 
 
-def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
+def _expanded(place: Place, path: str, report: Report | None) -> Iterator[Entry]:
     """Yield the files of a source; in a folder only media and containers."""
     found = place.info(path)
     if found is not None and not found.is_folder:
         yield found
         return
-    matches = _walk(place, path) if found else _matches(place, path)
+    search = FolderSearch(place.url(path), report, is_local=place.is_local)
+    matches = _walk(place, path, search) if found else _matches(place, path, report)
     empty = True
     for entry in matches:
         empty = False
@@ -106,15 +113,18 @@ def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:
             f"{place.url(path)} {what} to caption. Name a folder or pattern of pictures, clips, "
             f"scans, .tar or .parquet files, or a list ({', '.join(LIST_SUFFIXES)})."
         )
+    search.finish()
 
 
-def _walk(place: Place, folder: str) -> Iterator[Entry]:
+def _walk(place: Place, folder: str, search: FolderSearch) -> Iterator[Entry]:
     if place.info(os.path.join(folder, PLAN)) is not None:
         return
     for entry in _entries(place, folder):
         if entry.is_folder:
-            yield from _walk(place, entry.path)
-        elif _is_taken(entry.path, place):
+            is_link = place.is_local and os.path.islink(entry.path)
+            if not is_link or search.enters(entry.path):
+                yield from _walk(place, entry.path, search)
+        elif entry.path.lower().endswith((".parquet", *TAR_SUFFIXES)) or search.takes(entry.path):
             yield entry
     if place.is_local:
         for number in series_in(folder):
@@ -128,26 +138,18 @@ def _entries(place: Place, folder: str) -> Iterator[Entry]:
         raise ConfigError(f"{place.url(folder)} cannot be listed: {error.strerror}.") from error
 
 
-def _is_taken(path: str, place: Place) -> bool:
-    name = path.lower()
-    if name.endswith((".parquet", *TAR_SUFFIXES)):
-        return True
-    # A local folder of DICOM files is a scan as a whole.
-    is_slice = place.is_local and name.endswith(tuple(DICOM_SUFFIXES))
-    return medium_by_name(path) is not None and not is_slice
-
-
-def _matches(place: Place, pattern: str) -> Iterator[Entry]:
+def _matches(place: Place, pattern: str, report: Report | None) -> Iterator[Entry]:
     if not glob.has_magic(pattern):
         return
     if place.is_local:
-        for path in sorted(glob.iglob(pattern, recursive=True)):
+        for path in regular(sorted(glob.iglob(pattern, recursive=True)), report):
             written = os.path.exists(os.path.join(os.path.dirname(path), PLAN))
             if not written and (entry := place.info(path)) and not entry.is_folder:
                 yield entry
         return
     wanted = re.compile(_expression(pattern))
-    for entry in _walk(place, fixed_folder(pattern)):
+    search = FolderSearch(fixed_folder(pattern), is_local=False)
+    for entry in _walk(place, fixed_folder(pattern), search):
         if wanted.fullmatch(entry.path):
             yield entry
 

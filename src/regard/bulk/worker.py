@@ -15,7 +15,7 @@ from regard.bulk.plan import Job, model_digest, part_name
 from regard.bulk.result_shards import Row, Shard, caption_row, failed_row, new_shard
 from regard.captioner import Deferred, Failure, Source
 from regard.errors import ConfigError, MediaError, RegardError
-from regard.media.find import medium_by_name, medium_of, medium_of_head
+from regard.media.find import medium_by_name, medium_of, medium_of_bytes, special_kind
 from regard.model_pool import ModelPool
 from regard.pretrained import find_model
 from regard.types import Caption
@@ -277,12 +277,14 @@ def _named(entry: str, file: str, source: str, places: Places) -> Item:
 
 def _file(name: str, place: Place, path: str) -> Item:
     if place.is_local:
+        if kind := special_kind(path):
+            return _failed(name, f"{name} is a {kind}, not a file.")
         return Item(name, medium_of(path), Deferred(name, lambda: path))
     return Item(name, _medium(name), Deferred(name, _fetching(place, path, name)))
 
 
 def _held(name: str, inner: str, content: bytes) -> Item:
-    medium = medium_by_name(inner) or medium_of_head(content[:352])
+    medium = medium_of_bytes(inner, content)
     return Item(name, medium, Deferred(name, lambda: content))
 
 

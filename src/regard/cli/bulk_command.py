@@ -52,6 +52,8 @@ def bulk(
     job = Job(source, out, model, form, traces, unit, size, column, decoding)
     began = time.monotonic()
     todo = open_run(job, retry_failed=retry_failed)
+    for line in todo.plan.left_out:
+        complain(line)
     progress = BulkProgress(todo)
     working = run(todo, engine=engine, address=address, workers=workers, device=device)
     for _ in progress.watch(working):

@@ -60,7 +60,7 @@ def sources_of(arguments: list[str]) -> tuple[Iterator[str], int | None]:
     """Return the files and their number, None where standard input is still to be read."""
     from regard.media.find import find_files
 
-    found = find_files(arguments, stdin=sys.stdin)
+    found = find_files(arguments, stdin=sys.stdin, report=complain)
     if "-" in arguments:
         return found, None
     files = list(found)

@@ -107,7 +107,9 @@ def _lessons(
             f"{images} holds no folder. Give --word, or a folder for each word, named by it",
             param_hint="--images",
         )
-    return [(name, list(find_files([str(folder)]))) for name, folder in folders.items()]
+    return [
+        (name, list(find_files([str(folder)], report=complain))) for name, folder in folders.items()
+    ]
 
 
 def _place(source: Path, model: str, out: Path | None) -> Path:

@@ -9,15 +9,8 @@ from typing import Any
 from regard.data.dataset import SPLITS, UNUSED, CaptionDataset, CaptionedItem, Row
 from regard.data.formats import CaptionFile, read_caption_file
 from regard.errors import MediaError
-from regard.media import (
-    ClipSpec,
-    PreprocessingSpec,
-    ScanSpec,
-    Spec,
-    is_there,
-    medium_of,
-    read_media,
-)
+from regard.media import ClipSpec, PreprocessingSpec, ScanSpec, Spec, medium_of, read_media
+from regard.media.find import why_missing
 from regard.text.vocabulary import words_of
 from regard.types import MEDIA
 
@@ -161,8 +154,8 @@ def _picture_problems(found: CaptionFile) -> Iterator[Problem]:
     by_content: dict[str, CaptionedItem] = {}
     drawn = not any(item.split == "val" for item in found.dataset)
     for item in found.pictures:
-        if not is_there(item.file):
-            yield Problem("missing file", item.key, f"no file {item.file}")
+        if why := why_missing(item.file):
+            yield Problem("missing file", item.key, why)
             continue
         medium = medium_of(item.file)
         try:

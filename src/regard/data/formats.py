@@ -22,6 +22,7 @@ from regard.data.dataset import (
 from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
 from regard.errors import DatasetError, UnknownName
 from regard.media import is_there
+from regard.media.find import special_kind, why_missing
 from regard.util.safe_io import json_of
 
 
@@ -84,6 +85,11 @@ def load_dataset(
             "`regard data check` lists them)."
         )
     if not present_only:
+        for item in found.dataset:
+            if special_kind(item.file):  # reading it might never end
+                raise DatasetError(
+                    f"{annotations}: {why_missing(item.file)}. Remove it, or put a file there."
+                )
         return found.dataset
     there = tuple(item for item in found.dataset if is_there(item.file))
     if not there and found.dataset.items:

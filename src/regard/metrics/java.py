@@ -2,19 +2,29 @@
 
 They are run directly, not through pycocoevalcap's wrappers: those write into the package's
 folder, print on standard error, and use the machine's locale, in which METEOR may print a decimal
-comma. Each function raises `JavaUnavailable` with the reason why it cannot run.
+comma. Each function raises `JavaUnavailable` with the reason why it cannot run. No program is
+waited for without end.
 """
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 _LOCALE = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
+
+
+_START_SECONDS = 20.0  # for `java -version`
+_SECONDS = 300.0  # for a program to load its tables, which a slow disk delays
+_PER_CAPTION = {"tokenizer": 0.1, "METEOR": 1.0, "SPICE": 20.0}  # seconds more; SPICE parses
 
 
 class JavaUnavailable(Exception):
@@ -36,7 +46,8 @@ def ptb_tokenize_java(lines: Sequence[str]) -> list[list[str]]:
     jar = _package_file("tokenizer/stanford-corenlp-3.4.1.jar")
     command = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
     text = "".join(line + "\n" for line in lines)
-    printed = _run([*command, "-preserveLines", "-lowerCase"], text)
+    seconds = _SECONDS + _PER_CAPTION["tokenizer"] * len(lines)
+    printed = _run([*command, "-preserveLines", "-lowerCase"], text, seconds)
     found = printed.split("\n")[:-1]
     if len(found) != len(lines):
         raise JavaUnavailable(f"PTBTokenizer printed {len(found)} lines for {len(lines)} captions")
@@ -59,10 +70,19 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
     command += ["-", "-", "-stdio", "-l", "en", "-norm"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
                              "stderr": subprocess.DEVNULL}  # fmt: skip
+    seconds = _SECONDS + _PER_CAPTION["METEOR"] * len(candidates)
     try:
-        with subprocess.Popen(
-            command, cwd=jar.parent, encoding="utf-8", errors="replace", **pipes
-        ) as process:
+        with (
+            subprocess.Popen(
+                command,
+                cwd=jar.parent,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+                **pipes,
+            ) as process,
+            _ended_after(seconds, process),
+        ):
             statistics = [
                 _ask(process, "SCORE", *refs, candidate)
                 for candidate, refs in zip(candidates, references, strict=True)
@@ -71,6 +91,8 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
             answers = [_ask(process, "EVAL", *statistics), *(_answer(process) for _ in candidates)]
             _pipe(process.stdin).close()
         return float(answers[-1])
+    except subprocess.TimeoutExpired as error:
+        raise JavaUnavailable(_no_answer(error.timeout)) from error
     except (OSError, ValueError) as error:
         raise JavaUnavailable(f"METEOR failed: {error}") from error
 
@@ -93,7 +115,8 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
         asked, answered = Path(folder, "in.json"), Path(folder, "out.json")
         asked.write_text(json.dumps(pictures), encoding="utf-8")
         command = ["-Xmx8G", "-jar", str(jar), str(asked), "-out", str(answered)]
-        _run([*command, "-subset", "-silent"], "")
+        seconds = _SECONDS + _PER_CAPTION["SPICE"] * len(pictures)
+        _run([*command, "-subset", "-silent"], "", seconds)
         found = json.loads(answered.read_text(encoding="utf-8"))
     return sum(picture["scores"]["All"]["f"] for picture in found) / len(found)
 
@@ -109,10 +132,80 @@ def spice_installed() -> bool:
 
 
 def _java() -> str:
+    """Return the path of a Java that starts."""
     path = shutil.which("java")
     if path is None:
         raise JavaUnavailable("no `java` on the PATH; install a Java runtime (8 or later)")
+    try:
+        _communicate([path, "-version"], b"", _START_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise JavaUnavailable(_no_answer(error.timeout)) from error
+    except OSError as error:
+        raise JavaUnavailable(f"Java failed: {error}") from error
     return path
+
+
+def _no_answer(seconds: float) -> str:
+    return (
+        f"`java` gave no answer in {seconds:g} seconds and was ended; try `java -version`, or take "
+        "it off the PATH"
+    )
+
+
+def _communicate(command: list[str], given: bytes, seconds: float) -> tuple[int, bytes, bytes]:
+    """Run a program; return its exit status and what it printed.
+
+    Raises:
+        OSError: it cannot be started.
+        TimeoutExpired: it did not end in time; it and its children are killed.
+    """
+    with (
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as process,
+        _ended_after(seconds, process),
+    ):
+        printed, complaint = process.communicate(given)
+    return process.returncode, printed, complaint
+
+
+@contextmanager
+def _ended_after(seconds: float, process: subprocess.Popen[Any]) -> Generator[None]:
+    """Kill a program and its children after so many seconds, and if the block raises.
+
+    Its own session makes them one group: a child that lives on would keep the pipes open.
+
+    Raises:
+        TimeoutExpired: it was killed for the time.
+    """
+    late = threading.Event()
+
+    def end() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def end_late() -> None:
+        late.set()
+        end()
+
+    timer = threading.Timer(seconds, end_late)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except BaseException:
+        end()
+        if late.is_set():
+            raise subprocess.TimeoutExpired(process.args, seconds) from None
+        raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise subprocess.TimeoutExpired(process.args, seconds)
 
 
 def _package_file(name: str) -> Path:
@@ -127,15 +220,17 @@ def _package_file(name: str) -> Path:
     return path
 
 
-def _run(arguments: list[str], text: str) -> str:
+def _run(arguments: list[str], text: str, seconds: float) -> str:
     command = [_java(), *_LOCALE, *arguments]
     given = text.encode(errors="replace")  # a lone surrogate cannot be encoded as it is
     try:
-        done = subprocess.run(command, input=given, capture_output=True, check=True)
-        return done.stdout.decode()
-    except subprocess.CalledProcessError as error:
-        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise JavaUnavailable(f"Java exited with {error.returncode}: {' '.join(last)}") from error
+        status, printed, complaint = _communicate(command, given, seconds)
+        if status:
+            last = complaint.decode(errors="replace").strip().splitlines()[-1:]
+            raise JavaUnavailable(f"Java exited with {status}: {' '.join(last)}")
+        return printed.decode()
+    except subprocess.TimeoutExpired as error:
+        raise JavaUnavailable(_no_answer(error.timeout)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise JavaUnavailable(f"Java failed: {error}") from error
 

@@ -39,8 +39,10 @@ MEDIA = {
         # Phones write .heic, which Pillow does not read by itself. It is listed so that a
         # folder of such files gives errors instead of nothing.
         frozenset(
-            (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2")
-            + (".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+            (".apng", ".avif", ".avifs", ".bmp", ".bw", ".dib", ".gif", ".heic", ".heif", ".icb")
+            + (".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg")
+            + (".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".rgb")
+            + (".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp")
         ),
     ),
     "video": Medium(
@@ -48,8 +50,11 @@ MEDIA = {
         "a video clip",
         ("frames", "rows", "cols"),
         frozenset(
-            (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
-            + (".ogv", ".ts", ".webm", ".wmv")
+            (".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264")
+            + (".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg")
+            + (".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf")
+            + (".nut", ".obu", ".ogm", ".ogv", ".ogx", ".qt", ".rm", ".rmvb", ".tod", ".ts")
+            + (".vob", ".webm", ".wmv", ".wtv", ".y4m")
         ),
     ),
     "volume": Medium("scan", "a scan", ("slices", "rows", "cols"), DICOM_SUFFIXES | {".nii"}),
@@ -132,6 +137,8 @@ class Media:
         picture: the upright RGB picture as Pillow decoded it, instead of `pixels`, which are then
             empty: a picture that is only fed to the network is not copied out of Pillow and back.
             None otherwise.
+        warnings: those of the notes that a reader of the caption must know: what was cut off,
+            damaged, or may be shown wrong. They become notices of the caption.
     """
 
     medium: str
@@ -139,6 +146,7 @@ class Media:
     name: str
     digest: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
     picture: Image.Image | None = field(default=None, repr=False, kw_only=True)
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge
-from regard.media.find import digest_of, split_series
+from regard.media.find import digest_of, special_kind, split_series
 from regard.media.preprocess import CT_WINDOWS, ScanSpec, intensity_window
 from regard.media.scan import StoredVolume, checked_affine, to_canonical
 from regard.media.scan.dicom import read_dicom
@@ -72,6 +72,8 @@ def read_scan(
 
 def _from_path(path: str, name: str, max_voxels: int) -> StoredVolume:
     folder, number = split_series(path)
+    if kind := special_kind(folder):  # a scan is read twice
+        raise MediaError(f"{name} is a {kind}, not a regular file. Save the scan to one first.")
     if not os.path.isdir(folder):
         return _from_file(path, read_start(path, name, _HEAD), name, max_voxels)
     headers, notes = pick_series(folder, number)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 LONG_SIDE = 640
 """Largest long side in pixels at which frames are kept; networks read far fewer pixels."""
+HDR_CURVES = {16: "PQ", 18: "HLG"}
+"""Transfer functions of high dynamic range, by their numbers in H.273."""
+_UNTAGGED = 2  # the matrix of H.273 that is not known
 _ASPECTS = (Fraction(1, 8), Fraction(8))  # of a pixel; values beyond are taken for mistakes
 
 
@@ -156,6 +159,8 @@ def upright_frame(
         height=max(1, round(height * scale)),
         format="rgba" if transparent else "rgb24",
         interpolation="AREA" if scale < 1 else "BICUBIC",
+        # Without a tag FFmpeg takes BT.601, of standard definition.
+        src_colorspace="ITU709" if _is_untagged_hd(frame) else None,
     )
     pixels = small.to_ndarray()
     if transparent:  # it is laid over white, as pictures are
@@ -163,6 +168,11 @@ def upright_frame(
         pixels = np.rint(pixels[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
     whole = apply_display_matrix(np.empty((height, width, 0), np.uint8), matrix)
     return apply_display_matrix(pixels, matrix), (whole.shape[0], whole.shape[1])
+
+
+def _is_untagged_hd(frame: VideoFrame) -> bool:
+    untagged = frame.colorspace == _UNTAGGED and not frame.format.is_rgb
+    return untagged and (frame.width >= 1280 or frame.height > 576)
 
 
 def _square_size(frame: VideoFrame, stream: VideoStream, notes: list[str]) -> tuple[int, int]:

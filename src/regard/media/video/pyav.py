@@ -20,7 +20,7 @@ import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia, needs_extra
 from regard.media.source_file import refuse_size
-from regard.media.video.frames import Timeline, upright_frame
+from regard.media.video.frames import HDR_CURVES, Timeline, upright_frame
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -56,6 +56,7 @@ class DecodedFrames:
         damaged: packets that could not be decoded, and frames that were repaired.
         broken_off: whether the file could not be read to its end.
         notes: decisions about the pixels.
+        hdr: a note if the frames are of high dynamic range.
     """
 
     timeline: Timeline
@@ -64,12 +65,15 @@ class DecodedFrames:
     damaged: int = 0
     broken_off: bool = False
     notes: list[str] = field(default_factory=list)
+    hdr: str = ""
 
     def keep(self, number: int, frame: VideoFrame, stream: VideoStream) -> None:
         """Store the upright pixels of a frame."""
         pixels, size = upright_frame(frame, stream, self.notes)
         if not self.frames:
             self.size = size
+            if curve := HDR_CURVES.get(frame.color_trc):
+                self.hdr = f"its colours are HDR ({curve}), shown without tone mapping: pale"
         self.frames[number] = pixels
 
 

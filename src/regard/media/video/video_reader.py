@@ -25,6 +25,7 @@ from regard.media.preprocess import ClipSpec
 from regard.media.source_file import refuse_empty, refuse_size
 from regard.media.video import pyav
 from regard.media.video.frames import LONG_SIDE, Choice, Timeline, choose_frames
+from regard.media.video.truncation import is_cut_off
 from regard.types import Clip
 
 _SEEK_FROM = 2000  # frames; decoding a shorter clip whole takes only some seconds
@@ -103,9 +104,11 @@ def _from_file(
         refuse_empty(video.file.seek(0, os.SEEK_END), video.name)
         listed, missing = video.list_packets(max_frames)
         decoded, choices, times = _decode(video, spec, listed, report)
+        decoded.broken_off |= is_cut_off(video.file)
     except OSError as error:
         raise MediaError(f"{video.name} cannot be read: {error.strerror or error}.") from error
     frames = [decoded.frames[choice.frame] for choice in choices]
+    warnings = _warnings(decoded, missing)
     duration = max(times[-1], listed.seconds()[-1])  # decoding may have ended before the clip
     return _clip(
         _of_one_size(frames),
@@ -113,7 +116,8 @@ def _from_file(
         times,
         name=video.name,
         digest=digest,
-        notes=_notes(decoded, frames, missing),
+        notes=(*decoded.notes, *warnings, *_size_note(frames)),
+        warnings=warnings,
         duration=float(duration),
         frame_size=decoded.size,
     )
@@ -161,16 +165,20 @@ def _of_one_size(frames: list[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def _notes(decoded: pyav.DecodedFrames, frames: list[np.ndarray], missing: int) -> tuple[str, ...]:
-    notes = list(decoded.notes)
+def _warnings(decoded: pyav.DecodedFrames, missing: int) -> tuple[str, ...]:
+    notes = [decoded.hdr] if decoded.hdr else []
     if decoded.damaged:
         notes.append(f"{decoded.damaged} damaged frames skipped or repaired")
     if missing or decoded.broken_off:
         cut = f", {missing} frames of its header missing" if missing else ""
         notes.append(f"the file is cut off{cut}")
-    if len({frame.shape for frame in frames}) > 1:
-        notes.append("its frames change in size; all are shown in that of the first")
     return tuple(notes)
+
+
+def _size_note(frames: list[np.ndarray]) -> tuple[str, ...]:
+    if len({frame.shape for frame in frames}) == 1:
+        return ()
+    return ("its frames change in size; all are shown in that of the first",)
 
 
 def _from_array(source: Any, spec: ClipSpec, name: str, max_pixels: int) -> Clip:
