@@ -44,7 +44,9 @@ def evaluate(
     block_ngram: options.BlockNgram = None,
     context: options.Context = "expected",
     limit: options.Limit = 0,
-    tokenizer: Annotated[str, option("ptb (Java), python (the same tokens), or auto.")] = "auto",
+    tokenizer: Annotated[
+        str, option("auto, ptb (Java), python (the same tokens) or model.")
+    ] = "auto",
     present_only: Annotated[bool, option("Skip missing files.", "--present-only")] = False,
     calibrate: Annotated[bool, option("Fit and store word confidences.", "--calibrate")] = False,
     keep_decoding: Annotated[

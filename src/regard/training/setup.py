@@ -15,6 +15,7 @@ from regard.errors import CheckpointError, ConfigError, DatasetError
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, build_encoder
 from regard.text.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary
+from regard.text.words import UNSPACED
 from regard.training.batches import Chunk, Splits, check_batching, encode_captions, make_chunks
 from regard.training.devices import Devices, supports_bf16
 from regard.training.distillation import Teacher, absolute_teachers, open_teachers
@@ -95,6 +96,8 @@ def prepare_run(
     encoded = encode_captions(splits.train, vocabulary)
     captions, remark = cut_captions(encoded, recipe.data.max_length)
     if remark:
+        reporter.message(remark)
+    if remark := unspaced_note(splits.train, vocabulary):
         reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary).to(devices.device)
     if start is not None and len(vocabulary) > len(start.vocabulary):
@@ -292,6 +295,19 @@ def cut_captions(
     return [[ids[:max_length] for ids in of_picture] for of_picture in captions], (
         f"{longer} of {len(lengths)} training captions have more than data.max_length = "
         f"{max_length} tokens and are cut; the longest has {max(lengths)}"
+    )
+
+
+def unspaced_note(train: CaptionDataset, vocabulary: Vocabulary) -> str:
+    """Return a note if captions without spaces between words are cut at spaces; else ""."""
+    captions = [caption for item in train for caption in item.captions]
+    unspaced = sum(UNSPACED.search(caption) is not None for caption in captions)
+    if vocabulary.tokens != "word" or 2 * unspaced < len(captions):
+        return ""
+    return (
+        f"{unspaced} of {len(captions)} training captions are in a language without spaces between "
+        "words, and data.tokens is word: whole sentences become words. Set data.tokens to "
+        "character or bpe. Scores count characters."
     )
 
 
