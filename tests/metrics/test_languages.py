@@ -108,7 +108,9 @@ def test_training_says_that_sentences_become_words() -> None:
     words = build_vocabulary((i.captions[0] for i in train), min_count=1)
     assert "2 of 2 training captions" in unspaced_note(train, words)
     assert not unspaced_note(train, build_vocabulary(["赤"], tokens="character", min_count=1))
-    assert not unspaced_note(data("a dog", "a cat", "二匹"), build_vocabulary(["a dog"], min_count=1))
+    assert not unspaced_note(
+        data("a dog", "a cat", "二匹"), build_vocabulary(["a dog"], min_count=1)
+    )
 
 
 @pytest.mark.parametrize(

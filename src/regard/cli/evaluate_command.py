@@ -14,7 +14,7 @@ from rich.table import Table
 from regard.checkpoint.model_card import METRIC_LABELS
 from regard.cli import options
 from regard.cli.options import option
-from regard.cli.output import check_record, complain, tables, write_text
+from regard.cli.output import check_record, complain, open_dataset, tables, write_text
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
 
@@ -62,14 +62,13 @@ def evaluate(
     its config.json, fitted to these captions. --keep-decoding stores the given length penalty and
     n-gram blocking as the model's defaults; choose them on val.
     """
-    from regard.data import load_dataset
     from regard.data.dataset import split_named
     from regard.metrics.split_evaluation import evaluate as evaluate_captioner
     from regard.model_pool import ModelPool
 
     check_record(json_file, "--json", _SCORE_KEYS, [annotations])
     folder = _own_folder(model) if calibrate or keep_decoding else None
-    dataset = load_dataset(annotations, images or "", present_only=present_only)
+    dataset = open_dataset(annotations, images, present_only=present_only)
     split = split_named(split)
     medium = _medium(dataset, split, folder)
     captioner = ModelPool(model, device=options.placed(device)).captioner(medium)
@@ -240,13 +239,12 @@ def faithfulness(
     is then 1.
     """
     from regard import load
-    from regard.data import load_dataset
     from regard.data.regions import load_regions
     from regard.faithfulness.experiments import check_control, control_scores
     from regard.faithfulness.experiments import faithfulness as measure
 
     check_record(json_file, "--json", _FAITHFULNESS_KEYS, [annotations, regions])
-    dataset = load_dataset(annotations, images or "")
+    dataset = open_dataset(annotations, images)
     places = load_regions(regions) if regions else None
     device = options.placed(device)
     captioner = load(model, medium=dataset.medium, device=device)

@@ -8,7 +8,6 @@ Three kinds of file are read:
 - a CSV with `file,word,mask`: a mask is a picture, whose region is not black.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from regard.errors import DatasetError, MediaError
 from regard.media import read_image
 from regard.metrics.pointing import Region
-from regard.util.safe_io import Unreadable, json_of, text_of
+from regard.util.safe_io import Unreadable, json_of, table_of, text_of
 
 Regions = Mapping[str, Mapping[str, Sequence[Region]]]
 """By picture and word: the region of each mention of the word; the last one serves later ones."""
@@ -77,7 +76,7 @@ def _coco(values: dict[str, Any]) -> _Found:
 
 def _masks(text: str, folder: Path) -> _Found:
     found = _empty()
-    for row in csv.DictReader(text.splitlines()):
+    for row in table_of(text)[1]:
         try:
             mask = read_image(folder / row["mask"]).pixels.max(axis=-1) > 0
         except MediaError as error:

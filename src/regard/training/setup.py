@@ -93,6 +93,9 @@ def prepare_run(
     store = Path(recipe.data.store or out / "annotations")
     views, report = views_of(recipe.data)[1:], reporter.encoded
     pictures = Pictures(encoder, splits, store, views=views, report=report, devices=devices)
+    for note in (*splits.train.notes, pictures.held_out_twins(splits)):
+        if note:
+            reporter.message(note)
     encoded = encode_captions(splits.train, vocabulary)
     captions, remark = cut_captions(encoded, recipe.data.max_length)
     if remark:
