@@ -13,7 +13,7 @@ from regard.metrics import score_captions
 from regard.metrics.tokenize import tokenize_captions
 from regard.text.vocabulary import build_vocabulary
 from regard.training.objectives import caption_reward
-from regard.training.setup import unspaced_note
+from regard.training.setup import tokens_note
 from tests.helpers import toys
 
 JAPANESE = {"a": "赤い丸が青い四角の右にある", "b": "緑の三角が黄色い丸の下にある"}
@@ -106,11 +106,10 @@ def test_the_reward_of_sentences_as_words_counts_characters() -> None:
 def test_training_says_that_sentences_become_words() -> None:
     train = data("赤い丸がある", "青い角がある")
     words = build_vocabulary((i.captions[0] for i in train), min_count=1)
-    assert "2 of 2 training captions" in unspaced_note(train, words)
-    assert not unspaced_note(train, build_vocabulary(["赤"], tokens="character", min_count=1))
-    assert not unspaced_note(
-        data("a dog", "a cat", "二匹"), build_vocabulary(["a dog"], min_count=1)
-    )
+    assert "2 of 2 training captions" in tokens_note(train, words)
+    letters = build_vocabulary(["赤"], tokens="character", min_count=1)
+    assert tokens_note(train, letters).startswith("scores compare the model's characters")
+    assert not tokens_note(data("a dog", "a cat", "二匹"), build_vocabulary(["a dog"], min_count=1))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import argument, option
+from regard.cli.output import complain
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, UnknownName
 
@@ -59,13 +60,11 @@ def shard(
     from regard.data import load_dataset
     from regard.data.shards import write_shards
 
+    captions = load_dataset(dataset, images or "")
+    for note in captions.notes:
+        complain(f"{dataset}: {note}")
     with reporting() as report:
-        manifest = write_shards(
-            load_dataset(dataset, images or ""),
-            out,
-            size=size * 10**6,
-            report=partial(report, "writing"),
-        )
+        manifest = write_shards(captions, out, size=size * 10**6, report=partial(report, "writing"))
     typer.echo(manifest)
 
 

@@ -148,9 +148,14 @@ def _change_model(folder: Path, decoding: Any, found: Calibration | None) -> Non
 
 
 def _print_scores(result: EvaluationResult) -> None:
+    from regard.data.records import counted, odd_caption
+
     console = tables(_PIPE_WIDTH)
     console.print(_score_table(result))
     console.print(_statistics_table(result))
+    wordless = [k for k, text in result.captions.items() if text and odd_caption(text)]
+    if note := counted("captions of the model that hold no word", map(repr, wordless)):
+        complain(note)
     for name, reason in result.scores.missing.items():
         complain(f"no {METRIC_LABELS[name]}: {reason}")
     _complain_of(result.failures)

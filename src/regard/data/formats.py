@@ -18,6 +18,7 @@ from regard.data.dataset import (
     with_rest_trained,
 )
 from regard.data.records import (
+    CAPTION_KEYS,
     ODD_CAPTIONS,
     FileNames,
     counted,
@@ -26,6 +27,7 @@ from regard.data.records import (
     keys_of,
     missing_files,
     odd_caption,
+    plain_key,
     rows_of,
     table_rows,
     text_of_entry,
@@ -104,8 +106,9 @@ def load_dataset(
     missing = [file for file in files if not is_there(file)]
     if files and len(missing) == len(files):
         raise DatasetError(missing_files(str(annotations), missing, len(files)))
-    there = tuple(item for item in found.dataset if item.file not in set(missing))
-    left_out = counted(missing, f"of {len(files)} files are missing and left out")
+    gone = set(missing)
+    there = tuple(item for item in found.dataset if item.file not in gone)
+    left_out = counted("missing files, left out", map(repr, missing))
     notes = (*found.dataset.notes, *([left_out] if left_out else []))
     return replace(found.dataset, items=there, notes=notes)
 
@@ -180,18 +183,23 @@ def notes_on(
             bare.append(item.key)
         for caption in item.captions:
             if kind := odd_caption(caption):
-                odd.setdefault(kind, []).append(f"{caption:.40} of {item.key}")
-    others = [f"{name} for {file} ({how})" for name, file, how in renamed]
+                odd.setdefault(kind, []).append(f"{caption[:40]!r} of {item.key!r}")
+    others = (f"{name!r} for {os.path.basename(file)!r} ({how})" for name, file, how in renamed)
     notes = (
-        counted(map(str, faults), "entries cannot be read and are left out"),
-        counted(bare, "pictures have no caption and are left out"),
-        counted(others, "names are written otherwise than their files"),
-        *(counted(where, f"captions {ODD_CAPTIONS[kind]}") for kind, where in odd.items()),
+        counted("entries that cannot be read, left out", map(str, faults)),
+        counted("pictures without a caption, left out", map(repr, bare)),
+        counted("names written otherwise than their files", others),
+        *(counted(f"captions {ODD_CAPTIONS[kind]}", where) for kind, where in odd.items()),
     )
     return tuple(filter(None, notes))
 
 
 def _read(path: Path) -> str:
+    if path.suffix.lower() == ".tar" and path.is_file():
+        raise DatasetError(
+            f"{path} is a shard, which `regard train` and `regard data check` read. Unpack it, and "
+            "name a file of captions."
+        )
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -316,7 +324,10 @@ def _karpathy(text: str) -> Iterator[Entry]:
 
 def _karpathy_image(image: Any, where: str) -> Iterator[Entry]:
     wanted = "filename, sentences"
-    name = file_of({k: v for k, v in image.items() if k != "filepath"} or image, wanted)
+    if isinstance(image, dict) and "filename" in image:
+        name = text_of_entry(image["filename"], "filename")
+    else:
+        name = file_of(image, wanted)
     file = str(Path(image.get("filepath", "")) / name)
     split, sentences = image.get("split", ""), image.get("sentences")
     if not isinstance(sentences, list):
@@ -349,7 +360,7 @@ def _coco(text: str) -> Iterator[Entry]:
 
     def image_entries(image: Any, where: str) -> Iterator[Entry]:
         file = file_of(image, "id, file_name")
-        if "id" not in image:
+        if not isinstance(image.get("id"), int | str):
             raise ValueError(f"has {', '.join(image)}; expected id, file_name")
         yield "image id", str(image["id"]), file
         yield "picture", file, file
@@ -358,12 +369,15 @@ def _coco(text: str) -> Iterator[Entry]:
     def captions(annotation: Any, where: str) -> Iterator[Entry]:
         if not isinstance(annotation, dict) or "image_id" not in annotation:
             raise ValueError(f"it is {annotation!r:.200}; expected image_id, caption")
-        file = files.get(annotation["image_id"])
+        name = annotation["image_id"]
+        file = files.get(name) if isinstance(name, int | str) else None
         if file is None:
             raise ValueError(f"its image_id {annotation['image_id']!r} is that of no image")
         captioned.add(annotation["image_id"])
-        named = {k: v for k, v in annotation.items() if k not in _COCO_IDS} | {"file": file}
-        caption = named[keys_of(tuple(named), "image_id, caption").caption]
+        caption = annotation.get("caption")
+        if caption is None:
+            named = {k: v for k, v in annotation.items() if k not in _COCO_IDS} | {"file": file}
+            caption = named[keys_of(tuple(named), "image_id, caption").caption]
         yield Row(file, text_of_entry(caption, "its caption"), "")
         if "id" in annotation:
             yield "caption id", str(annotation["id"]), file
@@ -394,6 +408,9 @@ def _mapping(text: str) -> Iterator[Entry]:
     for file, value in json_of(text).items():
         where = f"entry {file!r}"
         if isinstance(value, dict):
+            if not any(plain_key(key) in CAPTION_KEYS for key in value):
+                yield LineFault(where, f"has {', '.join(value) or 'nothing'}; expected captions")
+                continue
             own = {"file": file} | {k: v for k, v in value.items() if k != "file"}
             yield from rows_of(own, where)
         else:
@@ -404,7 +421,7 @@ def _flickr8k(text: str) -> Iterator[Entry]:
     for number, line in numbered_lines(text):
         name, tab, caption = line.partition("\t")
         file = name.rpartition("#")[0] or name
-        if not tab:
+        if not tab or not file.strip():
             yield LineFault(number, f"no tab between picture and caption in {line!r}")
             continue
         yield Row(file, caption, "")

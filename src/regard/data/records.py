@@ -26,6 +26,7 @@ CAPTION_KEYS = (
     "comment",
 )
 _SPLIT_KEYS = ("split",)
+_NO_FILE = "it names no file"
 
 
 class Keys(NamedTuple):
@@ -78,7 +79,10 @@ def file_of(record: Any, expected: str) -> str:
     key = _key(tuple(record), FILE_KEYS)
     if not key:
         raise ValueError(f"has {', '.join(record) or 'nothing'}; expected {expected}")
-    return text_of_entry(record[key], key)
+    file = text_of_entry(record[key], key)
+    if not file.strip():
+        raise ValueError(_NO_FILE)
+    return file
 
 
 def text_of_entry(value: Any, what: str) -> str:
@@ -109,6 +113,9 @@ def rows_of(record: Any, where: int | str) -> Iterator[Row | LineFault]:
     if not all(isinstance(text, str) for text in (file, split or "", *texts)):
         yield LineFault(where, f"file, caption and split must be texts; got {record!r:.200}")
         return
+    if not file.strip():
+        yield LineFault(where, _NO_FILE)
+        return
     yield from (Row(file, text, split or "") for text in texts or [""])
 
 
@@ -127,7 +134,8 @@ def is_table(header: str) -> bool:
 def table_rows(text: str) -> Iterator[Row | LineFault]:
     """Yield the rows of a table with a header; a faulty line leaves the others."""
     first = next((line for line in text.split("\n") if line.strip()), "")
-    delimiter = delimiter_of(first)
+    told = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
+    delimiter = told.group(1) if told else delimiter_of(first)
     width, place = 0, 0
 
     def like_a_row(cells: list[str]) -> bool:
@@ -136,6 +144,8 @@ def table_rows(text: str) -> Iterator[Row | LineFault]:
     lines = io.StringIO(text, newline="")
     records = csv_records(lines, delimiter, like_a_row=like_a_row)
     number, names = next(records, (1, []))
+    if told:
+        number, names = next(records, (1, []))
     try:
         if isinstance(names, str):
             raise ValueError(names)
@@ -157,6 +167,8 @@ def table_rows(text: str) -> Iterator[Row | LineFault]:
             yield LineFault(number, what)
         elif len(cells) <= max(columns[:2]):
             yield LineFault(number, f"fewer fields than columns in {delimiter.join(cells)!r:.100}")
+        elif not cells[place].strip():
+            yield LineFault(number, _NO_FILE)
         else:
             yield Row(*(cells[at] if 0 <= at < len(cells) else "" for at in columns))
 
@@ -164,9 +176,9 @@ def table_rows(text: str) -> Iterator[Row | LineFault]:
 # Captions
 
 ODD_CAPTIONS = {
-    "empty caption": "hold no word",
-    "placeholder": "are placeholders of a spreadsheet or program",
-    "list as text": "are lists written as text",
+    "empty caption": "that hold no word",
+    "placeholder": "that are placeholders of a spreadsheet or program",
+    "list as text": "that are lists written as text",
 }
 """What is said of captions by the kind of their oddity."""
 _PLACEHOLDER = re.compile(
@@ -314,8 +326,7 @@ def near_hint(path: str, files: FileNames | None = None) -> str:
     return f"; its folder has {' and '.join(shown)}" if shown else ""
 
 
-def counted(names: Iterable[str], what: str, more: int = 3) -> str:
-    """Return "3 WHAT, such as 'a', 'b'"; "" of no names."""
+def counted(what: str, names: Iterable[str], more: int = 3) -> str:
+    """Return "WHAT: 3, such as A, B, C"; "" of no names."""
     names = list(names)
-    shown = ", ".join(repr(name) for name in names[:more])
-    return f"{len(names)} {what}, such as {shown}" if names else ""
+    return f"{what}: {len(names)}, such as {', '.join(names[:more])}" if names else ""

@@ -41,8 +41,9 @@ def load_regions(path: str | Path) -> Regions:
         values = json_of(text)
         return (_coco if "annotations" in values else _scenes)(values)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise DatasetError(
-            f"{path} holds no regions that can be used: {error!r}. Expected: objects.json of "
+            f"{path} holds no regions that can be used: {reason}. Expected: objects.json of "
             "`regard data synthetic`, COCO object annotations, or a CSV of file,word,mask."
         ) from error
 

@@ -303,7 +303,8 @@ def _listed(path: str) -> list[tuple[str, Sample]]:
             for sample in shard["samples"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is not a list of shards, or is damaged: {error!r}.") from error
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DatasetError(f"{path} is not a list of shards, or is damaged: {reason}.") from error
 
 
 def _checked(sample: dict[str, Any]) -> dict[str, Any]:

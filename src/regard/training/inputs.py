@@ -286,10 +286,9 @@ class Pictures:
         """Return a note on val pictures with the bytes of training pictures; "" without any."""
         learned = {self._items[item.file].digest: item.key for item in splits.train}
         val = [(item.key, self._items[item.file].digest) for item in splits.val]
-        twins = [f"{key} and {learned[digest]}" for key, digest in val if digest in learned]
-        what = f"of {len(val)} val pictures have the same bytes as training pictures"
-        note = counted(twins, what)
-        return note and f"{note}: they are scored on what was learned. Leave one of each out."
+        twins = (f"{k!r} (in train {learned[d]!r})" for k, d in val if d in learned)
+        note = counted("val pictures with the same bytes as training pictures", twins)
+        return note and f"{note}. Scores count what was learned by heart: leave one of each out"
 
     def _find(self, items: tuple[CaptionedItem, ...], source: str) -> None:
         missing: list[str] = []

@@ -100,7 +100,7 @@ def prepare_run(
     captions, remark = cut_captions(encoded, recipe.data.max_length)
     if remark:
         reporter.message(remark)
-    if remark := unspaced_note(splits.train, vocabulary):
+    if remark := tokens_note(splits.train, vocabulary):
         reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary).to(devices.device)
     if start is not None and len(vocabulary) > len(start.vocabulary):
@@ -301,11 +301,14 @@ def cut_captions(
     )
 
 
-def unspaced_note(train: CaptionDataset, vocabulary: Vocabulary) -> str:
-    """Return a note if captions without spaces between words are cut at spaces; else ""."""
+def tokens_note(train: CaptionDataset, vocabulary: Vocabulary) -> str:
+    """Return a note on what scores compare if it is not words; else ""."""
+    if vocabulary.tokens != "word":
+        noun = "characters" if vocabulary.tokens == "character" else "BPE pieces"
+        return f"scores compare the model's {noun}, which cannot be compared with scores of words"
     captions = [caption for item in train for caption in item.captions]
     unspaced = sum(UNSPACED.search(caption) is not None for caption in captions)
-    if vocabulary.tokens != "word" or 2 * unspaced < len(captions):
+    if 2 * unspaced < len(captions):
         return ""
     return (
         f"{unspaced} of {len(captions)} training captions are in a language without spaces between "
