@@ -281,3 +281,20 @@ def test_a_tsv_has_tabs_whatever_else_its_header_holds(folder: Path) -> None:
     (folder / "list.tsv").write_text('"what, who; when, where"\tfile\na\tb.jpg\n')
     (found,) = items(folder / "list.tsv")
     assert found.name == "b.jpg"
+
+
+def test_quotes_swallow_no_files_of_a_list(folder: Path) -> None:
+    made = folder / "list.csv"
+    made.write_text('File,caption\n000.jpg,"a dog\n001.jpg,two\n002.jpg,"a" cat\n003.jpg,x"\n')
+    found = items(made)
+    assert [(i.name, bool(i.error)) for i in found] == [
+        (f"{made}#2", True),
+        ("001.jpg", False),
+        (f"{made}#4", True),
+        ("003.jpg", False),
+    ]
+    made.write_text("file,caption,file\n000.jpg,a,001.jpg\n")
+    with pytest.raises(DatasetError, match="'file' occurs 2 times"):
+        units(made)
+    (folder / "list.jsonl").write_text('{"file": "000.jpg", "file": "001.jpg"}\n')
+    assert [bool(i.error) for i in items(folder / "list.jsonl")] == [True]

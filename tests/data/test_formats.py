@@ -357,3 +357,38 @@ def test_captions_of_several_lines_are_no_fault(tmp_path: Path) -> None:
     assert found.faults == ()
     wanted = {"a.jpg": ["a dog,\nwhich runs"], "b.jpg": ['two\n\n"cats"']}
     assert found.dataset.references() == wanted
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_table_that_excel_saved_as_unicode(encoding: str, tmp_path: Path) -> None:
+    bom = "" if encoding == "utf-16" else "\ufeff"
+    text = bom + "File\tCaption\r\na.jpg\tein Bär\r\n"
+    (tmp_path / "c.txt").write_bytes(text.encode(encoding))
+    assert load_dataset(tmp_path / "c.txt").references() == {"a.jpg": ["ein Bär"]}
+    (tmp_path / "c.csv").write_text("sep=;\nfile;caption\na.jpg;ein, Bär\n", "utf-8")
+    assert load_dataset(tmp_path / "c.csv").references() == {"a.jpg": ["ein, Bär"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("c.tar.gz", b"\x1f\x8b\x08\x00\xff", "packed by gzip"),
+        ("c.xlsx", b"PK\x03\x04\xff\xfe\x80", "Excel workbook"),
+        ("c.parquet", b"PAR1\xff\x15", "Parquet"),
+        ("c.tar", b"x", "a shard, which"),
+    ],
+)
+def test_what_is_no_text_is_named(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=said):
+        load_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["file,caption\n,a dog\n", "file,caption\n  ,a dog\n"])
+def test_a_caption_of_no_file_is_a_fault(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text(text)
+    (tmp_path / "c.json").write_text('[{"file": " ", "caption": "a"}]')
+    (tmp_path / "m.json").write_text('{"": ["a dog"], "b.jpg": ["a"]}')
+    for name in ("c.csv", "c.json", "m.json"):
+        found = read_caption_file(tmp_path / name)
+        assert [fault.what for fault in found.faults] == ["it names no file"]

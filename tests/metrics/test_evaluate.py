@@ -258,3 +258,15 @@ def test_names_and_references_that_are_no_utf8_are_scored_and_written(
     assert result.exit_code == 1, result.output
     record = json.loads((tmp_path / "found.json").read_text("utf-8"))
     assert record["captions"] == {"a.jpg": TEXTS["a.jpg"], "bad-\udcff.jpg": ""}
+
+
+def test_the_table_says_that_characters_are_compared(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEXTS, "a.jpg", "赤い丸が右にある")
+    monkeypatch.setitem(TEXTS, "b.jpg", "...")
+    found = command(["a.jpg", "b.jpg"])
+    assert "val (2) · characters · beam 3" in found.stdout
+    assert "METEOR: it is for English" in found.stderr
+    assert "captions that hold no word: 1, such as '...' of 'b.jpg'" in found.stderr
+    assert "captions of the model that hold no word: 1, such as 'b.jpg'" in found.stderr

@@ -145,7 +145,7 @@ def open_dataset(
     """Read captions; say what was left out of them.
 
     Raises:
-        DatasetError: they cannot be read, or none of the files exists.
+        DatasetError: they cannot be read, or none of several files exists.
     """
     from regard.data import load_dataset
     from regard.data.records import missing_files
@@ -154,7 +154,10 @@ def open_dataset(
     dataset = load_dataset(annotations, images or "", present_only=present_only)
     if len(dataset) and not any(is_there(item.file) for item in dataset):
         files = [item.file for item in dataset]
-        raise DatasetError(missing_files(str(annotations), files, len(files)))
+        missing = missing_files(str(annotations), files, len(files))
+        if len(files) > 1:
+            raise DatasetError(missing)
+        complain(missing)
     for note in dataset.notes:
         complain(f"{annotations}: {note}")
     return dataset

@@ -1,5 +1,6 @@
 """Readers of caption files in the common formats."""
 
+import codecs
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -194,6 +195,14 @@ def notes_on(
     return tuple(filter(None, notes))
 
 
+_BINARY = {
+    b"\x1f\x8b": "packed by gzip (unpack it)",
+    b"PK": "a ZIP archive or an Excel workbook (unpack it, or save it as CSV)",
+    b"PAR1": "a Parquet file (save it as CSV or JSON lines)",
+    b"\x80": "a pickle (save it as CSV or JSON lines)",
+}
+
+
 def _read(path: Path) -> str:
     if path.suffix.lower() == ".tar" and path.is_file():
         raise DatasetError(
@@ -201,10 +210,15 @@ def _read(path: Path) -> str:
             "name a file of captions."
         )
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # by Excel
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
     except OSError as error:
         raise DatasetError(f"{path} cannot be opened: {error.strerror}.") from error
     except UnicodeDecodeError as error:
+        for start, kind in _BINARY.items():
+            if content.startswith(start):
+                raise DatasetError(f"{path} is {kind}, not a text of captions.") from error
         raise DatasetError(f"{path} is not UTF-8: {error}. Save it as UTF-8.") from error
 
 

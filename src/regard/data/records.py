@@ -103,10 +103,11 @@ def rows_of(record: Any, where: int | str) -> Iterator[Row | LineFault]:
         return
     try:
         keys = keys_of(tuple(record))
-        file, value = record[keys.file], record[keys.caption]
+        file: Any = record[keys.file]
+        value: Any = record[keys.caption]
         split = record.get(keys.split)
         many = isinstance(value, list) or plain_key(keys.caption).endswith("s")
-        texts = texts_in(value, f"the captions of {file}") if many else [value]
+        texts: list[Any] = texts_in(value, f"the captions of {file}") if many else [value]
     except (ValueError, TypeError) as error:
         yield LineFault(where, str(error))
         return

@@ -33,7 +33,7 @@ from regard.data.dataset import (
 )
 from regard.data.formats import CaptionFile, load_dataset, notes_on
 from regard.data.records import missing_files
-from regard.errors import ConfigError, DatasetError, needs_extra
+from regard.errors import ConfigError, DatasetError, MediaError, needs_extra
 from regard.media import is_there
 from regard.types import MEDIA, Media
 from regard.util.safe_io import json_of
@@ -177,7 +177,11 @@ def read_item(item: CaptionedItem, read: Callable[[str], Media]) -> Media:
     with tempfile.TemporaryDirectory(prefix="regard-") as folder:
         file = Path(folder, place["name"])
         file.write_bytes(content)
-        return replace(read(str(file)), name=item.key)
+        try:
+            return replace(read(str(file)), name=item.key)
+        except MediaError as error:
+            error.args = (str(error).replace(str(file), f"{place['tar']}!{place['name']}"),)
+            raise
 
 
 def _scan(file: IO[bytes], name: str, faults: list[LineFault]) -> list[Sample]:
@@ -289,9 +293,9 @@ def _sample(
 def _listed(path: str) -> list[tuple[str, Sample]]:
     """Return the samples of a manifest, each with its tar."""
     with _opened(path) as file:
-        text = file.read()
+        content = file.read()
     try:
-        values = json_of(text)
+        values = json_of(content.decode("utf-8"))
         if values["format_version"] != FORMAT_VERSION:
             raise DatasetError(
                 f"{path} has the format {values['format_version']}; this version of regard reads "

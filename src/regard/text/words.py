@@ -16,8 +16,10 @@ from regard.types import Caption
 CLASSES = ("thing", "action", "colour", "number", "function")
 
 
-_IDEOGRAPHS = "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_IDEOGRAPHS += "\U00020000-\U0003ffff"
+_IDEOGRAPHS = (
+    "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
 _KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 UNSPACED = re.compile(
     rf"([{_IDEOGRAPHS}{_KATAKANA}\u3041-\u309f\u3099"
