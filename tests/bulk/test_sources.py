@@ -313,3 +313,20 @@ def test_special_files_and_what_is_no_medium_are_left_out_with_a_line(tmp_path: 
     assert "is a pipe, not a file" in errors[0]
     assert errors[1] == ""
     assert "is a device, not a file" in errors[2]
+
+
+def test_quotes_swallow_no_files_of_a_list(folder: Path) -> None:
+    made = folder / "list.csv"
+    made.write_text('File,caption\n000.jpg,"a dog\n001.jpg,two\n002.jpg,"a" cat\n003.jpg,x"\n')
+    found = items(made)
+    assert [(i.name, bool(i.error)) for i in found] == [
+        (f"{made}#2", True),
+        ("001.jpg", False),
+        (f"{made}#4", True),
+        ("003.jpg", False),
+    ]
+    made.write_text("file,caption,file\n000.jpg,a,001.jpg\n")
+    with pytest.raises(DatasetError, match="'file' occurs 2 times"):
+        units(made)
+    (folder / "list.jsonl").write_text('{"file": "000.jpg", "file": "001.jpg"}\n')
+    assert [bool(i.error) for i in items(folder / "list.jsonl")] == [True]

@@ -1,16 +1,21 @@
 """One report holds everything that is wrong with a data set."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from regard.cli.data_command import app
+from regard.cli.main import app as main_app
+from regard.config import EncoderConfig
 from regard.data.check import DatasetReport, check_dataset
 from regard.data.formats import load_dataset, read_caption_file
 from regard.errors import DatasetError
-from regard.recipes import FINE_TUNE, OWN, find_recipe
+from regard.recipes import FINE_TUNE, OWN, find_recipe, override
+from regard.training import train
+from regard.training.logs import Silent
 from tests.helpers import toys
 
 
@@ -32,7 +37,7 @@ def test_a_clean_data_set_is_counted(tmp_path: Path) -> None:
         "vocabulary_at_min_count_2": 8,
         "pictures_by_split": {"train": 6, "val": 2},
     }
-    assert report.text().endswith("0 problems")
+    assert report.text().endswith("0 errors, 0 remarks")
     assert "pictures by split: train 6, val 2\n" in report.text()
 
 
@@ -91,8 +96,9 @@ def test_every_fault_is_in_one_report(tmp_path: Path) -> None:
     ]
     text = report.text()
     assert all(p.what in text for p in report.problems)
-    assert "13 problems" in text
-    assert report.to_json()["problems"][0].keys() == {"kind", "where", "what"}
+    assert "12 errors, 1 remark" in text
+    assert text.index("error: missing file (2)") < text.index("remark: duplicate caption (1)")
+    assert report.to_json()["problems"][0].keys() == {"kind", "where", "what", "level"}
 
 
 def test_splits_are_read_as_training_reads_them(tmp_path: Path) -> None:
@@ -172,6 +178,11 @@ def test_pictures_without_captions(tmp_path: Path) -> None:
     coco = {"images": [{"id": 0, "file_name": "0.jpg"}], "annotations": []}
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     assert ("no caption", "0.jpg") in kinds(check_dataset(tmp_path / "coco.json"))
+    assert (
+        load_dataset(tmp_path / "coco.json")
+        .notes[0]
+        .startswith("pictures without a caption, left out: 1, ")
+    )
 
 
 def test_pictures_without_captions_are_opened_too(tmp_path: Path) -> None:
@@ -205,7 +216,7 @@ def test_a_file_of_no_captions_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text("")
     report = check_dataset(tmp_path / "c.jsonl")
     assert kinds(report) == [("no caption", str(tmp_path / "c.jsonl"))]
-    assert report.text().endswith("1 problem: 1 × no caption")
+    assert report.text().endswith("1 error, 0 remarks")
     assert "pictures by split: none" in report.text()
 
 
@@ -253,3 +264,135 @@ def test_half_a_character_is_reported(tmp_path: Path) -> None:
     report = check_dataset(tmp_path / "c.jsonl", tmp_path)
     assert kinds(report) == [("broken character", "a.jpg")]
     report.text().encode()
+
+
+def written(folder: Path, *rows: str) -> Path:
+    (folder / "c.csv").write_text("\n".join(["file,caption,split", *rows]) + "\n", "utf-8")
+    return folder / "c.csv"
+
+
+def test_remarks_are_counted_and_five_of_a_kind_are_shown(tmp_path: Path) -> None:
+    for i in range(8):
+        (tmp_path / f"{i}.jpg").write_bytes(toys.jpeg(i))
+    captions = written(tmp_path, *(f"{i}.jpg,a dog,train" for i in range(8) for _ in range(2)))
+    runner = CliRunner()
+    found = runner.invoke(app, ["check", str(captions)])
+    assert found.exit_code == 0
+    assert "remark: duplicate caption (8)" in found.stdout
+    assert found.stdout.count("is given 2 times") == 5
+    assert "... and 3 more; --all lists them" in found.stdout
+    assert found.stdout.endswith("0 errors, 8 remarks\n")
+    found = runner.invoke(app, ["check", str(captions), "--all"])
+    assert found.stdout.count("is given 2 times") == 8
+    assert "--all" not in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("caption", "kind"),
+    [
+        ("nan", "placeholder"),
+        ("N/A", "placeholder"),
+        ("#REF!", "placeholder"),
+        ("None", "placeholder"),
+        ("\"['a dog', 'two dogs']\"", "list as text"),
+        ('"[""a dog"", ""two dogs""]"', "list as text"),
+        ("\"{'raw': 'a dog'}\"", "list as text"),
+        ("...", "empty caption"),
+        ("—!?", "empty caption"),
+    ],
+)
+def test_what_is_hardly_a_caption_is_said(caption: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(toys.jpeg())
+    captions = written(tmp_path, "a.jpg,a dog in a none too large [red] coat,", f"a.jpg,{caption},")
+    assert kinds(check_dataset(captions)) == [(kind, "a.jpg")]
+    (note,) = load_dataset(captions).notes
+    assert note.startswith("captions that ")
+    assert "of a.jpg" in note
+
+
+def test_a_folder_that_is_forgotten_is_asked_for(tmp_path: Path) -> None:
+    captions = written(tmp_path, "a.jpg,a dog,", "b.jpg,a cat,")
+    report = check_dataset(captions)
+    assert "Did you forget --images" in report.problems[0].what
+    found = CliRunner().invoke(app, ["check", str(captions)])
+    assert found.exit_code == 1
+    assert "Did you forget --images" in found.stdout
+    for command in ("evaluate", "audit", "faithfulness"):
+        given = [command, "--annotations", str(captions), "--split", ""]
+        given += ["--out", str(tmp_path / "out")] if command == "audit" else []
+        found = CliRunner().invoke(main_app, given)
+        assert "Did you forget --images" in str(found.exception)
+    own = [f"data.annotations={captions}", "data.min_count=1"]
+    with pytest.raises(DatasetError, match="Did you forget --images"):
+        train(override(toys.recipe(), own), tmp_path / "run")
+
+
+NEARLY = [
+    ("Dog.JPG", "dog.jpg", "letter case"),
+    ("dog.jpg ", "dog.jpg", "spaces at its ends"),
+    ("sub\\dog.jpg", "sub/dog.jpg", "backslashes"),
+    ("SUB/dog.jpg", "sub/dog.jpg", "letter case"),
+    ("do\u200bg.jpg", "dog.jpg", r"U+200B (zero width space)"),
+    ("caf\u00e9.jpg", "cafe\u0301.jpg", "NFC, NFD"),
+    ("cafe\u0301.jpg", "caf\u00e9.jpg", "NFC, NFD"),
+    ("a\u00a0dog.jpg", "a dog.jpg", "U+00A0 (no-break space)"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "how"), NEARLY)
+def test_a_name_that_fits_one_file_is_found(name: str, file: str, how: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / file).write_bytes(toys.jpeg())
+    (tmp_path / "other.jpg").write_bytes(toys.jpeg(1))
+    line = json.dumps({"file": name, "caption": "a dog"})
+    (tmp_path / "c.jsonl").write_text(line + "\n")
+    dataset = load_dataset(tmp_path / "c.jsonl")
+    assert [(i.file, i.key) for i in dataset] == [(str(tmp_path / file), name)]
+    assert how in dataset.notes[0]
+    report = check_dataset(tmp_path / "c.jsonl")
+    assert kinds(report) == [("other spelling", name)]
+    assert how in report.problems[0].what
+    assert not report.errors
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "hint"),
+    [
+        ("DOG.jpg", ["dog.jpg", "Dog.jpg"], "letter case"),
+        ("dog.jpeg", ["dog.jpg"], "'dog.jpg' (another suffix)"),
+        ("Dog.png", ["dog.jpg"], "'dog.jpg' (another suffix)"),
+    ],
+)
+def test_else_what_it_could_be_is_said(
+    name: str, files: list[str], hint: str, tmp_path: Path
+) -> None:
+    for number, file in enumerate([*files, "x.jpg"]):
+        (tmp_path / file).write_bytes(toys.jpeg(number))
+    report = check_dataset(written(tmp_path, f"{name},a dog,", "x.jpg,a cat,"))
+    assert kinds(report) == [("missing file", name)]
+    assert hint in report.problems[0].what
+    assert repr(str(tmp_path / name)) in report.problems[0].what
+
+
+def test_two_spellings_of_one_file_are_one_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(toys.jpeg())
+    for other in ("A.jpg", "./a.jpg", ".\\a.jpg"):
+        captions = written(tmp_path, "a.jpg,a dog,train", f"{other},a cat,val")
+        found = read_caption_file(captions)
+        assert [item.captions for item in found.dataset] == [("a dog", "a cat")]
+        assert found.dataset.in_two_splits == (("a.jpg", ("train", "val")),)
+
+
+def test_training_says_that_a_val_picture_was_learned(tmp_path: Path) -> None:
+    captions, images = toys.write_data(tmp_path)
+    for val, learned in (("3.jpg", "0.jpg"), ("7.jpg", "1.jpg")):
+        (images / val).write_bytes((images / learned).read_bytes())
+    recipe = replace(toys.recipe(), encoder=EncoderConfig("small_cnn", 64, "stride8"))
+    own = [f"data.annotations={captions}", f"data.images={images}", "data.min_count=1"]
+    said: list[str] = []
+    reporter = Silent()
+    reporter.message = said.append  # type: ignore[method-assign]
+    train(override(recipe, [*own, "training.epochs=1"]), tmp_path / "run", report=reporter)
+    (twins,) = [text for text in said if "same bytes" in text]
+    assert twins.startswith("val pictures with the same bytes as training pictures: 2, such as")
+    assert "'3.jpg' (in train '0.jpg')" in twins

@@ -93,10 +93,10 @@ def test_a_caption_may_hold_the_delimiter_quotes_and_line_breaks(tmp_path: Path)
 
 
 def test_an_unknown_suffix_is_read_by_the_kind_that_is_named(tmp_path: Path) -> None:
-    (tmp_path / "captions").write_text("file,caption\na.jpg,a dog\n")
+    (tmp_path / "captions").write_text('{"file": "a.jpg", "caption": "a dog"}\n')
     with pytest.raises(DatasetError, match="unknown kind"):
         load_dataset(tmp_path / "captions")
-    assert len(load_dataset(tmp_path / "captions", kind="csv")) == 1
+    assert len(load_dataset(tmp_path / "captions", kind="jsonl")) == 1
     with pytest.raises(UnknownName, match="karpathy"):
         load_dataset(tmp_path / "captions", kind="karpaty")
 
@@ -239,3 +239,156 @@ def test_a_split_is_by_picture_and_deaf_to_order(
 def test_a_split_leaves_test_pictures_alone() -> None:
     mixed = CaptionDataset(items(3, "test") + items(1), "x").with_split(0.5, 0)
     assert [i.split for i in mixed] == ["test", "test", "test", "train"]
+
+
+READ_BY_MEANING = {
+    "image.json": '[{"image": "dog.jpg", "caption": "a dog"}, {"img": "b.jpg", "text": "two"}]',
+    "mapping.json": '{"dog.jpg": ["a dog"], "b.jpg": "two"}',
+    "records.json": '{"dog.jpg": {"captions": ["a dog"], "split": "train"}, "b.jpg": ["two"]}',
+    "captions.txt": "image,caption\ndog.jpg,a dog\nb.jpg,two\n",
+    "capitals.csv": "File,Caption\ndog.jpg,a dog\nb.jpg,two\n",
+    "spaces.csv": 'file, caption\ndog.jpg, a dog\nb.jpg, "two"\n',
+    "bar.csv": "image_name| comment_number| comment\ndog.jpg| 0| a dog\nb.jpg| 1| two\n",
+    "metadata.csv": "file_name,text\ndog.jpg,a dog\nb.jpg,two\n",
+    "metadata.jsonl": '{"file_name": "dog.jpg", "text": "a dog"}\n'
+    '{"image_path": "b.jpg", "description": "two"}\n',
+    "lines.json": '{"filename": "dog.jpg", "sentence": "a dog"}\n'
+    '{"Image": "b.jpg", "sentences": ["two"]}\n',
+    "both.csv": "text,file,caption\nx,dog.jpg,a dog\ny,b.jpg,two\n",
+    "tail.csv": "file,caption,,\ndog.jpg,a dog,,\nb.jpg,two,,\n",
+    "karpathy.json": '{"images": [{"file_name": "dog.jpg", "sentences": [{"raw": "a dog"}]}, '
+    '{"filename": "b.jpg", "sentences": ["two"]}]}',
+}
+
+
+@pytest.mark.parametrize("name", READ_BY_MEANING)
+def test_keys_are_read_where_their_meaning_is_plain(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(READ_BY_MEANING[name])
+    assert load_dataset(tmp_path / name).references() == {"dog.jpg": ["a dog"], "b.jpg": ["two"]}
+
+
+REFUSED = {
+    "keys.json": (
+        '[{"image": "dog.jpg", "title": "a dog"}]',
+        "entry 1 has image, title; expected file, caption",
+    ),
+    "results.json": ('[{"image_id": 1, "caption": "a"}]', "entry 1 has image_id, caption"),
+    "doubled.csv": ("file,caption,caption\na.jpg,a,b\n", "'caption' occurs 2 times"),
+    "doubled2.csv": ("File,caption,file\na.jpg,a,b\n", "'file' occurs 2 times"),
+    "doubled.jsonl": ('{"file": "a.jpg", "caption": "a", "caption": "b"}\n', "line 1: .*twice"),
+    "doubled.json": ('[{"file": "a.jpg", "caption": "a", "caption": "b"}]', "'caption' occurs"),
+    "doubled2.json": ('{"dog.jpg": ["a"], "dog.jpg": ["b"]}', "'dog.jpg' occurs twice"),
+    "doubled3.json": ('{"images": [{"filename": "a", "filename": "b"}]}', "'filename' occurs"),
+    "either.csv": ("image,filename,caption\na.jpg,b.jpg,a\n", "each could be the file"),
+    "instances.json": (
+        '{"images": [{"id": 1, "file_name": "a.jpg"}], '
+        '"annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1], "category_id": 3}]}',
+        "hold no caption. Name the captions instead",
+    ),
+    "info.json": ('{"images": [{"id": 1, "file_name": "a.jpg"}]}', "image 1 has id, file_name"),
+    "other.json": ('{"data": [{"file": "a.jpg"}]}', "has data; expected images"),
+    "number.json": ("[3]", "entry 1: 3 is not an object"),
+    "text.json": ('"a"', "expected a list or an object"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_keys_are_named(name: str, tmp_path: Path) -> None:
+    text, said = REFUSED[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=said) as caught:
+        load_dataset(tmp_path / name)
+    assert "KeyError" not in str(caught.value)
+
+
+FAULTY = {
+    "quote.csv": ('file,caption\na.jpg,"a dog" runs\nb.jpg,two\n', ["line 2"], {"b.jpg": ["two"]}),
+    "open.csv": (
+        'file,caption\na.jpg,"a dog\nb.jpg,two\nc.jpg,"three"\n',
+        ["line 2"],
+        {"b.jpg": ["two"], "c.jpg": ["three"]},
+    ),
+    "swallowed.csv": (
+        'file,caption\na.jpg,"a dog\nb.jpg,two\nc.jpg,three"\n',
+        ["line 2"],
+        {"b.jpg": ["two"], "c.jpg": ['three"']},
+    ),
+    "end.csv": ('file,caption\nb.jpg,two\na.jpg,"a dog\n', ["line 3"], {"b.jpg": ["two"]}),
+    "twice.csv": (
+        'file,caption\na.jpg,"a dog\nb.jpg,two\nc.jpg,"a cat\n',
+        ["line 2", "line 4"],
+        {"b.jpg": ["two"]},
+    ),
+    "tab.tsv": ('file\tcaption\na.jpg\t"a" dog\nb.jpg\ttwo\n', ["line 2"], {"b.jpg": ["two"]}),
+    "entry.json": (
+        '[{"file": "a.jpg", "caption": 3}, {"file": "b.jpg", "caption": "two"}, 5]',
+        ["entry 1", "entry 3"],
+        {"b.jpg": ["two"]},
+    ),
+    "image.json": (
+        '{"images": [{"filename": "a.jpg"}, {"filename": "b.jpg", "sentences": [{"raw": "two"}]}]}',
+        ["image 1"],
+        {"b.jpg": ["two"]},
+    ),
+    "annotation.json": (
+        '{"images": [{"id": 1, "file_name": "b.jpg"}, {"id": 2}], "annotations": '
+        '[{"image_id": 1, "caption": "two"}, {"image_id": 1, "caption": null}]}',
+        ["image 2", "annotation 2"],
+        {"b.jpg": ["two"]},
+    ),
+    "value.json": ('{"a.jpg": [3], "b.jpg": ["two"]}', ["entry 'a.jpg'"], {"b.jpg": ["two"]}),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_a_bad_entry_is_named_and_the_others_are_read(name: str, tmp_path: Path) -> None:
+    text, where, others = FAULTY[name]
+    (tmp_path / name).write_text(text)
+    found = read_caption_file(tmp_path / name)
+    assert [fault.where for fault in found.faults] == where
+    assert found.dataset.references() == others
+    assert not any("Error(" in str(fault) for fault in found.faults)
+
+
+def test_captions_of_several_lines_are_no_fault(tmp_path: Path) -> None:
+    text = 'file,caption\na.jpg,"a dog,\nwhich runs"\nb.jpg,"two\n\n""cats"""\n'
+    (tmp_path / "c.csv").write_text(text)
+    found = read_caption_file(tmp_path / "c.csv")
+    assert found.faults == ()
+    wanted = {"a.jpg": ["a dog,\nwhich runs"], "b.jpg": ['two\n\n"cats"']}
+    assert found.dataset.references() == wanted
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_table_that_excel_saved_as_unicode(encoding: str, tmp_path: Path) -> None:
+    bom = "" if encoding == "utf-16" else "\ufeff"
+    text = bom + "File\tCaption\r\na.jpg\tein Bär\r\n"
+    (tmp_path / "c.txt").write_bytes(text.encode(encoding))
+    assert load_dataset(tmp_path / "c.txt").references() == {"a.jpg": ["ein Bär"]}
+    (tmp_path / "c.csv").write_text("sep=;\nfile;caption\na.jpg;ein, Bär\n", "utf-8")
+    assert load_dataset(tmp_path / "c.csv").references() == {"a.jpg": ["ein, Bär"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("c.tar.gz", b"\x1f\x8b\x08\x00\xff", "packed by gzip"),
+        ("c.xlsx", b"PK\x03\x04\xff\xfe\x80", "Excel workbook"),
+        ("c.parquet", b"PAR1\xff\x15", "Parquet"),
+        ("c.tar", b"x", "a shard, which"),
+    ],
+)
+def test_what_is_no_text_is_named(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=said):
+        load_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["file,caption\n,a dog\n", "file,caption\n  ,a dog\n"])
+def test_a_caption_of_no_file_is_a_fault(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text(text)
+    (tmp_path / "c.json").write_text('[{"file": " ", "caption": "a"}]')
+    (tmp_path / "m.json").write_text('{"": ["a dog"], "b.jpg": ["a"]}')
+    for name in ("c.csv", "c.json", "m.json"):
+        found = read_caption_file(tmp_path / name)
+        assert [fault.what for fault in found.faults] == ["it names no file"]

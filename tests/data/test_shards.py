@@ -8,9 +8,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from typer.testing import CliRunner
 
+from regard.cli.data_command import app
 from regard.config import EncoderConfig
 from regard.data import CaptionDataset, CaptionedItem, load_dataset
+from regard.data.check import check_dataset
 from regard.data.shards import load_captions, load_shards, names_shards, read_item, write_shards
 from regard.errors import ConfigError, DatasetError
 from regard.media import read_image
@@ -101,6 +104,10 @@ def test_captions_in_shards_are_a_list(dataset: CaptionDataset, tmp_path: Path) 
     tar(tmp_path / "others.tar", a__jpg=toys.jpeg(1), a__json=about)
     with pytest.raises(DatasetError, match="captions of a are 'a red dog'; expected a list"):
         load_shards(str(tmp_path / "others.tar"))
+    tar(tmp_path / "two.tar", a__jpg=toys.jpeg(1), a__json=about, b__jpg=b"x", b__txt=b"two")
+    found = load_shards(str(tmp_path / "two.tar"))
+    assert said(found) == {"b": (("two",), "")}
+    assert "captions of a are 'a red dog'" in found.notes[0]
     manifest = Path(write_shards(dataset, str(tmp_path / "shards")))
     values = json.loads(manifest.read_text())
     values["shards"][0]["samples"][0]["captions"] = "a red dog"
@@ -182,3 +189,72 @@ def test_training_on_shards_is_training_on_the_files(tmp_path: Path) -> None:
     one, other = ((tmp_path / run / "last/training.pt").read_bytes() for run in ("files", "shards"))
     assert one == other
     assert "data:image" in (tmp_path / "shards" / "diary.html").read_text()
+
+
+def pack(path: Path, files: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as made:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (["a.1.png", "a.1.txt", "a.2.png", "a.2.txt"], ["a.1", "a.2"]),
+        (["002.PNG", "002.TXT"], ["002"]),
+        (["a.jpg", "b.jpg", "a.txt", "b.txt"], ["a", "b"]),
+        (["a.jpg", "a.caption.txt"], ["a"]),
+        (["a.jpg", "a.jpg.txt"], ["a"]),
+        (["x/a.1.jpg", "x/a.txt"], ["x/a.1"]),
+        (["a.txt", "a.jpg", "._a.jpg", "a.cls", "README.md"], ["a"]),
+    ],
+)
+def test_names_of_other_shards_are_read(
+    files: list[str], wanted: list[str], tmp_path: Path
+) -> None:
+    content = {f: b"a dog" if f.lower().endswith("txt") else toys.jpeg() for f in files}
+    found = load_shards(pack(tmp_path / "x.tar", content))
+    assert {key: texts for key, (texts, _) in said(found).items()} == {
+        key: ("a dog",) for key in wanted
+    }
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "where"),
+    [
+        ({"a.jpg": b"x", "a.json": b"{oh"}, "a.json"),
+        ({"a.jpg": b"x", "a.json": b"[1]"}, "a.json"),
+        ({"a.jpg": b"x", "a.json": b'{"caption": "a", "caption": "b"}'}, "a.json"),
+        ({"a.jpg": b"x", "a.txt": b"\xff\xfe"}, "a.txt"),
+        ({"a.jpg": b"x", "a.json": b'{"captions": 3}'}, "a"),
+        ({"a.txt": b"a dog"}, "a"),
+        ({"a.jpg": b"x"}, "a"),
+        ({"b.png": b"x"}, "b.png"),
+    ],
+)
+def test_one_bad_entry_leaves_the_shard(
+    files: dict[str, bytes], where: str, tmp_path: Path
+) -> None:
+    good = {"b.jpg": toys.jpeg(), "b.txt": b"a dog"}
+    source = pack(tmp_path / "x.tar", good | files)
+    found = load_shards(source)
+    assert said(found) == {"b": (("a dog",), "")}
+    assert found.notes
+    assert where in " ".join(found.notes)
+    report = check_dataset(source)
+    assert report.errors
+    assert where in report.text()
+    assert CliRunner().invoke(app, ["check", source]).exit_code == 1
+
+
+def test_shards_are_checked(dataset: CaptionDataset, tmp_path: Path) -> None:
+    manifest = write_shards(dataset, str(tmp_path / "shards"))
+    assert check_dataset(manifest).problems == ()
+    twice = {"a.jpg": toys.jpeg(), "a.txt": b"a", "b.jpg": toys.jpeg(), "b.txt": b"..."}
+    source = pack(tmp_path / "x.tar", twice | {"c.jpg": b"no picture", "c.txt": b"c"})
+    kinds = [problem.kind for problem in check_dataset(source).problems]
+    assert kinds == ["empty caption", "no caption", "same picture twice", "unreadable image"]

@@ -116,6 +116,9 @@ def _captions() -> dict[str, str]:
         "captions.jsonl": "".join(
             json.dumps({"file": f, "caption": t, "split": s}) + "\n" for f, t, s in rows
         ),
+        "quotes.csv": "image|text\n" + "".join(f'{f}|"{t} ""so"" said"\n' for f, t, _ in rows),
+        "mapping.json": json.dumps({f: [t, t] for f, t, _ in rows}),
+        "list.json": json.dumps([{"image": f, "description": t} for f, t, _ in rows]),
         "karpathy.json": json.dumps({"images": karpathy, "dataset": "mine"}),
         "coco.json": json.dumps(coco),
         "tokens.txt": "".join(f"{f}#0\t{t}\n" for f, t, _ in rows),

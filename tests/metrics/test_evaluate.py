@@ -166,6 +166,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def run(names: list[str], *options: str):
         rows = [f"{n},{TEXTS.get(n, 'a bird')},val" for n in names]
+        for name in names:
+            (tmp_path / name).touch()
         path = tmp_path / "captions.csv"
         path.write_text("\n".join(["file,caption,split", *rows]) + "\n", "utf-8")
         return CliRunner().invoke(app, ["evaluate", "--annotations", str(path), *options])
@@ -248,6 +250,7 @@ def test_names_and_references_that_are_no_utf8_are_scored_and_written(
     monkeypatch.setattr(ModelPool, "captioner", lambda self, medium: Parrot())
     rows = [{"file": "a.jpg", "caption": "a red dog \ud83d runs", "split": "val"},
             {"file": "bad-\udcff.jpg", "caption": "a bird", "split": "val"}]  # fmt: skip
+    (tmp_path / "a.jpg").touch()
     path = tmp_path / "captions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     command = ["evaluate", "--annotations", path, "--json", tmp_path / "found.json"]
@@ -255,3 +258,15 @@ def test_names_and_references_that_are_no_utf8_are_scored_and_written(
     assert result.exit_code == 1, result.output
     record = json.loads((tmp_path / "found.json").read_text("utf-8"))
     assert record["captions"] == {"a.jpg": TEXTS["a.jpg"], "bad-\udcff.jpg": ""}
+
+
+def test_the_table_says_that_characters_are_compared(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEXTS, "a.jpg", "赤い丸が右にある")
+    monkeypatch.setitem(TEXTS, "b.jpg", "...")
+    found = command(["a.jpg", "b.jpg"])
+    assert "val (2) · characters · beam 3" in found.stdout
+    assert "METEOR: it is for English" in found.stderr
+    assert "captions that hold no word: 1, such as '...' of 'b.jpg'" in found.stderr
+    assert "captions of the model that hold no word: 1, such as 'b.jpg'" in found.stderr

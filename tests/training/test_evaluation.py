@@ -50,3 +50,20 @@ def test_captions_of_the_evaluation_are_decoded_as_the_recipe_says(
     train(toy_recipe(tmp_path, *settings), tmp_path / "run")
     found = {(o.method, o.beam, o.length_penalty, o.block_ngram) for o in asked}
     assert found == {("beam", 2, 0.8, 2)}
+
+
+def test_japanese_is_scored_by_the_characters_of_the_model(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, "data.tokens=character")
+    captions = tmp_path / "captions.csv"
+    text = captions.read_text()
+    for word, other in (
+        ("a dog", "犬が"),
+        ("a cat", "猫が"),
+        ("a red", "赤い"),
+        ("on grass", "草"),
+    ):
+        text = text.replace(word, other)
+    captions.write_text(text.replace(" ", ""), "utf-8")
+    best = train(recipe, tmp_path / "run")
+    found = json.loads((best / "metrics.json").read_text())
+    assert found["settings"]["tokenizer"] == "the model's characters"

@@ -25,7 +25,23 @@ def test_a_run_is_stale_when_neither_score_nor_loss_improves() -> None:
     found = judged(
         "cider_d", (0.0, 5.0), (0.0, 4.0), (0.0, 3.0), (0.0, 3.0), (2.0, 3.5), (1.0, 4.0)
     )
-    assert found == [(True, 0), (False, 0), (False, 0), (False, 1), (True, 0), (False, 1)]
+    assert found == [(True, 0), (True, 0), (True, 0), (False, 1), (True, 0), (False, 1)]
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "best"),
+    [
+        ([(0.0, 3.0), (0.0, 2.0), (0.0, 1.0)], 2),
+        ([(0.0, 1.0), (0.0, 2.0), (0.0, 1.0)], 0),
+        ([(5.0, 2.0), (4.0, 1.0), (5.0, 1.5)], 2),
+        ([(5.0, 2.0), (5.0, 3.0), (5.0, 1.9), (4.0, 0.1)], 2),
+    ],
+)
+def test_of_equal_scores_the_lower_loss_is_best(
+    evaluations: list[tuple[float, float]], best: int
+) -> None:
+    better = [better for better, _ in judged("cider_d", *evaluations)]
+    assert max(place for place, is_best in enumerate(better) if is_best) == best
 
 
 def test_of_the_loss_the_lowest_is_the_best() -> None:

@@ -4,9 +4,7 @@ Scores compare text with text; only a person can tell whether a caption is right
 bias a seed draws the pictures, the same for every model, and every caption is rated.
 """
 
-import csv
 import hashlib
-import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +17,7 @@ from regard.audit.records import csv_table, plain_cell
 from regard.data.dataset import CaptionDataset, CaptionedItem
 from regard.errors import ConfigError, DatasetError
 from regard.explain.drawing import QUIET, SMALL, Canvas, PanelGrid, choose_fonts, wrapped
+from regard.util.safe_io import Unreadable, table_of
 
 ANSWERS = {"content": ("right", "partly", "wrong"), "grammatical": ("yes", "no")}
 """The columns to fill in, and their possible answers. A caption is right where everything that it
@@ -121,8 +120,11 @@ def count_ratings(text: str, source: str) -> HumanRatings:
     Raises:
         DatasetError: a column is missing, or an answer is not one of `ANSWERS`.
     """
-    rows = csv.DictReader(io.StringIO(text))
-    missing = [name for name in ("number", *ANSWERS) if name not in (rows.fieldnames or ())]
+    try:
+        names, rows = table_of(text)
+    except Unreadable as error:
+        raise DatasetError(f"{source} cannot be read: {error}.") from error
+    missing = [name for name in ("number", *ANSWERS) if name not in names]
     if missing:
         raise DatasetError(
             f"{source} has no column {', '.join(missing)}. It must be the table that `regard "

@@ -15,12 +15,13 @@ import numpy as np
 from regard.captioner import Captioner
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.errors import ConfigError
-from regard.metrics import ptb_tokenize
 from regard.metrics.hallucination import hallucination, judge
 from regard.metrics.noun_phrases import MISTAKES, Mistake
 from regard.metrics.split_evaluation import split_items, succeeding
+from regard.metrics.tokenize import reference_words
 from regard.reliability.calibration import Reliability, reliability
 from regard.text import words
+from regard.text.vocabulary import Vocabulary
 from regard.types import Caption
 
 KINDS = (*MISTAKES, "low confidence", "flat attention", "collapsed attention")
@@ -96,7 +97,7 @@ class Audit:
     """One model on one split.
 
     Attributes:
-        settings: model, split, pictures, beam, and the thresholds.
+        settings: model, split, pictures, beam, tokens (words or characters), and the thresholds.
         pictures: those that could be captioned.
         failures: reasons by key of the other pictures.
     """
@@ -191,23 +192,34 @@ def audit(
     failures: dict[str, str] = {}
     results = captioner.caption_many((item.file for item in items), beam=beam)
     captioned = succeeding(items, results, failures, report)
-    pictures = tuple(examine(item, caption) for item, caption in captioned)
+    known = captioner.vocabulary
+    pictures = tuple(examine(item, caption, known) for item, caption in captioned)
     settings = {
         "model": captioner.name, "split": split_named(split), "pictures": len(pictures),
-        "beam": beam, "low_confidence": LOW_CONFIDENCE, "flat": FLAT, "collapsed": COLLAPSED,
+        "beam": beam, "tokens": _tokens(items), "low_confidence": LOW_CONFIDENCE,
+        "flat": FLAT, "collapsed": COLLAPSED,
     }  # fmt: skip
     return Audit(settings, pictures, failures)
 
 
-def examine(item: CaptionedItem, caption: Caption) -> AuditedPicture:
+def _tokens(items: Sequence[CaptionedItem]) -> str:
+    """Return what captions and references are compared by."""
+    unspaced = any(words.UNSPACED.search(text) for item in items for text in item.captions)
+    return "characters" if unspaced else "words"
+
+
+def examine(
+    item: CaptionedItem, caption: Caption, vocabulary: Vocabulary | None = None
+) -> AuditedPicture:
     """Return a picture with the findings on its caption.
 
     Args:
         item: with references; without any only the caption itself is examined.
         caption: its pixels are neither needed nor kept.
+        vocabulary: of the model; languages without spaces are compared by its tokens.
     """
-    spoken = words.spoken_words(caption)
-    references = [ptb_tokenize(reference) for reference in item.captions]
+    spoken = words.judged_words(caption)
+    references = [reference_words(reference, vocabulary) for reference in item.captions]
     judgement = judge([word.text for word in spoken], references)
     findings = [_mistake(mistake, spoken, references) for mistake in judgement.mistakes]
     findings += _confidence(spoken) + _attention(caption, spoken)

@@ -40,6 +40,7 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
         audit: audit of the model.
         against: audit of a model to compare with.
     """
+    settings = {"tokens": "words"} | audit.settings
     title = f"Where {audit.settings['model']} fails"
     versus = f", set against {html.escaped(against.settings['model'])}" if against else ""
     audits = [audit, *([against] if against else [])]
@@ -48,7 +49,7 @@ def report_html(audit: Audit, against: Audit | None = None) -> str:
     return html.page_html(
         title,
         f"{html.assets_html()}<style>\n{html.asset('report.css', 'regard.audit')}</style>",
-        f"<h1>{html.escaped(title)}{versus}</h1>{_FRAGMENTS.fill('settings', **audit.settings)}"
+        f"<h1>{html.escaped(title)}{versus}</h1>{_FRAGMENTS.fill('settings', **settings)}"
         f"{_totals(audits)}{_calibration(audits)}{_confusions(audit)}"
         f"{_changed(changed, against) if against else ''}{_galleries(audit, room)}"
         f"{_failures(audit)}",

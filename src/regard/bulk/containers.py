@@ -182,9 +182,12 @@ def chosen_column(
         DatasetError: the column does not exist.
     """
     names = list(names)
+    plain = {str(name).strip().casefold(): name for name in reversed(names)}
     for name in [column] if column else usual:
         if name in names:
             return name
+        if not column and name in plain:
+            return plain[name]
     asked = f"no column {column!r}" if column else f"none of the columns {', '.join(usual)}"
     raise DatasetError(
         f"{source} has {asked}. It has {', '.join(map(str, names)) or 'none'}: name one of them "

@@ -5,10 +5,8 @@ pattern of these. The order of its items is fixed: that of sorted paths, lines, 
 Each list is read once, and only the names of one folder are held in memory.
 """
 
-import csv
 import glob
 import io
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -20,8 +18,9 @@ from regard.bulk.containers import FILE_COLUMNS, TAR_SUFFIXES, Named, Unit, chos
 from regard.bulk.filesystem import Entry, Place, Places
 from regard.data.dataset import delimiter_of
 from regard.errors import ConfigError, DatasetError
-from regard.media.find import FolderSearch, Report, regular, series_in
+from regard.media.find import FolderSearch, Report, medium_by_name, regular, series_in
 from regard.types.media import DICOM_SUFFIXES
+from regard.util.safe_io import check_columns, csv_records, json_of
 
 PLAN = "_plan.json"
 """A folder with this file holds rows of a job, and is skipped inside a source."""
@@ -192,21 +191,32 @@ def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
 def _rows(text: Any, name: str, column: str | None, *, tabs: bool) -> Iterator[Named]:
     first = text.readline()
     delimiter = "\t" if tabs else delimiter_of(first)
-    reader = csv.DictReader(chain([first], text), delimiter=delimiter)
-    column = chosen_column(reader.fieldnames or (), column, FILE_COLUMNS, name)
+    width, at = 0, 0
+
+    def like_a_row(cells: list[str]) -> bool:
+        return len(cells) == width and medium_by_name(cells[at].strip()) is not None
+
+    records = csv_records(chain([first], text), delimiter, like_a_row=like_a_row)
+    number, names = next(records, (1, []))
     try:
-        for row in reader:
-            if file := row.get(column):
-                yield file, ""
-            else:
-                yield f"{name}#{reader.line_num}", f"its column {column!r} is empty."
-    except csv.Error as error:
-        raise DatasetError(f"{name} line {reader.line_num} is not CSV: {error}.") from error
+        if isinstance(names, str):
+            raise ValueError(names)
+        check_columns(names)
+    except ValueError as error:
+        raise DatasetError(f"{name} line {number}: {error}.") from error
+    width, at = len(names), names.index(chosen_column(names, column, FILE_COLUMNS, name))
+    for number, cells in records:
+        if isinstance(cells, str):
+            yield f"{name}#{number}", f"{cells}."
+        elif at < len(cells) and cells[at]:
+            yield cells[at], ""
+        else:
+            yield f"{name}#{number}", f"its column {names[at]!r} is empty."
 
 
 def _object(line: str, name: str, column: str | None) -> Named:
     try:
-        values = json.loads(line)
+        values = json_of(line)
         file = next(values[c] for c in ([column] if column else FILE_COLUMNS) if c in values)
     except (ValueError, TypeError, StopIteration):
         file = None

@@ -13,7 +13,15 @@ from rich.table import Column, Table
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import OutputFolder, check_no_source, complain, tables, write_text, writing
+from regard.cli.output import (
+    OutputFolder,
+    check_no_source,
+    complain,
+    open_dataset,
+    tables,
+    write_text,
+    writing,
+)
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
 
@@ -48,10 +56,9 @@ def audit(
     """
     from regard import load
     from regard.audit.mistakes import audit as run_audit
-    from regard.data import load_dataset
 
     _check_replaced(out, annotations)
-    dataset = load_dataset(annotations, images or "")
+    dataset = open_dataset(annotations, images)
     device = options.placed(device)
     captioners = [load(name, device=device) for name in (model, *([against] if against else []))]
     folder = OutputFolder(out, "--out").folder
@@ -144,7 +151,6 @@ def draw(
     from regard import load
     from regard.audit.human_eval import RatingItem, rating_sheets, rating_table, sample_items
     from regard.captioner import Failure
-    from regard.data import load_dataset
     from regard.data.dataset import split_named
     from regard.explain.drawing import save_figure
     from regard.explain.maps import drawing_of
@@ -155,7 +161,7 @@ def draw(
             "folder, or move it away."
         )
     split = split_named(split)
-    dataset = load_dataset(annotations, images or "")
+    dataset = open_dataset(annotations, images)
     items = sample_items(dataset, split=split, pictures=pictures, seed=seed)
     captioner = load(model, device=options.placed(device))
     folder = OutputFolder(out, "--out").folder

@@ -9,6 +9,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import argument, option
+from regard.cli.output import complain
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, UnknownName
 
@@ -21,21 +22,31 @@ app = typer.Typer(
 @app.command()
 def check(
     annotations: Annotated[
-        Path,
-        argument("CSV, JSONL, Karpathy, COCO or MSR-VTT JSON, Flickr8k tokens, MSVD's folder."),
+        str,
+        argument(
+            "CSV, JSONL, JSON (Karpathy, COCO, MSR-VTT, a list), Flickr8k tokens, MSVD's folder, "
+            "or shards (.tar)."
+        ),
     ],
     images: options.Images = None,
     kind: Annotated[
-        str, option("auto, karpathy, coco, flickr8k, csv, jsonl, msvd, msvd_csv, msrvtt or clips.")
+        str,
+        option(
+            "auto, karpathy, coco, flickr8k, csv, jsonl, mapping, msvd, msvd_csv, msrvtt or clips."
+        ),
     ] = "auto",
+    complete: Annotated[
+        bool, option("List every problem, not five examples of a kind.", "--all")
+    ] = False,
     as_json: Annotated[bool, option("Print the report as JSON.", "--json")] = False,
 ) -> None:
-    """Report everything that is wrong with a data set; the status is then 1."""
+    """Report everything that is wrong with a data set; the status is 1 if there are errors."""
     from regard.data.check import check_dataset
 
     report = check_dataset(annotations, images or "", kind=kind)
-    typer.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.text())
-    raise typer.Exit(1 if report.problems else 0)
+    whole = json.dumps(report.to_json(), ensure_ascii=False) if as_json else ""
+    typer.echo(whole or report.text(complete=complete))
+    raise typer.Exit(1 if report.errors else 0)
 
 
 @app.command()
@@ -49,13 +60,11 @@ def shard(
     from regard.data import load_dataset
     from regard.data.shards import write_shards
 
+    captions = load_dataset(dataset, images or "")
+    for note in captions.notes:
+        complain(f"{dataset}: {note}")
     with reporting() as report:
-        manifest = write_shards(
-            load_dataset(dataset, images or ""),
-            out,
-            size=size * 10**6,
-            report=partial(report, "writing"),
-        )
+        manifest = write_shards(captions, out, size=size * 10**6, report=partial(report, "writing"))
     typer.echo(manifest)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from regard.checkpoint.model_card import METRIC_LABELS
 from regard.cli import options
 from regard.cli.options import option
-from regard.cli.output import check_record, complain, tables, write_text
+from regard.cli.output import check_record, complain, open_dataset, tables, write_text
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
 
@@ -44,7 +44,9 @@ def evaluate(
     block_ngram: options.BlockNgram = None,
     context: options.Context = "expected",
     limit: options.Limit = 0,
-    tokenizer: Annotated[str, option("ptb (Java), python (the same tokens), or auto.")] = "auto",
+    tokenizer: Annotated[
+        str, option("auto, ptb (Java), python (the same tokens) or model.")
+    ] = "auto",
     present_only: Annotated[bool, option("Skip missing files.", "--present-only")] = False,
     calibrate: Annotated[bool, option("Fit and store word confidences.", "--calibrate")] = False,
     keep_decoding: Annotated[
@@ -60,14 +62,13 @@ def evaluate(
     its config.json, fitted to these captions. --keep-decoding stores the given length penalty and
     n-gram blocking as the model's defaults; choose them on val.
     """
-    from regard.data import load_dataset
     from regard.data.dataset import split_named
     from regard.metrics.split_evaluation import evaluate as evaluate_captioner
     from regard.model_pool import ModelPool
 
     check_record(json_file, "--json", _SCORE_KEYS, [annotations])
     folder = _own_folder(model) if calibrate or keep_decoding else None
-    dataset = load_dataset(annotations, images or "", present_only=present_only)
+    dataset = open_dataset(annotations, images, present_only=present_only)
     split = split_named(split)
     medium = _medium(dataset, split, folder)
     captioner = ModelPool(model, device=options.placed(device)).captioner(medium)
@@ -147,9 +148,14 @@ def _change_model(folder: Path, decoding: Any, found: Calibration | None) -> Non
 
 
 def _print_scores(result: EvaluationResult) -> None:
+    from regard.data.records import counted, odd_caption
+
     console = tables(_PIPE_WIDTH)
     console.print(_score_table(result))
     console.print(_statistics_table(result))
+    wordless = [k for k, text in result.captions.items() if text and odd_caption(text)]
+    if note := counted("captions of the model that hold no word", map(repr, wordless)):
+        complain(note)
     for name, reason in result.scores.missing.items():
         complain(f"no {METRIC_LABELS[name]}: {reason}")
     _complain_of(result.failures)
@@ -243,13 +249,12 @@ def faithfulness(
     is then 1.
     """
     from regard import load
-    from regard.data import load_dataset
     from regard.data.regions import load_regions
     from regard.faithfulness.experiments import check_control, control_scores
     from regard.faithfulness.experiments import faithfulness as measure
 
     check_record(json_file, "--json", _FAITHFULNESS_KEYS, [annotations, regions])
-    dataset = load_dataset(annotations, images or "")
+    dataset = open_dataset(annotations, images)
     places = load_regions(regions) if regions else None
     device = options.placed(device)
     captioner = load(model, medium=dataset.medium, device=device)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from regard.errors import ConfigError
+from regard.errors import ConfigError, DatasetError
 from regard.util.safe_io import Unreadable, json_of, text_of
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from regard.data import CaptionDataset
 
 _DRAWN = (".gif", ".png", ".webp")
 _PIPE_WIDTH = 110  # of tables, where there is no terminal
@@ -135,6 +137,30 @@ def _keys(file: Path) -> set[str]:
     except Unreadable:
         return set()
     return set(held) if isinstance(held, dict) else set()
+
+
+def open_dataset(
+    annotations: Path, images: Path | None, *, present_only: bool = False
+) -> CaptionDataset:
+    """Read captions; say what was left out of them.
+
+    Raises:
+        DatasetError: they cannot be read, or none of several files exists.
+    """
+    from regard.data import load_dataset
+    from regard.data.records import missing_files
+    from regard.media import is_there
+
+    dataset = load_dataset(annotations, images or "", present_only=present_only)
+    if len(dataset) and not any(is_there(item.file) for item in dataset):
+        files = [item.file for item in dataset]
+        missing = missing_files(str(annotations), files, len(files))
+        if len(files) > 1:
+            raise DatasetError(missing)
+        complain(missing)
+    for note in dataset.notes:
+        complain(f"{annotations}: {note}")
+    return dataset
 
 
 class OutputFolder:

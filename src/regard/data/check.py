@@ -3,13 +3,24 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from regard.data.dataset import SPLITS, UNUSED, CaptionDataset, CaptionedItem, Row
 from regard.data.formats import CaptionFile, read_caption_file
-from regard.errors import MediaError
-from regard.media import ClipSpec, PreprocessingSpec, ScanSpec, Spec, medium_of, read_media
+from regard.data.records import FileNames, near_hint, odd_caption
+from regard.data.shards import names_shards, place_in_shard, read_item, read_shards
+from regard.errors import DatasetError, MediaError
+from regard.media import (
+    ClipSpec,
+    PreprocessingSpec,
+    ScanSpec,
+    Spec,
+    is_there,
+    medium_of,
+    read_media,
+)
 from regard.media.find import why_missing
 from regard.text.vocabulary import words_of
 from regard.types import MEDIA
@@ -24,15 +35,20 @@ _SPECS: dict[str, Spec] = {
 }
 
 
+REMARKS = ("duplicate caption", "other spelling")
+"""The kinds that do not spoil training; all others are errors."""
+_EXAMPLES = 5
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One thing that is wrong, or worth a remark.
 
     Attributes:
-        kind: "wrong line", "duplicate id", "empty caption", "no caption", "broken character",
-            "duplicate caption", "unknown split", "in two splits", "missing file", "unreadable
-            image", "unreadable clip", "unreadable scan", "same picture in two splits" or "same
-            picture twice" (or clip, or scan).
+        kind: "wrong line", "duplicate id", "empty caption", "placeholder", "list as text", "no
+            caption", "broken character", "duplicate caption", "unknown split", "in two splits",
+            "other spelling", "missing file", "unreadable image", "unreadable clip", "unreadable
+            scan", "same picture in two splits" or "same picture twice" (or clip, or scan).
         where: the picture's key, or the line.
         what: a sentence.
     """
@@ -40,6 +56,11 @@ class Problem:
     kind: str
     where: str
     what: str
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it would spoil training."""
+        return self.kind not in REMARKS
 
 
 @dataclass(frozen=True)
@@ -56,16 +77,40 @@ class DatasetReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"counts": self.counts, "problems": [asdict(p) for p in self.problems]}
+        problems = [
+            asdict(p) | {"level": "error" if p.is_error else "remark"} for p in self.problems
+        ]
+        return {"counts": self.counts, "problems": problems}
 
-    def text(self) -> str:
-        """Return the report as lines."""
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that would spoil training."""
+        return tuple(problem for problem in self.problems if problem.is_error)
+
+    def text(self, *, complete: bool = False) -> str:
+        """Return the report as lines: the errors, then the remarks, each by kind.
+
+        Args:
+            complete: list all problems of a kind, not only the first five.
+        """
         lines = [_count_line(name, value) for name, value in self.counts.items()]
-        lines += [f"{p.kind}: {p.where}: {p.what}" for p in self.problems]
-        kinds = Counter(p.kind for p in self.problems)
-        total = ", ".join(f"{n} × {kind}" for kind, n in kinds.items())
-        count = f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
-        return "\n".join([*lines, f"{count}: {total}" if total else count])
+        remarks = tuple(problem for problem in self.problems if not problem.is_error)
+        for level, problems in (("error", self.errors), ("remark", remarks)):
+            by_kind: dict[str, list[Problem]] = defaultdict(list)
+            for problem in problems:
+                by_kind[problem.kind].append(problem)
+            for kind, found in by_kind.items():
+                lines += ["", f"{level}: {kind} ({len(found)})"]
+                shown = found if complete else found[:_EXAMPLES]
+                lines += [f"  {kind}: {p.where}: {p.what}" for p in shown]
+                if len(found) > len(shown):
+                    lines.append(f"  ... and {len(found) - len(shown)} more; --all lists them")
+        total = (_number(len(self.errors), "error"), _number(len(remarks), "remark"))
+        return "\n".join([*lines, *([""] if self.problems else []), ", ".join(total)])
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _count_line(count: str, value: int | dict[str, int]) -> str:
@@ -84,7 +129,7 @@ def check_dataset(
     """Find all problems that would impair training. Every picture, clip and scan is opened.
 
     Args:
-        annotations: see `load_dataset`.
+        annotations: see `load_dataset`; or shards (`regard.data.shards`).
         images: folder of the pictures.
         kind: see `load_dataset`.
 
@@ -93,9 +138,13 @@ def check_dataset(
         UnknownName: the kind is unknown.
         MissingExtra: a package that reads the clips or scans is not installed.
     """
-    found = read_caption_file(annotations, images, kind=kind)
+    if names_shards(str(annotations)):
+        found = read_shards(str(annotations))
+    else:
+        found = read_caption_file(annotations, images, kind=kind)
     problems = (
         *_line_problems(found),
+        *_name_problems(found),
         *_id_problems(found),
         *_caption_problems(found.rows),
         *_split_problems(found),
@@ -108,8 +157,14 @@ def check_dataset(
 
 def _line_problems(found: CaptionFile) -> Iterator[Problem]:
     for fault in found.faults:
-        where, _, what = str(fault).partition(": ")
-        yield Problem("wrong line", where, what)
+        yield Problem("wrong line", fault.where, fault.what)
+
+
+def _name_problems(found: CaptionFile) -> Iterator[Problem]:
+    for name, file, how in found.renamed:
+        yield Problem(
+            "other spelling", name, f"{name!r} was found as {file!r}; it differs by {how}"
+        )
 
 
 def _id_problems(found: CaptionFile) -> Iterator[Problem]:
@@ -127,6 +182,14 @@ def _caption_problems(rows: tuple[Row, ...]) -> Iterator[Problem]:
     wordless = [row for row in rows if not words_of(row.caption)]
     for row in wordless:
         yield Problem("empty caption", row.file, f"{row.caption!r} holds no word")
+    for row in rows:
+        kind = odd_caption(row.caption)
+        if kind == "placeholder":
+            what = f"{row.caption!r} is a placeholder, which the model would learn to say"
+            yield Problem(kind, row.file, what)
+        elif kind == "list as text":
+            what = f"{row.caption!r:.200} is a list written as text; give each caption its own row"
+            yield Problem(kind, row.file, what)
     captioned = {row.file for row in rows if words_of(row.caption)}
     for file in dict.fromkeys(row.file for row in wordless):
         if file not in captioned:
@@ -153,14 +216,25 @@ def _split_problems(found: CaptionFile) -> Iterator[Problem]:
 def _picture_problems(found: CaptionFile) -> Iterator[Problem]:
     by_content: dict[str, CaptionedItem] = {}
     drawn = not any(item.split == "val" for item in found.dataset)
+    files = FileNames(Path())
+    missing = {
+        item.file
+        for item in found.pictures
+        if place_in_shard(item.file) is None and not is_there(item.file)
+    }
+    if missing and len(missing) == len(found.pictures):
+        what = "none of all files exists. Did you forget --images, or does it name another folder?"
+        yield Problem("missing file", found.dataset.source, what)
     for item in found.pictures:
-        if why := why_missing(item.file):
-            yield Problem("missing file", item.key, why)
+        if item.file in missing:
+            hint = near_hint(item.file, files)
+            what = why_missing(item.file) if not hint else f"no file {item.file!r}{hint}"
+            yield Problem("missing file", item.key, what)
             continue
         medium = medium_of(item.file)
         try:
-            digest = read_media(item.file, _SPECS[medium]).digest
-        except MediaError as error:
+            digest = read_item(item, partial(read_media, spec=_SPECS[medium])).digest
+        except (MediaError, DatasetError) as error:
             noun = "image" if medium == "image" else MEDIA[medium].noun
             yield Problem(f"unreadable {noun}", item.key, str(error))
             continue

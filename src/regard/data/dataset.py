@@ -56,11 +56,13 @@ class CaptionDataset:
         source: the file of the captions, for messages.
         in_two_splits: key and splits of the pictures whose captions name different splits; the
             item has the first.
+        notes: sentences on what was left out or read otherwise than it is written.
     """
 
     items: tuple[CaptionedItem, ...]
     source: str
     in_two_splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -143,10 +145,17 @@ class Row(NamedTuple):
 
 
 class LineFault(ValueError):
-    """A line (or an entry, by its name) that cannot be used although others can."""
+    """A line (or an entry, by its name) that cannot be used although others can.
+
+    Attributes:
+        where: "line 3", "entry 3" ...
+        what: what is wrong with it.
+    """
 
     def __init__(self, line: int | str, what: str) -> None:
-        super().__init__(f"line {line}: {what}" if isinstance(line, int) else f"{line}: {what}")
+        self.where = f"line {line}" if isinstance(line, int) else line
+        self.what = what
+        super().__init__(f"{self.where}{'' if what.startswith('has ') else ':'} {what}")
 
 
 Entry = Row | LineFault | tuple[str, str, str]
@@ -161,8 +170,8 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def delimiter_of(header: str) -> str:
-    """Return the delimiter of a table by its first line: comma, semicolon or tab."""
-    return max(",;\t", key=header.count)
+    """Return the delimiter of a table by its first line: comma, semicolon, tab or bar."""
+    return max(",;\t|", key=header.count)
 
 
 def texts_in(value: Any, what: str) -> list[str]:

@@ -10,7 +10,6 @@ Four kinds of file are read:
 - a CSV with `file,word,mask`: a mask is a picture that is black outside the region.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,7 +20,7 @@ from regard.errors import DatasetError, MediaError
 from regard.media import read_image
 from regard.metrics.pointing import Region
 from regard.text.words import related, same
-from regard.util.safe_io import Unreadable, json_of, text_of
+from regard.util.safe_io import Unreadable, json_of, table_of, text_of
 
 Regions = Mapping[str, Mapping[str, Sequence[Region]]]
 """By picture and word: the region of each mention of the word; the last one serves later ones."""
@@ -51,8 +50,9 @@ def load_regions(path: str | Path) -> Regions:
         named = any(isinstance(value, list) for value in values.values())
         return (_named_boxes if named else _scenes)(values)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise DatasetError(
-            f"{path} holds no regions that can be used: {error!r}. Expected: objects.json of "
+            f"{path} holds no regions that can be used: {reason}. Expected: objects.json of "
             "`regard data synthetic`, COCO object annotations, JSON of file: [{name, box}], or a "
             "CSV of file,word,mask."
         ) from error
@@ -102,7 +102,7 @@ def _named_boxes(values: dict[str, Any]) -> _Found:
 
 def _masks(text: str, folder: Path) -> _Found:
     found = _empty()
-    for row in csv.DictReader(text.splitlines()):
+    for row in table_of(text)[1]:
         try:
             mask = read_image(folder / row["mask"]).pixels.max(axis=-1) > 0
         except MediaError as error:

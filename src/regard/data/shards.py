@@ -25,14 +25,18 @@ from regard.data.dataset import (
     SPLITS,
     CaptionDataset,
     CaptionedItem,
+    LineFault,
+    Row,
     split_named,
     texts_in,
     with_rest_trained,
 )
-from regard.data.formats import load_dataset
-from regard.errors import ConfigError, DatasetError, needs_extra
+from regard.data.formats import CaptionFile, load_dataset, notes_on
+from regard.data.records import missing_files
+from regard.errors import ConfigError, DatasetError, MediaError, needs_extra
 from regard.media import is_there
 from regard.types import MEDIA, Media
+from regard.util.safe_io import json_of
 
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
@@ -84,43 +88,64 @@ def load_captions(
 def names_shards(source: str) -> bool:
     """Return whether a source of captions names shards: a manifest, its folder, a URL, or tars."""
     path = source.removesuffix("/")
-    if "://" in path or path.endswith((".tar", f"/{MANIFEST}")) or path == MANIFEST:
+    if "://" in path or path.lower().endswith((".tar", f"/{MANIFEST}")) or path == MANIFEST:
         return True
     return (Path(path) / MANIFEST).is_file()
 
 
 def load_shards(source: str) -> CaptionDataset:
-    """List the pictures of shards with their captions.
+    """List the pictures of shards with their captions; bad entries are left out, see its notes.
 
     Args:
         source: the manifest, its folder, or a pattern of tars with `{000..031}` or `*`.
 
     Raises:
-        DatasetError: it cannot be read, is damaged, or names a picture twice.
+        DatasetError: it cannot be read, is damaged, names a picture twice, or no entry can be used.
         MissingExtra: fsspec or webdataset is not installed.
     """
+    found = read_shards(source)
+    seen: set[str] = set()
+    for item in found.pictures:
+        if item.key in seen:
+            raise DatasetError(f"{source} holds two pictures of the name {item.key}.")
+        seen.add(item.key)
+    if found.faults and not len(found.dataset):
+        raise DatasetError(f"{source}, {found.faults[0]}. `regard data check` lists all faults.")
+    return found.dataset
+
+
+def read_shards(source: str) -> CaptionFile:
+    """List the pictures of shards with their captions and the faults of their entries.
+
+    See `load_shards`.
+    """
     found: list[tuple[str, Sample]] = []
-    if source.endswith(".tar"):
+    faults: list[LineFault] = []
+    if source.lower().endswith(".tar"):
         for url in _expanded(source):
             with _opened(url) as file:
-                found += [(url, sample) for sample in _scan(file, url)]
+                found += [(url, sample) for sample in _scan(file, url, faults)]
     else:
         path = source.removesuffix("/")
         path = path if path.endswith(MANIFEST) else f"{path}/{MANIFEST}"
         found = _listed(path)
     items = with_rest_trained(_item(url, sample) for url, sample in found)
-    seen: set[str] = set()
-    for item in items:
-        if item.key in seen:
-            raise DatasetError(f"{source} holds two pictures of the name {item.key}.")
-        seen.add(item.key)
-    return CaptionDataset(tuple(item for item in items if item.captions), source)
+    rows = tuple(Row(i.key, text, i.split) for i in items for text in i.captions or ("",))
+    captioned = tuple(item for item in items if item.captions)
+    dataset = CaptionDataset(captioned, source, (), notes_on(items, (), faults))
+    ids = tuple(("picture", item.key, item.key) for item in items)
+    return CaptionFile(rows, tuple(faults), ids, (), items, dataset)
 
 
 def _item(url: str, sample: Sample) -> CaptionedItem:
     place = f"{url}#{sample.offset}+{sample.size}!{sample.name}"
     split = split_named(sample.split)
     return CaptionedItem(place, sample.captions, split, sample.file, sample.sha256)
+
+
+def place_in_shard(file: str) -> re.Match[str] | None:
+    """Return tar, offset, size and name of a file in a shard; None of a path."""
+    return _PLACE.fullmatch(file)
 
 
 def read_item(item: CaptionedItem, read: Callable[[str], Media]) -> Media:
@@ -134,7 +159,7 @@ def read_item(item: CaptionedItem, read: Callable[[str], Media]) -> Media:
         DatasetError: the shard cannot be read, or its bytes are not those of its list.
         MediaError: of `read`.
     """
-    place = _PLACE.fullmatch(item.file)
+    place = place_in_shard(item.file)
     if place is None:
         return read(item.file)
     offset, size = int(place["offset"]), int(place["size"])
@@ -152,65 +177,125 @@ def read_item(item: CaptionedItem, read: Callable[[str], Media]) -> Media:
     with tempfile.TemporaryDirectory(prefix="regard-") as folder:
         file = Path(folder, place["name"])
         file.write_bytes(content)
-        return replace(read(str(file)), name=item.key)
+        try:
+            return replace(read(str(file)), name=item.key)
+        except MediaError as error:
+            error.args = (str(error).replace(str(file), f"{place['tar']}!{place['name']}"),)
+            raise
 
 
-def _scan(file: IO[bytes], name: str) -> Iterator[Sample]:
-    """Yield the samples of a tar, which is read once from end to end.
+def _scan(file: IO[bytes], name: str, faults: list[LineFault]) -> list[Sample]:
+    """Return the samples of a tar, which is read once from end to end.
 
     Captions are the `captions` (a list) or the `caption` of a sample's .json, or its .txt; the
-    .json may have `file` and `split`.
+    .json may have `file` and `split`. The parts of a sample have the same name up to their last
+    suffix, or up to their first dot, as in WebDataset.
 
     Args:
         file: the tar.
         name: name of the tar, for messages.
+        faults: what is wrong with single entries is added.
 
     Raises:
-        DatasetError: it is damaged.
+        DatasetError: the tar itself is damaged.
     """
-    media: dict[str, Any] = {}
-    about: dict[str, Any] = {}
-    current = ""
+    media: dict[str, dict[str, Any]] = {}
+    about: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
-                stream = tar.extractfile(member)
-                if stream is None:
+                key, suffix = _parts(member.name)
+                if not suffix or member.isdir() or os.path.basename(member.name).startswith("."):
                     continue
-                folder, slash, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                key = f"{folder}{slash}{stem}"
-                if key != current:
-                    yield from _sample(current, media, about)
-                    media, about, current = {}, {}, key
+                where = f"entry {member.name!r}"
+                stream = tar.extractfile(member) if member.isfile() else None
+                if stream is None:
+                    faults.append(LineFault(where, "it is a link or a special file"))
+                    continue
                 content = stream.read()
-                if suffix == "json":
-                    about |= json.loads(content)
-                elif suffix == "txt":
-                    about.setdefault("caption", content.decode("utf-8").strip())
-                elif f".{suffix.lower().removesuffix('.gz')}" in _SUFFIXES:
-                    media = {"name": f"{stem}.{suffix}", "offset": member.offset_data}
-                    media |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            yield from _sample(current, media, about)
+                if suffix in (".json", ".txt"):
+                    _add_text(about.setdefault(key, {}), suffix, content, where, faults)
+                elif key in media:
+                    faults.append(LineFault(where, f"{media[key]['name']!r} has the same key"))
+                else:
+                    digest = hashlib.sha256(content).hexdigest()
+                    base = os.path.basename(member.name)
+                    media[key] = {"name": base, "offset": member.offset_data}
+                    media[key] |= {"size": len(content), "sha256": digest}
     except (tarfile.TarError, ValueError, TypeError, OSError) as error:
         raise DatasetError(f"the shard {name} is damaged: {error}.") from error
+    _join_by_first_dot(media, about)
+    for key, said in about.items():
+        if key not in media and ("caption" in said or "captions" in said):
+            faults.append(LineFault(f"entry {key!r}", "it has a caption and no picture"))
+    return [_sample(key, place, about.get(key, {}), faults) for key, place in media.items()]
 
 
-def _sample(key: str, media: dict[str, Any], about: dict[str, Any]) -> Iterator[Sample]:
-    if not media:
-        return
+def _parts(member: str) -> tuple[str, str]:
+    """Return the key of a member and its suffix; "" if it belongs to no sample."""
+    stem, suffix = os.path.splitext(member)
+    if suffix.lower() == ".gz":
+        stem, inner = os.path.splitext(stem)
+        return stem, inner.lower() if inner.lower() in _SUFFIXES else ""
+    known = suffix.lower() in _SUFFIXES or suffix.lower() in (".json", ".txt")
+    return stem, suffix.lower() if known else ""
+
+
+def _add_text(
+    about: dict[str, Any], suffix: str, content: bytes, where: str, faults: list[LineFault]
+) -> None:
+    """Add what a .json or .txt says of a sample."""
+    try:
+        text = content.decode("utf-8-sig")
+        if suffix == ".txt":
+            about.setdefault("caption", text.strip())
+            return
+        said = json_of(text)
+        if not isinstance(said, dict):
+            raise ValueError(f"it holds {said!r:.100}; expected an object with captions")
+        about |= said
+    except ValueError as error:
+        what = f"it is not UTF-8: {error}" if isinstance(error, UnicodeError) else str(error)
+        faults.append(LineFault(where, what))
+
+
+def _join_by_first_dot(media: dict[str, Any], about: dict[str, dict[str, Any]]) -> None:
+    """Give captions whose key is that of no picture to the one that begins like them."""
+    alone: dict[str, list[str]] = {}
+    for key in media.keys() - about.keys():
+        alone.setdefault(_first_part(key), []).append(key)
+    for key in [key for key in about if key not in media]:
+        fitting = alone.get(_first_part(key), [])
+        if len(fitting) == 1 and fitting[0] not in about:
+            about[fitting[0]] = about.pop(key)
+
+
+def _first_part(key: str) -> str:
+    folder, slash, base = key.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _sample(
+    key: str, media: dict[str, Any], about: dict[str, Any], faults: list[LineFault]
+) -> Sample:
+    """Return a sample; without captions if those of its text cannot be used."""
     captions = about.get("captions", [about["caption"]] if "caption" in about else [])
-    texts = tuple(texts_in(captions, f"the captions of {key}"))
+    try:
+        texts = tuple(texts_in(captions, f"the captions of {key}"))
+    except TypeError as error:
+        faults.append(LineFault(f"entry {key!r}", str(error)))
+        texts = ()
     split = str(about.get("split") or "")
-    yield Sample(**media, file=str(about.get("file", key)), captions=texts, split=split)
+    kept = tuple(text for text in texts if text.strip())
+    return Sample(**media, file=str(about.get("file", key)), captions=kept, split=split)
 
 
 def _listed(path: str) -> list[tuple[str, Sample]]:
     """Return the samples of a manifest, each with its tar."""
     with _opened(path) as file:
-        text = file.read()
+        content = file.read()
     try:
-        values = json.loads(text)
+        values = json_of(content.decode("utf-8"))
         if values["format_version"] != FORMAT_VERSION:
             raise DatasetError(
                 f"{path} has the format {values['format_version']}; this version of regard reads "
@@ -222,7 +307,8 @@ def _listed(path: str) -> list[tuple[str, Sample]]:
             for sample in shard["samples"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is not a list of shards, or is damaged: {error!r}.") from error
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DatasetError(f"{path} is not a list of shards, or is damaged: {reason}.") from error
 
 
 def _checked(sample: dict[str, Any]) -> dict[str, Any]:
@@ -232,10 +318,13 @@ def _checked(sample: dict[str, Any]) -> dict[str, Any]:
 
 def _expanded(pattern: str) -> list[str]:
     """Return the tars that a pattern names, in order."""
-    with needs_extra("webdataset", "devices", "a pattern of shards"):
-        from braceexpand import braceexpand
+    urls = [pattern]
+    if "{" in pattern:
+        with needs_extra("webdataset", "devices", "a pattern of shards"):
+            from braceexpand import braceexpand
+        urls = list(braceexpand(pattern))
     found: list[str] = []
-    for url in braceexpand(pattern):
+    for url in urls:
         if "*" not in url:
             found.append(url)
             continue
@@ -315,7 +404,7 @@ def write_shards(
             tar = Path(place, name)
             _write_tar(tar, items, done)
             with tar.open("rb") as file:
-                samples = [asdict(sample) for sample in _scan(file, name)]
+                samples = [asdict(sample) for sample in _scan(file, name, [])]
             _publish(files, tar, f"{folder}/{name}")
             shards.append({"name": name, "size": tar.stat().st_size, "samples": samples})
             tar.unlink()
@@ -332,10 +421,7 @@ def _check_files(dataset: CaptionDataset) -> None:
     dataset.check_one_split_each()
     missing = [item.file for item in dataset if not is_there(item.file)]
     if missing:
-        raise DatasetError(
-            f"{len(missing)} of {len(dataset)} files are missing, the first: {missing[0]}. "
-            "`regard data check` lists them all."
-        )
+        raise DatasetError(missing_files(dataset.source, missing, len(dataset)))
     folders = [item.file for item in dataset if not os.path.isfile(item.file)]
     if folders:
         raise DatasetError(

@@ -8,22 +8,21 @@
   file, the split is the official one by number (1200, 100, 670), and "unused" for clips that it
   does not name; else there is none.
 - "msrvtt": MSR-VTT's JSON of `videos` and `sentences`.
-- "clips": a JSON list of {file, split, captions}.
+- "clips": a JSON list of {file, split, captions} or {file, split, caption}, also of pictures.
 
 Captions name a clip without its suffix; the suffix is that of the file in the folder of clips.
 """
 
-import csv
 import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from regard.data.dataset import UNUSED, Entry, LineFault, Row, numbered_lines, texts_in
+from regard.data.dataset import UNUSED, Entry, LineFault, Row, numbered_lines
+from regard.data.records import rows_of
 from regard.errors import DatasetError
 from regard.types import MEDIA
-from regard.util.safe_io import json_of
+from regard.util.safe_io import check_columns, csv_records, json_of
 
 _SENTENCES = "sents_*_lc_nopunc.txt"
 _MAPPING = "youtube_mapping.txt"
@@ -107,16 +106,28 @@ def _mapping(folder: Path) -> dict[str, str]:
 def _msvd_csv(text: str, path: Path, folder: Path) -> Iterator[Entry]:
     numbers = _mapping(path.parent)
     clips = _Clips(folder, ".avi")
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     wanted = ["VideoID", "Start", "End", "Language", "Description"]
-    if not set(wanted) <= set(reader.fieldnames or ()):
-        yield LineFault(1, f"the columns are {reader.fieldnames}; expected {', '.join(wanted)}")
-        return
-    for record in reader:
-        name, start, end, language, caption = (record[column] for column in wanted)
-        if None in (name, start, end, language, caption):
-            yield LineFault(reader.line_num, "fewer fields than columns")
-        elif language.strip() == "English":
+    names: list[str] = []
+
+    def like_a_row(cells: list[str]) -> bool:
+        return len(cells) == len(names)
+
+    for number, cells in csv_records(io.StringIO(text, newline=""), like_a_row=like_a_row):
+        if isinstance(cells, str):
+            yield LineFault(number, cells)
+            continue
+        if not names:
+            names = cells
+            check_columns(names)
+            if not set(wanted) <= set(names):
+                yield LineFault(1, f"the columns are {names}; expected {', '.join(wanted)}")
+                return
+            continue
+        if len(cells) < len(names):
+            yield LineFault(number, "fewer fields than columns")
+            continue
+        name, start, end, language, caption = (cells[names.index(column)] for column in wanted)
+        if language.strip() == "English":
             clip = f"{name}_{start}_{end}"
             yield Row(clips.file(clip), caption, _official_split(numbers, clip))
 
@@ -153,12 +164,11 @@ def _msrvtt(text: str, path: Path, folder: Path) -> Iterator[Entry]:
 
 
 def _list(text: str, path: Path, folder: Path) -> Iterator[Entry]:
-    entries: list[dict[str, Any]] = json_of(text)
-    for entry in entries:
-        file, split = entry["file"], entry.get("split", "")
-        captions = texts_in(entry["captions"] or [""], f"the captions of {file}")
-        yield "clip", file, file
-        yield from (Row(file, caption, split) for caption in captions)
+    for number, entry in enumerate(json_of(text), start=1):
+        found = list(rows_of(entry, f"entry {number}"))
+        if isinstance(found[0], Row) and any(isinstance(v, list) for v in entry.values()):
+            yield "clip", found[0].file, found[0].file  # one entry for all its captions
+        yield from found
 
 
 CLIP_READERS = {"msvd": _msvd, "msvd_csv": _msvd_csv, "msrvtt": _msrvtt, "clips": _list}

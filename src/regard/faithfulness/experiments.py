@@ -25,7 +25,7 @@ from regard.metrics import score_captions
 from regard.metrics.pointing import Pointing, pointing
 from regard.metrics.scores import check_scorers
 from regard.metrics.split_evaluation import split_items, succeeding
-from regard.text.vocabulary import START
+from regard.text.vocabulary import START, Vocabulary
 from regard.text.words import CLASSES, word_class
 from regard.types import Caption
 
@@ -125,7 +125,7 @@ def faithfulness(
             swapped = captioner.with_backend(backend)
             made, _ = _captions(swapped, readable, beam, f"attention: {swap}", report)
         logprob = _mean_logprob(swapped, list(captions.values()))
-        swaps[swap] = _scores(items, made) | {"logprob": logprob}
+        swaps[swap] = _scores(items, made, captioner.vocabulary) | {"logprob": logprob}
     inside = _pointing(captions, regions) if regions else {}
     return Faithfulness(settings, deletion, insertion, agreement, swaps, inside, failures)
 
@@ -164,7 +164,8 @@ def control_scores(
     check_control(captioner)
     items = split_items(dataset, split, limit)
     captions, failures = _captions(captioner, items, beam, "control", report or (lambda *_: None))
-    return {"model": captioner.name} | _scores(items, captions) | {"failures": failures}
+    scores = _scores(items, captions, captioner.vocabulary)
+    return {"model": captioner.name} | scores | {"failures": failures}
 
 
 def _check_two(count: int, which: str, split: str) -> None:
@@ -228,10 +229,14 @@ def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: float(np.mean(some)) for name, some in values.items()}
 
 
-def _scores(items: Sequence[CaptionedItem], captions: Mapping[str, Caption]) -> dict[str, float]:
+def _scores(
+    items: Sequence[CaptionedItem], captions: Mapping[str, Caption], vocabulary: Vocabulary
+) -> dict[str, float]:
     texts = {item.key: captions[item.key].text if item.key in captions else "" for item in items}
     references = {item.key: list(item.captions) for item in items}
-    return score_captions(texts, references, names=_SCORES).values
+    return score_captions(
+        texts, references, names=_SCORES, tokenizer="model", vocabulary=vocabulary
+    ).values
 
 
 def _mean_logprob(captioner: Captioner, captions: Sequence[Caption]) -> float:

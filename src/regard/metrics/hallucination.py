@@ -20,6 +20,7 @@ from regard.metrics.noun_phrases import (
     wrong_counts,
 )
 from regard.text.words import (
+    UNSPACED,
     broader,
     is_judged,
     is_quality,
@@ -189,6 +190,8 @@ def _repeated(words: Sequence[str], references: Sequence[Sequence[str]]) -> list
     for length in range(_LONGEST_REPEAT, 0, -1):
         for place in range(len(words)):
             span = words[place : place + length]
+            if length == 1 and UNSPACED.search(words[place]):
+                continue  # a doubled character is often one word
             after = place + length
             joined = after < len(words) and words[after] in _JOINTS
             for second in (after, after + 1) if joined and any(map(is_judged, span)) else (after,):

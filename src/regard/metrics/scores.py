@@ -9,6 +9,7 @@ from typing import Any
 from regard.errors import DatasetError, MissingExtra, UnknownName, needs_extra
 from regard.metrics import java
 from regard.metrics.tokenize import tokenize_captions
+from regard.text.vocabulary import Vocabulary, words_of
 
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d")
 """The usual metrics in the usual order; `spice` is added where its files are installed."""
@@ -23,6 +24,19 @@ _FAMILIES = {
     "spice": ("", ""),
 }
 """Module of pycocoevalcap and class by family of metrics, in the order of work."""
+_ENGLISH = ("meteor", "spice")
+_OF_ENGLISH = "a an the and with is are of in on at to his her their two man woman person people"
+_OF_OTHERS = (
+    "ein eine einem einen einer der das und mit auf im ist zwei mann frau "  # German
+    "un une le la les des et dans avec sur est deux homme femme "  # French
+    "una el los las y con en de del hombre mujer dos perro "  # Spanish
+    "di che gli della nel uomo donna due um uma os em com homem mulher dois "  # Italian, Portuguese
+    "een het van met op twee vrouw ett och på med som hund kvinde kvinna mies ja "  # and others
+    "jest na się i w z"
+)
+_READ = 2000  # references at most
+_ENOUGH, _FEWEST = 40, 0.05  # words, and the share of English ones among them
+_MOST_FOREIGN = 0.05  # share of letters outside ASCII
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Scores:
     Attributes:
         values: score × 100 by metric.
         missing: reason by requested metric without a value.
-        settings: `tokenizer` ("ptb", "python" or "none"), `references` (references per picture:
+        settings: `tokenizer` (what `tokenize_captions` used), `references` (references per picture:
             a number, or [least, most] where it varies), `pictures`.
     """
 
@@ -52,6 +66,7 @@ def score_captions(
     *,
     tokenizer: str = "auto",
     names: Sequence[str] | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Scores:
     """Score one caption per picture against its references, as coco-caption does.
 
@@ -62,9 +77,12 @@ def score_captions(
         candidates: caption by picture; "" where it failed.
         references: reference captions by picture; the same pictures.
         tokenizer: "ptb" (Java), "python" (the same tokens without Java), "auto" (ptb where
-            Java is installed), or "none" (captions are tokens joined by spaces already).
+            Java is installed), "model" (the tokens of `vocabulary` where they are characters or
+            BPE pieces, else auto), or "none" (captions are tokens joined by spaces already).
+            Languages without spaces are cut into characters.
         names: requested metrics; None takes all that can run here and lists the others of
-            `METRICS` as missing.
+            `METRICS` as missing. METEOR and SPICE are missing for other languages than English.
+        vocabulary: of the model, for "model".
 
     Raises:
         DatasetError: candidates and references are of different pictures, or a picture has no
@@ -81,7 +99,7 @@ def score_captions(
     requested = _requested(names)
     _check(candidates, references)
     flat = [c for refs in references.values() for c in refs] + [candidates[k] for k in references]
-    tokens, used = tokenize_captions(flat, tokenizer)
+    tokens, used = tokenize_captions(flat, tokenizer, vocabulary)
     texts = iter([" ".join(caption) for caption in tokens])
     gts: Tokenized = {key: [next(texts) for _ in refs] for key, refs in references.items()}
     res: Tokenized = {key: [next(texts)] for key in references}
@@ -89,6 +107,9 @@ def score_captions(
     missing: dict[str, str] = {}
     for family in _FAMILIES:
         if not any(name.startswith(family) for name in requested):
+            continue
+        if family in _ENGLISH and (reason := _not_english(references, used)):
+            missing[family] = reason
             continue
         try:
             values |= {name: 100.0 * value for name, value in _score(family, gts, res).items()}
@@ -101,6 +122,22 @@ def score_captions(
         missing,
         {"tokenizer": used, "references": count, "pictures": len(references)},
     )
+
+
+def _not_english(references: Mapping[str, Sequence[str]], tokenizer: str) -> str:
+    """Return why a metric for English does not apply; "" if it does."""
+    if tokenizer.startswith("the model's"):
+        return f"it compares English words, and the captions are cut into {tokenizer}."
+    texts = [text for some in references.values() for text in some]
+    words = [word for text in texts[:: 1 + len(texts) // _READ] for word in words_of(text)]
+    letters = [letter for word in words for letter in word if letter.isalpha()]
+    known = [frozenset(text.split()) for text in (_OF_ENGLISH, _OF_OTHERS)]
+    english, other = (sum(word in listed for word in words) for listed in known)
+    foreign = sum(not letter.isascii() for letter in letters)
+    few = len(words) >= _ENOUGH and english < _FEWEST * len(words)
+    if few or other > english or foreign > _MOST_FOREIGN * len(letters):
+        return "it is for English, and the references seem to be in another language."
+    return ""
 
 
 def check_scorers(tokenizer: str = "auto") -> None:

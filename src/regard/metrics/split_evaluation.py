@@ -13,10 +13,10 @@ from regard.media import medium_of
 from regard.metrics.hallucination import judge
 from regard.metrics.scores import Scores, check_scorers, score_captions
 from regard.metrics.statistics import CaptionStatistics, caption_statistics
-from regard.metrics.tokenize import ptb_tokenize
+from regard.metrics.tokenize import reference_words
 from regard.reliability.calibration import Judged
 from regard.text.vocabulary import SPECIALS
-from regard.text.words import SpokenWord, spoken_words
+from regard.text.words import SpokenWord, judged_words
 from regard.types import Caption
 
 
@@ -76,7 +76,8 @@ def evaluate(
         context: how hard attention forms the context: "expected", "sample" or "argmax".
         decoding: length penalty and blocking of n-grams; None: the model's own.
         limit: number of pictures; 0 takes all.
-        tokenizer: see `score_captions`.
+        tokenizer: see `score_captions`; "auto" takes the model's own tokens if they are
+            characters or BPE pieces.
         batch_size: pictures at a time.
         report: called with (pictures done, pictures).
 
@@ -100,9 +101,14 @@ def evaluate(
         files, batch_size=batch_size, keep_pixels=False, **options
     )
     for item, caption in succeeding(items, results, failures, report):
-        captions[item.key], spoken[item.key] = caption.text, spoken_words(caption)
+        captions[item.key], spoken[item.key] = caption.text, judged_words(caption)
     references = {item.key: list(item.captions) for item in items}
-    scores = score_captions(captions, references, tokenizer=tokenizer)
+    scores = score_captions(
+        captions,
+        references,
+        tokenizer="model" if tokenizer == "auto" else tokenizer,
+        vocabulary=captioner.vocabulary,
+    )
     settings = {"model": captioner.name, "split": split_named(split)} | options | scores.settings
     statistics, judged = _judged(captioner, spoken, references)
     return EvaluationResult(scores, captions, settings, failures, statistics, judged)
@@ -156,7 +162,9 @@ def _judged(
     """Return the statistics of the captions, and their judged words."""
     texts = {key: [word.text for word in words] for key, words in spoken.items()}
     support = {
-        key: judge(words, [ptb_tokenize(text) for text in references[key]]).support
+        key: judge(
+            words, [reference_words(text, captioner.vocabulary) for text in references[key]]
+        ).support
         for key, words in texts.items()
     }
     judged = tuple(

@@ -8,10 +8,13 @@ as punctuation; "10p.m." is cut in three; "in.," keeps its full stop. Agreement 
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from regard.errors import ConfigError, UnknownName
 from regard.metrics import java
+from regard.text.vocabulary import Vocabulary
+from regard.text.words import UNSPACED
 
 PUNCTUATION = frozenset(
     ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-")
@@ -153,20 +156,27 @@ _RULES = (
 _TOKEN = re.compile("|".join(_RULES))
 
 
-_TOKENIZERS = ("auto", "ptb", "python", "none")
+_TOKENIZERS = ("auto", "ptb", "python", "model", "none")
+_OWN = {"character": "the model's characters", "bpe": "the model's BPE pieces"}
 
 
 def tokenize_captions(
-    captions: Sequence[str], tokenizer: str = "auto"
+    captions: Sequence[str], tokenizer: str = "auto", vocabulary: Vocabulary | None = None
 ) -> tuple[list[list[str]], str]:
     """Cut captions into lower-case tokens without punctuation.
 
+    Runs of Chinese, Japanese, Thai, Lao, Khmer and Burmese, which have no spaces between words, are
+    cut into characters.
+
     Args:
         captions: raw text.
-        tokenizer: "ptb", "python", "auto" (ptb where Java is installed) or "none" (at spaces).
+        tokenizer: "ptb", "python", "auto" (ptb where Java is installed), "model" (the tokens of
+            `vocabulary` where they are not words, else auto) or "none" (at spaces).
+        vocabulary: of the model.
 
     Returns:
-        The tokens of each caption, and the tokenizer that was used.
+        The tokens of each caption, and what they are: "ptb", "python", "characters", "ptb and
+        characters" for a mixture, "the model's characters", "none" ...
 
     Raises:
         UnknownName: the tokenizer does not exist.
@@ -176,6 +186,53 @@ def tokenize_captions(
         raise UnknownName("tokenizer", tokenizer, _TOKENIZERS)
     if tokenizer == "none":
         return [caption.split() for caption in captions], "none"
+    if tokenizer == "model" and vocabulary is not None and vocabulary.tokens in _OWN:
+        return [vocabulary.split(caption) for caption in captions], _OWN[vocabulary.tokens]
+    captions = [unicodedata.normalize("NFC", caption) for caption in captions]
+    spaced = [caption for caption in captions if not UNSPACED.search(caption)]
+    cut, used = _cut_at_spaces(spaced, tokenizer)
+    if len(spaced) == len(captions):
+        return cut, used
+    tokens = iter(cut)
+    mixed = [by_character(c) if UNSPACED.search(c) else next(tokens) for c in captions]
+    return mixed, f"{used} and characters" if any(cut) else "characters"
+
+
+def by_character(caption: str) -> list[str]:
+    """Cut a caption into the characters of languages without spaces, and other words.
+
+    >>> by_character("2匹の犬、a red ball。")
+    ['2', '匹', 'の', '犬', 'a', 'red', 'ball']
+    """
+    tokens: list[str] = []
+    for place, part in enumerate(UNSPACED.split(unicodedata.normalize("NFC", caption))):
+        if place % 2:
+            tokens += part
+        else:
+            tokens += (token for token in ptb_tokenize(part) if any(map(str.isalnum, token)))
+    return tokens
+
+
+def reward_tokens(words: Sequence[str]) -> list[str]:
+    """Cut those of a model's tokens that are whole sentences of languages without spaces."""
+    return [c for word in words for part in UNSPACED.split(word) for c in _letters(part)]
+
+
+def _letters(part: str) -> Sequence[str]:
+    return part if UNSPACED.fullmatch(part) else [part] * bool(part)
+
+
+def reference_words(caption: str, vocabulary: Vocabulary | None = None) -> list[str]:
+    """Cut a reference as `regard.text.words.judged_words` cuts the captions of a model."""
+    if not UNSPACED.search(caption):
+        return ptb_tokenize(caption)
+    if vocabulary is not None and vocabulary.tokens == "bpe":
+        shown = (token.replace("\u2581", "") for token in vocabulary.split(caption))
+        return [token for token in shown if token]
+    return by_character(caption)
+
+
+def _cut_at_spaces(captions: Sequence[str], tokenizer: str) -> tuple[list[list[str]], str]:
     if tokenizer != "python":
         try:
             cut = java.ptb_tokenize_java([" ".join(caption.split()) for caption in captions])

@@ -5,6 +5,7 @@ Function words, colours, numbers and the most frequent actions are few enough to
 """
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,22 @@ from importlib.resources import files
 from regard.types import Caption
 
 CLASSES = ("thing", "action", "colour", "number", "function")
+
+
+_IDEOGRAPHS = (
+    "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+UNSPACED = re.compile(
+    rf"([{_IDEOGRAPHS}{_KATAKANA}\u3041-\u309f\u3099"
+    r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59\u0e81-\u0edf"  # Thai, Lao
+    r"\u1780-\u17d3\u17d7\u17dc-\u17e9"  # Khmer
+    r"\u1000-\u1049\u1050-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f]+)"  # Burmese
+)
+"""Runs of letters of the languages that put no spaces between words: Chinese, Japanese, Thai, Lao,
+Khmer and Burmese."""
+_MEANING = re.compile(f"[{_IDEOGRAPHS}{_KATAKANA}]")
 
 
 def word_class(word: str) -> str:
@@ -110,7 +127,15 @@ def plural(noun: str) -> str:
 
 
 def is_judged(word: str) -> bool:
-    """Return whether a word has content that references can support or not."""
+    """Return whether a word has content that references can support or not.
+
+    Of the languages without spaces, ideographs and katakana have; letters of the others mean
+    nothing by themselves.
+    """
+    if UNSPACED.search(word):
+        return _MEANING.search(word) is not None
+    if not any(map(str.isalnum, word)):
+        return False
     return word_class(word) != "function" and not lemmas(word) & _lexicon().unjudged
 
 
@@ -274,4 +299,22 @@ def spoken_words(caption: Caption) -> tuple[SpokenWord, ...]:
             at += 1
         logprob = math.fsum(piece.logprob for piece in pieces[first:at])
         found.append(SpokenWord(text, min(first, len(pieces) - 1), at, logprob))
+    return tuple(found)
+
+
+def judged_words(caption: Caption) -> tuple[SpokenWord, ...]:
+    """Return the words of a caption as they are compared with references.
+
+    Where a language puts no spaces between words, they are the model's tokens, and the letters of
+    a token that is a whole sentence.
+    """
+    found: list[SpokenWord] = []
+    for word in spoken_words(caption):
+        if not UNSPACED.search(word.text):
+            found.append(word)
+            continue
+        whole = word.stop - word.first == 1
+        for at, piece in enumerate(caption.words[word.first : word.stop], word.first):
+            texts = piece.text if whole else [piece.text]
+            found += [SpokenWord(text, at, at + 1, piece.logprob) for text in texts]
     return tuple(found)

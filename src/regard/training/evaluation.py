@@ -32,11 +32,13 @@ class Evaluation:
         scores: by name, × 100; `loss` is the negative log-likelihood per word in nats.
         captions: text by item key.
         hypotheses: the best hypothesis by item key, with its trace.
+        tokenizer: what the captions were cut into for the scores (`score_captions`).
     """
 
     scores: dict[str, float]
     captions: dict[str, str]
     hypotheses: dict[str, Hypothesis]
+    tokenizer: str = "python"
 
 
 def evaluate_run(run: TrainingRun) -> Evaluation:
@@ -85,10 +87,13 @@ def _score(gathered: list[_Found], val: CaptionDataset, vocabulary: Vocabulary) 
     hypotheses = {item.key: unordered[item.key] for item in val.items}
     captions = {key: vocabulary.decode(h.tokens) for key, h in hypotheses.items()}
     names = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d")
-    scored = score_captions(captions, val.references(), tokenizer="python", names=names)
+    cut = "python" if vocabulary.tokens == "word" else "model"
+    scored = score_captions(
+        captions, val.references(), tokenizer=cut, names=names, vocabulary=vocabulary
+    )
     totals, words = zip(*((total, words) for _, total, words in gathered), strict=True)
     scores = dict(scored.values) | {"loss": sum(totals) / sum(words)}
-    return Evaluation(scores, captions, hypotheses)
+    return Evaluation(scores, captions, hypotheses, scored.settings["tokenizer"])
 
 
 def _nll(run: TrainingRun) -> tuple[float, int]:

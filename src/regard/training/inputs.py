@@ -21,6 +21,7 @@ from torch import Tensor
 
 from regard.config import DataConfig, Recipe
 from regard.data.dataset import CaptionDataset, CaptionedItem
+from regard.data.records import counted, missing_files
 from regard.data.shards import read_item
 from regard.data.store import AnnotationStore, StoreKey
 from regard.errors import ConfigError, DatasetError, MediaError
@@ -150,7 +151,7 @@ class Pictures:
         self._kept: dict[str, Media] = {}
         self._kept_bytes = 0
         self.store: AnnotationStore | None = None
-        self._find((*splits.train.items, *splits.val.items))
+        self._find((*splits.train.items, *splits.val.items), splits.train.source)
         frozen = encoder.frozen_part()
         self._unfinished = frozen is not encoder
         if frozen is None:
@@ -281,7 +282,15 @@ class Pictures:
             return self.encoder(pictures, mask)
         return self.encoder.finish(pictures)
 
-    def _find(self, items: tuple[CaptionedItem, ...]) -> None:
+    def held_out_twins(self, splits: Splits) -> str:
+        """Return a note on val pictures with the bytes of training pictures; "" without any."""
+        learned = {self._items[item.file].digest: item.key for item in splits.train}
+        val = [(item.key, self._items[item.file].digest) for item in splits.val]
+        twins = (f"{k!r} (in train {learned[d]!r})" for k, d in val if d in learned)
+        note = counted("val pictures with the same bytes as training pictures", twins)
+        return note and f"{note}. Scores count what was learned by heart: leave one of each out"
+
+    def _find(self, items: tuple[CaptionedItem, ...], source: str) -> None:
         missing: list[str] = []
         for item in items:
             try:
@@ -290,10 +299,7 @@ class Pictures:
             except OSError:
                 missing.append(item.file)
         if missing:
-            raise DatasetError(
-                f"{len(missing)} of {len(items)} pictures cannot be opened, the first: "
-                f"{', '.join(missing[:3])}. `regard data check` lists them all."
-            )
+            raise DatasetError(missing_files(source, missing, len(items)))
 
     def _read(self, file: str) -> Media:
         try:

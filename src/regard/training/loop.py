@@ -429,7 +429,8 @@ def _captioner(run: TrainingRun) -> Captioner:
 
 
 def _metrics(run: TrainingRun, evaluation: Evaluation) -> dict[str, object]:
-    settings = {"split": "val", "beam": run.recipe.evaluation.beam, "tokenizer": "python"}
+    beam, tokenizer = run.recipe.evaluation.beam, evaluation.tokenizer
+    settings: dict[str, object] = {"split": "val", "beam": beam, "tokenizer": tokenizer}
     reached = {"epoch": run.state.epoch, "step": run.state.step}
     settings |= {"pictures": len(evaluation.captions)} | reached
     return {"scores": evaluation.scores, "settings": settings}

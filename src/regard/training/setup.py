@@ -15,6 +15,7 @@ from regard.errors import CheckpointError, ConfigError, DatasetError
 from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder, build_encoder
 from regard.text.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary
+from regard.text.words import UNSPACED
 from regard.training.batches import Chunk, Splits, check_batching, encode_captions, make_chunks
 from regard.training.devices import Devices, supports_bf16
 from regard.training.distillation import Teacher, absolute_teachers, open_teachers
@@ -92,9 +93,14 @@ def prepare_run(
     store = Path(recipe.data.store or out / "annotations")
     views, report = views_of(recipe.data)[1:], reporter.encoded
     pictures = Pictures(encoder, splits, store, views=views, report=report, devices=devices)
+    for note in (*splits.train.notes, pictures.held_out_twins(splits)):
+        if note:
+            reporter.message(note)
     encoded = encode_captions(splits.train, vocabulary)
     captions, remark = cut_captions(encoded, recipe.data.max_length)
     if remark:
+        reporter.message(remark)
+    if remark := tokens_note(splits.train, vocabulary):
         reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary).to(devices.device)
     if start is not None and len(vocabulary) > len(start.vocabulary):
@@ -292,6 +298,22 @@ def cut_captions(
     return [[ids[:max_length] for ids in of_picture] for of_picture in captions], (
         f"{longer} of {len(lengths)} training captions have more than data.max_length = "
         f"{max_length} tokens and are cut; the longest has {max(lengths)}"
+    )
+
+
+def tokens_note(train: CaptionDataset, vocabulary: Vocabulary) -> str:
+    """Return a note on what scores compare if it is not words; else ""."""
+    if vocabulary.tokens != "word":
+        noun = "characters" if vocabulary.tokens == "character" else "BPE pieces"
+        return f"scores compare the model's {noun}, which cannot be compared with scores of words"
+    captions = [caption for item in train for caption in item.captions]
+    unspaced = sum(UNSPACED.search(caption) is not None for caption in captions)
+    if 2 * unspaced < len(captions):
+        return ""
+    return (
+        f"{unspaced} of {len(captions)} training captions are in a language without spaces between "
+        "words, and data.tokens is word: whole sentences become words. Set data.tokens to "
+        "character or bpe. Scores count characters."
     )
 
 

@@ -19,7 +19,7 @@ from regard.model.decoder import AttentionDecoder
 from regard.model.encoders import Encoder
 from regard.training.objectives.base import Objective
 
-_PROGRESS = ("epoch", "batch", "step", "best", "lowest_loss", "stale")
+_PROGRESS = ("epoch", "batch", "step", "best", "best_loss", "lowest_loss", "stale")
 _POSITION = (*_PROGRESS, "parts", "passes", "loss_scale", "unscaled_steps")
 
 
@@ -77,6 +77,7 @@ class TrainState:
         batch: batches of this epoch already taken.
         step: updates made.
         best: best metric so far; None before the first evaluation.
+        best_loss: val loss of that evaluation; None before it, or in runs of older versions.
         lowest_loss: lowest val loss so far; None before the first evaluation.
         stale: evaluations since the best metric or the lowest loss.
         parts: number of parts of training.batch_size captions in a step. A resumed run keeps it
@@ -97,6 +98,7 @@ class TrainState:
     batch: int = 0
     step: int = 0
     best: float | None = None
+    best_loss: float | None = None
     lowest_loss: float | None = None
     stale: int = 0
     parts: int = 1
@@ -127,6 +129,8 @@ class TrainState:
     def record_scores(self, scores: Mapping[str, float], metric: str) -> bool:
         """Record an evaluation; return whether it is the best so far by `metric`.
 
+        Of equal scores the one with the lower loss is better.
+
         An evaluation with a new lowest loss also counts as an improvement: with few pictures the
         scores of generated captions stay at zero long after the loss began to fall.
 
@@ -137,8 +141,11 @@ class TrainState:
         score, loss = scores[metric], scores["loss"]
         sign = -1 if metric == "loss" else 1
         better = self.best is None or sign * score > sign * self.best
+        if score == self.best and self.best_loss is not None:
+            better = loss < self.best_loss
         fell = self.lowest_loss is None or loss < self.lowest_loss
-        self.best = score if better else self.best
+        if better:
+            self.best, self.best_loss = score, loss
         self.lowest_loss = loss if fell else self.lowest_loss
         self.stale = 0 if better or fell else self.stale + 1
         return better

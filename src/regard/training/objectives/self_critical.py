@@ -10,6 +10,7 @@ from regard.backends.torch_backend import TorchStep, evaluating
 from regard.config import ObjectiveConfig
 from regard.data.dataset import CaptionDataset
 from regard.metrics.cider import CiderD, sentence_bleu
+from regard.metrics.tokenize import reward_tokens
 from regard.model.decoder import AttentionDecoder, TeacherForcingOutput
 from regard.model.rng import Rng, sample_categorical, spawn
 from regard.model.unroll import pack_captions
@@ -157,6 +158,7 @@ def caption_reward(
     Document frequencies come from the training captions. With `reward_end_token` the end counts as
     a word in samples, references and document frequencies, so that a caption gains by ending where
     people end. `bleu_weight` times the smoothed BLEU-4 (0 to 1) is added.
+    Whole sentences as words, of languages without spaces, count by their characters.
 
     Args:
         config: reward_end_token and bleu_weight are read.
@@ -165,12 +167,13 @@ def caption_reward(
     """
     end = [SPECIALS[END]] if config.reward_end_token else []
     references = [
-        tuple((*vocabulary.split(c), *end) for c in item.captions) for item in train.items
+        tuple((*reward_tokens(vocabulary.split(c)), *end) for c in item.captions)
+        for item in train.items
     ]
     scorer = CiderD.from_captions(references)
 
     def reward(item: int, tokens: list[int]) -> float:
-        words = [vocabulary.words[t] for t in tokens]
+        words = reward_tokens([vocabulary.words[t] for t in tokens])
         value = scorer.score(words, references[item])
         if config.bleu_weight > 0:
             value += config.bleu_weight * sentence_bleu(words, references[item])
