@@ -10,18 +10,17 @@ import asyncio
 import contextlib
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from regard.media.isolate import read_result, task, write_message
 from regard.media.preprocess import ClipSpec, ScanSpec, Spec
 from regard.serve.requests import RequestError, Upload
-from regard.serve.settings import PREFIX, Settings
+from regard.serve.settings import Settings
 from regard.types import Media
+from regard.util.child_python import python_command, python_environment, without_secrets
 
 _GRACE = 2.0  # seconds after which a process ends itself if its owner did not end it
 _KEPT_PIXELS = 640 * 640  # of a frame; larger ones are scaled down
@@ -114,7 +113,7 @@ class _Process:
 
     def __init__(self, memory: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "regard.media.isolate", str(memory)],
+            python_command("-m", "regard.media.isolate", str(memory)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libraries may print file contents there
@@ -186,9 +185,6 @@ def _most_bytes(spec: Spec, settings: Settings) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment without the service's settings, which include API keys."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    here = str(Path(__file__).parents[2])
-    path = kept.get("PYTHONPATH")
+    """Return the environment of a process: nothing secret, which a file could make it reveal."""
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return kept | threads | {"PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}
+    return python_environment(without_secrets(os.environ) | threads)
