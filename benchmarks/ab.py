@@ -132,7 +132,8 @@ def command_of(checkout: Path) -> list[str]:
 
 def python(checkout: Path, command: Sequence[str]) -> str:
     """Return the output of a Python process that imports the checkout's regard."""
-    environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
+    searched = f"{checkout / 'src'}{os.pathsep}{checkout}"
+    environment = os.environ | {"PYTHONPATH": searched, "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
         command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
     )

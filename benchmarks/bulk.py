@@ -17,7 +17,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
@@ -28,6 +27,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from regard.util.child_python import python_command, python_environment
 
 MARK = "REGARD_BULK_BENCHMARK"
 UNIT = 256  # default number of items
@@ -98,7 +99,11 @@ def timed(command: list[str]) -> tuple[dict[str, Any], list[tuple[float, float]]
     began = time.monotonic()
     with Sampler(mark) as sampler:
         done = subprocess.run(
-            command, env=os.environ | {MARK: mark}, capture_output=True, text=True, check=False
+            command,
+            env=python_environment() | {MARK: mark},
+            capture_output=True,
+            text=True,
+            check=False,
         )
     if done.returncode not in (0, 1):
         raise SystemExit(done.stderr)
@@ -117,13 +122,13 @@ def overhead(source: Path, items: int, model: str, engines: list[str], together:
         paths = sorted(source.iterdir())[:items]
         names = Path(folder, "list.txt")
         names.write_text("".join(f"{p.resolve()}\n" for p in paths))
-        commands = {"plain": [sys.executable, "-c", PLAIN, str(source), str(items), model]}
+        commands = {"plain": python_command("-c", PLAIN, str(source), str(items), model)}
         for engine in engines:
-            commands[engine] = [
-                sys.executable, "-m", "regard", "bulk", str(names), f"{folder}/{engine}",
+            commands[engine] = python_command(
+                "-m", "regard", "bulk", str(names), f"{folder}/{engine}",
                 "--engine", engine, "--address", "local", "--json",
                 *(["--model", model] if model else []),
-            ]  # fmt: skip
+            )  # fmt: skip
         with ThreadPoolExecutor(len(commands) if together else 1) as pool:
             found = dict(zip(commands, pool.map(timed, commands.values()), strict=True))
         plain, _ = found["plain"]
@@ -137,9 +142,9 @@ def memory(model: str, marks: list[int], engine: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tar, out = Path(folder, "shard.tar"), Path(folder, "out")
         write_tar(tar, max(marks))
-        command = [sys.executable, "-m", "regard", "bulk", tar, out, "--engine", engine]
+        command = python_command("-m", "regard", "bulk", str(tar), str(out), "--engine", engine)
         command += ["--beam", "1", "--max-length", "4", "--json", "--workers", "2"]
-        found, history = timed([*map(str, command), *(["--model", model] if model else [])])
+        found, history = timed([*command, *(["--model", model] if model else [])])
         written = sorted(p.stat().st_mtime for p in out.glob("part-*"))
         for mark in sorted(marks):
             then = written[min(len(written), -(-mark // UNIT)) - 1]
@@ -175,10 +180,10 @@ def storage(source: Path, items: int, model: str) -> None:
         for form in ("parquet", "jsonl"):
             for traces in (False, True):
                 out = Path(folder, f"{form}-{traces}")
-                command = [sys.executable, "-m", "regard", "bulk", str(names), str(out)]
+                command = python_command("-m", "regard", "bulk", str(names), str(out))
                 command += ["--engine", "local", "--format", form, "--unit", "1024"]
                 command += ["--traces"] * traces + (["--model", model] if model else [])
-                subprocess.run(command, check=False, capture_output=True)
+                subprocess.run(command, env=python_environment(), check=False, capture_output=True)
                 size = sum(p.stat().st_size for p in out.glob("part-*")) / len(paths)
                 what = f"bytes of a row, {form}{', traces' * traces}"
                 print(json.dumps({"what": what, "mean": round(size)}), flush=True)

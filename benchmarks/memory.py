@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import RegardError
+from regard.util.child_python import python_command, python_environment
 
 _STATUS = Path("/proc/self/status")
 
@@ -52,8 +53,9 @@ def peak_of(module: str, name: str, arguments: dict[str, Any], threads: int) -> 
     Raises:
         RegardError: the process failed.
     """
-    command = [sys.executable, "-c", _CHILD, module, name, json.dumps(arguments), str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = python_command("-c", _CHILD, module, name, json.dumps(arguments), str(threads))
+    environment = python_environment(None, Path(__file__).resolve().parents[1])
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RegardError(f"the process that measures the memory of {name} failed: {last}")

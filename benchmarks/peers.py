@@ -22,6 +22,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from regard.util.child_python import python_command, python_environment
+
 HERE = Path(__file__).parent
 
 PEER = r"""
@@ -107,14 +109,17 @@ def main() -> None:
             make_pictures(folder, 256)
         rest = [str(folder), str(given.words), str(given.batch), str(given.seconds)]
         commands = {
-            "regard": [sys.executable, "-c", OURS, str(folder)],
+            "regard": python_command("-c", OURS, str(folder)),
             "BLIP-base": [given.peers_python, "-c", PEER, "blip", *rest],
             "ViT-GPT2": [given.peers_python, "-c", PEER, "vit-gpt2", *rest],
         }
+        environment = python_environment(None, HERE.resolve().parent)
         found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         for _ in range(given.rounds):
             for name, command in commands.items():
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    command, env=environment, capture_output=True, text=True, check=False
+                )
                 if done.returncode:
                     sys.exit(f"{name} failed:\n{done.stderr}")
                 found[name].append(json.loads(done.stdout))

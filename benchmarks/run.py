@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plots import draw_all
+from regard.util.child_python import python_command, python_environment
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -107,8 +108,9 @@ def main() -> None:
 
 def measure(arguments: tuple[str, ...]) -> dict[str, Any]:
     """Return the record of one benchmark."""
-    command = [sys.executable, "-m", "benchmarks", *arguments, "--json"]
-    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    command = python_command("-m", "benchmarks", *arguments, "--json")
+    environment = python_environment(None, HERE.resolve().parent)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-import sys
 import time
 from importlib.resources import files
 from pathlib import Path
 
 from benchmarks.measure import Report
 from regard.errors import RegardError
+from regard.util.child_python import python_command, python_environment
 
 _CHILD = """
 import atexit, os, sys
@@ -58,7 +58,7 @@ def _run(arguments: list[str]) -> tuple[float, int]:
     ours, theirs = os.pipe()
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(theirs), *arguments],
+        python_command("-c", _CHILD, str(theirs), *arguments), env=python_environment(),
         pass_fds=(theirs,), capture_output=True, text=True, check=False,
     )  # fmt: skip
     wall = time.perf_counter() - began

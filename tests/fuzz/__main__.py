@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.fuzz.tally import Tally
 
-PARTS = ("media", "documents", "disk", "training", "bulk", "service")
+PARTS = ("media", "documents", "disk", "strangers", "training", "bulk", "service")
 """Modules of this package: each has `run(scale, seed, folder) -> Tally`."""
 
 

@@ -24,6 +24,8 @@ from regard.bulk.result_shards import counts_of
 from regard.bulk.worker import FinishedUnit, Worker
 from regard.checkpoint.components import placed
 from regard.errors import ConfigError, RegardError, UnknownName, needs_extra
+from regard.util.child_python import python_environment
+from regard.util.shown_text import without_secrets
 
 ENGINES = ("auto", "local", "ray")
 
@@ -134,7 +136,8 @@ def _run_on_ray(
         import ray
         import ray.data
         from ray.exceptions import RayError
-    with _environment(_FOR_RAY), _connected(ray, address), _quiet(ray):
+    path = {"PYTHONPATH": python_environment()["PYTHONPATH"]}
+    with _environment(_FOR_RAY | path), _connected(ray, address), _quiet(ray):
         unit = "CPU" if kind == "cpu" else "GPU"
         size = workers or max(1, int(ray.cluster_resources().get(unit, 1)))
         # One row of lists per task: for tables Ray would start workers to find their columns.
@@ -213,7 +216,10 @@ def _connected(ray: Any, address: str) -> Generator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    config = ray.job_config.JobConfig()
+    config._py_driver_sys_path = _NoFolders()
+    quiet["job_config"] = config
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -227,7 +233,7 @@ def _connected(ray: Any, address: str) -> Generator[None]:
             elif address != "auto":
                 ray.init(address, **({} if address.startswith("ray://") else quiet))
     except Exception as error:  # a cluster that does not start in time is a bare Exception
-        reason = " ".join(str(error).split())
+        reason = " ".join(without_secrets(str(error), [address]).split())
         raise ConfigError(
             f"no Ray cluster at {address!r}: {reason}. Use auto, local, or an address such as "
             "ray://head:10001."
@@ -236,6 +242,13 @@ def _connected(ray: Any, address: str) -> Generator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+class _NoFolders(list[str]):
+    """Stays empty: Ray would make workers import from the driver's current folder first."""
+
+    def extend(self, _: Any) -> None:
+        """Add nothing."""
 
 
 def _start(ray: Any, **options: Any) -> None:
@@ -274,14 +287,17 @@ def _quiet(ray: Any) -> Generator[None]:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Generator[None]:
-    """Set variables, where they are not set, for processes started within the block."""
-    fresh = [name for name in values if name not in os.environ]
-    os.environ.update({name: values[name] for name in fresh})
+    """Set variables for processes started within the block; the user's own settings of Ray hold."""
+    before = {name: os.environ.get(name) for name in values}
+    given = {k: v for k, v in values.items() if not (k.startswith("RAY_") and before[k])}
+    os.environ.update(given)
     try:
         yield
     finally:
-        for name in fresh:
+        for name, value in before.items():
             os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _unwrapped(error: BaseException) -> RegardError:

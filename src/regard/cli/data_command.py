@@ -12,6 +12,7 @@ from regard.cli.options import argument, option
 from regard.cli.output import complain
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, UnknownName
+from regard.util.shown_text import printable, printable_json, without_secrets
 
 app = typer.Typer(
     help="Check your own data, write shards, or generate synthetic data with ground truth.",
@@ -44,8 +45,9 @@ def check(
     from regard.data.check import check_dataset
 
     report = check_dataset(annotations, images or "", kind=kind)
-    whole = json.dumps(report.to_json(), ensure_ascii=False) if as_json else ""
-    typer.echo(whole or report.text(complete=complete))
+    text = json.dumps(report.to_json(), ensure_ascii=False) if as_json else ""
+    said = printable_json(text) or printable(without_secrets(report.text(complete=complete)))
+    typer.echo(said)
     raise typer.Exit(1 if report.errors else 0)
 
 
@@ -65,7 +67,7 @@ def shard(
         complain(f"{dataset}: {note}")
     with reporting() as report:
         manifest = write_shards(captions, out, size=size * 10**6, report=partial(report, "writing"))
-    typer.echo(manifest)
+    typer.echo(printable(without_secrets(manifest)))
 
 
 @app.command()

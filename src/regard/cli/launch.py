@@ -20,6 +20,7 @@ from pathlib import Path
 from regard.cli.output import complain
 from regard.errors import ConfigError
 from regard.util.atomic import recovered
+from regard.util.child_python import python_command, python_environment
 
 LOST = 75
 """Exit status of a rank that ended because it lost the others; it prints no error itself."""
@@ -131,8 +132,8 @@ def _free_port() -> int:
 def _start(arguments: Sequence[str], place: dict[str, str]) -> _Rank:
     leads = place["RANK"] == "0"
     process = subprocess.Popen(
-        [sys.executable, "-m", "regard", *arguments],
-        env=os.environ | place,
+        python_command("-m", "regard", *arguments),
+        env=python_environment(os.environ | place),
         stdin=subprocess.PIPE,
         stdout=None if leads else subprocess.DEVNULL,
         stderr=None if leads else subprocess.PIPE,

@@ -24,6 +24,7 @@ from regard.cli import options
 from regard.cli.options import option
 from regard.cli.output import complain
 from regard.errors import ConfigError, MissingExtra, RegardError
+from regard.util.child_python import python_environment
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
@@ -158,7 +159,8 @@ def _run(settings: Settings, captioners: Mapping[str, Captioner], listener: sock
         uvicorn.Server(_uvicorn_config(make, settings)).run(sockets=[listener])
         return
     with tempfile.TemporaryDirectory(prefix="regard-counts-") as folder:
-        os.environ[MULTIPROC_DIR] = folder
+        # Workers are spawned: they must not search the current folder for modules.
+        os.environ.update(python_environment(), **{MULTIPROC_DIR: folder})
         listener.set_inheritable(True)
         config = _uvicorn_config(partial(_worker, settings), settings)
         supervisor = Multiprocess(config, sockets=[listener])
