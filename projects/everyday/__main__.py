@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from projects.command_line import progress, run
-from regard import DatasetError
+from regard import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,10 +61,12 @@ def distil(
     seed: Seed = 0,
 ) -> None:
     """Train the small encoder on the annotations of the large one, and encode with it."""
+    from projects.everyday.concept_words import ConceptWords
+    from projects.everyday.distil import Lessons, first_features, student_config, targets_of
     from projects.everyday.distil import distil as train_student
-    from projects.everyday.distil import first_features, student_config, targets_of
     from projects.everyday.encode import SETS, files_of, fill_store, open_store, training_files
-    from regard import Captioner, ConfigError
+    from projects.everyday.weak_labels import weak_labels
+    from regard import Captioner
     from regard.media import digest_of
     from regard.model.encoders import build_encoder, write_weights
     from regard.model.encoders.efficientnet_lite import DistilledLite
@@ -77,14 +79,16 @@ def distil(
     files = training_files(data)
     with progress("first blocks") as report:
         features = first_features(student, files, report=report)
-    targets = targets_of(
-        open_store(work / "store"), [digest_of(f) for f in files], student.grid_shape[0]
-    )
-    for step, found in enumerate(
-        train_student(student, features, targets, pointer, samples=samples, seed=seed), 1
-    ):
+    store, examples = open_store(work / "store"), weak_labels(data, ConceptWords.read())
+    lessons = Lessons(
+        features, range(len(files)),
+        targets_of(store, [digest_of(file) for file in files], student.grid_shape[0]),
+        examples.targets, examples.absence,
+    )  # fmt: skip
+    run = train_student(student, lessons, pointer, samples=samples, seed=seed)
+    for step, (found, labelled) in enumerate(run, 1):
         if step % 50 == 0:
-            parts = (found.cells, found.mean, found.naming)
+            parts = (found.cells, found.mean, found.naming, labelled)
             typer.echo(f"step {step}: " + " ".join(f"{float(part):.3f}" for part in parts))
     path = work / "student.safetensors"
     write_weights(student, path, int8=True)

@@ -213,8 +213,7 @@ def train_head(
     """
     count, targets = len(examples.cells), examples.targets
     steps = max(epochs * (count // batch_size), 20)  # fewer are no cycle
-    rare = (targets / targets.sum(0).clamp_min(1).sqrt()).amax(1)
-    rare = rare.clamp_min(float(rare[rare > 0].min()))
+    rare = rarities(targets)
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
         torch.manual_seed(seed)
         head = ConceptHead(targets.shape[1], parts, projection)
@@ -238,6 +237,12 @@ def train_head(
             schedule.step()
             report(step + 1, loss.item())
     return head.eval()
+
+
+def rarities(targets: Tensor) -> Tensor:
+    """Return weights (N,) by which pictures are drawn the more often, the rarer their concepts."""
+    rare = (targets / targets.sum(0).clamp_min(1).sqrt()).amax(1)
+    return rare.clamp_min(float(rare[rare > 0].min()))
 
 
 def head_loss(logits: Tensor, targets: Tensor, absence: Tensor) -> Tensor:

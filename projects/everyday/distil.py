@@ -8,6 +8,9 @@ names in a cell from what it names in the target, since small errors in the dire
 change the words. The bank stays as it is, so a concept that is taught later has the same direction
 in both models.
 
+Half of each batch learns from captions and labels instead, as the bank did, since the small encoder
+soon knows the pictures of the other half by heart: their loss falls, and that of others does not.
+
 The first blocks are not trained, so their features are computed once.
 """
 
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from projects.everyday.bank import head_loss, rarities
 from projects.everyday.encode import PARTS, VIEW, Parts
 from regard.config import EncoderConfig
 from regard.data import AnnotationStore
@@ -31,13 +35,13 @@ from regard.model.encoders.efficientnet_lite import DistilledLite
 from regard.model.pointer import Pointer
 
 ENCODER, SIZE, FROZEN_BLOCKS = "efficientnet_lite0_clip", 256, 11
-SAMPLES, BATCH, LEARNING_RATE = 40_000, 32, 1e-3
-_WEIGHT_DECAY, _BETAS = 0.02, (0.9, 0.99)
+SAMPLES, BATCH, LEARNING_RATE = 40_000, 24, 1e-3
+_WEIGHT_DECAY, _BETAS = 0.05, (0.9, 0.99)
 _WARM_UP, _LAST_RATE = 100, 0.01  # steps; share of the rate at the end of the cosine
 _CLIP_NORM = 1.0
 _FLIPPED, _PASTED = 0.5, 0.5  # shares of the batches
 _SHORTEST, _LONGEST = 1 / 4, 5 / 8  # side of a pasted rectangle in shares of the grid's
-_MEAN_WEIGHT, _NAMING_WEIGHT = 1.0, 0.5
+_MEAN_WEIGHT, _NAMING_WEIGHT, _LABEL_WEIGHT = 1.0, 0.5, 0.1
 _LEAST = 1e-8
 
 
@@ -171,56 +175,84 @@ def augmented(features: Tensor, targets: Tensor, rng: random.Random) -> tuple[Te
     return features, targets
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """N pictures to learn from.
+
+    Attributes:
+        features: (N, L', F), what the first blocks give for them.
+        taught: M of the N, which have targets.
+        targets: (M, L, D), see `targets_of`.
+        labels: (N, C) in 0..1, what captions and labels say that they show.
+        absence: (N, 1), the weight of what they do not say (`weak_labels.Examples`).
+    """
+
+    features: Tensor
+    taught: Sequence[int]
+    targets: Tensor
+    labels: Tensor
+    absence: Tensor
+
+
 def distil(
     student: DistilledLite,
-    features: Tensor,
-    targets: Tensor,
+    lessons: Lessons,
     pointer: Pointer,
     *,
     samples: int = SAMPLES,
     batch_size: int = BATCH,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
-) -> Iterator[Losses]:
+) -> Iterator[tuple[Losses, Tensor]]:
     """Train the last blocks and the head of a small encoder in place, by AdamW.
 
     Args:
         student: with frozen first blocks.
-        features: (N, L', F), what those give for N pictures.
-        targets: (N, L, D), see `targets_of`.
+        lessons: the pictures.
         pointer: with the bank.
-        samples: pictures drawn in all.
-        batch_size: pictures of a step.
+        samples: pictures drawn in all, from each half.
+        batch_size: pictures of a step, from each half.
         learning_rate: at its peak.
         seed: seed of all draws.
 
     Yields:
-        The losses of each step.
+        The losses of each step: those of the cells, and that of the labels.
     """
     rng, steps = random.Random(seed), max(1, samples // batch_size)
-    side, fine = (math.isqrt(x.shape[1]) for x in (targets, features))
-    flat = targets[:: max(1, len(targets) // 500)].float().flatten(0, 1)
+    generator = torch.Generator().manual_seed(seed)
+    flat = lessons.targets[:: max(1, len(lessons.targets) // 500)].float().flatten(0, 1)
     deviation = flat.std(0).clamp_min(1e-3)
     student.start_at(flat.mean(0))
+    rare = rarities(lessons.labels)
     weights = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, learning_rate, _BETAS, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     student.train().to(memory_format=torch.channels_last)  # depthwise layers: twice as fast
     for _ in range(steps):
-        rows = rng.choices(range(len(features)), k=batch_size)
-        batch = features[rows].float().unflatten(1, (fine, fine))
-        wanted = targets[rows].float().unflatten(1, (side, side))
-        batch, wanted = augmented(batch, wanted, rng)
-        found = losses(
-            student.finish(batch.flatten(1, 2)), wanted.flatten(1, 2), deviation, pointer
-        )
+        inputs, wanted = _taught_batch(lessons, batch_size, rng)
+        rows = torch.multinomial(rare, batch_size, replacement=True, generator=generator)
+        both = student.finish(torch.cat([inputs, lessons.features[rows].float()]))
+        found = losses(both[:batch_size], wanted, deviation, pointer)
+        cells = _logits(pointer, both[batch_size:])[..., :-1]
+        pictures = cells.logsumexp(1) - math.log(cells.shape[1])
+        labelled = head_loss(pictures, lessons.labels[rows].float(), lessons.absence[rows])
         optimizer.zero_grad(set_to_none=True)
-        found.total.backward()
+        (found.total + _LABEL_WEIGHT * labelled).backward()
         torch.nn.utils.clip_grad_norm_(weights, _CLIP_NORM)
         optimizer.step()
         schedule.step()
-        yield found
+        yield found, labelled.detach()
     student.eval()
+
+
+def _taught_batch(lessons: Lessons, size: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Draw pictures with targets: features (B, L', F) and targets (B, L, D), augmented."""
+    rows = rng.choices(range(len(lessons.taught)), k=size)
+    features = lessons.features[[lessons.taught[row] for row in rows]].float()
+    targets = lessons.targets[rows].float()
+    grids = (x.unflatten(1, (math.isqrt(x.shape[1]),) * 2) for x in (features, targets))
+    features, targets = augmented(*grids, rng)
+    return features.flatten(1, 2), targets.flatten(1, 2)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -81,6 +81,26 @@ def read_examples(
     return Examples.joined([*parts, train]), test
 
 
+def weak_labels(data: Path, words: ConceptWords) -> Examples:
+    """Return what captions and labels say of all training pictures, without annotations.
+
+    They are in the order of `training_files`. A label that means no concept says nothing of the
+    others.
+
+    Raises:
+        DatasetError: a set cannot be read.
+    """
+    parts: list[Examples] = []
+    for name in ("flickr8k", "general"):
+        found = load_dataset(*places(data, name)).split("train")
+        captions = [[words_of(text) for text in item.captions] for item in found]
+        parts.append(described(torch.empty(len(found), 0), captions, words, name))
+    labels = read_labels(data)
+    named = labelled(torch.empty(len(labels), 0), labels, words)
+    said = named.targets.any(1, keepdim=True)
+    return Examples.joined([*parts, Examples(named.cells, named.targets, named.absence * said)])
+
+
 def digests_of(dataset: CaptionDataset) -> list[str]:
     """Return the digests of a data set's pictures."""
     return [item.digest or digest_of(item.file) for item in dataset]

@@ -7,7 +7,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import complain, json_line
+from regard.cli.output import complain, json_line, suggest_fast
 from regard.cli.progress import BulkProgress
 
 
@@ -55,6 +55,7 @@ def bulk(
     todo = open_run(job, retry_failed=retry_failed)
     for line in todo.plan.left_out:
         complain(line)
+    suggest_fast(model, todo.plan.items or 0)
     progress = BulkProgress(todo)
     working = run(todo, engine=engine, address=address, workers=workers, device=device)
     for _ in progress.watch(working):

@@ -9,7 +9,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import option
-from regard.cli.output import OutputFolder, complain, json_line, sources_of, writing
+from regard.cli.output import OutputFolder, complain, json_line, sources_of, suggest_fast, writing
 from regard.cli.progress import FileProgress
 from regard.errors import ConfigError
 
@@ -50,6 +50,7 @@ def caption(
     from regard.model_pool import ModelPool
 
     device = options.placed(device)
+    suggest_fast(model, total or 0)
     router = ModelPool(model, device=device, files=total or 0)
     progress = FileProgress("captioning", total)
     results = router.caption_many(
