@@ -13,7 +13,15 @@ from rich.table import Column, Table
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import OutputFolder, check_no_source, complain, tables, write_text, writing
+from regard.cli.output import (
+    OutputFolder,
+    check_no_source,
+    complain,
+    print_table,
+    tables,
+    write_text,
+    writing,
+)
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
 
@@ -113,7 +121,7 @@ def _print(audits: list[Audit], folder: Path) -> None:
         cells = [str(c[kind][name]) for c in counts for name in ("findings", "pictures")]
         table.add_row(kind, *cells)
     console = tables()
-    console.print(table)
+    print_table(table, console)
     if len(audits) > 1:
         from regard.audit.records import changes
 
@@ -207,4 +215,4 @@ def count(judgements: Annotated[list[Path], argument("Tables that were filled in
         table.add_row(str(path), str(found.rated), *cells)
         if found.unrated:
             complain(f"{path}: {found.unrated} captions lack an answer and are not counted.")
-    tables().print(table)
+    print_table(table)
