@@ -390,11 +390,11 @@ def test_the_public_names_are_there() -> None:
 
 @pytest.mark.parametrize("options", [{"beam": 2}, {"beam": 3, "n_best": 2}, {"method": "greedy"}])
 def test_an_empty_caption_says_so(options: dict) -> None:
-    model = toys.captioner()
-    every = tuple(range(len(model.vocabulary)))[4:]
-    empty = model.caption(toys.picture(), banned=every, **options)
+    model = captioner()
+    every = tuple(range(len(WORDS)))[4:]
+    empty = model.caption(picture(), banned=every, **options)
     assert empty.text == ""
     assert any("Empty caption" in notice for notice in empty.notices)
-    full = model.caption(toys.picture(), min_length=2, **options)
+    full = model.caption(picture(), min_length=2, **options)
     assert full.text
     assert not full.notices
