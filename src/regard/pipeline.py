@@ -66,6 +66,8 @@ Report: TypeAlias = Callable[[str, int, int], None]
 
 NOT_CLINICAL = "Not for clinical use."
 """A notice of every caption of a scan."""
+NO_WORDS = "Empty caption: no first word was as likely as the end."
+"""A notice of a caption without words."""
 
 _READERS = 2, 8  # threads that read pictures while a CPU, or a GPU, captions the batch before
 
@@ -226,10 +228,11 @@ class Pipeline:
     ) -> Caption:
         """Return the best caption of an item, the others in its `n_best`."""
         parts, confidence = self.components, self.components.confidence
+        vocabulary = parts.vocabulary
         captions = [
             Caption(
-                text=parts.vocabulary.decode(one.tokens),
-                words=_words(one, parts.vocabulary, grid),
+                text=vocabulary.decode(one.tokens),
+                words=_words(one, vocabulary, grid),
                 score=one.score,
                 finished=one.finished,
                 trace=AttentionTrace(
@@ -244,7 +247,7 @@ class Pipeline:
                 medium=media.medium,
                 model=parts.name,
                 seconds=seconds,
-                notices=notices,
+                notices=notices if vocabulary.decode(one.tokens) else (*notices, NO_WORDS),
                 media=media,
             )
             for one in hypotheses

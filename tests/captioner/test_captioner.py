@@ -386,3 +386,15 @@ def test_the_public_names_are_there() -> None:
         assert getattr(regard, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = regard.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("options", [{"beam": 2}, {"beam": 3, "n_best": 2}, {"method": "greedy"}])
+def test_an_empty_caption_says_so(options: dict) -> None:
+    model = captioner()
+    every = tuple(range(len(WORDS)))[4:]
+    empty = model.caption(picture(), banned=every, **options)
+    assert empty.text == ""
+    assert any("Empty caption" in notice for notice in empty.notices)
+    full = model.caption(picture(), min_length=2, **options)
+    assert full.text
+    assert not full.notices

@@ -1,5 +1,6 @@
 """`regard explain` and `regard faithfulness`."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from regard.cli.main import app, main
 from regard.cli.output import OutputFolder
 from regard.errors import ConfigError
+from regard.explain import outputs
 from tests.helpers import scans, toys
 from tests.helpers.clips import clip_bytes
 from tests.helpers.toy_models import captioner
@@ -251,3 +253,59 @@ def test_faithfulness_looks_at_the_control_first(
                 models / "soft", "--control", models / "soft")  # fmt: skip
     assert isinstance(found.exception, ConfigError)
     assert "a control has uniform ones" in str(found.exception)
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u72d7"])
+def test_a_name_of_255_bytes_is_explained_and_the_next_one_too(
+    models: Path, tmp_path: Path, letter: str
+) -> None:
+    long = letter * (251 // len(letter.encode()))
+    names = [f"{long}.png", f"{long[:-1]}a.png", "b.png"]
+    for name in names:
+        Image.fromarray(toys.picture()).save(tmp_path / name)
+    out = tmp_path / "out"
+    arguments = [tmp_path / name for name in names]
+    found = run("explain", *arguments, "--out", out, "--model", models / "soft", "--beam", 1,
+                "--animation", "none", "--no-occlusion")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    drawn = sorted(path.stem for path in out.glob("*.png"))
+    assert len(drawn) == 3
+    assert drawn[0] == "b"
+    assert drawn[2].startswith(long[:70])
+    drawn = run("caption", *arguments, "--explain", tmp_path / "2", "--model", models / "soft")
+    assert drawn.exit_code == 0, drawn.output
+    assert len(list((tmp_path / "2").iterdir())) == 3
+
+
+def test_the_fault_of_one_output_is_a_line_of_its_own(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, images = toys.write_data(tmp_path, 4)
+    wrong = {
+        "0": OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)),
+        "1": MemoryError(),
+        "2": ConfigError("it cannot be drawn."),
+    }
+    real = outputs.write_explanation
+
+    def write(captioner: object, caption: object, stem: Path, *rest: object, **options: object):
+        if stem.name in wrong:
+            raise wrong[stem.name]
+        return real(captioner, caption, stem, *rest, **options)
+
+    monkeypatch.setattr(outputs, "write_explanation", write)
+    found = run("explain", images, "--out", tmp_path / "out", "--model", models / "soft",
+                "--beam", 1, "--animation", "none", "--no-occlusion")  # fmt: skip
+    assert found.exit_code == 1
+    assert [part in found.stderr for part in ("0.jpg: its output", "1.jpg: not enough memory",
+                                              "2.jpg: it cannot")] == [True] * 3  # fmt: skip
+    assert "3.jpg" in found.stdout
+    monkeypatch.setattr(outputs, "write_explanation", lambda *_, **__: full_disk())
+    found = run("explain", images, "--out", tmp_path / "out", "--model", models / "soft",
+                "--beam", 1)  # fmt: skip
+    assert isinstance(found.exception, ConfigError)
+    assert "No space left" in str(found.exception)
+
+
+def full_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

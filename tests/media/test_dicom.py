@@ -317,6 +317,71 @@ def test_inverted_shades_are_turned_round() -> None:
     np.testing.assert_array_equal(scan.pixels[0], turned)
 
 
+def with_odd_slice(folder: Path, pixels: np.ndarray, **attributes: object) -> Path:
+    """Write a series whose second slice has other attributes."""
+    write_series(folder, pixels[:1])
+    for at in range(1, len(pixels)):
+        own = attributes if at == 1 else {}
+        dataset = dicom(
+            pixels[at], position=(10, 20, 30 + 2.0 * at), SeriesInstanceUID="1.2.1", **own
+        )
+        (folder / str(at)).write_bytes(saved(dataset))
+    return folder
+
+
+def table() -> pydicom.Sequence:
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.ModalityLUTType = [2, 0, 16], "HU"
+    item.LUTData = b"\5\0\6\0"
+    return pydicom.Sequence([item])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "photometric.*3 MONOCHROME2, 1 MONOCHROME1"),
+        ({"Modality": "PT"}, "differ in their modality .3 CT, 1 PT"),
+        ({"RescaleSlope": 0}, "RescaleSlope is 0"),
+        ({"RescaleSlope": None, "RescaleIntercept": None, "ModalityLUTSequence": table()},
+         "rescaling .*1 by a table"),
+    ],
+)  # fmt: skip
+def test_a_slice_whose_values_mean_something_else_is_refused(
+    tmp_path: Path, attributes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(MediaError, match=says):
+        read_scan(with_odd_slice(tmp_path / "s", planes(4), **attributes), spec())
+
+
+def test_a_slice_without_a_slope_among_others_is_refused(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", planes(3), RescaleSlope=2, RescaleIntercept=-1024)
+    odd = dicom(planes(1)[0], position=(10, 20, 36), SeriesInstanceUID="1.2.1",
+                RescaleSlope=None, RescaleIntercept=None)  # fmt: skip
+    (folder / "odd").write_bytes(saved(odd))
+    with pytest.raises(MediaError, match=r"rescaling \(3 with a slope, 1 without a slope\)"):
+        read_scan(folder, spec())
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"RescaleSlope": 3, "RescaleIntercept": 7},
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"WindowCenter": 40, "WindowWidth": 400},
+    ],
+)
+def test_a_slice_with_a_slope_or_window_of_its_own_is_turned_by_them(
+    tmp_path: Path, attributes: dict[str, object]
+) -> None:
+    pixels = planes(4)
+    scan = read_scan(with_odd_slice(tmp_path / "s", pixels, **attributes), spec())
+    expected = pixels[:, ::-1, ::-1].astype(np.float32)
+    expected[1] = expected[1] * (attributes.get("RescaleSlope") or 1) + (
+        attributes.get("RescaleIntercept") or 0
+    )
+    np.testing.assert_array_equal(scan.pixels, expected)
+
+
 def test_damaged_files_raise_nothing_else() -> None:
     draw = np.random.default_rng(3)
     whole = np.frombuffer(saved(dicom(planes(3))), np.uint8)

@@ -18,6 +18,7 @@ from regard.cli.output import (
     check_no_source,
     complain,
     open_dataset,
+    print_table,
     tables,
     write_text,
     writing,
@@ -120,7 +121,7 @@ def _print(audits: list[Audit], folder: Path) -> None:
         cells = [str(c[kind][name]) for c in counts for name in ("findings", "pictures")]
         table.add_row(kind, *cells)
     console = tables()
-    console.print(table)
+    print_table(table, console)
     if len(audits) > 1:
         from regard.audit.records import changes
 
@@ -213,4 +214,4 @@ def count(judgements: Annotated[list[Path], argument("Tables that were filled in
         table.add_row(str(path), str(found.rated), *cells)
         if found.unrated:
             complain(f"{path}: {found.unrated} captions lack an answer and are not counted.")
-    tables().print(table)
+    print_table(table)

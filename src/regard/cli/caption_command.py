@@ -9,7 +9,14 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import option
-from regard.cli.output import OutputFolder, complain, json_line, sources_of, suggest_fast, writing
+from regard.cli.output import (
+    ItemFaults,
+    OutputFolder,
+    complain,
+    json_line,
+    sources_of,
+    suggest_fast,
+)
 from regard.cli.progress import FileProgress
 from regard.errors import ConfigError
 
@@ -65,11 +72,10 @@ def caption(
             max_length=max_length, length_penalty=length_penalty, block_ngram=block_ngram
         ),
     )
-    failed = False
+    faults = ItemFaults()
     for result in progress.watch(results):
         if isinstance(result, Failure):
-            failed = True
-            complain(result.error)
+            faults.tell(result.error)
             if json_lines:
                 json_line({"file": result.file, "error": str(result.error)})
             continue
@@ -79,8 +85,8 @@ def caption(
             complain(f"{result.file}: {notice}")
         _write(result, json_lines, alpha=not no_alpha, unsure=unsure)
         if drawings is not None:
-            _draw(result, drawings)
-    raise typer.Exit(1 if failed else 0)
+            _draw(result, drawings, faults)
+    raise typer.Exit(1 if faults.found else 0)
 
 
 def _check_calibrated(captioner: Captioner) -> None:
@@ -103,10 +109,10 @@ def _write(result: Caption, json_lines: bool, *, alpha: bool, unsure: float | No
         typer.echo(f"{result.file}: {text}")
 
 
-def _draw(result: Caption, folder: OutputFolder) -> None:
+def _draw(result: Caption, folder: OutputFolder, faults: ItemFaults) -> None:
     from regard.explain import save_figure
 
     stem = folder.stem(result.file, (".png",))
     path = stem.with_name(stem.name + ".png")  # with_suffix would cut a name at its last dot
-    with writing(path):
+    with faults.of(result.file, path):
         save_figure(result.figure(), path)

@@ -14,7 +14,7 @@ from rich.table import Table
 from regard.checkpoint.model_card import METRIC_LABELS
 from regard.cli import options
 from regard.cli.options import option
-from regard.cli.output import check_record, complain, open_dataset, tables, write_text
+from regard.cli.output import check_record, complain, open_dataset, print_table, tables, write_text
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
 
@@ -151,8 +151,8 @@ def _print_scores(result: EvaluationResult) -> None:
     from regard.data.records import counted, odd_caption
 
     console = tables(_PIPE_WIDTH)
-    console.print(_score_table(result))
-    console.print(_statistics_table(result))
+    print_table(_score_table(result), console)
+    print_table(_statistics_table(result), console)
     wordless = [k for k, text in result.captions.items() if text and odd_caption(text)]
     if note := counted("captions of the model that hold no word", map(repr, wordless)):
         complain(note)
@@ -171,7 +171,7 @@ def _print_calibration(found: Calibration, folder: Path) -> None:
     for name, label in _CHANCES.items():
         table.add_row(label, f"{found.errors[name]:.3f}", f"{found.losses[name]:.3f}")
     console = tables()
-    console.print(table)
+    print_table(table, console)
     made = found.confidence
     text = (f"{folder}: confidence kept, scale {made.scale:.3f}, shift {made.shift:.3f}, "
             f"of {made.words} words in {made.captions} captions")  # fmt: skip
@@ -283,11 +283,11 @@ def _print_faithfulness(found: Faithfulness, control: dict[str, Any] | None) -> 
                   title="area under p(word)")  # fmt: skip
     for order, area in found.deletion.items():
         table.add_row(order, f"{area:.3f}", f"{found.insertion[order]:.3f}")
-    console.print(table)
+    print_table(table, console)
     table = Table("words", "correlation with occlusion", "number", title="alpha against occlusion")
     for name, row in found.agreement.items():
         table.add_row(name, f"{row['correlation']:+.2f}", f"{row['words']:.0f}")
-    console.print(table)
+    print_table(table, console)
     table = Table("attention", "BLEU-4", "CIDEr-D", "log p per word", title="attention swapped")
     for name, row in found.swaps.items():
         cells = (f"{row['bleu4']:.1f}", f"{row['cider_d']:.1f}", f"{row['logprob']:.3f}")
@@ -295,9 +295,9 @@ def _print_faithfulness(found: Faithfulness, control: dict[str, Any] | None) -> 
     if control is not None:
         cells = (f"{control['bleu4']:.1f}", f"{control['cider_d']:.1f}", "–")
         table.add_row(f"control: {control['model']}", *cells)
-    console.print(table)
+    print_table(table, console)
     if found.regions.get("words"):
-        console.print(_region_table(found.regions))
+        print_table(_region_table(found.regions), console)
     elif found.regions:
         console.print("No word of the captions names a region.")
     console.print(

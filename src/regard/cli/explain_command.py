@@ -9,7 +9,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import option
-from regard.cli.output import OutputFolder, complain, sources_of, writing
+from regard.cli.output import ItemFaults, OutputFolder, complain, sources_of
 from regard.cli.progress import FileProgress
 
 if TYPE_CHECKING:
@@ -56,13 +56,12 @@ def explain(
 
     router, rivals = load(model), load(compare) if compare else None
     outputs = OutputOptions(occlusion, animation, smooth, grids)
-    failed = False
+    faults = ItemFaults()
     progress = FileProgress("explaining", total)
     search = {"beam": beam, "context": context}
     for result in progress.watch(router.caption_many(sources, report=progress.report, **search)):
         if isinstance(result, Failure):
-            failed = True
-            complain(result.error)
+            faults.tell(result.error)
             continue
         for notice in result.notices:
             complain(f"{result.file}: {notice}")
@@ -70,14 +69,13 @@ def explain(
         if rivals is not None:
             rival = _rival(rivals, result, search)
             if isinstance(rival, Failure):
-                failed = True
-                complain(f"--compare {compare}: {rival.error}")
+                faults.tell(f"--compare {compare}: {rival.error}")
                 continue
         stem = folder.stem(result.file, outputs.suffixes(result.medium))
-        with writing(f"{stem}.*"):
+        with faults.of(result.file, f"{stem}.*"):
             write_explanation(router.captioner(result.medium), result, stem, outputs, rival=rival)
         typer.echo(f"{result.file}: {result.text}")
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(1 if faults.found else 0)
 
 
 def _rival(

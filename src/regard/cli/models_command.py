@@ -14,7 +14,7 @@ from rich.text import Text
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import complain, json_line, tables
+from regard.cli.output import complain, json_line, print_table
 
 if TYPE_CHECKING:
     from regard.checkpoint.components import OnnxManifest
@@ -40,7 +40,7 @@ def models(as_json: options.JsonLines = False) -> None:
             f"{record['bytes'] / 1e6:.1f} MB",
             *(_score(record["scores"].get(key)) for key in _SCORES),
         )
-    tables().print(table)
+    print_table(table)
 
 
 def _record(name: str, folder: Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def info(
     table.add_column(overflow="fold")  # a path is of no use without its end
     for label, value in _described(checkpoint, graphs).items():
         table.add_row(label, Text(value))  # Text, so that a name is not read as markup
-    tables().print(table)
+    print_table(table)
 
 
 def _described(checkpoint: Checkpoint, graphs: OnnxManifest | None) -> dict[str, str]:
@@ -153,4 +153,4 @@ def _show_runtime(as_json: bool) -> None:
         others = [f"{name}: {why}" for name, why in row["others"].items()]
         taken = row["implementation"] or "–", row["reason"] or "–"
         table.add_row(row["computation"], row["use"], *taken, "\n".join(others))
-    tables().print(table)
+    print_table(table)

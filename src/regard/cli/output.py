@@ -5,8 +5,10 @@ Results go to standard output, everything else to standard error.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,18 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from regard.errors import ConfigError, DatasetError
+from regard.errors import ConfigError, DatasetError, RegardError
 from regard.util.safe_io import Unreadable, json_of, text_of
 from regard.util.shown_text import printable, printable_json, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from regard.data import CaptionDataset
 
-_DRAWN = (".gif", ".png", ".webp")
 _TIMES = 10  # as fast, measured on two cores (docs/bulk.md)
 _MANY = 500  # files, from which on a faster model saves minutes
+_COUNT_BYTES = 8  # of "-2", "-3" ... after equal names
+_DRAWN = (".gif", ".png", ".webp")
+_NAME_BYTES = 255  # of a file on most file systems; some have fewer
+# What is wrong with one file's name or place; everything else would stop the next file, too.
+_OF_ONE_FILE = {errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL, errno.EILSEQ, errno.ELOOP}
 _PIPE_WIDTH = 110  # of tables, where there is no terminal
 
 
@@ -61,6 +68,26 @@ def tables(pipe_width: int = _PIPE_WIDTH) -> Console:
 
     console = Console()
     return console if console.is_terminal else Console(width=pipe_width)
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print a table; where it is wider than the terminal, a line for each cell.
+
+    rich would cut words, and names of models with them. A column that folds keeps every letter.
+    """
+    console = console or tables()
+    columns = table.columns
+    needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).minimum
+    if needed <= console.width or any(column.overflow == "fold" for column in columns):
+        console.print(table)
+        return
+    if table.title:
+        console.print(table.title, style="italic", soft_wrap=True)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        for column, cell in zip(columns, cells, strict=True):
+            text = f"{column.header}: {cell}" if column.header else str(cell)
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+        console.print()
 
 
 def never_fail_to_print() -> None:
@@ -180,6 +207,43 @@ def open_dataset(
     return dataset
 
 
+class ItemFaults:
+    """Faults of single items: each is a line on standard error, and the others go on.
+
+    Attributes:
+        found: whether there was one.
+    """
+
+    found = False
+
+    def tell(self, error: Exception | str) -> None:
+        """Report a fault."""
+        self.found = True
+        complain(error)
+
+    @contextmanager
+    def of(self, file: str, path: object) -> Generator[None]:
+        """Report what is wrong with one item's output.
+
+        Args:
+            file: the item.
+            path: path of its output, for messages.
+
+        Raises:
+            ConfigError: nothing can be written there, such as on a full disk.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE:
+                raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+            self.tell(f"{file}: its output {path} cannot be written: {error.strerror}.")
+        except MemoryError:
+            self.tell(f"{file}: not enough memory to draw it. Scale it down.")
+        except RegardError as error:
+            self.tell(f"{file}: {error}")
+
+
 class OutputFolder:
     """An output folder with a unique name for each source."""
 
@@ -199,6 +263,10 @@ class OutputFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{option} {folder} cannot be made: {error.strerror}.") from error
+        try:
+            self._longest = os.pathconf(folder, "PC_NAME_MAX")
+        except (OSError, ValueError, AttributeError):  # the system does not say
+            self._longest = _NAME_BYTES
 
     def stem(self, file: str, suffixes: Sequence[str] = (".png",)) -> Path:
         """Return the path for the files that belong to a source, without a suffix.
@@ -211,6 +279,7 @@ class OutputFolder:
             suffixes: suffixes of all files that will be written.
         """
         stem = Path(file.removesuffix(".gz")).stem or "picture"  # "head.nii.gz" is "head"
+        stem = _shortened(stem, self._longest - max(len(s) for s in suffixes) - _COUNT_BYTES)
         name, count = stem, 1
         # Some file systems take "A.png" and "a.png" for one file.
         while name.casefold() in self._taken or self._must_keep(name, file, suffixes):
@@ -233,3 +302,10 @@ class OutputFolder:
         # Numbers and pages have no mark of their origin; the drawing beside them shows it.
         drawn = [is_drawing(path) for path in existing if path.suffix in _DRAWN]
         return not drawn or not all(drawn)
+
+
+def _shortened(name: str, most: int) -> str:
+    """Return the beginning of a name that has at most so many bytes."""
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import complain, json_line, tables
+from regard.cli.output import complain, json_line, print_table
 from regard.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def concepts(model: _Model, as_json: options.JsonLines = False) -> None:
     for one in found:
         many = "–" if one.plural == one.word else one.plural
         table.add_row(one.word, many, f"{one.threshold:.2f}")
-    tables().print(table)
+    print_table(table)
 
 
 def teach(

@@ -9,6 +9,8 @@ from regard.errors import ConfigError
 
 MOST_PENALTY = 10.0
 """Of a length penalty: the longest caption wins long before."""
+MOST_BEAM = 100
+"""Of a beam's width: captions change little beyond ten, and time and memory grow with it."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class EvaluationConfig(Section, section="evaluation"):
         str, OneOf("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d", "loss")
     ] = "cider_d"
     """Early stopping and `best` follow this score of free-running val captions."""
-    beam: Annotated[int, Range(1, 100)] = 1
+    beam: Annotated[int, Range(1, MOST_BEAM)] = 1
     """Beam width of the evaluation in training."""
     limit: Annotated[int, Range(0)] = 0
     """Use only this many val pictures; 0 uses all."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from regard.backends import Backend
-from regard.config.training import MOST_PENALTY
+from regard.config.training import MOST_BEAM, MOST_PENALTY
 from regard.decoding.beam import decode_beam
 from regard.decoding.topk import Ids
 from regard.errors import ConfigError
@@ -12,6 +12,7 @@ from regard.types import CONTEXTS, Annotations, Hypothesis
 
 METHODS = ("greedy", "beam", "sample")
 """Ways to search for words."""
+_MOST = {"beam": MOST_BEAM, "n_best": 10_000, "length_penalty": MOST_PENALTY}
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class DecodingOptions:
 
     Attributes:
         method: "greedy", "beam" or "sample".
-        beam: beam width.
+        beam: beam width, at most 100.
         max_length: longest caption in tokens, without the end token. A captioner whose tokens
             are not words uses its recipe's `data.max_length` by default.
         min_length: smallest number of tokens before the end token.
@@ -30,7 +31,7 @@ class DecodingOptions:
         temperature: divides the logits before sampling.
         top_k: sample from the k most likely words; 0: from all.
         top_p: sample from the smallest set of most likely words whose probability reaches p.
-        n_best: captions returned per item, best first.
+        n_best: captions returned per item, best first; at most 10,000.
         alternatives: strongest candidates kept per word.
         prefix: ids that the caption starts with.
         banned: ids that never occur in the caption.
@@ -67,10 +68,12 @@ class DecodingOptions:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        if self.length_penalty > MOST_PENALTY:
-            raise ConfigError(
-                f"length_penalty is {self.length_penalty}; it must be {MOST_PENALTY:g} or less."
-            )
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; it must be {most:g} or less. Time and "
+                    "memory grow with it, and captions no longer change."
+                )
         if not 0 < self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise ConfigError(
                 f"temperature is {self.temperature} and top_p {self.top_p}; temperature must be "

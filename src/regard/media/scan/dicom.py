@@ -4,6 +4,7 @@ Messages never include pydicom's own messages, which may contain a patient's dat
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,7 @@ def _read(headers: Sequence[DicomHeader], name: str, max_voxels: int) -> StoredV
             "set max_voxels."
         )
     frames = [frame for header in headers for frame in _frames(header)]
+    _check_alike(frames, name)
     order, affine, notes = place_slices([frame.plane for frame in frames], name)
     values = np.empty((count, *shape), np.float32)
     slots = {(id(frames[at].header), frames[at].index): k for k, at in enumerate(order)}
@@ -136,6 +138,43 @@ def _common_shape(headers: Sequence[DicomHeader], name: str) -> tuple[int, int]:
             "a volume. Put the slices of each size into a separate folder."
         )
     return shapes[0]
+
+
+def _check_alike(frames: Sequence[DicomFrame], name: str) -> None:
+    """Raise unless the values of all slices mean the same.
+
+    Slices may have slopes of their own, as those of PET have; but a slice that lacks a slope, or
+    whose shades are reversed, is in other units, and its own cannot be told.
+    """
+    kinds = {
+        "modality": [frame.header.modality or "unknown" for frame in frames],
+        "photometric interpretation": [
+            "MONOCHROME1"
+            if frame.header.dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+            else "MONOCHROME2"
+            for frame in frames
+        ],
+        "rescaling": [_scale_kind(frame) for frame in frames],
+    }
+    if all(frame.rescale in (None, (1.0, 0.0)) for frame in frames):
+        kinds["rescaling"] = [kind for kind in kinds["rescaling"] if kind == "by a table"]
+        kinds["rescaling"] += ["as stored"] * (0 < len(kinds["rescaling"]) < len(frames))
+    for what, found in kinds.items():
+        counts = Counter(found)
+        if len(counts) > 1:
+            listed = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+            raise MediaError(
+                f"{name} has slices that differ in their {what} ({listed}): their values do not "
+                "mean the same. Export the series again, or take the odd slices out."
+            )
+    if any(f.rescale is not None and not f.rescale[0] for f in frames):
+        raise MediaError(f"{name} has a slice whose RescaleSlope is 0. Export the series again.")
+
+
+def _scale_kind(frame: DicomFrame) -> str:
+    if "ModalityLUTSequence" in frame.header.dataset:
+        return "by a table"
+    return "without a slope" if frame.rescale is None else "with a slope"
 
 
 def _frames(header: DicomHeader) -> list[DicomFrame]:
