@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
+from regard.media.cost import refuse_costly_picture, refuse_costly_tags
 from regard.media.source_file import quiet_libraries, read_start, refuse_empty, refuse_size
 from regard.types.media import NO_PIXELS, Media
 
@@ -21,10 +22,13 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 2**30
 """Largest file that is read; larger ones are not pictures, or are endless devices."""
 
-# Pillow reads more formats; for EPS it would run an interpreter on untrusted bytes.
-_FORMATS = frozenset(
-    ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM")
-    + ("SGI", "TGA", "TIFF", "WEBP")
+# No other format is even opened; for EPS Pillow would run an interpreter on untrusted bytes. MPO,
+# several JPEGs in one file, is opened as JPEG.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM") + (
+    "SGI",
+    "TGA",
+    "TIFF",
+    "WEBP",
 )
 _SUPPORTED = "Use JPEG, PNG, WebP, GIF, TIFF, BMP or a similar format; save HEIC as JPEG."
 
@@ -104,6 +108,7 @@ def _read_file(path: Path) -> bytes:
 
 def _from_bytes(content: bytes, name: str, max_pixels: int, shown: bool) -> Media:
     refuse_empty(len(content), name)
+    refuse_costly_picture(content, name, max_pixels)
     try:
         found = _decode(io.BytesIO(content), name, max_pixels, shown)
     except MediaTooLarge:
@@ -131,6 +136,14 @@ def _without_metadata(content: bytes) -> tuple[bytes, bytes]:
                 profile = zlib.decompressobj().decompress(packed, _MAX_PROFILE)
         at += 12 + size
     return (b"".join(kept), profile) if len(kept) > 1 else (content, b"")
+
+
+def _exif_of(picture: Image.Image) -> bytes:
+    """Return the EXIF data that Pillow would read."""
+    if "exif" in picture.info:
+        return picture.info["exif"]
+    raw = str(picture.info.get("Raw profile type exif", ""))
+    return bytes.fromhex("".join(raw.split("\n")[3:]))
 
 
 class Shades(NamedTuple):
@@ -179,9 +192,7 @@ def _decode(
         with quiet_libraries:
             if isinstance(source, Image.Image):
                 return _upright(source, name, max_pixels, shown)
-            with Image.open(source) as picture:
-                if picture.format not in _FORMATS:
-                    raise UnknownMedia(f"{name} is of the format {picture.format}. {_SUPPORTED}")
+            with Image.open(source, formats=_FORMATS) as picture:
                 if profile:
                     picture.info["icc_profile"] = profile
                 return _upright(picture, name, max_pixels, shown)
@@ -211,6 +222,7 @@ def _upright(picture: Image.Image, name: str, max_pixels: int, shown: bool) -> _
     picture.load()
     turn, notes = None, ()
     try:
+        refuse_costly_tags(_exif_of(picture), name)
         turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # the pixels are whole; only the camera's metadata is damaged
         notes = ("EXIF data damaged, taken as upright",)
