@@ -98,7 +98,7 @@ def _places(environment: Mapping[str, str], devices: int, nodes: int) -> list[di
         missing = [name for name in ("MASTER_ADDR", "NODE_RANK") if name not in environment]
         if missing:
             raise ConfigError(
-                f"--nodes is {nodes}, and {' and '.join(missing)} not set. On every machine set "
+                f"--nodes is {nodes}, but {' and '.join(missing)} not set. On every machine set "
                 "MASTER_ADDR to the first one's address and NODE_RANK to 0, 1, ...; MASTER_PORT "
                 "is 29500 unless set."
             )
