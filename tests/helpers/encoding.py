@@ -62,7 +62,8 @@ class _Pickler(pickle.Pickler):
         if not isinstance(obj, torch.Tensor):
             return None
         values = obj.detach().contiguous().reshape(-1).view(torch.uint8)
-        return hashlib.sha256(values.numpy()).hexdigest(), str(obj.dtype), tuple(obj.shape)
+        digest = hashlib.sha256(values.numpy().tobytes()).hexdigest()
+        return digest, str(obj.dtype), tuple(obj.shape)
 
 
 def _digest(values: object) -> str:

@@ -122,7 +122,7 @@ def test_long_captions_are_not_cut_at_the_default_length(model: Captioner) -> No
 def test_a_cloud_of_other_lengths_is_refused() -> None:
     cloud = Gaussian.fit(np.random.default_rng(0).normal(size=(20, 3)))
     assert cloud.holds(np.zeros(3))
-    with pytest.raises(CheckpointError, match="3 numbers, and the model's have 2"):
+    with pytest.raises(CheckpointError, match="3 numbers, but the model's have 2"):
         cloud.holds(np.zeros(2))
 
 

@@ -247,7 +247,7 @@ def test_several_machines_need_a_meeting_point(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert command(monkeypatch, "own-data", "--data", "a.csv", "--nodes", "2") == 2
-    assert "MASTER_ADDR and NODE_RANK not set" in capsys.readouterr().err
+    assert "MASTER_ADDR and NODE_RANK are not set" in capsys.readouterr().err
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("NODE_RANK", "2")
     assert command(monkeypatch, "own-data", "--data", "a.csv", "--nodes", "2") == 2

@@ -89,7 +89,7 @@ def test_a_run_goes_on_with_the_same_captions_and_splits_only(tmp_path: Path) ->
 
 def test_batches_of_one_length_need_every_caption_by_itself() -> None:
     with pytest.raises(
-        ConfigError, match=r"captions_per_image 5.*Set training\.captions_per_image"
+        ConfigError, match=r"captions_per_image is 5.*Set training\.captions_per_image"
     ):
         check_batching(TrainingConfig(batching="equal"))
     check_batching(TrainingConfig(batching="equal", captions_per_image=1))

@@ -120,7 +120,7 @@ def _medium(dataset: CaptionDataset, split: str, folder: Path | None) -> str:
     medium = medium_of(items[0].file) if items else "image"
     if folder is not None and (own := inspect_checkpoint(folder)["medium"]) != medium:
         raise ConfigError(
-            f"{folder} is a model of {own}s, and the data set holds {medium}s, which cannot "
+            f"{folder} is a model of {own}s, but the data set holds {medium}s, which cannot "
             f"calibrate it. Use a data set of {own}s."
         )
     return medium

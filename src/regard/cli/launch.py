@@ -98,10 +98,11 @@ def _places(environment: Mapping[str, str], devices: int, nodes: int) -> list[di
     if nodes > 1:
         missing = [name for name in ("MASTER_ADDR", "NODE_RANK") if name not in environment]
         if missing:
+            are = "are" if len(missing) > 1 else "is"
             raise ConfigError(
-                f"--nodes is {nodes}, and {' and '.join(missing)} not set. On every machine set "
-                "MASTER_ADDR to the first one's address and NODE_RANK to 0, 1, ...; MASTER_PORT "
-                "is 29500 unless set."
+                f"--nodes is {nodes}, but {' and '.join(missing)} {are} not set. On every machine "
+                "set MASTER_ADDR to the first one's address and NODE_RANK to 0, 1, ...; "
+                "MASTER_PORT is 29500 unless set."
             )
         node, address = environment["NODE_RANK"], environment["MASTER_ADDR"]
         port = environment.get("MASTER_PORT", "29500")

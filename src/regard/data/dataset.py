@@ -175,7 +175,7 @@ def delimiter_of(header: str) -> str:
 
 
 def texts_in(value: Any, what: str) -> list[str]:
-    """Return a list of texts after checking it. A single text would be read as its letters.
+    """Return a list of strings after checking it. A single string would be read as its characters.
 
     Args:
         value: from a file.

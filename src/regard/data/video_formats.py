@@ -51,7 +51,7 @@ def folder_of_clips(path: Path) -> Path:
 
 
 class _Clips:
-    """File names of clips by their names, from the files in a folder."""
+    """Maps the names of clips to the names of their files in a folder."""
 
     def __init__(self, folder: Path, usual: str) -> None:
         self._usual = usual

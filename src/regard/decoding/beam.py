@@ -36,7 +36,7 @@ class _BeamItem:
 
     Attributes:
         finished: captions that ended, best first.
-        unfinished: captions that did not end and cannot go on.
+        unfinished: captions that did not end and cannot continue.
     """
 
     finished: list[_BeamCaption] = field(default_factory=list)
@@ -146,7 +146,7 @@ class _BeamSearch:
         return parent.reshape(-1), token.reshape(-1), logprob.reshape(-1)
 
     def _stop(self, stops: np.ndarray, t: int) -> None:
-        """Keep the captions of t words that neither ended nor can go on; `stops` is (B,) bool."""
+        """Keep the t-word captions that did not end and cannot continue; `stops` is (B,) bool."""
         for row in np.flatnonzero(stops & np.isfinite(self.total)):
             total = self._score(float(self.total[row]), max(1, t))
             item = self.items[self.active[row * len(self.active) // len(self.total)]]

@@ -106,7 +106,7 @@ class Canvas:
 
     Attributes:
         figure: not registered with pyplot.
-        fonts: fonts of its texts.
+        fonts: fonts of its text.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class Canvas:
         Args:
             width: width of the figure.
             height: height of the figure.
-            fonts: fonts of its texts.
+            fonts: fonts of its text.
             title: drawn at the top.
-            linespacing: line spacing of its texts; None: that of each font.
+            linespacing: line spacing of its text; None: that of each font.
         """
         self.figure = Figure(figsize=(width, height), facecolor="white")
         self.fonts = fonts

@@ -1,7 +1,7 @@
 """Statistics of a model's captions beside their scores: length, variety, repetition, support.
 
-A score is a mean over pictures; a model that says "a man in a red shirt" of everything, or that
-repeats itself, may still have a good one.
+A score is a mean over pictures; a model that says "a man in a red shirt" about every picture, or
+that repeats itself, may still have a good one.
 """
 
 import math

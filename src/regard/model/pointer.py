@@ -28,7 +28,7 @@ _LEAST = 1e-8  # of the vocabulary's share, and of words that only the pointer m
 
 
 class Mixture(NamedTuple):
-    """The next word of R rows, from both ways.
+    """The next word of R rows, from vocabulary and pointer.
 
     Attributes:
         logprob: (R, V), log p(w).
@@ -147,7 +147,7 @@ class Pointer(nn.Module):
         return at_least_float32(grouped.to(naming.dtype) @ naming).flatten(0, 1)
 
     def mix(self, logits: Tensor, deep: Tensor, pointed: Tensor) -> Mixture:
-        """Return the next words' probabilities from both ways.
+        """Return the next words' probabilities from vocabulary and pointer.
 
         Args:
             logits: (R, V), of the vocabulary; -inf for words that only the pointer may say.
@@ -179,8 +179,8 @@ class Pointer(nn.Module):
     def hide(self, share: float, generator: Rng | None) -> Tensor:
         """Draw concepts whose words only the pointer may say, (V,) bool.
 
-        Without it the vocabulary learns to say every concept that captions hold, and nothing is
-        learned that carries over to others.
+        Otherwise the vocabulary learns to say every concept in the captions, and nothing is learned
+        that transfers to other concepts.
 
         Args:
             share: of the concepts.

@@ -189,7 +189,7 @@ class LazyRanking:
 
 
 class _Int16Weight:
-    """The weight in 16-bit integers, each word's in steps of its own."""
+    """The weight in 16-bit integers, with a scale for each word."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray, library: Library) -> None:
         words, inner = weight.shape

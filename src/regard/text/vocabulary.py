@@ -82,8 +82,8 @@ class Vocabulary:
             )
         if self.articles not in (None, BY_SOUND) or (self.articles and self.tokens != "word"):
             raise CheckpointError(
-                f"the vocabulary's articles are {self.articles!r:.100}; expected {BY_SOUND!r}, of "
-                "words only, or nothing. It was written by another program or is damaged."
+                f"the vocabulary's articles are {self.articles!r:.100}; expected {BY_SOUND!r} "
+                "(if tokens are words) or nothing. It was written by another program or is damaged."
             )
         if self.words[: len(SPECIALS)] != SPECIALS:
             raise CheckpointError(

@@ -175,7 +175,7 @@ class Update:
 def train_step(
     run: TrainingRun, chunks: list[Chunk], factor: float, following: list[Chunk] | None = None
 ) -> Update:
-    """Update the weights once; in fp16 not at all where the scaled gradient overflows.
+    """Update the weights once; in fp16, skip the update if the scaled gradient overflows.
 
     Args:
         run: its state changes.
@@ -184,7 +184,7 @@ def train_step(
         following: the next batch, to be read in the meantime; None: it is read when it is needed.
 
     Raises:
-        RegardError: loss or gradient are not finite; the weights were not updated.
+        RegardError: the loss or the gradient is not finite; the weights were not updated.
     """
     recipe, state = run.recipe, run.state
     state.optimizer.zero_grad(set_to_none=True)  # first, which frees their memory for this step

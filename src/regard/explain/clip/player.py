@@ -266,7 +266,7 @@ def encode_film(
 
 def _check_length(seconds: float, most: float) -> None:
     if seconds > most:
-        raise MediaError(f"the clip lasts {seconds:.0f} s, and a page holds at most {most:.0f} s")
+        raise MediaError(f"the clip lasts {seconds:.0f} s, but a page holds at most {most:.0f} s")
 
 
 def _encoded(video: VideoFile, clip: Clip, times: np.ndarray, max_bytes: int) -> Film:

@@ -179,7 +179,7 @@ class VideoFile:
         """Decode a clip, and keep some of its frames.
 
         Args:
-            wanted: the numbers of the frames to keep, in the order of showing.
+            wanted: the numbers of the frames to keep, in display order.
             stop: number of frames after which to end; None: at the clip's end.
             report: called with the number of frames that are decoded.
         """
@@ -209,7 +209,7 @@ class VideoFile:
         that `list_packets` gave for its number.
 
         Args:
-            wanted: the numbers of the frames to keep, in the order of showing.
+            wanted: the numbers of the frames to keep, in display order.
             listed: the times of all frames.
             report: called with the number of frames that are passed or decoded.
 
@@ -247,7 +247,7 @@ class VideoFile:
         return decoded
 
     def each_frame(self) -> Iterator[tuple[VideoFrame, VideoStream]]:
-        """Decode a clip frame by frame in the order of showing; damaged frames are skipped."""
+        """Decode a clip frame by frame in display order; damaged frames are skipped."""
         with self._opened() as (container, stream):
             for frame in _frames(container, stream, DecodedFrames(_timeline(stream))):
                 self._check_size(frame)

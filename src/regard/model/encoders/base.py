@@ -171,7 +171,7 @@ class PictureEncoder(Encoder):
             The stride of the config's level.
 
         Raises:
-            ConfigError: the level is unknown, or the size is not such a multiple.
+            ConfigError: the level is unknown, or the size is not a multiple of `multiple`.
         """
         check_level(config, strides)
         if config.image_size % multiple:

@@ -46,7 +46,7 @@ class Batch:
         return pack_captions(self.steps)
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device. Its rows are planned before, where nothing waits."""
+        """Return the batch on a device. Its rows are planned on the CPU first, to avoid waiting."""
         names = ("vectors", "mask", "tokens", "targets", "steps")
         moved = replace(self, **{name: copied(getattr(self, name), device) for name in names})
         moved.__dict__["rows"] = self.rows.to(device)
