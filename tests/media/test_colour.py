@@ -263,3 +263,20 @@ def test_damaged_pixels_are_still_an_error() -> None:
     png = with_chunk(encoded(Image.fromarray(COLOURS)), b"zTXt", b"a\0\0" + zlib.compress(LONG))
     with pytest.raises(MediaError):
         read_image(png[:-30])
+
+
+def test_libtiff_writes_nothing_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    shades = np.arange(3072, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3)
+    whole = encoded(Image.fromarray(shades), "TIFF", compression="tiff_lzw")
+    draw = np.random.default_rng(0)
+    failed = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in draw.integers(0, len(whole), 3):
+            damaged[place] = int(draw.integers(256))
+        try:
+            read_image(bytes(damaged))
+        except MediaError:
+            failed += 1
+    assert failed
+    assert capfd.readouterr().err == ""

@@ -309,3 +309,15 @@ def test_without_nibabel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.raises(MissingExtra, match=r"regard\[volume\]"):
         read_scan(content, spec())
+
+
+def test_nibabel_writes_nothing_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    whole = nifti(voxels())
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in draw.integers(4, 340, 3):
+            damaged[place] = int(draw.integers(256))
+        with contextlib.suppress(MediaError):
+            read_scan(bytes(damaged), spec())
+    assert capfd.readouterr().err == ""

@@ -14,7 +14,13 @@ from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
 from regard.media.cost import refuse_costly_picture, refuse_costly_tags
-from regard.media.source_file import quiet_libraries, read_start, refuse_empty, refuse_size
+from regard.media.source_file import (
+    quiet_libraries,
+    read_start,
+    refuse_empty,
+    refuse_size,
+    silence_libtiff,
+)
 from regard.types.media import NO_PIXELS, Media
 
 MAX_PIXELS = 178_956_970
@@ -109,6 +115,8 @@ def _read_file(path: Path) -> bytes:
 def _from_bytes(content: bytes, name: str, max_pixels: int, shown: bool) -> Media:
     refuse_empty(len(content), name)
     refuse_costly_picture(content, name, max_pixels)
+    if content.startswith((b"II", b"MM")):
+        silence_libtiff()
     try:
         found = _decode(io.BytesIO(content), name, max_pixels, shown)
     except MediaTooLarge:

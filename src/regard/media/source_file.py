@@ -3,6 +3,8 @@
 import logging
 import threading
 import warnings
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from regard.errors import MediaError, MediaTooLarge
@@ -67,8 +69,9 @@ class _QuietLibraries:
         self._lock = threading.Lock()
         self._readers = 0
         self._saved = warnings.catch_warnings()
-        self._logger = logging.getLogger("pydicom")  # the loggers below it take its level
-        self._level = logging.NOTSET
+        # The loggers below pydicom's take its level; nibabel's has a handler of its own.
+        self._loggers = [logging.getLogger(name) for name in ("pydicom", "nibabel.global")]
+        self._levels: list[int] = []
 
     def __enter__(self) -> None:
         with self._lock:
@@ -76,8 +79,9 @@ class _QuietLibraries:
                 self._saved = warnings.catch_warnings()
                 self._saved.__enter__()
                 warnings.filterwarnings("ignore", module=self._MODULES)
-                self._level = self._logger.level
-                self._logger.setLevel(self._OFF)
+                self._levels = [logger.level for logger in self._loggers]
+                for logger in self._loggers:
+                    logger.setLevel(self._OFF)
             self._readers += 1
 
     def __exit__(self, *_: object) -> None:
@@ -85,8 +89,26 @@ class _QuietLibraries:
             self._readers -= 1
             if self._readers == 0:
                 self._saved.__exit__(None, None, None)
-                self._logger.setLevel(self._level)
+                for logger, level in zip(self._loggers, self._levels, strict=True):
+                    logger.setLevel(level)
 
 
 quiet_libraries = _QuietLibraries()
 """Context in which Pillow, nibabel and pydicom neither warn nor log; any thread may enter it."""
+
+
+@cache
+def silence_libtiff() -> None:
+    """Stop Pillow's copy of libtiff from writing to standard error.
+
+    It writes from C, where no filter of Python's reaches it; Pillow raises its own errors. On a
+    system that does not list a process's libraries nothing changes.
+    """
+    import ctypes
+
+    with suppress(OSError, AttributeError, UnicodeDecodeError):
+        mapped = Path("/proc/self/maps").read_text("utf-8").splitlines()
+        paths = {line.split(maxsplit=5)[-1] for line in mapped if "libtiff" in line}
+        for library in map(ctypes.CDLL, sorted(paths)):
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)

@@ -82,6 +82,9 @@ def open_session(
     """
     import onnxruntime
 
+    # Nothing is sent anywhere, and nothing but errors is written to standard error.
+    onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -11,7 +11,7 @@ import numpy as np
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
 from regard.media.scan import StoredVolume, checked_affine, damage_as_media_error, import_nibabel
-from regard.media.source_file import refuse_empty
+from regard.media.source_file import quiet_libraries, refuse_empty
 
 _GZIP = b"\x1f\x8b"
 _NIFTI1_HEADER, _NIFTI2_HEADER = 348, 540
@@ -33,7 +33,7 @@ def read_nifti(source: str | bytes, name: str, max_voxels: int) -> StoredVolume:
         MissingExtra: nibabel is not installed.
     """
     nibabel = import_nibabel("NIfTI")
-    with damage_as_media_error(name, "NIfTI"), _unzipped(source) as stream:
+    with damage_as_media_error(name, "NIfTI"), quiet_libraries, _unzipped(source) as stream:
         head = stream.read(_NIFTI2_HEADER)
         stream.seek(0)
         kind = _image_class(nibabel, head, name)
