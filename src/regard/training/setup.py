@@ -78,8 +78,7 @@ def prepare_run(
     start = saved
     if saved is None:
         _check_bank(recipe)
-    if saved is None and recipe.training.init_from:
-        start = open_start(recipe, splits.train)
+        start = open_start(recipe, splits.train) if recipe.training.init_from else None
     encoder = _build_encoder(recipe, start)
     recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
     vocabulary = saved.vocabulary if saved else _build_words(recipe, splits, start)
