@@ -307,7 +307,7 @@ def test_what_is_hardly_a_caption_is_said(caption: str, kind: str, tmp_path: Pat
     assert kinds(check_dataset(captions)) == [(kind, "a.jpg")]
     (note,) = load_dataset(captions).notes
     assert note.startswith("captions that ")
-    assert "of a.jpg" in note
+    assert note.endswith("of 'a.jpg'")
 
 
 def test_a_folder_that_is_forgotten_is_asked_for(tmp_path: Path) -> None:

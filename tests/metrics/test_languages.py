@@ -11,6 +11,7 @@ from regard.config import ObjectiveConfig
 from regard.data import CaptionDataset, CaptionedItem
 from regard.metrics import score_captions
 from regard.metrics.tokenize import tokenize_captions
+from regard.reliability.confidence import Confidence, unsure_text
 from regard.text.vocabulary import build_vocabulary
 from regard.training.objectives import caption_reward
 from regard.training.setup import tokens_note
@@ -120,3 +121,13 @@ def test_an_audit_compares_characters(pieces: tuple[str, ...]) -> None:
     caption = replace(toys.caption(pieces), text="".join(pieces))
     item = CaptionedItem("a.jpg", ("赤い丸が左にある。", "赤い丸がある"), "val", "a.jpg")
     assert [(f.kind, f.said) for f in examine(item, caption).mistakes] == [("unsupported", "右")]
+
+
+def test_doubt_is_about_the_tokens_of_a_sentence_without_spaces() -> None:
+    caption = replace(toys.caption(tuple("赤い丸と犬")), text="赤い丸と犬")
+    sure = replace(caption.words[0], logprob=-0.01)
+    words = (sure, *(replace(word, logprob=-2.0) for word in caption.words[1:]))
+    rated = Confidence(1.0, 0.0, "val", 3, 10, 10, 0.1, 0.1).rate(replace(caption, words=words))
+    known = [word.text for word in rated.words if word.confidence is not None]
+    assert known == ["赤", "丸", "犬"]  # kana mean nothing by themselves
+    assert unsure_text(rated, 0.5) == "赤い丸(?)と犬(?)"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from regard.util import safe_io
-from regard.util.safe_io import Unreadable, json_of, text_of
+from regard.util.safe_io import Unreadable, json_of, table_of, text_of
 
 
 def test_a_text_is_read(tmp_path: Path) -> None:
@@ -45,3 +45,19 @@ def test_json_that_is_none_or_too_deep_is_refused(text: str) -> None:
 
 def test_json_is_parsed() -> None:
     assert json_of('{"a": [1, null]}') == {"a": [1, None]}
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '[{"b": {"a": 1, "x": 2, "a": 1}}]'])
+def test_a_key_that_occurs_twice_is_refused(text: str) -> None:
+    with pytest.raises(Unreadable, match="the key 'a' occurs twice"):
+        json_of(text)
+
+
+def test_a_table_is_read_or_refused() -> None:
+    assert table_of('a, b\n1, "2, 3"\n\n4\n') == (
+        ["a", "b"],
+        [{"a": "1", "b": "2, 3"}, {"a": "4", "b": ""}],
+    )
+    for text, said in (("a,A \n1,2\n", "'a' occurs 2 times"), ('a,b\n1,"2" x\n', "line 2: text")):
+        with pytest.raises(Unreadable, match=said):
+            table_of(text)

@@ -115,7 +115,9 @@ def _write(folder: Path, audits: list[Audit]) -> None:
 
 def _print(audits: list[Audit], folder: Path) -> None:
     columns = [c for one in audits for c in (one.settings["model"], "pictures")]
-    table = Table("findings", *columns)
+    tokens = audits[0].settings.get("tokens", "words")
+    title = f"compared by {tokens}" if tokens != "words" else None
+    table = Table("findings", *columns, title=title)
     counts = [one.counts() for one in audits]
     for kind in counts[0]:
         cells = [str(c[kind][name]) for c in counts for name in ("findings", "pictures")]

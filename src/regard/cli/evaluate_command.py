@@ -148,7 +148,7 @@ def _change_model(folder: Path, decoding: Any, found: Calibration | None) -> Non
 
 
 def _print_scores(result: EvaluationResult) -> None:
-    from regard.data.records import counted, odd_caption
+    from regard.data.caption_records import counted, odd_caption
 
     console = tables(_PIPE_WIDTH)
     print_table(_score_table(result), console)

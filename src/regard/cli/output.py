@@ -192,7 +192,7 @@ def open_dataset(
         DatasetError: they cannot be read, or none of several files exists.
     """
     from regard.data import load_dataset
-    from regard.data.records import missing_files
+    from regard.data.caption_records import missing_files
     from regard.media import is_there
 
     dataset = load_dataset(annotations, images or "", present_only=present_only)

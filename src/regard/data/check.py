@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from regard.data.caption_records import FileNames, near_hint, odd_caption
 from regard.data.dataset import SPLITS, UNUSED, CaptionDataset, CaptionedItem, Row
 from regard.data.formats import CaptionFile, read_caption_file
-from regard.data.records import FileNames, near_hint, odd_caption
 from regard.data.shards import names_shards, place_in_shard, read_item, read_shards
 from regard.errors import DatasetError, MediaError
 from regard.media import (

@@ -7,18 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regard.data.dataset import (
-    CaptionDataset,
-    CaptionedItem,
-    Entry,
-    LineFault,
-    Row,
-    numbered_lines,
-    split_named,
-    texts_in,
-    with_rest_trained,
-)
-from regard.data.records import (
+from regard.data.caption_records import (
     CAPTION_KEYS,
     ODD_CAPTIONS,
     FileNames,
@@ -32,6 +21,17 @@ from regard.data.records import (
     rows_of,
     table_rows,
     text_of_entry,
+)
+from regard.data.dataset import (
+    CaptionDataset,
+    CaptionedItem,
+    Entry,
+    LineFault,
+    Row,
+    numbered_lines,
+    split_named,
+    texts_in,
+    with_rest_trained,
 )
 from regard.data.video_formats import CLIP_READERS, folder_of_clips, kind_of_clips
 from regard.errors import DatasetError, UnknownName
@@ -215,6 +215,7 @@ def _read(path: Path) -> str:
             f"{path} is a shard, which `regard train` and `regard data check` read. Unpack it, and "
             "name a file of captions."
         )
+    content = b""
     try:
         content = path.read_bytes()
         utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # by Excel

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from regard.data.caption_records import missing_files
 from regard.data.dataset import (
     SPLITS,
     CaptionDataset,
@@ -32,7 +33,6 @@ from regard.data.dataset import (
     with_rest_trained,
 )
 from regard.data.formats import CaptionFile, load_dataset, notes_on
-from regard.data.records import missing_files
 from regard.errors import ConfigError, DatasetError, MediaError, needs_extra
 from regard.media import is_there
 from regard.types import MEDIA, Media

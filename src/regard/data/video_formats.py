@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from regard.data.caption_records import rows_of
 from regard.data.dataset import UNUSED, Entry, LineFault, Row, numbered_lines
-from regard.data.records import rows_of
 from regard.errors import DatasetError
 from regard.types import MEDIA
 from regard.util.safe_io import check_columns, csv_records, json_of

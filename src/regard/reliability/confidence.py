@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from regard.checkpoint.folder import change_config
 from regard.config.io import Range, Section, from_dict
 from regard.errors import CheckpointError, ConfigError, UnknownName
-from regard.text.words import is_judged, spoken_words
+from regard.text.words import UNSPACED, is_judged, judged_words, spoken_words
 from regard.types import Caption
 
 LEAST = 1e-6
@@ -66,7 +66,7 @@ class Confidence(Section, section="confidence"):
         """
         tokens: list[float | None] = [None] * len(caption.words)
         known: list[float] = []
-        for word in spoken_words(caption):
+        for word in judged_words(caption):
             if is_judged(word.text.lower()):
                 known.append(self.chance(word.logprob))
                 tokens[word.first : word.stop] = known[-1:] * (word.stop - word.first)
@@ -106,11 +106,19 @@ def unsure_words(caption: Caption, below: float) -> tuple[int, ...]:
 
 
 def unsure_text(caption: Caption, below: float, mark: str = "(?)") -> str:
-    """Return the caption with a mark after every word whose confidence is below a limit."""
+    """Return the caption with a mark after every word whose confidence is below a limit.
+
+    Where a language puts no spaces between words, the marks stand after tokens.
+    """
     unsure = unsure_words(caption, below)
-    return " ".join(
-        word.text + mark if word.first in unsure else word.text for word in spoken_words(caption)
-    )
+    marked: list[str] = []
+    for word in spoken_words(caption):
+        if UNSPACED.search(word.text):
+            tokens = range(word.first, word.stop)
+            marked.append("".join(caption.words[t].text + mark * (t in unsure) for t in tokens))
+        else:
+            marked.append(word.text + mark * (word.first in unsure))
+    return " ".join(marked)
 
 
 def store_confidence(folder: Path, confidence: Confidence) -> None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from regard.config import DataConfig, Recipe
+from regard.data.caption_records import counted, missing_files
 from regard.data.dataset import CaptionDataset, CaptionedItem
-from regard.data.records import counted, missing_files
 from regard.data.shards import read_item
 from regard.data.store import AnnotationStore, StoreKey
 from regard.errors import ConfigError, DatasetError, MediaError

@@ -79,8 +79,7 @@ def prepare_run(
     start = saved
     if saved is None:
         _check_bank(recipe)
-    if saved is None and recipe.training.init_from:
-        start = open_start(recipe, splits.train)
+        start = open_start(recipe, splits.train) if recipe.training.init_from else None
     encoder = _build_encoder(recipe, start)
     recipe = replace(recipe, decoder=replace(recipe.decoder, grid_shape=encoder.grid_shape))
     vocabulary = saved.vocabulary if saved else _build_words(recipe, splits, start)
@@ -94,14 +93,10 @@ def prepare_run(
     store = Path(recipe.data.store or out / "annotations")
     views, report = views_of(recipe.data)[1:], reporter.encoded
     pictures = Pictures(encoder, splits, store, views=views, report=report, devices=devices)
-    for note in (*splits.train.notes, pictures.held_out_twins(splits)):
-        if note:
-            reporter.message(note)
     encoded = encode_captions(splits.train, vocabulary)
-    captions, remark = cut_captions(encoded, recipe.data.max_length)
-    if remark:
-        reporter.message(remark)
-    if remark := tokens_note(splits.train, vocabulary):
+    captions, cut = cut_captions(encoded, recipe.data.max_length)
+    remarks = (*splits.train.notes, pictures.held_out_twins(splits), cut)
+    for remark in filter(None, (*remarks, tokens_note(splits.train, vocabulary))):
         reporter.message(remark)
     objective = build_objective(recipe, splits.train, vocabulary).to(devices.device)
     if start is not None and len(vocabulary) > len(start.vocabulary):
