@@ -19,6 +19,8 @@ import difflib
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
+from regard.util.shown_text import without_secrets
+
 _NAME = 200  # characters of a name that is compared with those that are known
 _LONGEST, _BEGINNING, _END = 3000, 2000, 900  # characters of a message
 
@@ -27,8 +29,8 @@ class RegardError(Exception):
     """Base class of all errors that regard raises on purpose."""
 
     def __str__(self) -> str:
-        """Return the message; one that is too long is cut in the middle."""
-        text = super().__str__()
+        """Return the message without secrets of URLs; a long one is cut in the middle."""
+        text = without_secrets(super().__str__())
         if len(text) <= _LONGEST:
             return text
         return f"{text[:_BEGINNING]} [...] {text[-_END:]}"

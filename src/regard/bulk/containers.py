@@ -46,7 +46,9 @@ class Unit:
         at: tar: the byte where the first member starts; parquet: the first row in the group.
         group: parquet: the row group.
         first: parquet: the number of the first row in the file.
-        column: parquet: the column to read.
+        column: parquet, and listed with `hidden`: the column to read.
+        hidden: listed: the number of its first entry in the list, from 1, if entries hold secrets.
+            The plan leaves those out, and workers read the list for them; otherwise 0.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class Unit:
     group: int = 0
     first: int = 0
     column: str = ""
+    hidden: int = 0
 
     def to_json(self) -> str:
         """Return one line of JSON; file names that are not UTF-8 are kept."""
@@ -129,7 +132,7 @@ def files_of_tar(place: Place, unit: Unit) -> Iterator[tuple[str, bytes | None, 
                     if found == unit.count:
                         return
     except _FAULTS as error:
-        yield name, None, f"the tar is damaged after {found} items: {error or 'it ends'}."
+        yield name, None, f"the tar is damaged after {found} items: {place.explain(error)}."
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -262,5 +265,6 @@ def _opened(place: Place, path: str) -> Generator[Any]:
         with place.open(path) as raw, parquet.ParquetFile(raw) as file:
             yield file
     except (OSError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise MediaError(f"{place.url(path)} cannot be read as Parquet: {reason}") from error
+        raise MediaError(
+            f"{place.url(path)} cannot be read as Parquet: {place.explain(error)}"
+        ) from error

@@ -25,6 +25,7 @@ from regard.bulk.worker import FinishedUnit, Worker
 from regard.checkpoint.components import placed
 from regard.errors import ConfigError, RegardError, UnknownName, needs_extra
 from regard.util.child_python import python_environment
+from regard.util.shown_text import without_secrets
 
 ENGINES = ("auto", "local", "ray")
 
@@ -232,7 +233,7 @@ def _connected(ray: Any, address: str) -> Generator[None]:
             elif address != "auto":
                 ray.init(address, **({} if address.startswith("ray://") else quiet))
     except Exception as error:  # a cluster that does not start in time is a bare Exception
-        reason = " ".join(str(error).split())
+        reason = " ".join(without_secrets(str(error), [address]).split())
         raise ConfigError(
             f"no Ray cluster at {address!r}: {reason}. Use auto, local, or an address such as "
             "ray://head:10001."

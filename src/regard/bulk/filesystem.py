@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from regard.errors import ConfigError, needs_extra
+from regard.util.shown_text import without_secrets
 
 _URL = re.compile(r"([A-Za-z][\w+.-]*)://([^/?]*)(.*?)(\?\w+=[^&?*\[]*(?:&\w+=[^&?*\[]*)*)?", re.S)
 _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "mock")
@@ -70,6 +71,10 @@ class Place(ABC):
     @abstractmethod
     def url(self, path: str) -> str:
         """Return the name of a path in messages and rows, without keys and passwords."""
+
+    def explain(self, error: BaseException) -> str:
+        """Return an error's message in one line, without keys and passwords."""
+        return " ".join(without_secrets(str(error)).split()) or type(error).__name__
 
     @contextmanager
     def whole(self, path: str) -> Generator[Path]:
@@ -141,57 +146,63 @@ class LocalPlace(Place):
 class ArrowPlace(Place):
     """A file system of pyarrow."""
 
-    def __init__(self, files: Any, prefix: str, root: str) -> None:
+    def __init__(self, files: Any, prefix: str, root: str, opened: str = "") -> None:
         """Wrap it.
 
         Args:
             files: `pyarrow.fs.FileSystem`.
-            prefix: such as "s3://"; the prefix and a path without `root` make a URL.
-            root: folder that starts every path but is not in the URLs.
+            prefix: such as "s3://"; the prefix and a path make a URL.
+            root: what the file system has before every path; it may hold a password.
+            opened: the URL that opened it, whose secrets no message repeats.
         """
         from pyarrow import fs
 
         self._fs, self._files, self._prefix, self._root = fs, files, prefix, root
+        self._opened = opened
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """See `Place`."""
-        selector = self._fs.FileSelector(folder, allow_not_found=True)
+        selector = self._fs.FileSelector(self._root + folder, allow_not_found=True)
         found = [i for i in self._files.get_file_info(selector) if not i.base_name.startswith(".")]
-        made = [self._entry(i) for i in found if i.path.rstrip("/") != folder.rstrip("/")]
+        made = [e for e in map(self._entry, found) if e.path.rstrip("/") != folder.rstrip("/")]
         yield from sorted(made, key=lambda e: e.path + "/" * e.is_folder)
 
     def info(self, path: str) -> Entry | None:
         """See `Place`."""
-        found = self._files.get_file_info(path)
+        found = self._files.get_file_info(self._root + path)
         return None if found.type == self._fs.FileType.NotFound else self._entry(found)
 
     def _entry(self, info: Any) -> Entry:
-        return Entry(info.path, info.type == self._fs.FileType.Directory, info.size)
+        path = info.path.removeprefix(self._root)
+        return Entry(path, info.type == self._fs.FileType.Directory, info.size)
 
     def open(self, path: str) -> BinaryIO:
         """See `Place`."""
         # pyarrow's own file cannot iterate over lines.
-        return io.BufferedReader(self._files.open_input_file(path), _READ_AHEAD)
+        return io.BufferedReader(self._files.open_input_file(self._root + path), _READ_AHEAD)
 
     def put(self, finished: Path, path: str) -> None:
         """See `Place`."""
         at_once = self._files.type_name in _OBJECT_STORES
         if not at_once:
-            self._files.create_dir(path.rpartition("/")[0], recursive=True)
+            self._files.create_dir(self._root + path.rpartition("/")[0], recursive=True)
         goal = path if at_once else f"{path}.{uuid4().hex}{NEW}"
         try:
-            with finished.open("rb") as source, self._files.open_output_stream(goal) as target:
+            with finished.open("rb") as source, self._writer(goal) as target:
                 shutil.copyfileobj(source, target, 2**20)
         except BaseException:
             self.delete(goal)  # closing may have stored an incomplete object
             raise
         if not at_once:
-            self._files.move(goal, path)
+            self._files.move(self._root + goal, self._root + path)
+
+    def _writer(self, path: str) -> Any:
+        return self._files.open_output_stream(self._root + path)
 
     def delete(self, path: str) -> None:
         """See `Place`."""
         if self.info(path) is not None:
-            self._files.delete_file(path)
+            self._files.delete_file(self._root + path)
 
     def scratch(self, path: str) -> Path:
         """See `Place`."""
@@ -203,7 +214,11 @@ class ArrowPlace(Place):
 
     def url(self, path: str) -> str:
         """See `Place`."""
-        return self._prefix + path.removeprefix(self._root)
+        return without_secrets(self._prefix + path)
+
+    def explain(self, error: BaseException) -> str:
+        """See `Place`."""
+        return without_secrets(super().explain(error), [self._opened])
 
 
 class Places:
@@ -237,16 +252,18 @@ class Places:
         """Return the place and path of an entry of a list.
 
         Args:
-            source: URL of the job's source. URLs of its scheme without user and options get those
-                of the source.
+            source: URL of the job's source. Its user and options go only to its own host, or
+                bucket: URLs of the same scheme and host without user and options get them.
             path: path of the list, in the place of the source.
             entry: a URL, or a path relative to the list's folder.
         """
         named, given = _parts(entry), _parts(source)
         if named is not None:
             scheme, host, rest, query = named
-            if given and given[0] == scheme and not query and "@" not in host:
-                user = "".join(given[1].rpartition("@")[:2])
+            user, at, home = given[1].rpartition("@") if given else ("", "", "")
+            same = given and given[0] == scheme and home.lower() == host.lower()
+            if given and same and not query:
+                user += at
                 return self.find(f"{scheme}://{user}{host}{rest}{given[3]}")
             return self.find(entry)
         place, _ = self.find(source)
@@ -256,12 +273,12 @@ class Places:
 
 
 def shown(url: str) -> str:
-    """Return a URL without user, password and options, which may be secret."""
+    """Return a URL without user, password, options and tokens, which may be secret."""
     parts = _parts(url)
     if parts is None:
-        return url
+        return without_secrets(url)
     scheme, host, path, _ = parts
-    return f"{scheme}://{host.rpartition('@')[2]}{path}"
+    return without_secrets(f"{scheme}://{host}{path}")
 
 
 def _parts(url: str) -> tuple[str, str, str, str] | None:
@@ -286,18 +303,21 @@ def _opened(scheme: str, host: str, query: str) -> tuple[Place, str]:
                 raise
             return _by_fsspec(fs, scheme, host)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"{name} cannot be opened: {' '.join(str(error).split())}") from error
+        reason = " ".join(without_secrets(str(error), [f"{scheme}://{host}/{query}"]).split())
+        raise ConfigError(f"{name} cannot be opened: {reason}") from error
     in_bucket = files.type_name in _OBJECT_STORES
-    return ArrowPlace(files, f"{scheme}://" if in_bucket else name, ""), root
+    opened = f"{scheme}://{host}/{query}"
+    return ArrowPlace(files, f"{scheme}://" if in_bucket else name, "", opened), root
 
 
 def _by_fsspec(fs: Any, scheme: str, host: str) -> tuple[Place, str]:
     from fsspec.core import url_to_fs
 
-    files, root = url_to_fs(f"{scheme}://{host}/")
-    root = root.rstrip("/")
-    place = ArrowPlace(fs.PyFileSystem(fs.FSSpecHandler(files)), f"{scheme}://{host}", root)
-    return place, root
+    opened = f"{scheme}://{host}/"
+    files, root = url_to_fs(opened)
+    name = f"{scheme}://{host.rpartition('@')[2]}"
+    handler = fs.PyFileSystem(fs.FSSpecHandler(files))
+    return ArrowPlace(handler, name, root.rstrip("/"), opened), ""
 
 
 def _size(path: str) -> int | None:

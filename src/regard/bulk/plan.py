@@ -57,8 +57,8 @@ class Job:
         options: decoding options; see `DecodingOptions`.
     """
 
-    source: str
-    out: str
+    source: str = field(repr=False)
+    out: str = field(repr=False)
     model: str | None = None
     form: str = "parquet"
     traces: bool = False
@@ -183,7 +183,7 @@ def _written(
             text = json.dumps(plan.to_json(), indent=2, ensure_ascii=False)
             path.write_text(text + "\n", "utf-8", "backslashreplace")
     except OSError as error:
-        raise ConfigError(f"{shown(job.out)} cannot be written: {error}.") from error
+        raise ConfigError(f"{shown(job.out)} cannot be written: {place.explain(error)}.") from error
     return plan
 
 

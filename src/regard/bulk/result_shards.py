@@ -21,6 +21,7 @@ from typing import Any
 from regard.bulk.filesystem import Place
 from regard.errors import needs_extra
 from regard.types import Caption
+from regard.util.shown_text import without_secrets
 
 Row = dict[str, Any]
 
@@ -30,7 +31,7 @@ _COUNTS = b"regard.rows", b"regard.failed"
 
 def caption_row(caption: Caption, *, traces: bool) -> Row:
     """Return the row of a caption."""
-    row: Row = {"file": readable(caption.file)}
+    row: Row = {"file": readable(without_secrets(caption.file))}
     made = caption.to_json(alpha=traces)
     for key in ("seconds", "n_best") if traces else ("seconds", "n_best", "grid"):
         del made[key]
@@ -42,7 +43,8 @@ def caption_row(caption: Caption, *, traces: bool) -> Row:
 
 def failed_row(file: str, error: str) -> Row:
     """Return the row of an item that failed."""
-    return {"file": readable(file), "error": " ".join(readable(error).split())}
+    file, error = map(readable, map(without_secrets, (file, error)))
+    return {"file": file, "error": " ".join(error.split())}
 
 
 def readable(text: str) -> str:

@@ -11,13 +11,14 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 from regard.bulk import containers
 from regard.bulk.containers import FILE_COLUMNS, TAR_SUFFIXES, Named, Unit, chosen_column
-from regard.bulk.filesystem import Entry, Place, Places
+from regard.bulk.filesystem import Entry, Place, Places, shown
 from regard.data.dataset import delimiter_of
 from regard.errors import ConfigError, DatasetError
 from regard.media.find import medium_by_name, series_in
@@ -57,8 +58,8 @@ def units_of(
             yield from containers.units_of_tar(place, found, size)
         elif lists and name.endswith(LIST_SUFFIXES):
             yield from packer.rest()
-            for entry in _listed(place, found, column):
-                yield from packer.add(entry, file=found.path)
+            for number, entry in enumerate(_listed(place, found, column), 1):
+                yield from packer.add(entry, file=found.path, number=number, column=column)
             yield from packer.rest()
         elif place.is_local or not name.endswith(tuple(DICOM_SUFFIXES)):
             yield from packer.add((found.path, ""), found.size)
@@ -73,8 +74,19 @@ class _Packer:
 
     def __init__(self, size: int) -> None:
         self._limit, self._entries, self._bytes, self._file = size, list[Named](), 0, ""
+        self._number, self._column = 0, ""
 
-    def add(self, entry: Named, size: int | None = None, file: str = "") -> Iterator[Unit]:
+    def add(
+        self,
+        entry: Named,
+        size: int | None = None,
+        file: str = "",
+        number: int = 0,
+        column: str | None = None,
+    ) -> Iterator[Unit]:
+        """Add an entry; the last three are its list, its number there, and the list's column."""
+        if not self._entries:
+            self._number, self._column = number, column or ""
         self._entries.append(entry)
         self._bytes += size or 0
         self._file = file
@@ -85,8 +97,36 @@ class _Packer:
         if self._entries:
             kind = "listed" if self._file else "files"
             entries = tuple(self._entries)
-            yield Unit(kind, self._bytes, len(entries), entries, self._file)
+            unit = Unit(kind, self._bytes, len(entries), entries, self._file)
+            if self._file:
+                clean = _cleaned(entries)
+                if clean != entries:
+                    unit = replace(unit, entries=clean, hidden=self._number, column=self._column)
+            yield unit
             self._entries, self._bytes = [], 0
+
+
+def _cleaned(entries: Iterable[Named]) -> tuple[Named, ...]:
+    return tuple((shown(name), reason) for name, reason in entries)
+
+
+def entries_of(unit: Unit, place: Place) -> tuple[Named, ...]:
+    """Return the entries of a listed unit with their secrets, which the plan leaves out.
+
+    Raises:
+        ConfigError: the list has changed since.
+    """
+    if not unit.hidden:
+        return unit.entries
+    found = _listed(place, Entry(unit.file, False, None), unit.column or None)
+    start = unit.hidden - 1
+    entries = tuple(islice(found, start, start + len(unit.entries)))
+    if _cleaned(entries) != unit.entries:
+        raise ConfigError(
+            f"{place.url(unit.file)} has changed since the job was started. Name another folder "
+            "for the rows of the new list."
+        )
+    return entries
 
 
 def _expanded(source: str, place: Place, path: str) -> Iterator[Entry]:

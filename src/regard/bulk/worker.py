@@ -13,6 +13,7 @@ from regard.bulk.containers import Unit, files_of_tar, values_of_parquet
 from regard.bulk.filesystem import Place, Places, shown
 from regard.bulk.plan import Job, model_digest, part_name
 from regard.bulk.result_shards import Row, Shard, caption_row, failed_row, new_shard
+from regard.bulk.sources import entries_of
 from regard.captioner import Deferred, Failure, Source
 from regard.errors import ConfigError, MediaError, RegardError
 from regard.media.find import medium_by_name, medium_of, medium_of_head
@@ -238,7 +239,7 @@ def items_of(unit: Unit, source: str, places: Places) -> Iterator[Item]:
             name = place.url(path)
             yield _failed(name, error) if error else _file(name, place, path)
     elif unit.kind == "listed":
-        for entry, error in unit.entries:
+        for entry, error in entries_of(unit, place):
             yield (
                 _failed(shown(entry), error) if error else _named(entry, unit.file, source, places)
             )
@@ -304,9 +305,8 @@ def _fetching(place: Place, path: str, name: str) -> Callable[[], bytes]:
                 raise MediaError(f"{name} does not exist.") from error
             except Exception as error:  # file systems raise exceptions of any class
                 if attempt == _TRIES - 1:
-                    reason = " ".join(str(error).split())
                     raise MediaError(
-                        f"{name} could not be fetched, tried {_TRIES} times: {reason}"
+                        f"{name} could not be fetched, tried {_TRIES} times: {place.explain(error)}"
                     ) from error
                 time.sleep(_PAUSE * 2**attempt)
         raise AssertionError("the last try returns or raises")

@@ -42,6 +42,7 @@ def bulk(
     Every item gets one row, which for a failed item holds the reason; the status is then 1.
     """
     from regard.bulk import Job, engine_for, open_run, run
+    from regard.bulk.filesystem import shown
 
     engine = engine_for(engine, address, workers)  # checked before a plan is written
     decoding = {"beam": beam, "context": context} | options.given(
@@ -60,7 +61,7 @@ def bulk(
     rows, failed = progress.rows, progress.failed
     if as_json:
         json_line({
-            "out": out, "rows": rows, "failed": failed, "units": todo.plan.units,
+            "out": shown(out), "rows": rows, "failed": failed, "units": todo.plan.units,
             "units_before": todo.there[0], "rows_now": progress.new_rows,
             "seconds": round(seconds, 3),
         })  # fmt: skip
@@ -68,7 +69,7 @@ def bulk(
         counts = (
             f"{rows:,} rows, {progress.new_rows:,} of them now, {failed:,} of items that failed"
         )
-        typer.echo(f"{out}: {counts}")
+        typer.echo(f"{shown(out)}: {counts}")
     if failed:
         complain(f"{failed:,} of {rows:,} items failed; `error` in their rows says why.")
     raise typer.Exit(1 if failed else 0)

@@ -11,6 +11,7 @@ from regard.cli import options
 from regard.cli.options import argument, option
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, UnknownName
+from regard.util.shown_text import printable, printable_json, without_secrets
 
 app = typer.Typer(
     help="Check your own data, write shards, or generate synthetic data with ground truth.",
@@ -34,7 +35,8 @@ def check(
     from regard.data.check import check_dataset
 
     report = check_dataset(annotations, images or "", kind=kind)
-    typer.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.text())
+    text = json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.text()
+    typer.echo(printable_json(text) if as_json else printable(without_secrets(text)))
     raise typer.Exit(1 if report.problems else 0)
 
 
@@ -56,7 +58,7 @@ def shard(
             size=size * 10**6,
             report=partial(report, "writing"),
         )
-    typer.echo(manifest)
+    typer.echo(printable(without_secrets(manifest)))
 
 
 @app.command()

@@ -14,6 +14,7 @@ import typer
 
 from regard.cli.output import complain, never_fail_to_print
 from regard.errors import RegardError
+from regard.util.shown_text import without_secrets
 
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 """click's class of wrong usage; some versions of typer have a click of their own."""
@@ -110,9 +111,17 @@ def _report_system_error(error: OSError) -> int:
     return status
 
 
+def _report_failure(_: object, error: BaseException, __: object) -> None:
+    """Print the traceback of an error, without passwords of the command line's URLs."""
+    import traceback
+
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(error)), sys.argv))
+
+
 def main() -> None:
     """Run the command line; wrong usage and errors of regard become one line and status 2."""
     never_fail_to_print()
+    sys.excepthook = _report_failure
     # Before it exits Python collects cycles among all objects: a tenth of the time of one caption.
     atexit.register(gc.freeze)
     arguments = sys.argv[1:]

@@ -17,6 +17,7 @@ import typer
 
 from regard.errors import ConfigError
 from regard.util.safe_io import Unreadable, json_of, text_of
+from regard.util.shown_text import printable, printable_json, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,12 +29,14 @@ _PIPE_WIDTH = 110  # of tables, where there is no terminal
 def json_line(record: dict[str, Any]) -> None:
     """Write one record as one line of JSON to standard output."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    typer.echo(json.dumps(record, ensure_ascii=not utf8))
+    typer.echo(printable_json(json.dumps(record, ensure_ascii=not utf8)))
 
 
 def complain(error: Exception | str) -> None:
     """Write a message as one line to standard error."""
-    typer.echo(f"regard: {' '.join(str(error).split())}", err=True)
+    typer.echo(
+        f"regard: {printable(' '.join(without_secrets(str(error), sys.argv).split()))}", err=True
+    )
 
 
 def tables(pipe_width: int = _PIPE_WIDTH) -> Console:

@@ -33,6 +33,7 @@ from regard.data.formats import load_dataset
 from regard.errors import ConfigError, DatasetError, needs_extra
 from regard.media import is_there
 from regard.types import MEDIA, Media
+from regard.util.shown_text import without_secrets
 
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
@@ -267,7 +268,8 @@ def _of_filesystem(url: str) -> Generator[tuple[Any, str]]:
     except DatasetError:
         raise
     except Exception as error:  # every file system has its own
-        raise DatasetError(f"{url} cannot be read: {type(error).__name__}: {error}.") from error
+        reason = without_secrets(str(error), [url])
+        raise DatasetError(f"{url} cannot be read: {type(error).__name__}: {reason}.") from error
 
 
 # Writing

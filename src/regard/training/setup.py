@@ -24,6 +24,7 @@ from regard.training.logs import Reporter
 from regard.training.objectives import build_objective
 from regard.training.state import TrainState
 from regard.types import MEDIA
+from regard.util.shown_text import holds_secret
 
 _FEWEST_ITEMS = 10  # training items that statistics can be learned from
 
@@ -174,6 +175,12 @@ def _resolve(recipe: Recipe) -> Recipe:
 
 
 def _absolute(place: str) -> str:
+    if holds_secret(place):
+        raise ConfigError(
+            f"{place} is given with a password or token, and the run's folder keeps the recipe. "
+            "Set it in the environment or in the configuration of fsspec instead, such as "
+            "AWS_SECRET_ACCESS_KEY or FSSPEC_HTTP_CLIENT_KWARGS."
+        )
     return str(Path(place).absolute()) if place and "://" not in place else place
 
 
