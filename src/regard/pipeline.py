@@ -34,6 +34,7 @@ from regard.media import Input
 from regard.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from regard.types import Annotations, AttentionTrace, Caption, Grid, Hypothesis, Media, Word
 from regard.types.decoding import array_namespace
+from regard.util.parallel import check_stopped
 
 if TYPE_CHECKING:
     import torch
@@ -280,6 +281,7 @@ def _naming_of(found: Hypothesis, t: int, grid: Grid) -> dict[str, Any]:
 
 def encode(backend: Backend, inputs: Sequence[Input]) -> Annotations:
     """Encode N prepared items to their annotations (N, L, D)."""
+    check_stopped()
     size = backend.encode_batch_size or len(inputs)
     parts = [
         backend.encode(

@@ -12,6 +12,7 @@ from regard.backends import Backend
 from regard.decoding.search import Prediction, Stepper
 from regard.decoding.topk import Ids, keep_likely, log_softmax, to_numpy
 from regard.types import Annotations, Hypothesis
+from regard.util.parallel import check_stopped
 
 if TYPE_CHECKING:
     from regard.decoding import DecodingOptions
@@ -158,6 +159,7 @@ def force_captions(
     alpha = np.zeros((*words.shape, annotations.mask.shape[1]), np.float32)
     token = np.full(items, start, np.int64)
     for t in range(words.shape[1]):
+        check_stopped()
         step = backend.step(backend.asarray(token), state, projected)
         predicted = to_numpy(log_softmax(step.logits))
         logprobs[:, t] = predicted[np.arange(items), words[:, t]]

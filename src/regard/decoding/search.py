@@ -15,6 +15,7 @@ import numpy as np
 from regard.backends import Backend
 from regard.decoding.topk import Candidates, Filter, Ids, to_numpy
 from regard.types import Annotations, Array, Hypothesis, ProjectedAnnotations, Step
+from regard.util.parallel import check_stopped
 
 if TYPE_CHECKING:
     from regard.decoding import DecodingOptions
@@ -195,6 +196,7 @@ class Stepper:
 
     def predict(self, token: np.ndarray, count: int) -> Prediction:
         """Run one step on the last words (B,) and find the `count` strongest next words."""
+        check_stopped()
         step = self._backend.step(
             self._backend.asarray(token),
             self._state,

@@ -23,6 +23,7 @@ from regard.decoding.sampling import ForcedCaptions, force_captions
 from regard.errors import ConfigError
 from regard.text.vocabulary import START
 from regard.types import Annotations, Caption, Clip, Grid
+from regard.util.parallel import check_stopped
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
@@ -134,6 +135,7 @@ class Occluder:
         return self._encode(np.where(masks, self.whole, self.covered))
 
     def _encode(self, pixels: np.ndarray) -> Annotations:
+        check_stopped()
         copies = len(pixels)
         masks = np.tile(self.mask, (copies, 1))
         return self.captioner.backend.encode(pixels, (self.grid,) * copies, masks)

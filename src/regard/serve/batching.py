@@ -7,6 +7,7 @@ the next one fills. The event loop itself never computes.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from regard.captioner import Failure
 from regard.serve.settings import Settings
 from regard.types import Caption, Media
+from regard.util.parallel import Stopped, check_stopped, stop_when
 
 if TYPE_CHECKING:
     from regard.captioner import Captioner
@@ -78,17 +80,31 @@ class Batcher:
             self._task = asyncio.create_task(self._drain())
         return await result
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run other work of a model on the models' thread."""
+    async def run(self, work: Callable[[], T], unwanted: Callable[[], bool] = lambda: False) -> T:
+        """Run work of a model on the models' thread; it ends early if this call is cancelled.
+
+        Args:
+            work: calls `check_stopped` at every step, as decoding and occlusion do.
+            unwanted: returns whether nobody waits for the result any more.
+
+        Raises:
+            Stopped: nobody did.
+        """
+        left = threading.Event()
 
         def timed() -> T:
             self.since = time.monotonic()
             try:
-                return work()
+                with stop_when(lambda: left.is_set() or unwanted()):
+                    check_stopped()
+                    return work()
             finally:
                 self.since = None
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+        finally:
+            left.set()
 
     def close(self) -> None:
         """End the thread after its current work."""
@@ -103,7 +119,11 @@ class Batcher:
         self._watch(len(batch))
         began = time.monotonic()
         try:
-            captions = await self.run(lambda: self._work(batch))
+            batch, captions = await self.run(
+                lambda: self._work(batch), lambda: all(item.result.done() for item in batch)
+            )
+        except Stopped:  # everybody has left
+            return
         except Exception as error:
             if len(batch) > 1:  # running each alone shows which one fails
                 for item in batch:
@@ -131,8 +151,12 @@ class Batcher:
         self._waiting = [item for item in self._waiting if item not in batch]
         return batch
 
-    def _work(self, batch: list[_BatchItem]) -> list[Caption]:
+    def _work(self, batch: list[_BatchItem]) -> tuple[list[_BatchItem], list[Caption]]:
+        """Caption the items of a batch that somebody still waits for."""
         model, options = batch[0].kind
+        batch = [item for item in batch if not item.result.done()]
+        if not batch:
+            raise Stopped
         captions: list[Caption] = []
         for result in self._captioners[model].caption_many(
             [item.media for item in batch], batch_size=len(batch), **dict(options)
@@ -140,4 +164,4 @@ class Batcher:
             if isinstance(result, Failure):
                 raise result.error
             captions.append(result)
-        return captions
+        return batch, captions

@@ -11,7 +11,7 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, cast
 
@@ -58,8 +58,13 @@ class Decoders:
             MediaError: it cannot be read, or is too large.
             RequestError: the process ended (500), or took too long (504).
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._read, upload, spec, settings)
+        loop, task = asyncio.get_running_loop(), _Task()
+        try:
+            return await loop.run_in_executor(
+                self._threads, self._read, upload, spec, settings, task
+            )
+        finally:
+            task.leave()  # a process still at work on it is killed
 
     def warm(self) -> None:
         """Start a process now, so that the first file does not wait for it."""
@@ -78,10 +83,12 @@ class Decoders:
                 one.end()
             self._all.clear()
 
-    def _read(self, upload: Upload, spec: Spec, settings: Settings) -> Media:
+    def _read(self, upload: Upload, spec: Spec, settings: Settings, task: _Task) -> Media:
+        task.check()
         process = self._process()
         try:
-            media = process.read(upload, spec, settings)
+            with task.given_to(process):
+                media = process.read(upload, spec, settings)
         except TimeoutError as error:
             self._watch("late")
             message = f"{upload.name} took more than {settings.decode_seconds:g} s to decode."
@@ -90,7 +97,8 @@ class Decoders:
             media = None
         if media is None:
             process.kill()
-            self._watch("crashed")
+            if not task.left:
+                self._watch("crashed")
             raise RequestError(
                 500, f"the process that decoded {upload.name} ended. Its file may be damaged."
             )
@@ -106,6 +114,43 @@ class Decoders:
                 process = self._own.process = _Process(self._memory)
                 self._all.add(process)
         return process
+
+
+class _Task:
+    """A file to decode, and whether its client has left."""
+
+    def __init__(self) -> None:
+        self.left = False
+        self._process: _Process | None = None
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Raise `RequestError` if the client has left."""
+        if self.left:
+            raise RequestError(503, "the client has left.")
+
+    @contextlib.contextmanager
+    def given_to(self, process: _Process) -> Generator[None]:
+        """Name the process that works on it.
+
+        Raises:
+            RequestError: the client has left.
+        """
+        with self._lock:
+            self.check()
+            self._process = process
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._process = None
+
+    def leave(self) -> None:
+        """Kill the process that works on it, if one does."""
+        with self._lock:
+            self.left = True
+            if self._process is not None:
+                self._process.stop()
 
 
 class _Process:
@@ -161,9 +206,13 @@ class _Process:
             raise TimeoutError
         return media
 
-    def kill(self) -> None:
+    def stop(self) -> None:
+        """Kill it; its thread waits for its end."""
         self._killed = True
         self._process.kill()
+
+    def kill(self) -> None:
+        self.stop()
         self._process.wait()
 
     def end(self) -> None:

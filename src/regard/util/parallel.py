@@ -1,15 +1,47 @@
-"""Parallel map over batches: threads process whole batches on one core each, in order.
+"""Parallel map over batches, and work that ends early.
+
+Threads process whole batches on one core each, in order.
 
 Threads that share every matrix product wait for each other at its end, and while Python runs
 between two products. With many batches it is faster if each thread processes its own.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from threading import Barrier
 from typing import TypeVar
+
+_stopped: ContextVar[Callable[[], bool] | None] = ContextVar("stopped", default=None)
+
+
+class Stopped(Exception):
+    """Raised within work that nobody waits for any more."""
+
+
+@contextmanager
+def stop_when(stopped: Callable[[], bool]) -> Generator[None]:
+    """End the work in the block once `stopped` returns True; it is asked at every step."""
+    before = _stopped.set(stopped)
+    try:
+        yield
+    finally:
+        _stopped.reset(before)
+
+
+def check_stopped() -> None:
+    """Raise if the work that calls this is to end; long loops call it at every step.
+
+    Raises:
+        Stopped: see `stop_when`.
+    """
+    stopped = _stopped.get()
+    if stopped is not None and stopped():
+        raise Stopped
+
 
 T = TypeVar("T")
 R = TypeVar("R")

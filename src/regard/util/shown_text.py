@@ -21,6 +21,7 @@ _SECRET = (
 _QUERY = re.compile(rf"([?&;](?:amp;)?{_SECRET})=[^&;\s#'\"<>]+", re.I)
 _NAMED = re.compile(rf"[?&]{_SECRET}=([^&#]+)", re.I)
 _HIDDEN = "***"
+_LONG = 6  # characters of a secret that is replaced within words, too
 _LEAST = 3  # characters of a user's name or key that is replaced wherever it stands
 
 _UNSAFE = re.compile(
@@ -39,7 +40,8 @@ def without_secrets(text: str, urls: Iterable[str] = ()) -> str:
     if "://" in text:
         text = _QUERY.sub(rf"\1={_HIDDEN}", _USER.sub(r"\1", text))
     for secret in sorted(secrets_of(urls), key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
+        apart = ("", "") if len(secret) >= _LONG else (r"(?<!\w)", r"(?!\w)")
+        text = re.sub(re.escape(secret).join(apart), _HIDDEN, text)
     return text
 
 
