@@ -166,7 +166,42 @@ def requests_that_are_abandoned(folder: Path) -> None:
         made.close()
 
 
+def charsets_that_take_minutes(folder: Path) -> None:
+    """Encodings whose decoders take quadratic time, on a form's field names and values."""
+    made = Decoders(1, 4 * 2**30)
+    app = create_app({"toy": toys.captioner()}, Settings(), decoders=made)
+    text = b"\r\n".join([
+        b"--x", b'Content-Disposition: form-data; name="prefix"', b"", b"a-" * 20_000,
+        b"--x", b'Content-Disposition: form-data; name="files"; filename="a.jpg"', b"",
+        toys.jpeg(), b"--x--", b"",
+    ])  # fmt: skip
+
+    async def use() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            for charset in ("punycode", "idna", "utf-7", "utf-16", '"punycode"', "unicode_escape",
+                            "hz", "nobody-knows", "rot13", "latin-1"):  # fmt: skip
+                for between in ("; ", ";", " ; "):
+                    kind = f"multipart/form-data{between}CharSet={charset}; boundary=x"
+                    headers, began = {"content-type": kind}, time.thread_time()
+                    answer = await client.post("/v1/caption", content=text, headers=headers)
+                    assert answer.status_code == 400, (charset, answer.text)
+                    assert "UTF-8" in answer.text, (charset, answer.text)
+                    assert time.thread_time() - began < 1
+            for charset in ("utf-8", "UTF8", "us-ascii"):
+                headers = {"content-type": f"multipart/form-data; charset={charset}; boundary=x"}
+                short = text.replace(b"a-" * 20_000, b"")
+                answer = await client.post("/v1/caption", content=short, headers=headers)
+                assert answer.status_code == 200, answer.text
+
+    try:
+        asyncio.run(use())
+    finally:
+        made.close()
+
+
 CASES = [
+    charsets_that_take_minutes,
     files_of_clients_who_leave,
     captions_for_nobody,
     explanations_for_nobody,

@@ -77,6 +77,7 @@ OWN = frozenset(f.name for f in fields(DecodingConfig))
 """Fields for which a model may have its own values."""
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 _FILES = ("file", "files")
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 _MAX_FIELDS = 50
 _MAX_FIELD_BYTES = 2**16
 _MAX_NAME = 255  # characters
@@ -169,6 +170,7 @@ async def read_request(
 
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError(415, "expected a multipart/form-data body with the picture in `files`.")
+    _check_charset(request.headers["content-type"])
     bounded = Request(request.scope, _bounded(request, settings.max_bytes, took))
     uploads: list[Upload] = []
     given: dict[str, str] = {}
@@ -195,6 +197,19 @@ async def read_request(
         raise RequestError(422, "no picture was sent; send one or more as `files`.")
     options, others = options_of(given, extra)
     return CaptionRequest(tuple(uploads), options, others)
+
+
+def _check_charset(content_type: str) -> None:
+    """Refuse a form in another encoding: some take minutes to decode a long text.
+
+    Raises:
+        RequestError: the form names another encoding.
+    """
+    from python_multipart.multipart import parse_options_header
+
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").lower()
+    if charset.replace(b"_", b"-") not in _CHARSETS:
+        raise RequestError(400, "the form is in an unusual encoding; use UTF-8.")
 
 
 def _bounded(
