@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.fuzz.tally import Tally
 
 Case = Callable[[Path], None]
-TOPICS = ("stranger_modules", "stranger_secrets", "stranger_clients")
+TOPICS = ("stranger_modules", "stranger_secrets", "stranger_clients", "stranger_media")
 """Modules of this package: each has `CASES`, a list of functions."""
 
 

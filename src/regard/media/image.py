@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
+from regard.media.cost import refuse_costly_picture, refuse_costly_tags
 from regard.media.source_file import quiet_libraries, read_start, refuse_empty, refuse_size
 from regard.types.media import NO_PIXELS, Media
 
@@ -18,10 +19,13 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 2**30
 """Largest file that is read; larger ones are not pictures, or are endless devices."""
 
-# Pillow reads more formats; for EPS it would run an interpreter on untrusted bytes.
-_FORMATS = frozenset(
-    ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM")
-    + ("SGI", "TGA", "TIFF", "WEBP")
+# No other format is even opened; for EPS Pillow would run an interpreter on untrusted bytes. MPO,
+# several JPEGs in one file, is opened as JPEG.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM") + (
+    "SGI",
+    "TGA",
+    "TIFF",
+    "WEBP",
 )
 _SUPPORTED = "Use JPEG, PNG, WebP, GIF, TIFF, BMP or a similar format; save HEIC as JPEG."
 
@@ -92,6 +96,7 @@ def _read_file(path: Path) -> bytes:
 
 def _from_bytes(content: bytes, name: str, max_pixels: int, shown: bool) -> Media:
     refuse_empty(len(content), name)
+    refuse_costly_picture(content, name, max_pixels)
     found, notes = _decode(io.BytesIO(content), name, max_pixels, shown)
     digest = hashlib.sha256(content).hexdigest()
     if isinstance(found, Image.Image):
@@ -107,9 +112,7 @@ def _decode(
         with quiet_libraries:
             if isinstance(source, Image.Image):
                 return _upright(source, name, max_pixels, shown)
-            with Image.open(source) as picture:
-                if picture.format not in _FORMATS:
-                    raise UnknownMedia(f"{name} is of the format {picture.format}. {_SUPPORTED}")
+            with Image.open(source, formats=_FORMATS) as picture:
                 return _upright(picture, name, max_pixels, shown)
     except MediaError:
         raise
@@ -137,6 +140,7 @@ def _upright(
     notes = (f"{which} of {frames} frames",) if frames > 1 else ()
     picture.load()
     try:
+        refuse_costly_tags(_exif_of(picture), name)
         turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # the pixels are whole; only the camera's metadata is damaged
         turn, notes = None, (*notes, "EXIF data damaged, taken as upright")
@@ -146,6 +150,14 @@ def _upright(
         return upright, notes
     pixels, remark = to_rgb(upright, shades)
     return pixels, notes + remark
+
+
+def _exif_of(picture: Image.Image) -> bytes:
+    """Return the EXIF data that Pillow would read."""
+    if "exif" in picture.info:
+        return picture.info["exif"]
+    raw = str(picture.info.get("Raw profile type exif", ""))
+    return bytes.fromhex("".join(raw.split("\n")[3:]))
 
 
 class Shades(NamedTuple):

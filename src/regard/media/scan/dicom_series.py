@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.errors import MediaError, needs_extra
+from regard.media.cost import refuse_costly_dicom
 from regard.media.scan import damage_as_media_error
 from regard.media.source_file import is_dicom, quiet_libraries, read_start, refuse_empty
 from regard.types.media import DICOM_SUFFIXES, MEDIA
@@ -86,6 +87,7 @@ def read_header(source: str | bytes, name: str) -> DicomHeader:
     refuse_empty(len(head), name)
     if not is_dicom(head) and _ENVELOPED in head:
         raise MediaError(f"{name} is encrypted. Decrypt it first.")
+    refuse_costly_dicom(source, name)
     with damage_as_media_error(name, "DICOM"), quiet_libraries:
         return _header(source, read_dataset(source, pixels=False))
 
