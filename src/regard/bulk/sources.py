@@ -26,6 +26,7 @@ from regard.types.media import DICOM_SUFFIXES
 
 PLAN = "_plan.json"
 """A folder with this file holds rows of a job, and is skipped inside a source."""
+_LINE = 2**20  # characters of a line that are read
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
@@ -219,34 +220,52 @@ def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
         if suffix in (".csv", ".tsv"):
             yield from _rows(text, name, column, tabs=suffix == ".tsv")
             return
-        for number, line in enumerate(text, 1):
+        for number, line in enumerate(_lines(text), 1):
             line = line.strip("\r\n")
-            if suffix == ".txt" and line.strip():
+            if len(line) >= _LINE:
+                yield f"{name}#{number}", f"the line has {_LINE:,} characters or more."
+            elif suffix == ".txt" and line.strip():
                 yield line, ""
             elif line.strip():
                 yield _object(line, f"{name}#{number}", column)
 
 
 def _rows(text: Any, name: str, column: str | None, *, tabs: bool) -> Iterator[Named]:
-    first = text.readline()
+    lines = _lines(text)
+    first = next(lines, "")
     delimiter = "\t" if tabs else delimiter_of(first)
-    reader = csv.DictReader(chain([first], text), delimiter=delimiter)
-    column = chosen_column(reader.fieldnames or (), column, FILE_COLUMNS, name)
+    reader = csv.DictReader(chain([first], lines), delimiter=delimiter)
     try:
-        for row in reader:
-            if file := row.get(column):
-                yield file, ""
-            else:
-                yield f"{name}#{reader.line_num}", f"its column {column!r} is empty."
+        column = chosen_column(reader.fieldnames or (), column, FILE_COLUMNS, name)
     except csv.Error as error:
-        raise DatasetError(f"{name} line {reader.line_num} is not CSV: {error}.") from error
+        raise DatasetError(f"{name} line 1 is not CSV: {error}.") from error
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield f"{name}#{reader.line_num}", f"this line is not CSV: {error}."
+            continue
+        if file := row.get(column):
+            yield file, ""
+        else:
+            yield f"{name}#{reader.line_num}", f"its column {column!r} is empty."
+
+
+def _lines(text: Any) -> Iterator[str]:
+    """Yield the lines of a list; one that is too long is cut."""
+    while line := text.readline(_LINE):
+        yield line
+        while len(line) == _LINE and not line.endswith(("\n", "\r")):
+            line = text.readline(_LINE)
 
 
 def _object(line: str, name: str, column: str | None) -> Named:
     try:
         values = json.loads(line)
         file = next(values[c] for c in ([column] if column else FILE_COLUMNS) if c in values)
-    except (ValueError, TypeError, StopIteration):
+    except (ValueError, TypeError, StopIteration, RecursionError):
         file = None
     if isinstance(file, str) and file:
         return file, ""

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from regard.data.formats import load_dataset
 from regard.errors import ConfigError, DatasetError, needs_extra
 from regard.media import is_there
 from regard.types import MEDIA, Media
+from regard.util.safe_tar import member_content, member_fault, next_member, open_tar
 from regard.util.shown_text import without_secrets
 
 MANIFEST = "shards.json"
@@ -173,18 +173,19 @@ def _scan(file: IO[bytes], name: str) -> Iterator[Sample]:
     about: dict[str, Any] = {}
     current = ""
     try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
-                stream = tar.extractfile(member)
-                if stream is None:
+        with open_tar(file, "r|") as tar:
+            while (member := next_member(tar)) is not None:
+                if not member.isreg():
                     continue
+                if fault := member_fault(member):
+                    raise DatasetError(f"{member.name} in the shard {name}: {fault}")
                 folder, slash, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
                 key = f"{folder}{slash}{stem}"
                 if key != current:
                     yield from _sample(current, media, about)
                     media, about, current = {}, {}, key
-                content = stream.read()
+                content = member_content(tar, member)
                 if suffix == "json":
                     about |= json.loads(content)
                 elif suffix == "txt":
@@ -193,7 +194,9 @@ def _scan(file: IO[bytes], name: str) -> Iterator[Sample]:
                     media = {"name": f"{stem}.{suffix}", "offset": member.offset_data}
                     media |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             yield from _sample(current, media, about)
-    except (tarfile.TarError, ValueError, TypeError, OSError) as error:
+    except DatasetError:
+        raise
+    except Exception as error:  # tarfile raises almost anything
         raise DatasetError(f"the shard {name} is damaged: {error}.") from error
 
 
