@@ -14,7 +14,13 @@ from pathlib import Path
 from tests.fuzz.tally import Tally
 
 Case = Callable[[Path], None]
-TOPICS = ("stranger_modules", "stranger_secrets", "stranger_clients", "stranger_media")
+TOPICS = (
+    "stranger_modules",
+    "stranger_secrets",
+    "stranger_clients",
+    "stranger_media",
+    "stranger_entries",
+)
 """Modules of this package: each has `CASES`, a list of functions."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.fuzz import strangers
 from tests.fuzz.tally import Tally
 
-SLOW = {"workers_of_ray"}
+SLOW = {"workers_of_ray", "tars_of_every_kind", "bombs_in_tgz"}
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,10 @@ def test_samples_come_to_hold_what_is_rewarded(
     kept = decoder.pointer.vectors.clone()
     mix = Mix(pictures, texts, named, WORDS, sizes=Sizes(6, 4, 1, 1))
     reward = Liking(Reward.of(pictures, WORDS).scorer, WORDS)
-    run = refine(decoder, mix, vocabulary, reward, steps=40, learning_rate=2e-2, bf16=False, seed=0)
+    run = refine(decoder, mix, vocabulary, reward, steps=20, learning_rate=2e-2, bf16=False, seed=0)
     rewards, others = zip(*run, strict=True)
-    assert np.mean(rewards[-8:]) > np.mean(rewards[:8]) + 0.2
+    assert rewards[0] < 0.7
+    assert np.mean(rewards[-8:]) > 0.9
     assert np.isfinite(others).all()
     assert torch.equal(decoder.pointer.vectors, kept)
     assert not decoder.training

@@ -12,21 +12,20 @@ import io
 import json
 import os
 import tarfile
-import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from regard.bulk.filesystem import Entry, Place
-from regard.errors import DatasetError, MediaError, needs_extra
+from regard.errors import DatasetError, MediaError, RegardError, needs_extra
 from regard.media.find import medium_by_name
+from regard.util.safe_tar import member_content, member_fault, next_member, open_tar
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 _BUFFER = 2**22  # bytes per read
 _NO_MEDIA = "its sample holds no picture, clip or scan."
-_FAULTS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 Named = tuple[str, str]
 """The name of an item, and the reason why it cannot be captioned, or ""."""
@@ -99,13 +98,13 @@ def units_of_tar(place: Place, found: Entry, size: int) -> Iterator[Unit]:
         return
     start, count = 0, 0
     try:
-        with place.open(found.path) as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
+        with place.open(found.path) as raw, open_tar(raw, "r:") as tar:
             for _, sample, _ in _items(tar):
                 if sample is not None and count >= size:
                     yield unit(start, count)
                     start, count = sample, 0
                 count += 1
-    except _FAULTS:
+    except Exception:  # tarfile raises almost anything
         yield unit(start, None)  # the error is reported when the items are read
         return
     if count:
@@ -124,23 +123,15 @@ def files_of_tar(place: Place, unit: Unit) -> Iterator[tuple[str, bytes | None, 
             raw.seek(unit.at)
             # tarfile's own buffer copies all its remaining bytes at every read.
             buffered = io.BufferedReader(cast("io.RawIOBase", raw), _BUFFER)
-            with tarfile.open(fileobj=buffered, mode=mode) as tar:
+            with open_tar(buffered, mode) as tar:
                 for member, _, fault in _items(tar):
-                    content = None if fault else _content(tar, member)
+                    content = None if fault else member_content(tar, member)
                     found += 1
                     yield f"{name}#{member.name}", content, fault
                     if found == unit.count:
                         return
-    except _FAULTS as error:
+    except Exception as error:
         yield name, None, f"the tar is damaged after {found} items: {place.explain(error)}."
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file: BinaryIO | None = tar.extractfile(member)  # type: ignore[assignment]
-    content = file.read() if file else b""
-    if len(content) < member.size:
-        raise EOFError(f"{member.name} has {len(content)} of {member.size} bytes")
-    return content
 
 
 def _items(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, int | None, str]]:
@@ -150,8 +141,7 @@ def _items(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, int | None, 
     """
     first: tarfile.TarInfo | None = None
     key, items = "", 0
-    while (member := tar.next()) is not None:
-        tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else all are kept
+    while (member := next_member(tar)) is not None:
         base = os.path.basename(member.name)
         if member.isdir() or base.startswith((".", "__")):
             continue
@@ -162,8 +152,7 @@ def _items(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, int | None, 
             key, first, items = own, member, 0
         if medium_by_name(member.name) is not None:
             items += 1
-            fault = "" if member.isreg() else "it is a link or a device; a file was expected."
-            yield member, first.offset if items == 1 else None, fault
+            yield member, first.offset if items == 1 else None, member_fault(member)
     if first is not None and not items:
         yield first, first.offset, _NO_MEDIA
 
@@ -225,13 +214,17 @@ def units_of_parquet(place: Place, found: Entry, size: int, column: str | None) 
         yield Unit("files", of_file, 1, ((path, str(error)),))
 
 
-def values_of_parquet(place: Place, unit: Unit) -> Iterator[tuple[bytes | str | None, str]]:
-    """Yield the bytes or path of each row of a unit, or None, and the name of its file.
+Value = bytes | str | None | Exception
+"""The bytes or path of a row, or why it has none."""
+
+
+def values_of_parquet(place: Place, unit: Unit) -> Iterator[tuple[Value, str]]:
+    """Yield the bytes or path of each row of a unit, None, or an error; and its file's name.
 
     The rows of the group before the unit are read as well: they lie in the same pages.
 
     Raises:
-        MediaError: the file is damaged, or its column holds neither bytes nor paths.
+        MediaError: the file is damaged.
     """
     assert unit.count is not None
     seen, end = 0, unit.at + unit.count
@@ -241,33 +234,38 @@ def values_of_parquet(place: Place, unit: Unit) -> Iterator[tuple[bytes | str | 
             past = max(0, unit.at - seen)
             wanted = batch.slice(past, max(0, min(len(batch), end - seen) - past))
             for value in wanted.column(0):
-                yield _value(value.as_py(), unit.column)
+                yield _value(value, unit.column)
             seen += len(batch)
             if seen >= end:
                 return
 
 
-def _value(value: Any, column: str) -> tuple[bytes | str | None, str]:
+def _value(scalar: Any, column: str) -> tuple[Value, str]:
     name = ""
+    try:
+        value = scalar.as_py()
+    except Exception as error:  # text that is not UTF-8, a time out of range, ...
+        return MediaError(f"its value cannot be read: {error}."), name
     if isinstance(value, dict):  # {"bytes": ..., "path": ...}, as Hugging Face data sets have it
         name = value.get("path") or ""
         value = value.get("bytes") or value.get("path")
+    name = name if isinstance(name, str) else ""
     if value is None or isinstance(value, bytes | str):
         return value or None, name
-    raise MediaError(
-        f"the column {column!r} holds {type(value).__name__}; bytes or paths were expected."
-    )
+    kind = type(value).__name__
+    return MediaError(f"the column {column!r} holds {kind}; bytes or paths were expected."), name
 
 
 @contextmanager
 def _opened(place: Place, path: str) -> Generator[Any]:
     with needs_extra("pyarrow", "bulk", "reading and writing Parquet"):
-        import pyarrow
         from pyarrow import parquet
     try:
         with place.open(path) as raw, parquet.ParquetFile(raw) as file:
             yield file
-    except (OSError, pyarrow.ArrowException) as error:
+    except RegardError:
+        raise
+    except Exception as error:  # damage leads pyarrow into other errors than its own
         raise MediaError(
             f"{place.url(path)} cannot be read as Parquet: {place.explain(error)}"
         ) from error

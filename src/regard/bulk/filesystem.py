@@ -298,7 +298,7 @@ def _opened(scheme: str, host: str, query: str) -> tuple[Place, str]:
             if "Unrecognized filesystem type" not in str(error):
                 raise
             return _by_fsspec(fs, scheme, host)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # those of fsspec raise exceptions of any class
         reason = " ".join(without_secrets(str(error), [f"{scheme}://{host}/{query}"]).split())
         raise ConfigError(f"{name} cannot be opened: {reason}") from error
     in_bucket = files.type_name in _OBJECT_STORES

@@ -27,9 +27,10 @@ from regard.bulk.result_shards import check_form, counts_of
 from regard.bulk.sources import PLAN, fixed_folder, units_of
 from regard.checkpoint.components import recipe_of
 from regard.checkpoint.folder import file_digest, load_checkpoint
-from regard.errors import CheckpointError, ConfigError
+from regard.errors import CheckpointError, ConfigError, RegardError
 from regard.pipeline import decoding_options
 from regard.pretrained import DEFAULTS, find_model
+from regard.util.shown_text import without_secrets
 
 FORMAT_VERSION = 1
 FORMATS = ("parquet", "jsonl")
@@ -144,7 +145,8 @@ def open_plan(job: Job, places: Places) -> Plan:
         )
     _check_folders_differ(job, places)
     said: list[str] = []
-    units = units_of(job.source, places, size=job.unit, column=job.column, report=said.append)
+    found = units_of(job.source, places, size=job.unit, column=job.column, report=said.append)
+    units = _readable(found, job.source)
     if stored is not None:
         plan = replace(_scanned(job, models, units), left_out=tuple(said))
         if plan.listing != stored["listing"]:
@@ -160,6 +162,19 @@ def open_plan(job: Job, places: Places) -> Plan:
             "delete the rows."
         )
     return replace(_written(job, models, units, place, out), left_out=tuple(said))
+
+
+def _readable(units: Iterator[Unit], source: str) -> Iterator[Unit]:
+    """Yield units; whatever a library raises on the way becomes one error."""
+    try:
+        yield from units
+    except (RegardError, OSError):
+        raise
+    except Exception as error:
+        reason = without_secrets(str(error), [source])
+        raise ConfigError(
+            f"{shown(source)} cannot be listed: {type(error).__name__}: {reason}. Check the source."
+        ) from error
 
 
 def _check_folders_differ(job: Job, places: Places) -> None:

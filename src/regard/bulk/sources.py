@@ -25,6 +25,7 @@ from regard.util.safe_io import check_columns, csv_records, json_of
 
 PLAN = "_plan.json"
 """A folder with this file holds rows of a job, and is skipped inside a source."""
+_LINE = 2**20  # characters of a line that are read
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
@@ -220,23 +221,26 @@ def _listed(place: Place, found: Entry, column: str | None) -> Iterator[Named]:
         if suffix in (".csv", ".tsv"):
             yield from _rows(text, name, column, tabs=suffix == ".tsv")
             return
-        for number, line in enumerate(text, 1):
+        for number, line in enumerate(_lines(text), 1):
             line = line.strip("\r\n")
-            if suffix == ".txt" and line.strip():
+            if len(line) >= _LINE:
+                yield f"{name}#{number}", f"the line has {_LINE:,} characters or more."
+            elif suffix == ".txt" and line.strip():
                 yield line, ""
             elif line.strip():
                 yield _object(line, f"{name}#{number}", column)
 
 
 def _rows(text: Any, name: str, column: str | None, *, tabs: bool) -> Iterator[Named]:
-    first = text.readline()
+    lines = _lines(text)
+    first = next(lines, "")
     delimiter = "\t" if tabs else delimiter_of(first)
     width, at = 0, 0
 
     def like_a_row(cells: list[str]) -> bool:
         return len(cells) == width and medium_by_name(cells[at].strip()) is not None
 
-    records = csv_records(chain([first], text), delimiter, like_a_row=like_a_row)
+    records = csv_records(chain([first], lines), delimiter, like_a_row=like_a_row)
     number, names = next(records, (1, []))
     try:
         if isinstance(names, str):
@@ -254,11 +258,19 @@ def _rows(text: Any, name: str, column: str | None, *, tabs: bool) -> Iterator[N
             yield f"{name}#{number}", f"its column {names[at]!r} is empty."
 
 
+def _lines(text: Any) -> Iterator[str]:
+    """Yield the lines of a list; one that is too long is cut."""
+    while line := text.readline(_LINE):
+        yield line
+        while len(line) == _LINE and not line.endswith(("\n", "\r")):
+            line = text.readline(_LINE)
+
+
 def _object(line: str, name: str, column: str | None) -> Named:
     try:
         values = json_of(line)
         file = next(values[c] for c in ([column] if column else FILE_COLUMNS) if c in values)
-    except (ValueError, TypeError, StopIteration):
+    except (ValueError, TypeError, StopIteration, RecursionError):
         file = None
     if isinstance(file, str) and file:
         return file, ""

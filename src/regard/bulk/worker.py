@@ -20,6 +20,7 @@ from regard.media.find import medium_by_name, medium_of, medium_of_bytes, specia
 from regard.model_pool import ModelPool
 from regard.pretrained import find_model
 from regard.types import Caption
+from regard.util.shown_text import without_secrets
 
 Numbered = tuple[int, Unit]
 _Batch = tuple[str, list[Source]]
@@ -228,11 +229,38 @@ class Item:
 def items_of(unit: Unit, source: str, places: Places) -> Iterator[Item]:
     """Yield a unit's items in the order of the source.
 
+    Whatever a library raises on the way is the reason of the items that are left.
+
     Args:
         unit: a unit of the source.
         source: path or URL of the job's source.
         places: opens it.
+
+    Raises:
+        RegardError: the job cannot continue, for its list has changed or a package is missing.
     """
+    done, items = 0, _read_items(unit, source, places)
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except RegardError:
+            raise
+        except Exception as error:
+            place, _ = places.find(source)
+            reason = f"it cannot be read: {type(error).__name__}: {place.explain(error)}"
+            left = 1 if unit.count is None else unit.count - done
+            for number in range(done, done + left):
+                entries = unit.entries[number : number + 1]
+                name = entries[0][0] if entries else f"{place.url(unit.file)}#{number}"
+                yield _failed(shown(name), reason)
+            return
+        done += 1
+        yield item
+
+
+def _read_items(unit: Unit, source: str, places: Places) -> Iterator[Item]:
     place, _ = places.find(source)
     if unit.kind == "files":
         for path, error in unit.entries:
@@ -259,6 +287,8 @@ def _rows(unit: Unit, place: Place, source: str, places: Places) -> Iterator[Ite
             done += 1
             if value is None:
                 yield _failed(name, f"its column {unit.column!r} is empty.")
+            elif isinstance(value, Exception):
+                yield _failed(name, str(value))
             elif isinstance(value, bytes):
                 yield _held(name, inner or name, value)
             else:
@@ -272,8 +302,9 @@ def _named(entry: str, file: str, source: str, places: Places) -> Item:
     """Return the item of a file that a list or Parquet file names."""
     try:
         return _file(shown(entry), *places.beside(source, file, entry))
-    except RegardError as error:
-        return _failed(shown(entry), str(error))
+    except Exception as error:  # file systems raise exceptions of any class
+        reason = without_secrets(str(error), [entry, source]) or type(error).__name__
+        return _failed(shown(entry), reason)
 
 
 def _file(name: str, place: Place, path: str) -> Item:

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from regard.errors import ConfigError, DatasetError, MediaError, needs_extra
 from regard.media import is_there
 from regard.types import MEDIA, Media
 from regard.util.safe_io import json_of
+from regard.util.safe_tar import member_content, member_fault, next_member, open_tar
 from regard.util.shown_text import without_secrets
 
 MANIFEST = "shards.json"
@@ -203,17 +203,19 @@ def _scan(file: IO[bytes], name: str, faults: list[LineFault]) -> list[Sample]:
     media: dict[str, dict[str, Any]] = {}
     about: dict[str, dict[str, Any]] = {}
     try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
+        with open_tar(file, "r|") as tar:
+            while (member := next_member(tar)) is not None:
                 key, suffix = _parts(member.name)
                 if not suffix or member.isdir() or os.path.basename(member.name).startswith("."):
                     continue
                 where = f"entry {member.name!r}"
-                stream = tar.extractfile(member) if member.isfile() else None
-                if stream is None:
+                if not member.isreg():
                     faults.append(LineFault(where, "it is a link or a special file"))
                     continue
-                content = stream.read()
+                if fault := member_fault(member):
+                    faults.append(LineFault(where, fault))
+                    continue
+                content = member_content(tar, member)
                 if suffix in (".json", ".txt"):
                     _add_text(about.setdefault(key, {}), suffix, content, where, faults)
                 elif key in media:
@@ -223,7 +225,7 @@ def _scan(file: IO[bytes], name: str, faults: list[LineFault]) -> list[Sample]:
                     base = os.path.basename(member.name)
                     media[key] = {"name": base, "offset": member.offset_data}
                     media[key] |= {"size": len(content), "sha256": digest}
-    except (tarfile.TarError, ValueError, TypeError, OSError) as error:
+    except Exception as error:  # tarfile raises almost anything
         raise DatasetError(f"the shard {name} is damaged: {error}.") from error
     _join_by_first_dot(media, about)
     for key, said in about.items():

@@ -154,6 +154,14 @@ def _exif_of(picture: Image.Image) -> bytes:
     return bytes.fromhex("".join(raw.split("\n")[3:]))
 
 
+def _exif_of(picture: Image.Image) -> bytes:
+    """Return the EXIF data that Pillow would read."""
+    if "exif" in picture.info:
+        return picture.info["exif"]
+    raw = str(picture.info.get("Raw profile type exif", ""))
+    return bytes.fromhex("".join(raw.split("\n")[3:]))
+
+
 class Shades(NamedTuple):
     """The scale of shades of more than 8 bits; Pillow loses it when it copies a picture.
 
