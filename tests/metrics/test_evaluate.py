@@ -106,6 +106,7 @@ def test_one_caption_per_picture_is_scored_and_labelled():
         "context": "expected",
         "length_penalty": 0.0,
         "block_ngram": 0,
+        "name_once": False,
         "tokenizer": "python",
         "references": 2,
         "pictures": 2,

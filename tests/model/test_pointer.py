@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from regard.backends.torch_backend import TorchBackend, TorchStep
 from regard.captioner import Captioner
-from regard.config import ObjectiveConfig
+from regard.config import DecodingConfig, ObjectiveConfig
 from regard.decoding import DecodingOptions, decode
 from regard.errors import CheckpointError
 from regard.model.decoder import AttentionDecoder
@@ -238,6 +239,38 @@ def test_banned_words_and_prefixes_hold_for_phrases() -> None:
     assert [w.text for w in begun.words[:4]] == ["a", "red", "fire hydrant", "sits"]
     blocked = model.caption(pictures, block_ngram=1, min_length=3, max_length=6)
     assert all(len({w.token for w in c.words}) == len(c.words) for c in blocked)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
+def test_a_concept_is_named_once_in_either_form(method: str, tmp_path: Path) -> None:
+    model = pointing.captioner()
+    pointer = model.decoder.pointer
+    assert pointer is not None
+    pointer.threshold.copy_(torch.tensor([-50.0, -50.0, -50.0]))
+    pictures = [toys.picture(i, (32, 32)) for i in range(3)]
+    concept_of = {form: c for c, pair in enumerate(pointing.CONCEPTS) for form in pair}
+    options = {"method": method, "min_length": 5, "max_length": 7}
+
+    def named(captioner: Captioner, **more: object) -> list[list[int]]:
+        captions = captioner.caption(pictures, **options, **more)
+        return [[concept_of[w.text] for w in c.words if w.text in concept_of] for c in captions]
+
+    assert any(len(set(found)) < len(found) for found in named(model))
+    once = named(model, name_once=True)
+    assert all(len(set(found)) == len(found) for found in once)
+    assert any(once)
+    alone = [model.caption(p, **options, name_once=True).text for p in pictures]
+    if method != "sample":  # which draws for the whole batch
+        assert alone == [c.text for c in model.caption(pictures, **options, name_once=True)]
+    # The option belongs to the model, and does nothing without a pointer.
+    own = replace(model.config, decoding=DecodingConfig(name_once=True))
+    kept = Captioner(model.encoder, model.decoder, model.vocabulary, own, name="kept")
+    kept.save(tmp_path / "kept")
+    again = Captioner.load(tmp_path / "kept")
+    assert named(again) == once
+    free = toys.captioner().caption(toys.picture(), method=method, name_once=True)
+    assert free.text == toys.captioner().caption(toys.picture(), method=method).text
 
 
 def test_other_models_captions_have_no_new_keys() -> None:

@@ -214,6 +214,7 @@ def _score_table(result: EvaluationResult) -> Table:
         + ("" if settings["context"] == "expected" else f" · {settings['context']} location")
         + (f" · length penalty {p:g}" if (p := settings["length_penalty"]) else "")
         + (f" · no {n}-gram twice" if (n := settings["block_ngram"]) else "")
+        + (" · no concept twice" if settings["name_once"] else "")
     )
     table.add_row(settings["model"], *cells(values), conditions, end_section=True)
     for row in FLICKR8K:

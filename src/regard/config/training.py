@@ -174,6 +174,8 @@ class DecodingConfig(Section, section="decoding"):
     """A caption's score is sum(log p) / length ** length_penalty; 0: the paper's plain sum."""
     block_ngram: Annotated[int, Range(0, 1000)] = 0
     """No n-gram of this size occurs twice; 0 blocks nothing."""
+    name_once: bool = False
+    """A concept of the pointer's bank occurs at most once in a caption, in one of its forms."""
 
 
 @dataclass(frozen=True)

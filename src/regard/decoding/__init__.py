@@ -28,6 +28,8 @@ class DecodingOptions:
         length_penalty: a caption's score is sum(log p) / length ** length_penalty, with the end
             token counted; 0 compares plain sums, as the paper does; at most 10.
         block_ngram: size of n-grams that must not occur twice; 0 allows all.
+        name_once: whether a concept of the pointer's bank occurs at most once in a caption, in one
+            of its forms; without a pointer it has no effect.
         temperature: divides the logits before sampling.
         top_k: sample from the k most likely words; 0: from all.
         top_p: sample from the smallest set of most likely words whose probability reaches p.
@@ -45,6 +47,7 @@ class DecodingOptions:
     min_length: int = 0
     length_penalty: float = 0.0
     block_ngram: int = 0
+    name_once: bool = False
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0

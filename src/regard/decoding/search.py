@@ -189,9 +189,11 @@ class Stepper:
         self._filter: Filter | None = None  # created once the first step shows the vocabulary size
         self.rows = self._state.hidden.shape[0]
         self.record = SearchRecord(self._projected)
-        # The words of each row; None where no n-gram is blocked.
+        forms = self._projected.forms
+        self._forms = None if forms is None or not options.name_once else to_numpy(forms)
+        # The words of each row; None where no word is blocked.
         self._histories: list[tuple[int, ...]] | None = None
-        if options.block_ngram:
+        if options.block_ngram or self._forms is not None:
             self._histories = [()] * self.rows
 
     def predict(self, token: np.ndarray, count: int) -> Prediction:
@@ -254,5 +256,5 @@ class Stepper:
 
     def _filter_for(self, step: Step) -> Filter:
         if self._filter is None:
-            self._filter = Filter(self._backend, self._options, self._ids, step.words)
+            self._filter = Filter(self._backend, self._options, self._ids, step.words, self._forms)
         return self._filter

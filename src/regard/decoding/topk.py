@@ -76,14 +76,22 @@ class Candidates:
 class Filter:
     """Rules out the words that the options do not allow."""
 
-    def __init__(self, backend: Backend, options: DecodingOptions, ids: Ids, words: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        options: DecodingOptions,
+        ids: Ids,
+        words: int,
+        forms: np.ndarray | None = None,
+    ) -> None:
         """Collect the words that are ruled out.
 
         Args:
             backend: whose arrays are filtered.
-            options: prefix, banned words, min_length, block_ngram.
+            options: prefix, banned words, min_length, block_ngram, name_once.
             ids: the special ids.
             words: V.
+            forms: (C, 2) ids of the concepts' forms, for `name_once`.
 
         Raises:
             ConfigError: an id is outside the vocabulary, or the prefix holds a special id.
@@ -95,6 +103,24 @@ class Filter:
         self._words = words
         self._backend = backend
         self._options = options
+        self._forms: dict[int, set[int]] = {}
+        if options.name_once and forms is not None:
+            for pair in forms.tolist():
+                for form in pair:
+                    self._forms.setdefault(form, set()).update(pair)
+
+    def _repeats(self, histories: list[tuple[int, ...]]) -> np.ndarray:
+        """Return (B, V) bool, True for words that would repeat an n-gram or name a thing again."""
+        size = self._options.block_ngram
+        repeats = (
+            repeated_ngrams(histories, size, self._words)
+            if size
+            else np.zeros((len(histories), self._words), bool)
+        )
+        for row, history in enumerate(histories if self._forms else ()):
+            for word in history:
+                repeats[row, list(self._forms.get(word, ()))] = True
+        return repeats
 
     def choose(
         self, step: Step, count: int, t: int, histories: list[tuple[int, ...]] | None
@@ -108,7 +134,7 @@ class Filter:
             step: the model's.
             count: M, allowed words to return.
             t: number of words so far.
-            histories: those words, per row; None where no n-gram is blocked.
+            histories: those words, per row; None where none is blocked.
 
         Returns:
             (B, M) allowed words; (B, alternatives) words of the model itself without the
@@ -120,7 +146,7 @@ class Filter:
         repeats = None
         spare = len(never)
         if histories is not None and not forced:
-            repeats = repeated_ngrams(histories, self._options.block_ngram, self._words)
+            repeats = self._repeats(histories)
             spare += int(repeats.sum(1).max(initial=0))
         wanted = 0 if forced or spare > _SPARE else count + spare
         wanted = max(wanted, kept + len(self._unlisted) if kept else 0)
@@ -142,7 +168,7 @@ class Filter:
         Args:
             logprobs: (B, V), the model's, or logits.
             t: number of words so far.
-            histories: those words, per row; None where no n-gram is blocked.
+            histories: those words, per row; None where none is blocked.
         """
         xp = array_namespace(logprobs)
         allowed = np.ones((1, self._words), bool)
@@ -152,8 +178,7 @@ class Filter:
         else:
             allowed[:, self._never_or_end if t < self._options.min_length else self._never] = False
             if histories is not None:
-                size = self._options.block_ngram
-                allowed = allowed & ~repeated_ngrams(histories, size, self._words)
+                allowed = allowed & ~self._repeats(histories)
         return xp.where(self._backend.asarray(allowed), logprobs, -xp.inf)
 
 
