@@ -6,7 +6,7 @@ import torch
 
 from regard.backends.torch_backend import TorchBackend
 from regard.errors import UnknownName
-from regard.faithfulness.attention_swap import SwappedAttention
+from regard.faithfulness.experiments import SwappedAttention
 from regard.types import Annotations
 from tests.helpers import toys
 

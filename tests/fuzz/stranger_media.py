@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 from regard.errors import MediaTooLarge, RegardError
-from regard.media.cost import refuse_costly_picture
 from regard.media.image import read_image
 from regard.media.scan.dicom_series import read_header
+from regard.media.source_file import refuse_costly_picture
 from tests.helpers import toys
 
 _SECONDS, _MEMORY = 2.0, 2**27

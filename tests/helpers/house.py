@@ -20,9 +20,9 @@ from tests.helpers.house_tasks import source, traced
 
 BUDGETS = {
     "modules": 200,
-    # 21,000 for the house, and 2,000 for what came after: pointing and teaching, CLIP's encoder in
-    # 8 bits, and devices.
-    "code lines": 23_000,
+    # 21,000 for the house, and 4,250 for what came after: pointing and teaching, CLIP's encoder in
+    # 8 bits, and devices; every file and language; what strangers send.
+    "code lines": 25_250,
     "loose modules at the top": 5,
     "file names used twice": 0,
     "class names used twice": 0,

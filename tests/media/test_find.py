@@ -171,12 +171,17 @@ def test_special_files_of_a_data_set_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_special(tmp_path)
-    rows = "".join(f"{name},a dog\n" for name in ("a.png", "pipe.jpg", "zero.png", "socket.nii"))
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    names = ("a.png", "pipe.jpg", "zero.png", "socket.nii", "gone.jpg")
+    rows = "".join(f"{name},a dog\n" for name in names)
     (tmp_path / "c.csv").write_text("file,caption\n" + rows)
-    said = [p for p in check_dataset(tmp_path / "c.csv").problems if p.kind == "missing file"]
-    assert ["pipe" in said[0].what, "device" in said[1].what, "socket" in said[2].what] == [
-        True
-    ] * 3
+    said = [p.what for p in check_dataset(tmp_path / "c.csv").problems if p.kind == "missing file"]
+    assert said == [
+        f"no file '{tmp_path}/pipe.jpg' (it is a pipe)",
+        f"no file '{tmp_path}/zero.png' (it is a device)",
+        f"no file '{tmp_path}/socket.nii' (it is a socket)",
+        f"no file '{tmp_path}/gone.jpg'",
+    ]
     with pytest.raises(DatasetError, match="is a pipe, not a file"):
         load_dataset(tmp_path / "c.csv")
 

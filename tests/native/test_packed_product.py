@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.native.cpp_library import Library, is_built, library
-from regard.native.packed_product import PackedProduct
+from regard.native.cpp_library import Library, PackedProduct, is_built, library
 
 pytestmark = pytest.mark.skipif(library("float32") is None, reason="no C++ compiler")
 

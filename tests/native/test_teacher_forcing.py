@@ -16,9 +16,8 @@ from regard.config import ObjectiveConfig
 from regard.model.decoder import AttentionDecoder
 from regard.model.unroll import pack_captions
 from regard.native import cpp_library
-from regard.native.cpp_library import library
+from regard.native.cpp_library import PackedProduct, library
 from regard.native.functional import word_losses
-from regard.native.packed_product import PackedProduct
 from regard.training.objectives.base import Batch
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.training.objectives.reinforce import HardAttentionObjective

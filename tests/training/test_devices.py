@@ -22,7 +22,7 @@ from regard.training.devices import Devices
 from regard.training.evaluation import _score
 from regard.training.loop import Update, own_parts, train_step
 from regard.training.setup import TrainingRun
-from regard.util.distributed_env import ranks_in
+from regard.util.child_python import ranks_in
 from tests.helpers import together, toys
 from tests.helpers.together import curve
 
@@ -237,7 +237,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_without_fabric_two_devices_say_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: Path
 ) -> None:
-    monkeypatch.setattr("regard.util.distributed_env.find_spec", lambda name: None)
+    monkeypatch.setattr("regard.util.child_python.find_spec", lambda name: None)
     assert command(monkeypatch, "own-data", "--data", str(data), "--devices", "2") == 2
     assert "pip install 'regard[devices]'" in capsys.readouterr().err
 

@@ -69,10 +69,8 @@ def bulk(
             "seconds": round(seconds, 3),
         })  # fmt: skip
     else:
-        counts = (
-            f"{rows:,} rows, {progress.new_rows:,} of them now, {failed:,} of items that failed"
-        )
-        typer.echo(f"{shown(out)}: {counts}")
+        counts = f"{rows:,} rows, {progress.new_rows:,} of them now"
+        typer.echo(f"{shown(out)}: {counts}, {failed:,} of items that failed")
     if failed:
         complain(f"{failed:,} of {rows:,} items failed; `error` in their rows says why.")
     raise typer.Exit(1 if failed else 0)

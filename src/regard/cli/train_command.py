@@ -17,7 +17,7 @@ from regard.cli.options import argument, option
 from regard.cli.output import complain
 from regard.cli.progress import TrainingProgress
 from regard.errors import ConfigError, RankLost, needs_torch
-from regard.util.distributed_env import check_fabric, ranks_in
+from regard.util.child_python import check_fabric, ranks_in
 
 if TYPE_CHECKING:
     from regard.config import Recipe

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from regard.data.dataset import LineFault, Row, delimiter_of, texts_in
 from regard.media import is_there
-from regard.media.find import medium_by_name
+from regard.media.find import medium_by_name, special_kind
 from regard.util.safe_io import check_columns, csv_records
 
 FILE_KEYS = (
@@ -251,7 +251,7 @@ class FileNames:
             for key, names in plain.items():
                 stems.setdefault(os.path.splitext(key)[0], []).extend(names)
         near = self._stems[folder].get(os.path.splitext(_plain(name))[0], [])
-        return plain.get(_plain(name), []) or near
+        return [other for other in plain.get(_plain(name), []) or near if other != name]
 
     def _names(self, folder: str) -> tuple[frozenset[str], dict[str, list[str]]]:
         """Return the names in a folder, and the same by their plain form."""
@@ -319,7 +319,9 @@ def missing_files(source: str, missing: Sequence[str], total: int) -> str:
 
 
 def near_hint(path: str, files: FileNames | None = None) -> str:
-    """Return which files beside a missing one are nearly called so, or ""."""
+    """Return what else a missing file is, or which files beside it are nearly called so, or ""."""
+    if kind := special_kind(path):
+        return f" (it is a {kind})"
     name = os.path.basename(path)
     fitting = (files or FileNames(Path())).fitting(path)
     shown = [f"{other!r} ({difference(name, other)})" if _plain(other) == _plain(name) else

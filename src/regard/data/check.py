@@ -21,7 +21,6 @@ from regard.media import (
     medium_of,
     read_media,
 )
-from regard.media.find import why_missing
 from regard.text.vocabulary import words_of
 from regard.types import MEDIA
 
@@ -227,8 +226,7 @@ def _picture_problems(found: CaptionFile) -> Iterator[Problem]:
         yield Problem("missing file", found.dataset.source, what)
     for item in found.pictures:
         if item.file in missing:
-            hint = near_hint(item.file, files)
-            what = why_missing(item.file) if not hint else f"no file {item.file!r}{hint}"
+            what = f"no file {item.file!r}{near_hint(item.file, files)}"
             yield Problem("missing file", item.key, what)
             continue
         medium = medium_of(item.file)

@@ -8,18 +8,18 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from regard.backends import Backend
 from regard.captioner import Captioner, Source
 from regard.data.dataset import CaptionDataset, CaptionedItem, split_named
 from regard.data.regions import Regions, regions_of_word
 from regard.decoding.sampling import force_captions
-from regard.errors import ConfigError, DatasetError
-from regard.faithfulness.attention_swap import SWAPS, SwappedAttention
+from regard.errors import ConfigError, DatasetError, UnknownName
 from regard.faithfulness.occlusion import check_cover, deletion_and_insertion, occlude
 from regard.metrics import score_captions
 from regard.metrics.pointing import Pointing, pointing
@@ -27,13 +27,15 @@ from regard.metrics.scores import check_scorers
 from regard.metrics.split_evaluation import split_items, succeeding
 from regard.text.vocabulary import START, Vocabulary
 from regard.text.words import CLASSES, word_class
-from regard.types import Caption
+from regard.types import Annotations, Array, Caption, DecoderState, ProjectedAnnotations
+from regard.types.decoding import array_namespace
 
 Report = Callable[[str, int, int], None]
 """Called with the name of the work and (done, total)."""
 _FORCED = 100  # minimum number of readable pictures for occlusion
 _BATCH = 50  # pictures captioned together
 _SCORES = ("bleu4", "cider_d")
+SWAPS = ("uniform", "permuted", "other picture")
 
 
 @dataclass(frozen=True)
@@ -273,3 +275,60 @@ def _pointing(captions: Mapping[str, Caption], regions: Regions) -> dict[str, fl
     names = ("mass", "uniform_mass", "hit", "uniform_hit", "middle_hit")
     means = _means({name: [getattr(one, name) for one in found] for name in names})
     return means | {"words": len(found)}
+
+
+class SwappedAttention:
+    """A backend like the one it wraps, but with other keys: the decoder attends elsewhere.
+
+    Alpha depends on the keys alone, the context on the values alone (`ProjectedAnnotations`). So
+    equal keys make attention uniform, permuted keys permute it, and another picture's keys move it
+    to where the decoder would have looked there; the decoder itself is unchanged. If captions and
+    word probabilities do not fall under a swap, it did not matter where the decoder looked (Serrano
+    and Smith 2019; Jain and Wallace 2019).
+    """
+
+    def __init__(self, backend: Backend, swap: str, *, seed: int = 0) -> None:
+        """Wrap a backend.
+
+        Args:
+            backend: runs encoder and decoder.
+            swap: one of `SWAPS`; "other picture" takes the keys of the next picture of the
+                batch, so a batch needs two or more.
+            seed: seed of the permutations.
+
+        Raises:
+            UnknownName: the swap is unknown.
+        """
+        if swap not in SWAPS:
+            raise UnknownName("swap of attention", swap, SWAPS)
+        self._swap, self._rng = swap, np.random.default_rng(seed)
+        self._init_state = backend.init_state
+        self.encode, self.step = backend.encode, backend.step
+        self.asarray, self.generator = backend.asarray, backend.generator
+        self.encode_batch_size, self.use_one_core = backend.encode_batch_size, backend.use_one_core
+
+    def init_state(
+        self, annotations: Annotations, captions_per_item: int = 1
+    ) -> tuple[ProjectedAnnotations, DecoderState]:
+        """See `Backend.init_state`; the first state is the picture's own."""
+        projected, state = self._init_state(annotations, captions_per_item)
+        return replace(projected, keys=self._swapped(projected)), state
+
+    def _swapped(self, projected: ProjectedAnnotations) -> Array:
+        keys = projected.keys
+        xp = array_namespace(keys)
+        if self._swap == "uniform":  # any equal keys
+            return xp.broadcast_to(xp.mean(keys, axis=1, keepdims=True), keys.shape)
+        if self._swap == "other picture":
+            return xp.roll(keys, 1, axis=0)
+        orders = [self._order(np.asarray(mask)) for mask in projected.mask]
+        index = np.stack(orders)[:, :, None]
+        if not isinstance(keys, np.ndarray):  # compiled loops read numpy's arrays
+            index = self.asarray(index)
+        return xp.take_along_axis(keys, xp.broadcast_to(index, keys.shape), axis=1)
+
+    def _order(self, mask: np.ndarray) -> np.ndarray:
+        """Return the cells with the real ones shuffled; padding stays where it is."""
+        order, real = np.arange(len(mask)), np.flatnonzero(mask)
+        order[real] = self._rng.permutation(real)
+        return order

@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from regard.errors import MediaError, MediaTooLarge, UnknownMedia
-from regard.media.cost import refuse_costly_picture, refuse_costly_tags
 from regard.media.source_file import (
     quiet_libraries,
     read_start,
+    refuse_costly_picture,
+    refuse_costly_tags,
     refuse_empty,
     refuse_size,
     silence_libtiff,
@@ -144,14 +145,6 @@ def _without_metadata(content: bytes) -> tuple[bytes, bytes]:
                 profile = zlib.decompressobj().decompress(packed, _MAX_PROFILE)
         at += 12 + size
     return (b"".join(kept), profile) if len(kept) > 1 else (content, b"")
-
-
-def _exif_of(picture: Image.Image) -> bytes:
-    """Return the EXIF data that Pillow would read."""
-    if "exif" in picture.info:
-        return picture.info["exif"]
-    raw = str(picture.info.get("Raw profile type exif", ""))
-    return bytes.fromhex("".join(raw.split("\n")[3:]))
 
 
 def _exif_of(picture: Image.Image) -> bytes:

@@ -17,8 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from regard.config import DecoderConfig
-from regard.native.cpp_library import Library
-from regard.native.packed_product import PackedProduct, aligned_empty, element_strides
+from regard.native.cpp_library import Library, PackedProduct, aligned_empty, element_strides
 from regard.native.vocabulary_search import LazyRanking, VocabularyLayer
 from regard.types import DecoderState, LocationChooser, ProjectedAnnotations, Step
 

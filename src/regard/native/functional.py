@@ -19,8 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from regard.native import dispatch
-from regard.native.cpp_library import Library
-from regard.native.packed_product import ALIGNED, PackedProduct
+from regard.native.cpp_library import ALIGNED, Library, PackedProduct
 
 _BLOCK = 2**18  # numbers of one block of cells: 1 MB in float32, which stays in a core's cache
 _WORDS = 2048  # words whose packed weights exist at a time

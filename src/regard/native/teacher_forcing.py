@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regard.native.cpp_library import Library
+from regard.native.cpp_library import ALIGNED, Library
 from regard.native.functional import Product, product
-from regard.native.packed_product import ALIGNED
 from regard.types import LocationChooser
 
 

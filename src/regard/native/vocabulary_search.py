@@ -14,8 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from regard.native import dispatch
-from regard.native.cpp_library import Library
-from regard.native.packed_product import ALIGNED, PackedProduct, aligned_empty, element_strides
+from regard.native.cpp_library import (
+    ALIGNED,
+    Library,
+    PackedProduct,
+    aligned_empty,
+    element_strides,
+)
 
 BLOCK = 64
 """Words that share one maximum: RANKED in cpp/words.cpp."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import DeviceError, RankLost
-from regard.util.distributed_env import check_fabric, ranks_in
+from regard.util.child_python import check_fabric, ranks_in
 from regard.util.torch_device import AUTO, Placement, choose_device
 
 T = TypeVar("T")

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.errors import MediaError, needs_extra
-from regard.media.cost import refuse_costly_dicom
 from regard.media.scan import damage_as_media_error
-from regard.media.source_file import is_dicom, quiet_libraries, read_start, refuse_empty
+from regard.media.source_file import (
+    is_dicom,
+    quiet_libraries,
+    read_start,
+    refuse_costly_dicom,
+    refuse_empty,
+)
 from regard.types.media import DICOM_SUFFIXES, MEDIA
 
 MODALITIES = frozenset(

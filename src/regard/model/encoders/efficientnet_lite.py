@@ -12,7 +12,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ class DistilledLite(EfficientNetLite):
     def start_at(self, mean: Tensor) -> None:
         """Set the bias of the last convolution to the mean annotation (D,), before distillation."""
         with torch.no_grad():
-            self._head[-2].bias.copy_(mean)
+            cast("Tensor", self._head[-2].bias).copy_(mean)
 
     def matrices(self) -> list[str]:
         """See `Encoder.matrices`: the weights of the convolutions."""
