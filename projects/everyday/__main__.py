@@ -225,6 +225,48 @@ def train(
     )  # fmt: skip
 
 
+@app.command()
+def refine(
+    data: Data,
+    work: Work,
+    model: Annotated[Path, typer.Argument(help="Folder of the model that train wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the refined model.")],
+    steps: Annotated[int, typer.Option(min=1, help="Of two passes each.")] = 80,
+    bf16: Bf16 = True,
+    seed: Seed = 0,
+    fast: Fast = False,
+) -> None:
+    """Refine a decoder by self-critical steps, and write the model."""
+    from projects.everyday import train as training
+    from projects.everyday.concept_words import ConceptWords
+    from projects.everyday.encode import open_store
+    from projects.everyday.mix import Mix, Sizes, read_pictures, read_texts
+    from projects.everyday.naming import NamedPictures
+    from projects.everyday.self_critical import Reward
+    from projects.everyday.self_critical import refine as self_critical
+    from regard import Captioner
+
+    place = work / "fast" if fast else work
+    words, store = ConceptWords.read(), open_store(place / "store")
+    captioner = Captioner.load(model, backend="torch")
+    decoder, vocabulary = training.trainable(captioner.decoder), captioner.vocabulary
+    pictures = read_pictures(data, words)
+    texts = read_texts(data / "coco_text" / "captions.txt", words)
+    sizes = Sizes(described=16, texts=30, general=14, labels=0)
+    named = NamedPictures(store, place / "naming")
+    mix = Mix(pictures, texts, named, words, sizes=sizes, seed=seed)
+    reward = Reward.of([p for p in pictures if p.kind == "flickr8k"], words)
+    run = self_critical(decoder, mix, vocabulary, reward, steps=steps, bf16=bf16, seed=seed)
+    for step, (found, other) in enumerate(run, 1):
+        if step % 10 == 0:
+            typer.echo(f"step {step}: reward {found:.3f}, cross-entropy {other:.3f}")
+    metrics: dict[str, object] = {}
+    for title, some in _scored(data).items():
+        metrics[title], _ = training.evaluate(decoder, vocabulary, store, some)
+        typer.echo(f"{title} {json.dumps(metrics[title])}")
+    captioner.save(out, metrics=metrics, half=True)
+
+
 def _scored(data: Path) -> dict[str, ScoredPictures]:
     """Return the pictures that are scored while training: val and development only."""
     from projects.everyday.encode import places

@@ -1,4 +1,4 @@
-"""Stage 3: the small encoder of `everyday-fast`, which learns what CLIP's grid holds.
+"""A small encoder that learns what CLIP's grid holds.
 
 EfficientNet-Lite0 reads 256 pixels to 8×8 cells, and a 1×1 convolution maps its features to those
 of CLIP's annotations (`regard.model.encoders.efficientnet_lite.DistilledLite`). Its targets are the

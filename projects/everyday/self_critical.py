@@ -1,4 +1,4 @@
-"""Stage 4: self-critical steps, which teach the decoder not to name what is not there.
+"""Stage 3: self-critical steps, which teach the decoder not to name what is not there.
 
 Captions of photographs are sampled; the reward of each is its CIDEr-D, with the end as a word, less
 a penalty for every concept that none of the picture's captions supports. The mean reward of the

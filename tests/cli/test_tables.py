@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from regard.cli.output import print_table, suggest_fast
+from regard.pretrained import FAST
 
 NAMES = ("flickr8k-soft-with-a-long-name", "/models/run-17/best")
 
@@ -46,15 +47,15 @@ def test_a_column_that_folds_stays_a_table(capsys: pytest.CaptureFixture[str]) -
 def test_a_faster_model_is_named_once_for_many_files(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regard.pretrained.shipped_models", lambda: {"everyday-fast": Path()})
-    for model, files in ((None, 499), ("own", 10_000), ("everyday-fast", 10_000)):
+    monkeypatch.setattr("regard.pretrained.shipped_models", lambda: {FAST: Path()})
+    for model, files in ((None, 499), ("own", 10_000), (FAST, 10_000)):
         suggest_fast(model, files)
         assert not capsys.readouterr().err
     for model in (None, "everyday"):
         suggest_fast(model, 12_345)
         said = capsys.readouterr()
         assert said.err.count("\n") == 1
-        assert "12,345 files: --model everyday-fast" in said.err
+        assert f"12,345 files: --model {FAST}" in said.err
         assert not said.out
     monkeypatch.setattr("regard.pretrained.shipped_models", dict)
     suggest_fast(None, 10_000)

@@ -10,6 +10,9 @@ PUBLIC = {
     *("regard.backends.torch_backend", "regard.metrics", "regard.model.decoder"),
     *("regard.model.encoders", "regard.model.pointer", "regard.text.vocabulary"),
     *("regard.text.words", "regard.types"),
+    # Of the small encoder, and of self-critical steps.
+    *("regard.model.encoders.efficientnet_lite", "regard.metrics.cider", "regard.model.rng"),
+    *("regard.model.unroll", "regard.training.objectives.self_critical"),
 }
 
 

@@ -29,11 +29,11 @@ def made(config: EncoderConfig = CONFIG, seed: int = 0) -> Encoder:
 def test_both_parts_of_a_cell_are_normalised() -> None:
     encoder = made()
     assert (encoder.annotation_dim, encoder.grid_shape) == (1280, (2, 2))
-    found = encoder(torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+    found = encoder(20 * torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
     assert found.shape == (3, 4, 1280)
     for part in found.split((768, 512), -1):
         torch.testing.assert_close(part.mean(-1), torch.zeros(3, 4), atol=1e-4, rtol=0)
-        torch.testing.assert_close(part.var(-1, correction=0), torch.ones(3, 4), atol=1e-2, rtol=0)
+        torch.testing.assert_close(part.var(-1, correction=0), torch.ones(3, 4), atol=0.05, rtol=0)
     with pytest.raises(ConfigError, match="has dense"):
         made(EncoderConfig("efficientnet_lite0_clip", 64, "stride32", "squash"))
 
@@ -75,7 +75,8 @@ def test_a_model_keeps_them_in_a_file_of_their_own(tmp_path: Path) -> None:
     small = toys.decoder(
         annotation_dim=1280, embedding_dim=8, hidden_dim=10, attention_dim=7, grid_shape=(2, 2)
     )
-    whole = Captioner(encoder, small, captioner.vocabulary, replace(toys.recipe(), encoder=CONFIG))
+    recipe = replace(toys.recipe(), encoder=CONFIG)
+    whole = Captioner(encoder, small, captioner.vocabulary, recipe, name="small")
     whole.save(tmp_path / "m", half=True, int8=True)
     stored = (tmp_path / "m" / "encoder.safetensors").stat().st_size
     assert stored < 1.1 * 5_000_000
@@ -84,5 +85,5 @@ def test_a_model_keeps_them_in_a_file_of_their_own(tmp_path: Path) -> None:
     assert not any(name.endswith(SCALE) for name in names)
     picture = toys.picture(size=(64, 64))
     assert again.caption(picture, beam=1).words
-    again.save(tmp_path / "n")
+    again.save(tmp_path / "n", half=True)
     assert (tmp_path / "n" / "encoder.safetensors").stat().st_size == stored
