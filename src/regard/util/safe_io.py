@@ -145,7 +145,9 @@ def csv_records(
 
 def _wrong_quotes(lines: list[str], error: str) -> str:
     first = lines[0].rstrip("\r\n")
-    if "end of data" in error or "field limit" in error or len(lines) > 1:
+    if "field limit" in error and len(lines) == 1:
+        return f"a cell has more than {csv.field_size_limit():,} characters in {first!r:.100}"
+    if "end of data" in error or len(lines) > 1:
         return f"a quote is opened and not closed in {first!r:.100}; close it, or write it twice"
     if "expected after" in error:
         return (
