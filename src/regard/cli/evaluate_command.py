@@ -85,7 +85,7 @@ def evaluate(
         record["calibration"] = found.to_json()
     if json_file is not None:
         write_text(json_file, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-    _print_scores(result)
+    _print_scores(result, published="flickr8k" in Path(annotations).name.lower())
     if isinstance(found, DatasetError):
         raise found
     # The model is changed last, when nothing can fail any more.
@@ -147,11 +147,18 @@ def _change_model(folder: Path, decoding: Any, found: Calibration | None) -> Non
         _print_calibration(found, folder)
 
 
-def _print_scores(result: EvaluationResult) -> None:
+def _print_scores(result: EvaluationResult, *, published: bool) -> None:
+    """Print scores and statistics.
+
+    Args:
+        result: of the evaluation.
+        published: whether the data set is Flickr8k, by its name, so that published scores of it
+            stand below.
+    """
     from regard.data.caption_records import counted, odd_caption
 
     console = tables(_PIPE_WIDTH)
-    print_table(_score_table(result), console)
+    print_table(_score_table(result, published=published), console)
     print_table(_statistics_table(result), console)
     wordless = [k for k, text in result.captions.items() if text and odd_caption(text)]
     if note := counted("captions of the model that hold no word", map(repr, wordless)):
@@ -196,7 +203,7 @@ def _statistics_table(result: EvaluationResult) -> Table:
     return table
 
 
-def _score_table(result: EvaluationResult) -> Table:
+def _score_table(result: EvaluationResult, *, published: bool) -> Table:
     from regard.metrics.split_evaluation import FLICKR8K
 
     def cells(values: dict[str, float]) -> list[str]:
@@ -217,7 +224,7 @@ def _score_table(result: EvaluationResult) -> Table:
         + (" · no concept twice" if settings["name_once"] else "")
     )
     table.add_row(settings["model"], *cells(values), conditions, end_section=True)
-    for row in FLICKR8K:
+    for row in FLICKR8K if published else ():
         table.add_row(row.name, *cells(row.scores), f"Flickr8k {row.conditions}")
     return table
 
