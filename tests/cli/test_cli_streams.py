@@ -53,7 +53,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_folders_patterns_and_standard_input(
     run: Run, models: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--model", models / "soft", "--json", "--no-alpha"]
+    options = ["--model", models / "soft", "--json", "--no-alpha", "--beam", "1"]
     _, of_folder, _ = run("caption", pictures, *options)
     _, of_pattern, _ = run("caption", pictures / "*.jpg", *options)
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{p}\n" for p in pictures.iterdir())))

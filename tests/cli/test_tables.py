@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 from rich.table import Column, Table
 
+from regard import pretrained
 from regard.cli.output import print_table, suggest_fast
 from regard.pretrained import FAST
 
@@ -47,7 +48,8 @@ def test_a_column_that_folds_stays_a_table(capsys: pytest.CaptureFixture[str]) -
 def test_a_faster_model_is_named_once_for_many_files(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regard.pretrained.shipped_models", lambda: {FAST: Path()})
+    monkeypatch.setitem(pretrained.DEFAULTS, "image", "everyday")
+    monkeypatch.setattr(pretrained, "shipped_models", lambda: {FAST: Path()})
     for model, files in ((None, 499), ("own", 10_000), (FAST, 10_000)):
         suggest_fast(model, files)
         assert not capsys.readouterr().err
@@ -57,6 +59,6 @@ def test_a_faster_model_is_named_once_for_many_files(
         assert said.err.count("\n") == 1
         assert f"12,345 files: --model {FAST}" in said.err
         assert not said.out
-    monkeypatch.setattr("regard.pretrained.shipped_models", dict)
+    monkeypatch.setattr(pretrained, "shipped_models", dict)
     suggest_fast(None, 10_000)
     assert not capsys.readouterr().err

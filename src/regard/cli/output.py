@@ -55,7 +55,8 @@ def suggest_fast(model: str | None, files: int) -> None:
     from regard.pretrained import DEFAULTS, FAST, shipped_models
 
     default = DEFAULTS["image"]
-    if files >= _MANY and model in (None, default) and FAST in shipped_models():
+    by_default = model in (None, default) and default != FAST
+    if files >= _MANY and by_default and FAST in shipped_models():
         complain(
             f"{files:,} files: --model {FAST} captions pictures about {_TIMES} times as fast as "
             f"{default}; its captions are wrong more often."
