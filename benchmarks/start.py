@@ -13,6 +13,7 @@ from benchmarks.measure import Report
 from regard.errors import RegardError
 from regard.util.child_python import python_command, python_environment
 
+_ROOT = Path(__file__).resolve().parents[1]
 _CHILD = """
 import atexit, os, sys
 pipe = int(sys.argv.pop(1))
@@ -58,7 +59,7 @@ def _run(arguments: list[str]) -> tuple[float, int]:
     ours, theirs = os.pipe()
     began = time.perf_counter()
     done = subprocess.run(
-        python_command("-c", _CHILD, str(theirs), *arguments), env=python_environment(),
+        python_command("-c", _CHILD, str(theirs), *arguments), env=python_environment(None, _ROOT),
         pass_fds=(theirs,), capture_output=True, text=True, check=False,
     )  # fmt: skip
     wall = time.perf_counter() - began

@@ -208,7 +208,8 @@ def test_the_shipped_model_is_the_default_and_works_from_any_folder(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(DEFAULTS, "image", small_default)
-    samples = {"astronaut": "astronaut", "cat": "cat", "dog": "dog", "friends": "dogs"}
+    samples = {"astronaut": "astronaut", "cat": "cat", "dog": "dog", "friends": "dog"}
+    samples |= {"car": "car", "city": "city", "phone": "phone", "workers": "shovel"}
     for name, thing in samples.items():
         found = run("caption", str(files("regard") / "samples" / f"{name}.jpg"))
         assert found.exit_code == 0

@@ -307,7 +307,7 @@ def test_errors_before_the_first_step(tmp_path: Path) -> None:
         train(Recipe(), tmp_path / "run")
     recipe = toy_recipe(tmp_path)
     (tmp_path / "images" / "1.jpg").unlink()
-    with pytest.raises(DatasetError, match="1 of 8 pictures"):
+    with pytest.raises(DatasetError, match="1 of 8 files"):
         train(recipe, tmp_path / "run")
     with pytest.raises(CheckpointError, match="nothing was saved there yet"):
         train(recipe, tmp_path / "nowhere", resume=True)
