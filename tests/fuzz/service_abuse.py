@@ -156,7 +156,7 @@ def _slow(judge: _Judge, what: str, first: bytes, drop: bytes) -> None:
 
 
 def _slow_headers(judge: _Judge) -> None:
-    first = b"POST /v1/caption HTTP/1.1\r\nHost: here\r\n"
+    first = b"POST /v1/caption HTTP/1.1\r\nHost: localhost\r\n"
     _slow(judge, "slow headers (limit 2 s)", first, b"X-a: b\r\n")
 
 
@@ -253,7 +253,7 @@ def _headers(judge: _Judge, picture: bytes) -> None:
     }
     for what, (sent, statuses) in tries.items():
         judge.ask(what, sent, *statuses)
-    piped = request(body) + b"GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+    piped = request(body) + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = judge.served.ask(piped)
     if re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"200"]:
         judge.tally.handle()

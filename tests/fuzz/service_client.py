@@ -79,7 +79,9 @@ class Service:
 
     def get(self, path: str) -> bytes:
         """Return the whole answer to a GET."""
-        return self.ask(f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        return self.ask(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
 
     def caption(self, picture: bytes, name: str = "picture.jpg") -> tuple[int, dict[str, Any]]:
         """Caption one picture; return the status and the JSON of the answer."""
@@ -142,7 +144,7 @@ def request(body: bytes, *headers: str, length: int | None = None, close: bool =
     """Return the bytes of a POST to /v1/caption."""
     lines = [
         "POST /v1/caption HTTP/1.1",
-        "Host: here",
+        "Host: localhost",
         f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
         f"Content-Length: {len(body) if length is None else length}",
         *(["Connection: close"] if close else []),

@@ -20,6 +20,9 @@ TOPICS = (
     "stranger_clients",
     "stranger_media",
     "stranger_entries",
+    "stranger_locks",
+    "stranger_models",
+    "stranger_words",
 )
 """Modules of this package: each has `CASES`, a list of functions."""
 

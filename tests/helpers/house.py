@@ -19,10 +19,10 @@ from pathlib import Path
 from tests.helpers.house_tasks import source, traced
 
 BUDGETS = {
-    "modules": 200,
-    # 21,000 for the house, and 4,250 for what came after: pointing and teaching, CLIP's encoder in
+    "modules": 201,  # 200 for the house, and the lock of folders
+    # 21,000 for the house, and 5,000 for what came after: pointing and teaching, CLIP's encoder in
     # 8 bits, and devices; every file and language; what strangers send.
-    "code lines": 25_250,
+    "code lines": 26_000,
     "loose modules at the top": 5,
     "file names used twice": 0,
     "class names used twice": 0,

@@ -11,20 +11,21 @@ import logging
 import os
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from regard.bulk.filesystem import NEW, Places
-from regard.bulk.plan import TRIED, BulkRun, Job, part_name, read_unit
+from regard.bulk.filesystem import NEW, Places, locked_place
+from regard.bulk.plan import TRIED, BulkRun, Job, check_plan, part_name, read_unit
 from regard.bulk.result_shards import counts_of
 from regard.bulk.worker import FinishedUnit, Worker
 from regard.checkpoint.components import placed
 from regard.errors import ConfigError, RegardError, UnknownName, needs_extra
 from regard.util.child_python import python_environment
+from regard.util.folder_lock import ignore
 from regard.util.shown_text import without_secrets
 
 ENGINES = ("auto", "local", "ray")
@@ -66,18 +67,27 @@ def run(
 
     Raises:
         UnknownName: the engine is unknown.
-        ConfigError: the cluster cannot be reached, or the named engine does not use one.
+        ConfigError: the cluster cannot be reached, the named engine does not use one, or another
+            process fills the folder.
         MissingExtra: Ray is not installed.
         RegardError: the work cannot continue.
     """
     engine = engine_for(engine, address, workers)
     if not todo.missing:
         return
-    if engine == "ray":
-        yield from _run_on_ray(todo, address, workers, placed(device))
-    else:
-        yield from _run_locally(todo, device)
-    _clear(todo.plan.job)
+    job = todo.plan.job
+    place, out = Places().find(job.out)
+    with locked_place(job.out, place, out, ignore) as check:
+        check_plan(todo.plan, place, out)
+        if engine == "ray":
+            doing = _run_on_ray(todo, address, workers, placed(device))
+        else:
+            doing = _run_locally(todo, device)
+        with closing(doing):
+            for done in doing:
+                check()
+                yield done
+        _clear(job)
 
 
 def engine_for(engine: str, address: str = "auto", workers: int | None = None) -> str:
@@ -100,7 +110,7 @@ def engine_for(engine: str, address: str = "auto", workers: int | None = None) -
     return engine
 
 
-def _run_locally(todo: BulkRun, device: str) -> Iterator[FinishedUnit]:
+def _run_locally(todo: BulkRun, device: str) -> Generator[FinishedUnit]:
     plan, places = todo.plan, Places()
     place, out = places.find(plan.job.out)
     units = (
@@ -127,7 +137,7 @@ def _has_ray() -> bool:
 
 def _run_on_ray(
     todo: BulkRun, address: str, workers: int | None, device: str
-) -> Iterator[FinishedUnit]:
+) -> Generator[FinishedUnit]:
     """Do the missing units on a cluster; see `run`."""
     kind = device.partition(":")[0]  # Ray says which GPU, and shows a worker only that
     hint = "Or work on this machine without it: --engine local."

@@ -10,14 +10,15 @@ import os
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from regard.errors import ConfigError, needs_extra
+from regard.errors import ConfigError, RegardError, needs_extra
+from regard.util.folder_lock import Report, locked, locked_remotely
 from regard.util.shown_text import without_secrets
 
 _URL = re.compile(r"([A-Za-z][\w+.-]*)://([^/?]*)(.*?)(\?\w+=[^&?*\[]*(?:&\w+=[^&?*\[]*)*)?", re.S)
@@ -26,6 +27,8 @@ _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "mock")
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 """Stores in which an object exists only once it is complete, so it needs no temporary name."""
 _READ_AHEAD = 2**16  # bytes per request to a remote file system
+COMMAND = "regard bulk"
+Check = Callable[[], None]
 NEW = ".new"
 """Suffix of files that are being written."""
 
@@ -266,6 +269,54 @@ class Places:
         if place.is_local:
             return place, os.path.join(os.path.dirname(path), entry)
         return place, f"{path.rpartition('/')[0]}/{entry.lstrip('/')}"
+
+
+class _LockPlace:
+    """The files of a folder of a `Place`, for its lock."""
+
+    def __init__(self, place: Place, folder: str) -> None:
+        self._place, self._folder = place, folder
+
+    def names(self) -> list[str]:
+        if self._place.info(self._folder) is None:
+            return []
+        return [os.path.basename(entry.path) for entry in self._place.entries(self._folder)]
+
+    def read(self, name: str) -> bytes:
+        return self._place.read(f"{self._folder}/{name}")
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._place.whole(f"{self._folder}/{name}") as scratch:
+            scratch.write_bytes(content)
+
+    def delete(self, name: str) -> None:
+        self._place.delete(f"{self._folder}/{name}")
+
+
+@contextmanager
+def locked_place(url: str, place: Place, folder: str, report: Report) -> Generator[Check]:
+    """Hold the lock of a folder for rows; yield what raises if the lock is lost.
+
+    Raises:
+        ConfigError: another process holds it, or it cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            if place.is_local:
+                held.enter_context(locked(Path(folder), COMMAND, report))
+                check = _nothing_lost
+            else:
+                files = _LockPlace(place, folder)
+                check = held.enter_context(locked_remotely(files, shown(url), COMMAND, report))
+        except RegardError:
+            raise
+        except Exception as error:  # file systems raise exceptions of any class
+            raise ConfigError(f"{shown(url)} cannot be written: {place.explain(error)}.") from error
+        yield check
+
+
+def _nothing_lost() -> None:
+    """Do nothing: a lock on a disk is held until its process ends."""
 
 
 def shown(url: str) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.bulk.containers import Unit
-from regard.bulk.filesystem import Place, Places, shown
+from regard.bulk.filesystem import Place, Places, locked_place, shown
 from regard.bulk.result_shards import check_form, counts_of
 from regard.bulk.sources import PLAN, fixed_folder, units_of
 from regard.checkpoint.components import recipe_of
@@ -30,6 +30,7 @@ from regard.checkpoint.folder import file_digest, load_checkpoint
 from regard.errors import CheckpointError, ConfigError, RegardError
 from regard.pipeline import decoding_options
 from regard.pretrained import DEFAULTS, find_model
+from regard.util.folder_lock import Report, ignore
 from regard.util.shown_text import without_secrets
 
 FORMAT_VERSION = 1
@@ -130,7 +131,7 @@ def open_plan(job: Job, places: Places) -> Plan:
     place, out = places.find(job.out)
     there = place.info(out)
     if there is not None and not there.is_folder:
-        raise ConfigError(f"{shown(job.out)} is a file; a folder was expected. Name another one.")
+        raise ConfigError(_is_a_file(job))
     stored = _stored(place, out)
     wanted = {"format_version": FORMAT_VERSION, **job.settings(), "models": models}
     has_rows = next(_parts(place, out), None) is not None
@@ -162,6 +163,24 @@ def open_plan(job: Job, places: Places) -> Plan:
             "delete the rows."
         )
     return replace(_written(job, models, units, place, out), left_out=tuple(said))
+
+
+def _is_a_file(job: Job) -> str:
+    return f"{shown(job.out)} is a file; a folder was expected. Name another one."
+
+
+def check_plan(plan: Plan, place: Place, out: str) -> None:
+    """Check that the folder still has a plan, before its units are done.
+
+    Raises:
+        ConfigError: another job has been started there since.
+    """
+    stored, wanted = _stored(place, out), plan.to_json()
+    if stored is not None and any(stored.get(key) != value for key, value in wanted.items()):
+        raise ConfigError(
+            f"{shown(plan.job.out)} has been given to another job since this one was planned. Name "
+            "another folder."
+        )
 
 
 def _readable(units: Iterator[Unit], source: str) -> Iterator[Unit]:
@@ -315,25 +334,34 @@ class BulkRun:
     again: bool
 
 
-def open_run(job: Job, *, retry_failed: bool = False) -> BulkRun:
+def open_run(job: Job, *, retry_failed: bool = False, report: Report = ignore) -> BulkRun:
     """Plan a job, or find the units that earlier runs of it left.
 
     Args:
         job: the job.
         retry_failed: also redo units in which an item failed.
+        report: receives a line if the lock of a process that was killed is taken over.
 
     Raises:
         ConfigError: an option is wrong, the source holds nothing to caption, or the folder holds
-            the rows of another job.
+            the rows of another job, or another process fills it.
         CheckpointError: a model does not exist.
         MissingExtra: a format or file system needs a package that is not installed.
     """
     check_form(job.form)
     _check_options(job)
     places = Places()
-    plan = open_plan(job, places)
     place, out = places.find(job.out)
-    done = done_units(plan, place, out)
+    if place.is_local and Path(out).is_file():
+        raise ConfigError(_is_a_file(job))
+    with locked_place(job.out, place, out, report):
+        plan = open_plan(job, places)
+        return _missing(plan, done_units(plan, place, out), place, out, retry_failed)
+
+
+def _missing(plan: Plan, done: bytearray, place: Place, out: str, retry_failed: bool) -> BulkRun:
+    """Return the units that are left to do, and the counts of those that are done."""
+    job = plan.job
     there = (number for number, is_there in enumerate(done) if is_there)
     units = rows = failed = 0
     again = False

@@ -46,6 +46,7 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
         CheckpointError: the parts of the checkpoint do not fit each other.
         MissingExtra: the encoder needs a package that is not installed.
     """
+    check_sizes(checkpoint, recipe)
     try:
         # Fresh weights are drawn and overwritten; the caller's random state must not change.
         with torch.random.fork_rng(devices=[]):
@@ -65,6 +66,31 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
             f"{checkpoint.encoder_file or WEIGHTS} is damaged or belongs to another model."
         )
     return encoder.eval(), decoder.eval()
+
+
+def check_sizes(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Compare names and shapes of the stored weights with the recipe, before any memory is taken.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            encoder = build_encoder(recipe.encoder, pretrained=False)
+            decoder = AttentionDecoder(
+                recipe.decoder,
+                annotation_dim=encoder.annotation_dim,
+                vocabulary_size=len(checkpoint.vocabulary),
+            )
+    except (ConfigError, UnknownName) as error:
+        raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path / 'config.json'}: the network cannot be built with these sizes: "
+            f"{error}. The config was edited, or belongs to another model."
+        ) from error
+    wanted = {k: tuple(v.shape) for k, v in _module(encoder, decoder).state_dict().items()}
+    _compare(wanted, checkpoint.with_tied(dict(checkpoint.shapes)), str(checkpoint.path))
 
 
 def _module(encoder: Encoder, decoder: AttentionDecoder) -> nn.ModuleDict:
@@ -99,13 +125,21 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> 
     Raises:
         CheckpointError: names or shapes differ; the module is then untouched.
     """
-    wanted = module.state_dict()
-    faults = [f"{key} is missing" for key in wanted if key not in weights]
-    faults += [f"{key} is unknown" for key in weights if key not in wanted]
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    _compare(wanted, {key: tuple(value.shape) for key, value in weights.items()}, source)
+    module.load_state_dict(weights)
+
+
+def _compare(
+    wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], source: str
+) -> None:
+    """Raise if names or shapes differ; see `load_weights`."""
+    faults = [f"{key} is missing" for key in wanted if key not in found]
+    faults += [f"{key} is unknown" for key in found if key not in wanted]
     faults += [
-        f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in weights and weights[key].shape != value.shape
+        f"{key} has shape {found[key]}, expected {shape}"
+        for key, shape in wanted.items()
+        if key in found and found[key] != shape
     ]
     if faults:
         more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
@@ -113,7 +147,6 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> 
             f"{source}: the weights do not fit the config: {'; '.join(faults[:_FAULTS_SHOWN])}"
             f"{more}. The files belong to different models."
         )
-    module.load_state_dict(weights)
 
 
 def save_components(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -291,6 +292,11 @@ def _training_state(folder: Path) -> dict[str, Any] | None:
     import torch
 
     try:
+        # torch stores entries as they are; others may inflate to any size.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                if any(entry.compress_type for entry in packed.infolist()):
+                    raise ValueError("it has compressed entries, which torch does not write")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged or unsafe files
         raise CheckpointError(f"{path} is damaged or unsafe: {error}") from error

@@ -19,12 +19,14 @@ from regard.cli.output import (
     complain,
     open_dataset,
     print_table,
+    say,
     tables,
     write_text,
     writing,
 )
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
+from regard.util.shown_text import printable
 
 if TYPE_CHECKING:
     from regard.audit.mistakes import Audit
@@ -130,7 +132,8 @@ def _print(audits: list[Audit], folder: Path) -> None:
         gains = [change.gain for change in changes(*audits)]
         better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
         console.print(f"{better} pictures better, {worse} worse")
-    console.print(f"{folder / 'audit.html'}", soft_wrap=True, markup=False, highlight=False)
+    page = printable(str(folder / "audit.html"))
+    console.print(page, soft_wrap=True, markup=False, highlight=False)
 
 
 @reading.command()
@@ -190,7 +193,7 @@ def draw(
         for number, figure in enumerate(sheets, 1):
             save_figure(figure, folder / f"sheet-{number}.png")
         write_text(folder / _TABLE, rating_table(shown))
-    typer.echo(str(out / _TABLE))
+    say(out / _TABLE)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -7,7 +7,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import complain, json_line, suggest_fast
+from regard.cli.output import complain, json_line, say, suggest_fast
 from regard.cli.progress import BulkProgress
 
 
@@ -52,7 +52,7 @@ def bulk(
     size = options.items_of(batch_size, device)
     job = Job(source, out, model, form, traces, unit, size, column, decoding)
     began = time.monotonic()
-    todo = open_run(job, retry_failed=retry_failed)
+    todo = open_run(job, retry_failed=retry_failed, report=complain)
     for line in todo.plan.left_out:
         complain(line)
     suggest_fast(model, todo.plan.items or 0)
@@ -70,7 +70,7 @@ def bulk(
         })  # fmt: skip
     else:
         counts = f"{rows:,} rows, {progress.new_rows:,} of them now"
-        typer.echo(f"{shown(out)}: {counts}, {failed:,} of items that failed")
+        say(f"{shown(out)}: {counts}, {failed:,} of items that failed")
     if failed:
         complain(f"{failed:,} of {rows:,} items failed; `error` in their rows says why.")
     raise typer.Exit(1 if failed else 0)

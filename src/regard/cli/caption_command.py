@@ -14,6 +14,7 @@ from regard.cli.output import (
     OutputFolder,
     complain,
     json_line,
+    say,
     sources_of,
     suggest_fast,
 )
@@ -106,7 +107,7 @@ def _write(result: Caption, json_lines: bool, *, alpha: bool, unsure: float | No
         return
     for one in (result, *result.n_best):
         text = one.text if unsure is None else unsure_text(one, unsure)
-        typer.echo(f"{result.file}: {text}")
+        say(f"{result.file}: {text}")
 
 
 def _draw(result: Caption, folder: OutputFolder, faults: ItemFaults) -> None:

@@ -9,9 +9,10 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import complain
+from regard.cli.output import complain, say
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, UnknownName
+from regard.util.folder_lock import locked
 from regard.util.shown_text import printable, printable_json, without_secrets
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ def check(
         str,
         argument(
             "CSV, JSONL, JSON (Karpathy, COCO, MSR-VTT, a list), Flickr8k tokens, MSVD's folder, "
-            "or shards (.tar)."
+            "shards (.tar), or the folder of an annotation store."
         ),
     ],
     images: options.Images = None,
@@ -67,7 +68,7 @@ def shard(
         complain(f"{dataset}: {note}")
     with reporting() as report:
         manifest = write_shards(captions, out, size=size * 10**6, report=partial(report, "writing"))
-    typer.echo(printable(without_secrets(manifest)))
+    say(without_secrets(manifest))
 
 
 @app.command()
@@ -91,5 +92,6 @@ def synthetic(
     if size is not None and medium == "volume":
         raise ConfigError(f"--size is {size}, but volumes have a fixed size. Leave it out.")
     sizes = {} if size is None else {"size": size}
-    path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
-    typer.echo(str(path))
+    with locked(out, "regard data synthetic", complain):
+        path = writers[medium](out, train=train, val=val, test=test, seed=seed, **sizes)
+    say(path)

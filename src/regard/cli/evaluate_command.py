@@ -17,6 +17,7 @@ from regard.cli.options import option
 from regard.cli.output import check_record, complain, open_dataset, print_table, tables, write_text
 from regard.cli.progress import reporting
 from regard.errors import ConfigError, DatasetError
+from regard.util.shown_text import printable
 
 if TYPE_CHECKING:
     from regard.data.dataset import CaptionDataset
@@ -182,7 +183,7 @@ def _print_calibration(found: Calibration, folder: Path) -> None:
     made = found.confidence
     text = (f"{folder}: confidence kept, scale {made.scale:.3f}, shift {made.shift:.3f}, "
             f"of {made.words} words in {made.captions} captions")  # fmt: skip
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(printable(text), soft_wrap=True, markup=False, highlight=False)
 
 
 def _statistics_table(result: EvaluationResult) -> Table:
@@ -309,9 +310,12 @@ def _print_faithfulness(found: Faithfulness, control: dict[str, Any] | None) -> 
     elif found.regions:
         console.print("No word of the captions names a region.")
     console.print(
-        f"{settings['model']} · {settings['split']}, {settings['pictures']} pictures, "
-        f"{settings['probed']} of them covered cell by cell ({settings['cover']}) · "
-        f"beam {settings['beam']}"
+        printable(
+            f"{settings['model']} · {settings['split']}, {settings['pictures']} pictures, "
+            f"{settings['probed']} of them covered cell by cell ({settings['cover']}) · "
+            f"beam {settings['beam']}"
+        ),
+        markup=False,
     )
 
 

@@ -9,7 +9,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import option
-from regard.cli.output import ItemFaults, OutputFolder, complain, sources_of
+from regard.cli.output import ItemFaults, OutputFolder, complain, say, sources_of
 from regard.cli.progress import FileProgress
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def explain(
         stem = folder.stem(result.file, outputs.suffixes(result.medium))
         with faults.of(result.file, f"{stem}.*"):
             write_explanation(router.captioner(result.medium), result, stem, outputs, rival=rival)
-        typer.echo(f"{result.file}: {result.text}")
+        say(f"{result.file}: {result.text}")
     raise typer.Exit(1 if faults.found else 0)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import complain, json_line, print_table
+from regard.cli.output import complain, json_line, print_table, say
 
 if TYPE_CHECKING:
     from regard.checkpoint.components import OnnxManifest
@@ -136,8 +136,10 @@ def export(
     with needs_torch("exporting a model"):
         from regard.export import export_model
     examples = list(find_files([str(calibrate)], report=complain)) if calibrate else []
-    folder = export_model(find_model(model), to=to, out=out, int8=int8, examples=examples)
-    typer.echo(str(folder))
+    folder = export_model(
+        find_model(model), to=to, out=out, int8=int8, examples=examples, report=complain
+    )
+    say(folder)
 
 
 def _show_runtime(as_json: bool) -> None:

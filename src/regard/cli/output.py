@@ -43,6 +43,11 @@ def json_line(record: dict[str, Any]) -> None:
     typer.echo(printable_json(json.dumps(record, ensure_ascii=not utf8)))
 
 
+def say(text: object) -> None:
+    """Write a line to standard output, without codes that change a terminal."""
+    typer.echo(printable(str(text)))
+
+
 def complain(error: Exception | str) -> None:
     """Write a message as one line to standard error."""
     typer.echo(
@@ -78,6 +83,10 @@ def print_table(table: Table, console: Console | None = None) -> None:
     """
     console = console or tables()
     columns = table.columns
+    for column in columns:
+        held: list[Any] = column._cells  # pyright: ignore[reportPrivateUsage]
+        held[:] = map(_plain, held)
+    table.title = _plain(table.title)
     needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).minimum
     if needed <= console.width or any(column.overflow == "fold" for column in columns):
         console.print(table)
@@ -89,6 +98,17 @@ def print_table(table: Table, console: Console | None = None) -> None:
             text = f"{column.header}: {cell}" if column.header else str(cell)
             console.print(text, soft_wrap=True, markup=False, highlight=False)
         console.print()
+
+
+def _plain(cell: Any) -> Any:
+    """Return a cell without codes that change a terminal."""
+    from rich.text import Text
+
+    if isinstance(cell, str):
+        return printable(cell)
+    if isinstance(cell, Text):
+        cell.plain = printable(cell.plain)
+    return cell
 
 
 def never_fail_to_print() -> None:

@@ -15,6 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from regard.cli.output import complain
+from regard.util.shown_text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +65,7 @@ class ProgressDisplay:
 
     def show(self, name: str, text: str, done: int, total: int | None) -> None:
         """Update a bar, which is made at its first call, or write its text as a line if due."""
+        text = printable(text)
         with self._lock:
             if self._console is not None:
                 bars = self._bars = self._bars or self._started(self._console)
@@ -227,4 +229,4 @@ class TrainingProgress(ProgressDisplay):
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self._messages.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._messages.print(printable(text), highlight=False, markup=False, soft_wrap=True)

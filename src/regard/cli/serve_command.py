@@ -69,6 +69,7 @@ def serve(
             workers=workers, api_key_file=api_key_file,
         ),
     )  # fmt: skip
+    chosen = chosen.listening()
     keys = ApiKeys.read(chosen.api_keys, chosen.api_key_file)  # before anything is loaded
     device = options.placed(chosen.device)
     if device != "cpu" and chosen.workers > 1:
@@ -182,6 +183,7 @@ def _uvicorn_config(make: Callable[[], Any], settings: Settings) -> Any:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the middleware reads them, of `proxies` alone
         limit_concurrency=settings.max_connections,
         timeout_keep_alive=math.ceil(settings.header_seconds),
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),

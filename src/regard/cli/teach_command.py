@@ -10,7 +10,7 @@ from rich.table import Table
 
 from regard.cli import options
 from regard.cli.options import argument, option
-from regard.cli.output import complain, json_line, print_table
+from regard.cli.output import complain, json_line, print_table, say
 from regard.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _report(lesson: Lesson, pictures: list[str], as_json: bool) -> bool:
         return bool(lesson.failures)
     near = ", ".join(f"{word} {value:.2f}" for word, value in lesson.neighbours) or "none"
     named = "" if lesson.named is None else f"; {lesson.named:.0%} named by the others"
-    typer.echo(f"{lesson.word}: {lesson.pictures} pictures{named}; nearest: {near}")
+    say(f"{lesson.word}: {lesson.pictures} pictures{named}; nearest: {near}")
     if odd:
         more = ", ..." if len(odd) > 3 else ""
         complain(

@@ -14,7 +14,7 @@ import typer
 from regard.cli import options
 from regard.cli.launch import LOST, end_with_launcher, how_to_resume, launch, launched
 from regard.cli.options import argument, option
-from regard.cli.output import complain
+from regard.cli.output import complain, say
 from regard.cli.progress import TrainingProgress
 from regard.errors import ConfigError, RankLost, needs_torch
 from regard.util.child_python import check_fabric, ranks_in
@@ -122,7 +122,7 @@ def _train(recipe: Recipe, choose: Callable[[], Path], device: str, more: dict[s
             with TrainingProgress(Console(stderr=True, quiet=devices.rank > 0)) as progress:
                 best = train_captioner(recipe, folder, report=progress, devices=devices, **more)
             if devices.rank == 0:
-                typer.echo(str(best))
+                say(best)
     except RankLost as error:
         if launched():
             raise typer.Exit(LOST) from None

@@ -11,6 +11,7 @@ from regard.data.caption_records import FileNames, near_hint, odd_caption
 from regard.data.dataset import SPLITS, UNUSED, CaptionDataset, CaptionedItem, Row
 from regard.data.formats import CaptionFile, read_caption_file
 from regard.data.shards import names_shards, place_in_shard, read_item, read_shards
+from regard.data.store import STORE, AnnotationStore
 from regard.errors import DatasetError, MediaError
 from regard.media import (
     ClipSpec,
@@ -47,7 +48,8 @@ class Problem:
         kind: "wrong line", "duplicate id", "empty caption", "placeholder", "list as text", "no
             caption", "broken character", "duplicate caption", "unknown split", "in two splits",
             "other spelling", "missing file", "unreadable image", "unreadable clip", "unreadable
-            scan", "same picture in two splits" or "same picture twice" (or clip, or scan).
+            scan", "same picture in two splits" or "same picture twice" (or clip, or scan),
+            or "damaged shard" of an annotation store.
         where: the picture's key, or the line.
         what: a sentence.
     """
@@ -128,7 +130,8 @@ def check_dataset(
     """Find all problems that would impair training. Every picture, clip and scan is opened.
 
     Args:
-        annotations: see `load_dataset`; or shards (`regard.data.shards`).
+        annotations: see `load_dataset`; or shards (`regard.data.shards`), or the folder of an
+            annotation store, all of whose vectors are compared with their digests.
         images: folder of the pictures.
         kind: see `load_dataset`.
 
@@ -137,6 +140,8 @@ def check_dataset(
         UnknownName: the kind is unknown.
         MissingExtra: a package that reads the clips or scans is not installed.
     """
+    if (Path(annotations) / STORE).is_file():
+        return _check_store(annotations)
     if names_shards(str(annotations)):
         found = read_shards(str(annotations))
     else:
@@ -152,6 +157,12 @@ def check_dataset(
     if not found.rows and not found.faults:
         problems = (Problem("no caption", str(annotations), "the file holds none"),)
     return DatasetReport(_counts(found.dataset), problems)
+
+
+def _check_store(folder: str | Path) -> DatasetReport:
+    store = AnnotationStore.of(folder)
+    faults = tuple(Problem("damaged shard", str(folder), fault) for fault in store.check())
+    return DatasetReport({"annotations": len(store)}, faults)
 
 
 def _line_problems(found: CaptionFile) -> Iterator[Problem]:

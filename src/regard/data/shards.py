@@ -35,6 +35,7 @@ from regard.data.formats import CaptionFile, load_dataset, notes_on
 from regard.errors import ConfigError, DatasetError, MediaError, needs_extra
 from regard.media import is_there
 from regard.types import MEDIA, Media
+from regard.util.folder_lock import locked, locked_remotely
 from regard.util.safe_io import json_of
 from regard.util.safe_tar import member_content, member_fault, next_member, open_tar
 from regard.util.shown_text import without_secrets
@@ -388,7 +389,7 @@ def write_shards(
         The manifest's path, which training takes instead of a caption file.
 
     Raises:
-        ConfigError: the folder holds shards already.
+        ConfigError: the folder holds shards already, or another process fills it.
         DatasetError: a file is missing, is a folder, or is in two splits.
         MissingExtra: webdataset is not installed.
     """
@@ -398,8 +399,55 @@ def write_shards(
     files, folder = url_to_fs(out)
     folder = folder.removesuffix("/")
     manifest = f"{out.removesuffix('/')}/{MANIFEST}"
-    if files.exists(f"{folder}/{MANIFEST}"):
-        raise ConfigError(f"{manifest} exists already. Name another folder, or delete this one.")
+    with _locked(files, folder, out) as check:
+        if files.exists(f"{folder}/{MANIFEST}"):
+            raise ConfigError(
+                f"{manifest} exists already. Name another folder, or delete this one."
+            )
+        _write_all(dataset, files, folder, size, lambda done: (check(), report(done, len(dataset))))
+    return manifest
+
+
+@contextmanager
+def _locked(files: Any, folder: str, out: str) -> Generator[Callable[[], None]]:
+    """Hold the lock of a folder for shards; yield what raises if the lock is lost."""
+    command = "regard data shard"
+    if "file" in files.protocol:
+        with locked(Path(folder), command):
+            yield lambda: None
+        return
+    files.makedirs(folder, exist_ok=True)
+    with locked_remotely(_LockFolder(files, folder), without_secrets(out), command) as check:
+        yield check
+
+
+class _LockFolder:
+    """The files of a folder of fsspec, for its lock."""
+
+    def __init__(self, files: Any, folder: str) -> None:
+        self._files, self._folder = files, folder
+
+    def names(self) -> list[str]:
+        self._files.invalidate_cache()
+        found = (
+            self._files.ls(self._folder, detail=False) if self._files.exists(self._folder) else ()
+        )
+        return [name.rpartition("/")[2] for name in found]
+
+    def read(self, name: str) -> bytes:
+        return self._files.cat_file(f"{self._folder}/{name}")
+
+    def write(self, name: str, content: bytes) -> None:
+        self._files.pipe_file(f"{self._folder}/{name}", content)
+
+    def delete(self, name: str) -> None:
+        if self._files.exists(path := f"{self._folder}/{name}"):
+            self._files.rm_file(path)
+
+
+def _write_all(
+    dataset: CaptionDataset, files: Any, folder: str, size: int, report: Callable[[int], Any]
+) -> None:
     files.makedirs(folder, exist_ok=True)
     shards: list[dict[str, Any]] = []
     done = 0
@@ -413,12 +461,11 @@ def write_shards(
             shards.append({"name": name, "size": tar.stat().st_size, "samples": samples})
             tar.unlink()
             done += len(items)
-            report(done, len(dataset))
+            report(done)
         listing = Path(place, MANIFEST)
         values = {"format_version": FORMAT_VERSION, "shards": shards}
         listing.write_text(json.dumps(values, ensure_ascii=False) + "\n", "utf-8")
         _publish(files, listing, f"{folder}/{MANIFEST}")
-    return manifest
 
 
 def _check_files(dataset: CaptionDataset) -> None:

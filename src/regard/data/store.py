@@ -1,8 +1,10 @@
 """The annotation store: encode once, train many times.
 
-It is a folder of shards. Each shard is a memory-mapped float16 .npy file (rows, L, D) and a JSON
-list of the picture (clip, scan) and view of every row, with the mask of its real cells if not all
-are (a clip with fewer frames than the grid; a scan smaller than the input). A shard is written
+It is a folder of shards. Each shard is a float16 .npy file (rows, L, D) and a JSON list of the
+picture (clip, scan) and view of every row, the CRC-32 of its bytes, and the mask of its real cells
+if not all are (a clip with fewer frames than the grid; a scan smaller than the input). The list is
+named by its own digest, and a row is compared with its CRC-32 when it is first read. Rows are read
+rather than mapped: a mapped file that is cut short would end the process. A shard is written
 under a temporary name and renamed when it is complete, its list last: a killed encoding leaves
 nothing half-written and continues from the last shard, one that is stopped or fails writes what
 it has. `store.json` names the encoder.
@@ -11,8 +13,10 @@ it has. `store.json` names the encoder.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,17 +26,22 @@ import numpy as np
 
 from regard.errors import DatasetError
 from regard.util.atomic import whole_file, write_whole
+from regard.util.folder_lock import Report, ignore, locked
 from regard.util.safe_io import Unreadable, json_of, text_of
 
 Wanted = tuple[str, str, str]
 """A picture's digest, a view, and the file."""
 Encode = Callable[[list[tuple[str, str]]], tuple[np.ndarray, np.ndarray]]
 """Maps (file, view) pairs to vectors and mask."""
+STORE = "store.json"
+"""The file that makes a folder a store."""
 SHARD_ROWS = 512
+_LARGEST = 2**20  # cells of an axis, or features
 _SHARD_BYTES = 2**28  # a shard is built in memory, so those of long clips have fewer rows
 _SHARD_SECONDS = 30.0  # of encoding; a kill loses at most that
 _SHARD_SHARE = 0.02  # of the time so far, if that is more: days of encoding make few shards
 _STALE = 24 * 3600.0  # seconds
+_AGAIN = "Delete it and its .json; the next run encodes its pictures again."
 
 
 @dataclass(frozen=True)
@@ -70,17 +79,55 @@ class AnnotationStore:
         """
         self.folder = Path(folder)
         self.key = key
-        self._rows: dict[tuple[str, str], tuple[int, int, str]] = {}
-        self._shards: list[np.ndarray] = []
+        self._rows: dict[tuple[str, str], tuple[int, _StoredRow]] = {}
+        self._shards: list[Path] = []
+        self._read_before: set[tuple[str, str]] = set()
         self._open_or_begin()
         self._opened: set[Path] = set()
         self.refresh()
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "AnnotationStore":
+        """Open a store with the key that it names.
+
+        Raises:
+            DatasetError: it is damaged.
+        """
+        path = Path(folder) / STORE
+        try:
+            values = json_of(text_of(path))
+            sizes: tuple[Any, ...] = (*values["grid_shape"], values["annotation_dim"])
+            if not all(isinstance(size, int) and 0 < size <= _LARGEST for size in sizes):
+                raise Unreadable(f"its sizes are {sizes}")
+            key = StoreKey(values["encoder"], sizes[:-1], sizes[-1])
+        except (Unreadable, KeyError, TypeError) as error:
+            raise DatasetError(f"{path} is damaged: {error}. Encode again.") from error
+        return cls(folder, key)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __contains__(self, digest_and_view: tuple[str, str]) -> bool:
         return digest_and_view in self._rows
+
+    @contextlib.contextmanager
+    def locked(self, report: Report = ignore) -> Generator[None]:
+        """Hold the store's lock while it is filled, and open what others have written before.
+
+        Args:
+            report: receives a line if the lock of a process that was killed is taken over.
+
+        Raises:
+            ConfigError: another process fills the store.
+            DatasetError: the lock cannot be written.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(self.folder, "the encoding of another run", report))
+            except OSError as error:
+                raise self._unwritten(error) from error
+            self.refresh()
+            yield
 
     def refresh(self) -> None:
         """Open the shards that other processes have written since.
@@ -92,24 +139,43 @@ class AnnotationStore:
             if listing not in self._opened:
                 self._open_shard(listing)
 
+    def check(self) -> list[str]:
+        """Read every row; return what is wrong with the store, a line for each damaged shard."""
+        faults: dict[int, str] = {}
+        self._read_before.clear()
+        for pair, place in self._rows.items():
+            if place[0] not in faults:
+                try:
+                    self.read([pair])
+                except DatasetError as error:
+                    faults[place[0]] = str(error)
+        return list(faults.values())
+
     def read(self, wanted: Iterable[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the vectors of (digest, view) pairs, (N, L, D) float16, and mask (N, L) bool.
 
         Raises:
-            DatasetError: a pair is not in the store.
+            DatasetError: a pair is not in the store, or its vectors are damaged.
         """
-        rows: list[np.ndarray] = []
-        masks: list[np.ndarray] = []
-        for digest, view in wanted:
+        wanted = list(wanted)
+        vectors = np.empty((len(wanted), *self.row_shape), np.float16)
+        masks = np.ones(vectors.shape[:2], bool)
+        for at, (digest, view) in enumerate(wanted):
             place = self._rows.get((digest, view))
             if place is None:
                 raise DatasetError(
                     f"the store {self.folder} holds no {view} annotations of the picture "
                     f"{digest[:12]}…. Encode the data set again; stored annotations are kept."
                 )
-            rows.append(self._shards[place[0]][place[1]])
-            masks.append(_mask(place[2], self.row_shape[0]))
-        return np.stack(rows), np.stack(masks)
+            shard, row = place
+            fault = _read_row(self._shards[shard], row, vectors[at])
+            if not fault and (digest, view) not in self._read_before:
+                fault = _fault_of(vectors[at], row.crc)
+            if fault:
+                raise DatasetError(f"the shard {self._shards[shard]} is damaged: {fault}. {_AGAIN}")
+            self._read_before.add((digest, view))
+            masks[at] = _mask(row.real, self.row_shape[0])
+        return vectors, masks
 
     def fill(
         self, wanted: Iterable[Wanted], encode: Encode, batch_size: int = 32
@@ -150,7 +216,15 @@ class AnnotationStore:
             for at in range(0, len(wanted), batch_size):
                 batch = slice(at, at + batch_size)
                 found = encode([(file, view) for _, view, file in wanted[batch]])
-                vectors[batch], real[batch] = found
+                with np.errstate(over="ignore"):
+                    vectors[batch], real[batch] = found
+                for (_, _, file), row in zip(wanted[batch], vectors[batch], strict=True):
+                    if not np.isfinite(row).all():
+                        raise DatasetError(
+                            f"the encoder's vectors of {file} are not finite (NaN, or more than "
+                            "float16 holds), so they are not stored. Leave the file out, or use "
+                            "other weights of the encoder."
+                        )
                 made += len(wanted[batch])
                 unwritten = slice(unwritten.start, made)
                 yield before + made
@@ -167,7 +241,7 @@ class AnnotationStore:
         return int(np.prod(self.key.grid_shape)), self.key.annotation_dim
 
     def _open_or_begin(self) -> None:
-        path = self.folder / "store.json"
+        path = self.folder / STORE
         wanted = self.key.to_json()
         for left in self.folder.glob(".new-*"):  # of killed runs; recent ones may be in use
             with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
@@ -198,22 +272,27 @@ class AnnotationStore:
 
     def _open_shard(self, listing: Path) -> None:
         try:
-            cells = self.row_shape[0]
-            rows = [_row(cells, *entry) for entry in json_of(text_of(listing))]
-            vectors = _mapped(listing.with_suffix(".npy"))
+            cells, text = self.row_shape[0], text_of(listing)
+            if listing.stem != _name_of(text):
+                raise Unreadable("its list differs from its digest")
+            shape, dtype, offset = _header(listing.with_suffix(".npy"))
+            size = 2 * cells * self.row_shape[1]
+            rows = [
+                _row(cells, offset + number * size, *entry)
+                for number, entry in enumerate(json_of(text))
+            ]
         except Exception as error:  # the parser of a damaged .npy header may raise anything
             raise DatasetError(
-                f"the shard {listing.with_suffix('.npy')} is damaged: {error}. Delete it and its "
-                ".json; the next run encodes its pictures again."
+                f"the shard {listing.with_suffix('.npy')} is damaged: {error}. {_AGAIN}"
             ) from error
-        if vectors.shape != (len(rows), *self.row_shape) or vectors.dtype != np.float16:
+        if shape != (len(rows), *self.row_shape) or dtype != np.float16:
             raise DatasetError(
-                f"the shard {listing.with_suffix('.npy')} holds {vectors.dtype}{vectors.shape}; "
+                f"the shard {listing.with_suffix('.npy')} holds {dtype}{shape}; "
                 f"its list says float16 {(len(rows), *self.row_shape)}. Delete both."
             )
-        for at, (pair, real) in enumerate(rows):
-            self._rows[pair] = (len(self._shards), at, real)
-        self._shards.append(vectors)
+        for pair, row in rows:
+            self._rows[pair] = (len(self._shards), row)
+        self._shards.append(listing.with_suffix(".npy"))
         self._opened.add(listing)
 
     def _write_shard(
@@ -222,12 +301,11 @@ class AnnotationStore:
         # Named by its content, so that two runs that fill one store do not replace each other's
         # shards.
         rows = [
-            pair if mask.all() else (*pair, np.packbits(mask).tobytes().hex())
-            for pair, mask in zip(pairs, real, strict=True)
+            (*pair, "" if mask.all() else np.packbits(mask).tobytes().hex(), zlib.crc32(row))
+            for pair, mask, row in zip(pairs, real, vectors, strict=True)
         ]
         content = json.dumps(rows)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        listing = self.folder / f"shard-{digest[:16]}.json"
+        listing = self.folder / f"{_name_of(content)}.json"
         try:
             with whole_file(listing.with_suffix(".npy")) as new, new.open("wb") as file:
                 np.save(file, vectors)
@@ -252,24 +330,78 @@ def _next_due(began: float) -> float:
     return now + max(_SHARD_SECONDS, _SHARD_SHARE * (now - began))
 
 
-def _mapped(path: Path) -> np.ndarray:
-    if not path.is_file():  # opening a pipe would block
-        raise FileNotFoundError("the file does not exist")
-    return np.lib.format.open_memmap(path, mode="r")  # reads neither pickles nor archives
+@dataclass(frozen=True)
+class _StoredRow:
+    """Where the vectors of a picture are.
+
+    Attributes:
+        offset: of their bytes in the shard.
+        real: mask of the cells as hexadecimal bits; "" if all are real.
+        crc: CRC-32 of their bytes; None in stores of older versions.
+    """
+
+    offset: int
+    real: str
+    crc: int | None
 
 
-def _row(cells: int, digest: Any, view: Any, real: Any = "") -> tuple[tuple[str, str], str]:
-    """Return a row's picture and view, and its mask as hexadecimal bits ("" if all are real).
+def _name_of(listing: str) -> str:
+    """Return the name of a shard, without suffix, by the text of its list."""
+    return f"shard-{hashlib.sha256(listing.encode()).hexdigest()[:16]}"
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], Any, int]:
+    """Return shape, type and offset of the values in a .npy file, which is complete.
 
     Raises:
-        TypeError: the picture, the view or the mask is not a string.
+        ValueError: it is not one, or has another size.
+    """
+    if not path.is_file():  # opening a pipe would block
+        raise FileNotFoundError("the file does not exist")
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("it is of another version of the format")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+    wanted = offset + math.prod(shape) * dtype.itemsize
+    if fortran or path.stat().st_size != wanted:
+        raise ValueError(f"it has {path.stat().st_size} bytes, expected {wanted}")
+    return shape, dtype, offset
+
+
+def _read_row(path: Path, row: _StoredRow, vectors: np.ndarray) -> str:
+    """Fill vectors from a shard; return what went wrong, or ""."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(row.offset)
+            read = file.readinto(vectors.view(np.uint8).data)
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if read == vectors.nbytes else "it has been cut short since it was opened"
+
+
+def _fault_of(vectors: np.ndarray, crc: int | None) -> str:
+    if crc is not None and zlib.crc32(vectors.data) != crc:
+        return "the bytes of a row differ from their digest"
+    return "" if np.isfinite(vectors).all() else "it holds NaN or infinite values"
+
+
+def _row(
+    cells: int, offset: int, digest: Any, view: Any, real: Any = "", crc: Any = None
+) -> tuple[tuple[str, str], _StoredRow]:
+    """Return a row's picture and view, and where it is.
+
+    Raises:
+        TypeError: the picture, the view or the mask is not a string, or the digest not a number.
         ValueError: the mask has another number of cells.
     """
     if not (isinstance(digest, str) and isinstance(view, str) and isinstance(real, str)):
         raise TypeError(f"a row of its list is {digest!r:.100}, {view!r:.100}, {real!r:.100}")
     if real and len(bytes.fromhex(real)) != -(-cells // 8):
         raise ValueError(f"a mask of its list is not one of {cells} cells")
-    return (digest, view), real
+    if not (crc is None or isinstance(crc, int)):
+        raise TypeError(f"a digest of its list is {crc!r:.100}")
+    return (digest, view), _StoredRow(offset, real, crc)
 
 
 def _mask(real: str, cells: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from PIL import Image
 from regard.explain import drawing, maps
 from regard.text.vocabulary import END, SPECIALS, UNKNOWN
 from regard.types import Caption, Grid, Word
+from regard.util.shown_text import printable, printable_json
 
 if TYPE_CHECKING:
     from regard.faithfulness.occlusion import Occlusion
@@ -149,8 +150,8 @@ def caption_html(
 
 
 def escaped(text: str) -> str:
-    """Return a text that is safe between tags and in quoted attributes."""
-    return escape(text, quote=True)
+    """Return a text that is safe between tags and in quoted attributes, and reads in order."""
+    return escape(printable(text), quote=True)
 
 
 def asset(name: str, package: str = "regard.explain") -> str:
@@ -214,7 +215,8 @@ def map_data(grid: Grid, *, smooth: bool) -> str:
 
 def attribute(data: Any) -> str:
     """Return values as JSON that is safe in a quoted attribute."""
-    return escaped(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return escaped(printable_json(text))
 
 
 def colour_stops(count: int) -> list[list[int]]:

@@ -44,9 +44,11 @@ from regard.model.encoders.int8_weights import SCALE
 from regard.text.vocabulary import UNKNOWN
 from regard.types import Annotations, Grid
 from regard.util.atomic import replaced_whole
+from regard.util.folder_lock import Report, beside, ignore, locked
 from regard.version import __version__
 
 TARGETS = ("onnx",)
+_COMMAND = "regard export"
 _EXAMPLES = 200
 _TOLERANCE = 1e-3  # largest difference to the modules on random input
 _COMPARED, _COSINE = 8, 0.99  # examples, and the least mean cosine of vectors in 8 bits
@@ -60,6 +62,7 @@ def export_model(
     out: str | Path | None = None,
     int8: bool = False,
     examples: Sequence[str | Path] = (),
+    report: Report = ignore,
 ) -> Path:
     """Write a model's graphs, so that it captions without torch.
 
@@ -71,6 +74,7 @@ def export_model(
         int8: quantise the encoder; captions then differ a little.
         examples: pictures (clips, scans) like those to be captioned, for the ranges of the
             quantised values; the first 200 are read.
+        report: receives a line if the lock of a process that was killed is taken over.
 
     Returns:
         The folder that holds the graphs.
@@ -78,7 +82,7 @@ def export_model(
     Raises:
         CheckpointError: the checkpoint is damaged, or the folder cannot be written.
         ConfigError: only one of `int8` and `examples` is given; or `out` holds another model, or
-            one whose training can be resumed.
+            one whose training can be resumed; or another process fills the folder.
         MediaError: an example cannot be read.
         UnknownName: the format does not exist.
         MissingExtra: onnxscript, or what the encoder needs, is not installed.
@@ -96,7 +100,7 @@ def export_model(
     model = build_components(checkpoint)
     pixels = _pixels(model.encoder, examples[:_EXAMPLES]) if int8 else None
     try:
-        with _place(checkpoint, place) as target:
+        with _place(checkpoint, place, report) as target:
             _write(model, checkpoint, target, pixels)
     except FileExistsError as error:
         raise CheckpointError(
@@ -144,12 +148,14 @@ def _pixels(encoder: Encoder, examples: Sequence[str | Path]) -> np.ndarray:
 
 
 @contextmanager
-def _place(checkpoint: Checkpoint, place: Path) -> Generator[Path]:
+def _place(checkpoint: Checkpoint, place: Path, report: Report) -> Generator[Path]:
     """Yield the folder to write graphs into: the checkpoint's own, or a copy."""
     if place.resolve() == checkpoint.path.resolve():
-        yield place
+        with locked(place, _COMMAND, report, lock=beside(place.resolve())):
+            yield place
         return
-    with replaced_whole(place, marker="config.json") as copy:
+    new = replaced_whole(place, marker="config.json", command=_COMMAND, report=report)
+    with new as copy:
         for file in checkpoint.path.iterdir():
             if file.name not in (*FILES, MANIFEST, "training.pt") and file.is_file():
                 shutil.copyfile(file, copy / file.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import secrets
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard.serve.prometheus import log_event, traceback_facts
 from regard.serve.requests import RequestError, one_line
-from regard.serve.settings import Settings
+from regard.serve.settings import Network, Settings
 
 if TYPE_CHECKING:
     from regard.serve.service import Service
@@ -80,16 +81,11 @@ class RequestMiddleware:
         settings, path = self._service.settings, context.scope["path"]
         is_post = context.scope["method"] == "POST"
         hosts = [host.lower() for host in settings.hosts]
-        if hosts and _host(context.header(b"host")) not in hosts:
+        if hosts and "*" not in hosts and _host(context.header(b"host")) not in hosts:
             raise RequestError(400, "unknown host name; see the service's setting hosts.")
-        if (
-            is_post
-            and context.header(b"sec-fetch-site") in _ELSEWHERE
-            and context.header(b"origin") not in settings.cors_origins
-            and "*" not in settings.cors_origins
-        ):
+        if is_post and _is_foreign(context, settings.cors_origins):
             raise RequestError(403, "pages of other sites may not send requests here.")
-        client = "address " + (context.scope.get("client") or ("",))[0]
+        client = "address " + client_of(context, settings.proxy_networks)
         if self._service.keys and path not in OPEN and not path.startswith(_OPEN_BELOW):
             name = self._service.keys.name_of(_api_key(context))
             if name is None:
@@ -146,6 +142,56 @@ class RequestMiddleware:
             bytes_out=context.bytes_out,
             key=context.key,
         )
+
+
+def _is_foreign(context: RequestContext, allowed: tuple[str, ...]) -> bool:
+    """Return whether a browser says that a page of another site sends the request.
+
+    Pages at plain http addresses say so by Origin alone, which is compared with Host. The scheme is
+    left out: a proxy with TLS speaks http to the service.
+    """
+    origin, host = context.header(b"origin").lower(), context.header(b"host").lower()
+    if "*" in allowed or (origin and origin in (one.lower() for one in allowed)):
+        return False
+    if context.header(b"sec-fetch-site") in _ELSEWHERE:
+        return True
+    return bool(origin) and (not host or origin.partition("://")[2] != host.strip())
+
+
+def client_of(context: RequestContext, proxies: tuple[Network, ...]) -> str:
+    """Return the address by which a client's rate is counted, or "" where there is none.
+
+    Behind proxies it is the last address in X-Forwarded-For that is not a proxy's: what stands
+    before it was written by the client. One customer has 2**64 addresses of IPv6, so only the
+    first half counts.
+    """
+    address = _address((context.scope.get("client") or ("",))[0])
+    if address is None:
+        return ""
+    lines = [value for key, value in context.scope["headers"] if key == b"x-forwarded-for"]
+    forwarded = b",".join(lines).decode("latin-1").split(",")
+    while forwarded and any(address in network for network in proxies):
+        before = _address(forwarded.pop())
+        if before is None:
+            break
+        address = before
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address, without a port or zone; one of IPv4 that is written as IPv6 as IPv4."""
+    text = text.strip().partition("%")[0]
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _host(header: str) -> str:

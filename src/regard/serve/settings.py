@@ -1,15 +1,19 @@
 """Settings of a service: limits, timeouts, keys and addresses, from the environment or options."""
 
+import ipaddress
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, get_type_hints
 
 from regard.errors import ConfigError, UnknownName
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PREFIX = "REGARD_"
 """The prefix of a service's environment variables."""
 _OTHERS = {"REGARD_KERNELS", "REGARD_AXE"}  # variables that other parts read
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _TIMES = ("request_seconds", "body_seconds", "header_seconds", "decode_seconds", "drain_seconds")
 _COUNTS = (
     *("max_bytes", "max_pixels", "max_frames", "max_voxels", "max_files", "waiting"),
@@ -49,7 +53,12 @@ class Settings:
             run; 0: unlimited. Each worker counts for itself.
         burst: requests that it may make at once.
         cors_origins: origins whose pages may use the service from a browser; "*": all.
-        hosts: host names that the service answers to, without ports; none: any.
+        hosts: host names that the service answers to, without ports; "*": any. By default
+            `regard serve` answers to localhost, 127.0.0.1 and [::1] where it listens on one of
+            them, which keeps out pages whose name was made to lead here (DNS rebinding), and to
+            any name where it listens elsewhere.
+        proxies: addresses or networks (10.0.0.0/8) of proxies; X-Forwarded-For is believed of
+            them alone.
         host: address to listen on.
         port: 0 takes a free one.
         workers: processes that each hold the models and answer requests.
@@ -83,6 +92,7 @@ class Settings:
     burst: int = 20
     cors_origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
@@ -104,6 +114,34 @@ class Settings:
             raise ConfigError(f"burst is {self.burst}; with a rate it must be 1 or more.")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; it must lie between 0 and 65535.")
+        self.proxy_networks  # noqa: B018  # raises if one is wrong
+
+    def listening(self) -> "Settings":
+        """Return the settings of a service that listens on `host`: see `hosts`."""
+        if self.hosts or not _is_loopback(self.host):
+            return self
+        return replace(self, hosts=_LOOPBACK)
+
+    @cached_property
+    def proxy_networks(self) -> tuple[Network, ...]:
+        """The networks of `proxies`.
+
+        Raises:
+            ConfigError: one is not an address or network.
+        """
+        try:
+            return tuple(ipaddress.ip_network(one, strict=False) for one in self.proxies)
+        except ValueError as error:
+            raise ConfigError(
+                f"proxies: {error}; an address or a network such as 10.0.0.0/8 was expected."
+            ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def read_settings(

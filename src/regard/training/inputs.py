@@ -32,6 +32,7 @@ from regard.training.batches import Chunk, Splits, collate
 from regard.training.devices import Devices
 from regard.training.objectives.base import Batch, copied
 from regard.types import Media
+from regard.util.folder_lock import ignore
 from regard.util.torch_device import memory_errors
 
 Report = Callable[[int, int], None]
@@ -128,6 +129,7 @@ class Pictures:
         views: Sequence[str],
         report: Report,
         devices: Devices,
+        message: Callable[[str], None] = ignore,
     ) -> None:
         """Encode the views that are not in the store yet.
 
@@ -138,8 +140,10 @@ class Pictures:
             views: views of training pictures besides "plain" (`views_of`).
             report: called with (rows done, total rows) after each batch.
             devices: the processes that share the work and the folder, and their devices.
+            message: receives a line if the lock of a process that was killed is taken over.
 
         Raises:
+            ConfigError: another run fills the store.
             DatasetError: a picture cannot be read; the message names the first ones.
         """
         self.encoder = encoder
@@ -165,7 +169,11 @@ class Pictures:
             for item in split.items
             for view in seen
         ]
-        self._fill(self.store, frozen, wanted, report, devices)
+        if devices.rank == 0 and any(w[:2] not in self.store for w in wanted):
+            with self.store.locked(message):
+                self._fill(self.store, frozen, wanted, report, devices)
+        else:
+            self._fill(self.store, frozen, wanted, report, devices)
         self._pairs = list(dict.fromkeys((digest, view) for digest, view, _ in wanted))
 
     def make_resident(self, wanted: str) -> str:

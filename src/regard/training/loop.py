@@ -10,7 +10,7 @@ how a batch which does not fit into a device's memory is made to fit: in more pa
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from regard.captioner import Captioner
 from regard.config import Recipe
-from regard.errors import CheckpointError, RegardError
+from regard.errors import CheckpointError, ConfigError, RegardError
 from regard.model.rng import SlicedGenerator
 from regard.training.batches import Chunk, plan_epoch
 from regard.training.devices import Devices, float32_products
@@ -31,6 +31,7 @@ from regard.training.objectives.base import Loss
 from regard.training.setup import TrainingRun, prepare_run
 from regard.training.state import TrainState, rate_factor, set_rate
 from regard.util.atomic import recovered
+from regard.util.folder_lock import locked
 from regard.util.torch_device import AUTO, is_memory_error, memory_errors
 
 _SAMPLES_SHOWN = 3
@@ -73,13 +74,36 @@ def train(
 
     Raises:
         RegardError: captions, pictures, settings, the device or the saved state cannot be used,
-            the loss is no longer finite, or another of the processes ended.
+            the loss is no longer finite, another of the processes ended, or another run fills
+            the folder.
     """
     out, devices = Path(out), devices or Devices(device)
     reporter = report if report is not None and devices.rank == 0 else Silent()
+    if resume:
+        _check_resumable(out)
+    with ExitStack() as held:
+        if devices.rank == 0:
+            try:
+                held.enter_context(locked(out, "regard train", reporter.message))
+            except OSError as error:
+                raise ConfigError(
+                    f"the folder of the run, {out}, cannot be written: {error.strerror or error}. "
+                    "Name another one."
+                ) from error
+        return _train_locked(recipe, out, resume, reporter, devices, precision, fit_memory)
+
+
+def _train_locked(
+    recipe: Recipe,
+    out: Path,
+    resume: bool,
+    reporter: Reporter,
+    devices: Devices,
+    precision: str,
+    fit_memory: bool,
+) -> Path:
+    """Train in a folder that no other process fills; see `train`."""
     try:
-        if resume:
-            _check_resumable(out)
         name, smaller = str(devices.device), "Set training.resident to off, or a smaller image_size"
         with float32_products(devices.device, False), memory_errors(name, smaller):
             run = prepare_run(recipe, out, resume, reporter, devices, precision)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from regard.checkpoint.build import check_sizes
+from regard.checkpoint.components import recipe_of
 from regard.checkpoint.folder import Checkpoint, load_checkpoint
 from regard.config import DataConfig, Recipe, TrainingConfig
 from regard.config.io import from_dict
@@ -90,11 +92,11 @@ def prepare_run(
     reporter.message(devices.placement.describe(recipe.training.precision))
     _report_contents(reporter, recipe, splits, vocabulary, decoder, None if saved else start)
     out.mkdir(parents=True, exist_ok=True)  # only now: a wrong setting leaves no empty folder
-    store = Path(recipe.data.store or out / "annotations")
-    views, report = views_of(recipe.data)[1:], reporter.encoded
-    pictures = Pictures(encoder, splits, store, views=views, report=report, devices=devices)
-    encoded = encode_captions(splits.train, vocabulary)
-    captions, cut = cut_captions(encoded, recipe.data.max_length)
+    pictures = Pictures(
+        encoder, splits, Path(recipe.data.store or out / "annotations"), devices=devices,
+        views=views_of(recipe.data)[1:], report=reporter.encoded, message=reporter.message,
+    )  # fmt: skip
+    captions, cut = cut_captions(encode_captions(splits.train, vocabulary), recipe.data.max_length)
     remarks = (*splits.train.notes, pictures.held_out_twins(splits), cut)
     for remark in filter(None, (*remarks, tokens_note(splits.train, vocabulary))):
         reporter.message(remark)
@@ -108,7 +110,7 @@ def prepare_run(
     if devices.world > 1:
         state.load(devices.broadcast(state.to_dict()))  # machines may differ in a rounding
     chunks = make_chunks(captions, recipe.training.captions_per_image)
-    teachers = open_teachers(recipe, splits, vocabulary, out, report, devices)
+    teachers = open_teachers(recipe, splits, vocabulary, out, reporter.encoded, devices)
     if note := pictures.make_resident(recipe.training.resident):
         reporter.message(note)
     return TrainingRun(
@@ -326,6 +328,7 @@ def _build_encoder(recipe: Recipe, start: Checkpoint | None) -> Encoder:
     """Build the encoder. If there is a checkpoint, its weights are loaded later."""
     if start is None:
         return build_encoder(recipe.encoder, pretrained=True)
+    check_sizes(start, recipe_of(start))
     with torch.random.fork_rng(devices=[]):
         return build_encoder(recipe.encoder, pretrained=False)
 

@@ -12,17 +12,24 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from regard.util.folder_lock import Report, beside, ignore, locked
+
 
 @contextmanager
-def replaced_whole(folder: Path, *, marker: str) -> Generator[Path]:
+def replaced_whole(
+    folder: Path, *, marker: str, command: str = "regard", report: Report = ignore
+) -> Generator[Path]:
     """Yield an empty folder to write into; it takes the place of `folder` once all is written.
 
     Args:
         folder: absolute.
         marker: a file that every folder of the kind holds. A folder without it is not replaced:
             a mistake in a path must not cost a user a folder of pictures.
+        command: what other processes that write the same folder say of this one.
+        report: receives a line if a stale lock is taken over.
 
     Raises:
+        ConfigError: another process is writing the same folder.
         FileExistsError: something else is in its place.
         OSError: it cannot be written; existing data are unchanged.
     """
@@ -31,14 +38,15 @@ def replaced_whole(folder: Path, *, marker: str) -> Generator[Path]:
             raise FileExistsError(f"{folder} is not a folder of this kind")
     # Always the same name, so that the next save clears what a kill left behind.
     temporary = folder.with_name(f".{folder.name}.new")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        _sync(temporary, mode=(temporary / marker).stat().st_mode)
-        _swap(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with locked(folder, command, report, lock=beside(folder)):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            _sync(temporary, mode=(temporary / marker).stat().st_mode)
+            _swap(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
