@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def _refused(act: Callable[[], object]) -> str:
 
 
 def _dead_pid() -> int:
-    with subprocess.Popen(["true"]) as child:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
         return child.pid
 
 

@@ -105,7 +105,7 @@ def names_that_lead_here(folder: Path) -> None:
     for host, hosts, name, good in (
         ("127.0.0.1", (), "localhost:8000", True), ("127.0.0.1", (), "evil.example", False),
         ("::1", (), "[::1]:8000", True), ("localhost", (), "evil.example:8000", False),
-        ("127.0.0.1", ("*",), "any.example", True), ("0.0.0.0", (), "any.example", True),
+        ("127.0.0.1", ("*",), "any.example", True), ("192.0.2.7", (), "any.example", True),
         ("127.0.0.1", ("mine",), "localhost", False), ("127.9.9.9", (), "evil.example", False),
     ):  # fmt: skip
         settings = Settings(host=host, hosts=hosts).listening()

@@ -14,12 +14,12 @@ _USER = re.compile(
     # A name, or a name and a password; one with a slash shows in what is no port.
     r"(?:[^\s/?#'\"<>]*@|[^\s/?#:@'\"<>]*:(?!\d*(?:[/?#\s'\"]|$))[^\s'\"<>]*@)"
 )
-_SECRET = (
+_SENSITIVE = (
     r"(?:sig|sas|jwt|auth|code|pass|pw|pwd|pass(?:word|wd|phrase)|(?:[\w.-]*[-_.])?key"
     r"|[\w.-]*(?:signature|token|secret|password|credential|apikey|accesskey|accountkey)[\w.-]*)"
 )
-_QUERY = re.compile(rf"([?&;](?:amp;)?{_SECRET})=[^&;\s#'\"<>]+", re.I)
-_NAMED = re.compile(rf"[?&]{_SECRET}=([^&#]+)", re.I)
+_QUERY = re.compile(rf"([?&;](?:amp;)?{_SENSITIVE})=[^&;\s#'\"<>]+", re.I)
+_NAMED = re.compile(rf"[?&]{_SENSITIVE}=([^&#]+)", re.I)
 _HIDDEN = "***"
 _LONG = 6  # characters of a secret that is replaced within words, too
 _LEAST = 3  # characters of a user's name or key that is replaced wherever it stands
