@@ -20,13 +20,12 @@ from projects.everyday.concept_words import ConceptWords
 from projects.everyday.mix import LONGEST, Captioned, Mix
 from projects.everyday.train import batch_loss, project
 from regard import ConfigError
-from regard.config import ObjectiveConfig
 from regard.metrics.cider import CiderD
 from regard.model.decoder import AttentionDecoder
 from regard.model.rng import spawn
 from regard.model.unroll import pack_captions
 from regard.text.vocabulary import END, PAD, SPECIALS, START, Vocabulary
-from regard.training.objectives.self_critical import SelfCritical, policy_loss, sampled_logprob
+from regard.training.objectives.self_critical import policy_loss, sample_captions, sampled_logprob
 
 STEPS, LEARNING_RATE, SAMPLES = 80, 3e-5, 5
 _UNSUPPORTED = 0.5  # of CIDEr-D, for a concept that no reference names
@@ -97,7 +96,6 @@ def refine(
     """
     assert decoder.pointer is not None
     first = {name: value.clone() for name, value in decoder.state_dict().items()}
-    objective = SelfCritical(ObjectiveConfig("self_critical", samples=SAMPLES), _none, LONGEST)
     weights = [p for p in decoder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, learning_rate, weight_decay=0.0)
     generator, places = torch.Generator().manual_seed(seed), decoder.pointer.place_of()
@@ -108,7 +106,7 @@ def refine(
         references = [batch.captions[at : at + each] for at in range(0, len(batch.captions), each)]
         decoder.eval()  # no word is hidden, and log p is that of the sampled policy
         projected = project(decoder, batch.cells)
-        tokens = objective.sample(decoder, projected, SAMPLES, spawn(generator))
+        tokens = sample_captions(decoder, projected, SAMPLES, spawn(generator), LONGEST)
         rewards = _rewards(tokens, references, vocabulary, reward)
         grouped = rewards.view(-1, SAMPLES)
         baseline = ((grouped.sum(1, keepdim=True) - grouped) / (SAMPLES - 1)).flatten()
@@ -129,11 +127,6 @@ def refine(
             if value.is_floating_point():
                 value.lerp_(first[name], 1 - _SHARE)
     decoder.eval()
-
-
-def _none(item: int, tokens: list[int]) -> float:
-    """Stand for the objective's own reward, which `refine` does not ask for."""
-    raise NotImplementedError
 
 
 def _rewards(

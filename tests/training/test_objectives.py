@@ -22,7 +22,12 @@ from regard.training.objectives.base import (
 )
 from regard.training.objectives.cross_entropy import CrossEntropy
 from regard.training.objectives.reinforce import HardAttentionObjective
-from regard.training.objectives.self_critical import SelfCritical, policy_loss, sampled_logprob
+from regard.training.objectives.self_critical import (
+    SelfCritical,
+    policy_loss,
+    sample_captions,
+    sampled_logprob,
+)
 from tests.helpers import toys
 
 
@@ -250,10 +255,9 @@ def test_probabilities_of_what_is_said_leave_out_what_never_is() -> None:
 def test_samples_are_drawn_from_the_decoder_without_dropout() -> None:
     """The share of each first word is its probability; the longest caption has four words."""
     decoder = toys.decoder(dropout=0.5).train()
-    objective = SelfCritical(ObjectiveConfig(kind="self_critical"), lambda *_: 0.0, 4)
     made = batch(torch.tensor([[1]]), torch.tensor([[2]]), 1, 3)
     projected = decoder.project(made.vectors, made.mask)
-    said = objective.sample(decoder, projected, 20000, torch.Generator().manual_seed(0))
+    said = sample_captions(decoder, projected, 20000, torch.Generator().manual_seed(0), 4)
     assert said.shape == (20000, 4)
     assert decoder.training
     ended = (said == END).cumsum(1) - (said == END).int() > 0
@@ -273,7 +277,7 @@ def test_self_critical_loss_is_that_of_its_samples_read_step_by_step(weight: flo
     made = batch(torch.tensor([[1, 4], [1, 5]]), torch.tensor([[4, 2], [5, 2]]), 2, 3)
     projected = decoder.project(made.vectors, made.mask)
     found = objective.loss(decoder, projected, made, torch.Generator().manual_seed(1))
-    said = objective.sample(decoder, projected, 3, spawn(torch.Generator().manual_seed(1)))
+    said = sample_captions(decoder, projected, 3, spawn(torch.Generator().manual_seed(1)), 4)
 
     state, read = decoder.init_state(projected, 3), torch.full((6,), START)
     logprob = torch.zeros(6)

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from regard.bulk.filesystem import Entry, Place
+from regard.data.tar_samples import member_content, member_fault, next_member, open_tar
 from regard.errors import DatasetError, MediaError, RegardError, needs_extra
 from regard.media.find import medium_by_name
-from regard.util.safe_tar import member_content, member_fault, next_member, open_tar
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 

@@ -47,17 +47,7 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
         MissingExtra: the encoder needs a package that is not installed.
     """
     check_sizes(checkpoint, recipe)
-    try:
-        # Fresh weights are drawn and overwritten; the caller's random state must not change.
-        with torch.random.fork_rng(devices=[]):
-            encoder = build_encoder(recipe.encoder, pretrained=False)
-            decoder = AttentionDecoder(
-                recipe.decoder,
-                annotation_dim=encoder.annotation_dim,
-                vocabulary_size=len(checkpoint.vocabulary),
-            )
-    except (ConfigError, UnknownName) as error:
-        raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
+    encoder, decoder = _built(checkpoint, recipe)
     _check_encoder(checkpoint, encoder)
     load_weights(_module(encoder, decoder), checkpoint.weights, str(checkpoint.path))
     if encoder.digest() != checkpoint.config["encoder"]["digest"]:
@@ -68,14 +58,14 @@ def build_modules(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, Atte
     return encoder.eval(), decoder.eval()
 
 
-def check_sizes(checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Compare names and shapes of the stored weights with the recipe, before any memory is taken.
+def _built(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Encoder, AttentionDecoder]:
+    """Build the modules of a checkpoint with fresh weights, which are to be overwritten.
 
     Raises:
-        CheckpointError: they differ.
+        CheckpointError: a setting does not fit.
     """
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):  # the caller's random state must not change
             encoder = build_encoder(recipe.encoder, pretrained=False)
             decoder = AttentionDecoder(
                 recipe.decoder,
@@ -84,6 +74,18 @@ def check_sizes(checkpoint: Checkpoint, recipe: Recipe) -> None:
             )
     except (ConfigError, UnknownName) as error:
         raise CheckpointError(f"{checkpoint.path / 'config.json'}: {error}") from error
+    return encoder, decoder
+
+
+def check_sizes(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Compare names and shapes of the stored weights with the recipe, before any memory is taken.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    try:
+        with torch.device("meta"):
+            encoder, decoder = _built(checkpoint, recipe)
     except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise CheckpointError(
             f"{checkpoint.path / 'config.json'}: the network cannot be built with these sizes: "

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,42 +32,18 @@ from regard.data.dataset import (
     with_rest_trained,
 )
 from regard.data.formats import CaptionFile, load_dataset, notes_on
+from regard.data.tar_samples import Sample, scan_samples
 from regard.errors import ConfigError, DatasetError, MediaError, needs_extra
 from regard.media import is_there
-from regard.types import MEDIA, Media
+from regard.types import Media
 from regard.util.folder_lock import locked, locked_remotely
 from regard.util.safe_io import json_of
-from regard.util.safe_tar import member_content, member_fault, next_member, open_tar
 from regard.util.shown_text import without_secrets
 
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
 _PLACE = re.compile(r"(?P<tar>.+)#(?P<offset>\d+)\+(?P<size>\d+)!(?P<name>[^!/]+)")
-_SUFFIXES = frozenset[str]().union(*(medium.suffixes for medium in MEDIA.values()))
 _OVERHEAD = 3 * 512  # bytes of a tar for each sample: two headers and padding
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture of a shard.
-
-    Attributes:
-        name: key and suffix, as in the tar.
-        offset: offset of its bytes in the tar.
-        size: number of its bytes.
-        sha256: SHA-256 of its bytes.
-        file: its name in the data set.
-        captions: raw texts.
-        split: "train", "val", "test", or "".
-    """
-
-    name: str
-    offset: int
-    size: int
-    sha256: str
-    file: str
-    captions: tuple[str, ...]
-    split: str
 
 
 # Reading
@@ -126,7 +102,7 @@ def read_shards(source: str) -> CaptionFile:
     if source.lower().endswith(".tar"):
         for url in _expanded(source):
             with _opened(url) as file:
-                found += [(url, sample) for sample in _scan(file, url, faults)]
+                found += [(url, sample) for sample in scan_samples(file, url, faults)]
     else:
         path = source.removesuffix("/")
         path = path if path.endswith(MANIFEST) else f"{path}/{MANIFEST}"
@@ -184,114 +160,6 @@ def read_item(item: CaptionedItem, read: Callable[[str], Media]) -> Media:
         except MediaError as error:
             error.args = (str(error).replace(str(file), f"{place['tar']}!{place['name']}"),)
             raise
-
-
-def _scan(file: IO[bytes], name: str, faults: list[LineFault]) -> list[Sample]:
-    """Return the samples of a tar, which is read once from end to end.
-
-    Captions are the `captions` (a list) or the `caption` of a sample's .json, or its .txt; the
-    .json may have `file` and `split`. The parts of a sample have the same name up to their last
-    suffix, or up to their first dot, as in WebDataset.
-
-    Args:
-        file: the tar.
-        name: name of the tar, for messages.
-        faults: what is wrong with single entries is added.
-
-    Raises:
-        DatasetError: the tar itself is damaged.
-    """
-    media: dict[str, dict[str, Any]] = {}
-    about: dict[str, dict[str, Any]] = {}
-    try:
-        with open_tar(file, "r|") as tar:
-            while (member := next_member(tar)) is not None:
-                key, suffix = _parts(member.name)
-                if not suffix or member.isdir() or os.path.basename(member.name).startswith("."):
-                    continue
-                where = f"entry {member.name!r}"
-                if not member.isreg():
-                    faults.append(LineFault(where, "it is a link or a special file"))
-                    continue
-                if fault := member_fault(member):
-                    faults.append(LineFault(where, fault))
-                    continue
-                content = member_content(tar, member)
-                if suffix in (".json", ".txt"):
-                    _add_text(about.setdefault(key, {}), suffix, content, where, faults)
-                elif key in media:
-                    faults.append(LineFault(where, f"{media[key]['name']!r} has the same key"))
-                else:
-                    digest = hashlib.sha256(content).hexdigest()
-                    base = os.path.basename(member.name)
-                    media[key] = {"name": base, "offset": member.offset_data}
-                    media[key] |= {"size": len(content), "sha256": digest}
-    except Exception as error:  # tarfile raises almost anything
-        raise DatasetError(f"the shard {name} is damaged: {error}.") from error
-    _join_by_first_dot(media, about)
-    for key, said in about.items():
-        if key not in media and ("caption" in said or "captions" in said):
-            faults.append(LineFault(f"entry {key!r}", "it has a caption and no picture"))
-    return [_sample(key, place, about.get(key, {}), faults) for key, place in media.items()]
-
-
-def _parts(member: str) -> tuple[str, str]:
-    """Return the key of a member and its suffix; "" if it belongs to no sample."""
-    stem, suffix = os.path.splitext(member)
-    if suffix.lower() == ".gz":
-        stem, inner = os.path.splitext(stem)
-        return stem, inner.lower() if inner.lower() in _SUFFIXES else ""
-    known = suffix.lower() in _SUFFIXES or suffix.lower() in (".json", ".txt")
-    return stem, suffix.lower() if known else ""
-
-
-def _add_text(
-    about: dict[str, Any], suffix: str, content: bytes, where: str, faults: list[LineFault]
-) -> None:
-    """Add what a .json or .txt says of a sample."""
-    try:
-        text = content.decode("utf-8-sig")
-        if suffix == ".txt":
-            about.setdefault("caption", text.strip())
-            return
-        said = json_of(text)
-        if not isinstance(said, dict):
-            raise ValueError(f"it holds {said!r:.100}; expected an object with captions")
-        about |= said
-    except ValueError as error:
-        what = f"it is not UTF-8: {error}" if isinstance(error, UnicodeError) else str(error)
-        faults.append(LineFault(where, what))
-
-
-def _join_by_first_dot(media: dict[str, Any], about: dict[str, dict[str, Any]]) -> None:
-    """Give captions whose key is that of no picture to the one that begins like them."""
-    alone: dict[str, list[str]] = {}
-    for key in media.keys() - about.keys():
-        alone.setdefault(_first_part(key), []).append(key)
-    for key in [key for key in about if key not in media]:
-        fitting = alone.get(_first_part(key), [])
-        if len(fitting) == 1 and fitting[0] not in about:
-            about[fitting[0]] = about.pop(key)
-
-
-def _first_part(key: str) -> str:
-    folder, slash, base = key.rpartition("/")
-    return folder + slash + base.partition(".")[0]
-
-
-def _sample(
-    key: str, media: dict[str, Any], about: dict[str, Any], faults: list[LineFault]
-) -> Sample:
-    """Return a sample; without captions if those of its text cannot be used."""
-    captions = about.get("captions", [about["caption"]] if "caption" in about else [])
-    try:
-        texts = tuple(texts_in(captions, f"the captions of {key}"))
-    except TypeError as error:
-        faults.append(LineFault(f"entry {key!r}", str(error)))
-        texts = ()
-    split = str(about.get("split") or "")
-    kept = tuple(text for text in texts if text.strip())
-    return Sample(**media, file=str(about.get("file", key)), captions=kept, split=split)
 
 
 def _listed(path: str) -> list[tuple[str, Sample]]:
@@ -456,7 +324,7 @@ def _write_all(
             tar = Path(place, name)
             _write_tar(tar, items, done)
             with tar.open("rb") as file:
-                samples = [asdict(sample) for sample in _scan(file, name, [])]
+                samples = [asdict(sample) for sample in scan_samples(file, name, [])]
             _publish(files, tar, f"{folder}/{name}")
             shards.append({"name": name, "size": tar.stat().st_size, "samples": samples})
             tar.unlink()

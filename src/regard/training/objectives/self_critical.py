@@ -58,14 +58,14 @@ class SelfCritical(Objective):
     ) -> Loss:
         """See `Objective.loss`."""
         samples = self.config.samples
-        tokens = self.sample(decoder, projected, samples, spawn(draws))
+        tokens = sample_captions(decoder, projected, samples, spawn(draws), self.max_length)
         rewards = self._rewards(tokens, batch.items, samples)
         if samples > 1:  # the mean of a picture's other samples
             grouped = rewards.view(-1, samples)
             others = (grouped.sum(1, keepdim=True) - grouped) / (samples - 1)
             baseline = others.flatten()
         else:
-            greedy = self.sample(decoder, projected, 1, None)
+            greedy = sample_captions(decoder, projected, 1, None, self.max_length)
             baseline = self._rewards(greedy, batch.items, 1)
         read = torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], 1)
         rows = pack_captions((tokens != PAD).cpu()).to(tokens.device)
@@ -78,51 +78,59 @@ class SelfCritical(Objective):
         parts = {"reward": rewards.mean(), "baseline": baseline.mean()}
         return Loss(total, parts, len(batch.rows.flat))
 
-    def sample(
-        self,
-        decoder: AttentionDecoder,
-        projected: ProjectedAnnotations,
-        captions_per_item: int,
-        generator: Rng | None,
-    ) -> Tensor:
-        """Sample captions, or decode greedily if `generator` is None.
-
-        Returns:
-            (B, max_length) word ids, <pad> after <end>. The length is fixed, so that the teacher
-            forcing that follows draws the same random numbers whatever was sampled.
-        """
-        with torch.no_grad(), evaluating(decoder):
-            compiled = TorchStep.from_decoder(decoder)
-            step = (
-                partial(decoder.step, projected=projected)
-                if compiled is None
-                else partial(compiled, projected=compiled.pack(projected))
-            )
-            state = decoder.init_state(projected, captions_per_item)
-            rows = state.hidden.shape[0]
-            token = torch.full((rows,), START, device=state.hidden.device)
-            alive = torch.ones_like(token, dtype=torch.bool)
-            sampled = torch.full((rows, self.max_length), PAD, device=token.device)
-            for t in range(self.max_length):
-                found = step(token, state)
-                logits = found.logits.float()
-                logits[:, list(_NEVER_SAMPLED)] = -torch.inf
-                if generator is None:
-                    token = logits.argmax(-1)
-                else:
-                    token = sample_categorical(torch.softmax(logits, -1), generator)
-                sampled[:, t] = torch.where(alive, token, PAD)
-                alive = alive & (token != END)
-                state = found.state
-                if not bool(alive.any()):
-                    break
-        return sampled
-
     def _rewards(self, tokens: Tensor, items: tuple[int, ...], samples: int) -> Tensor:
         kept = {PAD} if self.config.reward_end_token else {PAD, END}
         captions = [[t for t in row if t not in kept] for row in tokens.tolist()]
         values = [self.reward(items[i // samples], c) for i, c in enumerate(captions)]
         return torch.tensor(values, device=tokens.device)
+
+
+def sample_captions(
+    decoder: AttentionDecoder,
+    projected: ProjectedAnnotations,
+    captions_per_item: int,
+    generator: Rng | None,
+    max_length: int,
+) -> Tensor:
+    """Sample captions without dropout, or decode greedily if `generator` is None.
+
+    Args:
+        decoder: of the captions; its mode is kept.
+        projected: annotations of N items.
+        captions_per_item: G, so that B = N·G; those of an item are consecutive.
+        generator: of the samples.
+        max_length: T, of the longest caption.
+
+    Returns:
+        (B, T) word ids, <pad> after <end>. The length is fixed, so that the teacher
+        forcing that follows draws the same random numbers whatever was sampled.
+    """
+    with torch.no_grad(), evaluating(decoder):
+        compiled = TorchStep.from_decoder(decoder)
+        step = (
+            partial(decoder.step, projected=projected)
+            if compiled is None
+            else partial(compiled, projected=compiled.pack(projected))
+        )
+        state = decoder.init_state(projected, captions_per_item)
+        rows = state.hidden.shape[0]
+        token = torch.full((rows,), START, device=state.hidden.device)
+        alive = torch.ones_like(token, dtype=torch.bool)
+        sampled = torch.full((rows, max_length), PAD, device=token.device)
+        for t in range(max_length):
+            found = step(token, state)
+            logits = found.logits.float()
+            logits[:, list(_NEVER_SAMPLED)] = -torch.inf
+            if generator is None:
+                token = logits.argmax(-1)
+            else:
+                token = sample_categorical(torch.softmax(logits, -1), generator)
+            sampled[:, t] = torch.where(alive, token, PAD)
+            alive = alive & (token != END)
+            state = found.state
+            if not bool(alive.any()):
+                break
+    return sampled
 
 
 def sampled_logprob(unrolled: TeacherForcingOutput, words: Tensor) -> Tensor:
