@@ -8,9 +8,16 @@ import pytest
 from regard.data import load_dataset
 from regard.errors import ConfigError, DatasetError, MissingExtra
 from regard.faithfulness import experiments as module
-from regard.faithfulness.experiments import _batches, _mean_logprob, control_scores, faithfulness
+from regard.faithfulness.experiments import (
+    _batches,
+    _mean_logprob,
+    _pointing,
+    control_scores,
+    faithfulness,
+)
 from regard.faithfulness.occlusion import occlude
 from regard.metrics.pointing import Region
+from regard.text.words import plural, word_class
 from tests.helpers import toys
 
 
@@ -54,6 +61,20 @@ def test_the_region_of_a_word_follows_its_mentions(data) -> None:
     found = faithfulness(captioner, data, probed=1, beam=1, regions={key: {word: [none, whole]}})
     assert found.regions["words"] == mentions
     assert found.regions["mass"] == pytest.approx((mentions - 1) / mentions)
+
+
+def test_a_word_names_the_region_of_its_synonyms_and_other_forms(data) -> None:
+    captioner = toys.captioner()
+    item = data.split("val").items[0]
+    caption = captioner.caption(item.file, beam=1)
+    whole = Region(((0, 0, 40, 60),))
+    said = {word.text for word in caption.words}
+    name = next(w for w in toys.WORDS if w in said and word_class(w) == "thing")
+    mentions = [word.text for word in caption.words].count(name)
+    found = _pointing({item.key: caption}, {item.key: {plural(name): [whole]}})
+    assert found["words"] == mentions
+    assert found["mass"] == pytest.approx(1)
+    assert _pointing({item.key: caption}, {item.key: {"harbour": [whole]}}) == {"words": 0}
 
 
 def test_a_control_cannot_look_around(data) -> None:
