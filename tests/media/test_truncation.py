@@ -109,6 +109,10 @@ def test_nonsense_raises_nothing(content: bytes) -> None:
         ((64, 96), 2, False),
         ((720, 1280), 5, False),
         ((64, 96), 1, True),
+        ((32, 1280), 2, True),
+        ((32, 1278), 2, False),
+        ((578, 32), 2, True),
+        ((576, 32), 2, False),
     ],
 )
 def test_an_untagged_clip_of_hd_size_is_bt709(
