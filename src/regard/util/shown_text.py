@@ -72,13 +72,15 @@ def _spellings(value: str) -> set[str]:
 
 
 def printable(text: str) -> str:
-    """Return a text with escapes for control characters, which could write to the terminal, its
-    title or the clipboard, and for those that reorder text. Tabs and line feeds are kept."""
+    """Return a text whose control characters and those that reorder text are escaped.
+
+    They could change the terminal's title, colours or clipboard. Tabs and line feeds are kept.
+    """
     return _UNSAFE.sub(lambda found: _escape(found[0]), text)
 
 
 def printable_json(text: str) -> str:
-    """Return JSON with the escapes of JSON for these characters: it holds the same values."""
+    """Return JSON in which these characters are escaped as JSON does; its values are the same."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
