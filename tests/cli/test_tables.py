@@ -62,3 +62,7 @@ def test_a_faster_model_is_named_once_for_many_files(
     monkeypatch.setattr(pretrained, "shipped_models", dict)
     suggest_fast(None, 10_000)
     assert not capsys.readouterr().err
+    monkeypatch.setitem(pretrained.DEFAULTS, "image", FAST)
+    monkeypatch.setattr(pretrained, "shipped_models", lambda: {FAST: Path()})
+    suggest_fast(None, 10_000)  # it is the default itself
+    assert not capsys.readouterr().err
